@@ -1,0 +1,1 @@
+//! HTTP: the OpenAI surface, Stoa's own routes, the dashboard.

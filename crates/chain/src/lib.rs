@@ -1,0 +1,1 @@
+//! Contract bindings, chain access, event indexer, sender.

@@ -1,0 +1,1 @@
+//! Keys, signatures, Merkle trees, canonical bytes, EIP-712 digests.

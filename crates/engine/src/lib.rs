@@ -1,0 +1,1 @@
+//! Exact integer inference (IQ8).

@@ -1,0 +1,1 @@
+//! Embedded EVM chain: revm over redb, Ethereum JSON-RPC.

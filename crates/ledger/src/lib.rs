@@ -1,0 +1,1 @@
+//! Money: vault, stake, reservations, batches, fees.

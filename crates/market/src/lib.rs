@@ -1,0 +1,1 @@
+//! Routing scores and the hot pool.

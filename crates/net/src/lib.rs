@@ -1,0 +1,1 @@
+//! Authenticated peer streams over iroh.

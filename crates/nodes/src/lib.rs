@@ -1,0 +1,1 @@
+//! What a router and a provider do, as functions of input and time.

@@ -1,0 +1,1 @@
+//! Plain serde structs of the public wire formats.

@@ -1,0 +1,1 @@
+//! Backends: the exact engine, a scripted engine for tests; hardware discovery.

@@ -1,0 +1,1 @@
+//! Words of the domain: ids, amounts, times, jobs, receipts, profiles.

@@ -1,0 +1,1 @@
+//! Receipts and the checks anyone can make of them.

@@ -1,0 +1,2 @@
+//! Project tasks: one command for each thing a developer does.
+fn main() {}
