@@ -1,1 +1,25 @@
-//! Words of the domain: ids, amounts, times, jobs, receipts, profiles.
+//! Words of the domain: ids, amounts, times, jobs, receipts, network profiles.
+//!
+//! Nothing here does anything: no clock, no socket, no disk. Every other crate speaks in these types, so that an amount is never
+//! confused with a count and a router's address never with a job's id.
+
+mod amount;
+mod hardware;
+mod id;
+mod job;
+mod profile;
+mod receipt;
+mod sampling;
+mod time;
+
+pub use amount::{AmountError, Bps, Price, StakeAmount, TokenAmount};
+pub use hardware::{Accelerator, Hardware};
+pub use id::{Address, Digest, EndpointId, HexError, JobId, Region, Signature};
+pub use job::{FinishReason, JobState, Tier, UnknownTier};
+pub use profile::{
+    ChainParameters, FeeParameters, Limits, NetworkProfile, ProfileError, RoutingParameters,
+    SettlementParameters, StakeParameters,
+};
+pub use receipt::{PaidBy, RECEIPT_VERSION, Receipt, SignedReceipt, SignedTicket, Ticket};
+pub use sampling::{Q16, SamplingParameters};
+pub use time::{Millis, Timestamp};

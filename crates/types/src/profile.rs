@@ -1,0 +1,256 @@
+//! Network profile: the one file from which contracts and Rust read protocol parameters (SPEC part D).
+//!
+//! Only the parts that this version acts on are fields; a file that names anything else is refused, so that nobody believes a
+//! parameter is in force that is not.
+
+use crate::{Bps, Price, StakeAmount, TokenAmount};
+use serde::{Deserialize, Serialize};
+
+/// Why a profile was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No built-in profile of that name.
+    #[error("there is no profile `{name}`: this version has {}", NetworkProfile::NAMES.join(", "))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// The text is not a profile.
+    #[error("the profile cannot be read: {0}")]
+    Malformed(#[from] toml::de::Error),
+    /// A value breaks a rule between fields.
+    #[error("the profile is inconsistent: {0}")]
+    Inconsistent(&'static str),
+}
+
+/// Rules and numbers of one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkProfile {
+    /// Name, also the file's name.
+    pub name: String,
+    /// Raised with every change of a value.
+    pub version: u32,
+    /// Whether simulated evidence, test keys and free test money are allowed.
+    pub devnet: bool,
+    /// Batching, windows, exits.
+    pub settlement: SettlementParameters,
+    /// Shares of a settled charge.
+    pub fees: FeeParameters,
+    /// Stake and slashing.
+    pub stake: StakeParameters,
+    /// Scoring of providers.
+    pub routing: RoutingParameters,
+    /// Bounds on what a request may ask.
+    pub limits: Limits,
+    /// Chain parameters of an embedded chain.
+    pub chain: ChainParameters,
+}
+
+/// Batching, windows, exits (design: settlement 7.3–7.9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettlementParameters {
+    /// A batch closes at this age, in seconds, even when it is not full.
+    pub batch_seconds: u64,
+    /// Most receipts in one batch.
+    pub batch_receipts_max: u32,
+    /// Seconds between posting a payout root and its becoming claimable.
+    pub window_seconds: u64,
+    /// Seconds after `revoke` until an allotment expires.
+    pub notice_seconds: u64,
+    /// Seconds after expiry until the rest of an allotment returns (T_settle).
+    pub settle_delay_seconds: u64,
+    /// Life of a default allotment in seconds.
+    pub allotment_seconds: u64,
+    /// Seconds a ticket is valid; at most the notice.
+    pub ticket_seconds: u64,
+    /// Smallest claim, against fee evasion by tiny claims.
+    pub claim_min: TokenAmount,
+}
+
+/// Shares of a settled charge; the remainder is the provider's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeeParameters {
+    /// Version named in leaves.
+    pub version: u16,
+    /// Router's share.
+    pub router_bps: Bps,
+    /// Treasury's share.
+    pub treasury_bps: Bps,
+    /// Validator pool's share.
+    pub validators_bps: Bps,
+    /// Buyback pot's share.
+    pub buyback_bps: Bps,
+}
+
+/// Stake and slashing (SPEC C.6.4, C.6.8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StakeParameters {
+    /// Payment token units that one whole stake token is worth, until an oracle exists.
+    pub stake_price: TokenAmount,
+    /// Least stake value of a provider, in payment token.
+    pub provider_floor: TokenAmount,
+    /// Least stake value of a router, in payment token.
+    pub router_floor: TokenAmount,
+    /// Least stake value of a validator, in payment token.
+    pub validator_floor: TokenAmount,
+    /// Lowest sampling rate, for the minimum stake.
+    pub sampling_floor_bps: Bps,
+    /// Seconds that leaving stake stays slashable.
+    pub unbonding_seconds: u64,
+    /// Share of a slash that goes to harmed developers.
+    pub slash_developer_bps: Bps,
+    /// Share of a slash that goes to the challenger. The rest is burned.
+    pub slash_challenger_bps: Bps,
+    /// Whole supply of the stake token.
+    pub supply: StakeAmount,
+}
+
+/// Scoring of providers (SPEC C.6.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingParameters {
+    /// Weight of price.
+    pub price_bps: Bps,
+    /// Weight of latency.
+    pub latency_bps: Bps,
+    /// Weight of reliability.
+    pub reliability_bps: Bps,
+    /// Weight of reputation.
+    pub reputation_bps: Bps,
+    /// Time to first token, in ms, at which the latency score is full.
+    pub ttft_target_ms: u64,
+    /// Providers below this reputation (ppm) get no jobs.
+    pub reputation_min_ppm: u32,
+    /// Candidates within this share of the best score draw lots.
+    pub tie_bps: Bps,
+    /// Milliseconds to the first token before the next provider is tried.
+    pub first_token_ms_max: u64,
+    /// Milliseconds between two tokens before the stream is given up.
+    pub inter_token_ms_max: u64,
+    /// Most providers tried for one job.
+    pub attempts_max: u32,
+}
+
+/// Bounds on what a request may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Largest request body in bytes.
+    pub body_bytes_max: u64,
+    /// Most output tokens of one job.
+    pub output_tokens_max: u32,
+    /// Output tokens when the request names no limit.
+    pub output_tokens_default: u32,
+    /// Highest price of 10^6 tokens that the router accepts from a provider.
+    pub price_max: Price,
+}
+
+/// Parameters of an embedded chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainParameters {
+    /// Milliseconds the sealing thread waits for more transactions.
+    pub seal_window_ms: u64,
+}
+
+impl NetworkProfile {
+    /// Names of the built-in profiles.
+    pub const NAMES: &'static [&'static str] = &["stoa", "infera"];
+
+    /// Text of a built-in profile. Its keccak is the profile hash in every receipt.
+    pub fn builtin_text(name: &str) -> Result<&'static str, ProfileError> {
+        match name {
+            "stoa" => Ok(include_str!("../../../config/profiles/stoa.toml")),
+            "infera" => Ok(include_str!("../../../config/profiles/infera.toml")),
+            other => Err(ProfileError::Unknown {
+                name: other.chars().take(40).collect(),
+            }),
+        }
+    }
+
+    /// Reads and checks a profile.
+    pub fn parse(text: &str) -> Result<Self, ProfileError> {
+        let profile: Self = toml::from_str(text)?;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// The text of this profile: what is hashed when values were overridden at start.
+    pub fn to_text(&self) -> String {
+        toml::to_string(self).expect("a profile holds only values that TOML can write")
+    }
+
+    fn check(&self) -> Result<(), ProfileError> {
+        let weights = [
+            self.routing.price_bps,
+            self.routing.latency_bps,
+            self.routing.reliability_bps,
+            self.routing.reputation_bps,
+        ];
+        if weights.iter().map(|w| u32::from(w.get())).sum::<u32>() != 10_000 {
+            return Err(ProfileError::Inconsistent(
+                "the four routing weights must sum to 10,000 basis points",
+            ));
+        }
+        if weights.iter().any(|w| !(500..=4_000).contains(&w.get())) {
+            return Err(ProfileError::Inconsistent(
+                "each routing weight must lie between 500 and 4,000 basis points",
+            ));
+        }
+        let protocol = self.fees.treasury_bps.get()
+            + self.fees.validators_bps.get()
+            + self.fees.buyback_bps.get();
+        if self.fees.router_bps.get() > 500 || protocol > 500 {
+            return Err(ProfileError::Inconsistent(
+                "router and protocol fees are at most 500 basis points each",
+            ));
+        }
+        if self.settlement.ticket_seconds > self.settlement.notice_seconds {
+            return Err(ProfileError::Inconsistent(
+                "a ticket must not outlive the notice of a revoked allotment",
+            ));
+        }
+        if self.stake.slash_developer_bps.get() + self.stake.slash_challenger_bps.get() > 10_000 {
+            return Err(ProfileError::Inconsistent("slash shares exceed the whole"));
+        }
+        if !(1..=10_000).contains(&self.settlement.batch_receipts_max) {
+            return Err(ProfileError::Inconsistent(
+                "a batch holds 1 to 10,000 receipts",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_profile_loads_under_its_own_name() {
+        for name in NetworkProfile::NAMES {
+            let profile =
+                NetworkProfile::parse(NetworkProfile::builtin_text(name).expect("listed"))
+                    .expect("valid");
+            assert_eq!(profile.name, *name);
+            assert_eq!(
+                NetworkProfile::parse(&profile.to_text()).expect("round trip"),
+                profile
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_or_a_broken_rule_is_refused() {
+        let text = NetworkProfile::builtin_text("stoa").expect("listed");
+        assert!(NetworkProfile::parse(&format!("suprise = 1\n{text}")).is_err());
+        assert!(
+            NetworkProfile::parse(&text.replace("price_bps = 3000", "price_bps = 3001")).is_err()
+        );
+        assert!(NetworkProfile::builtin_text("nope").is_err());
+    }
+}
