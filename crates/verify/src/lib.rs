@@ -1,1 +1,5 @@
-//! Receipts and the checks anyone can make of them.
+//! Receipts and the checks that anyone can make of them, without trust and without a network.
+
+mod content;
+
+pub use content::{Content, ToolCall};

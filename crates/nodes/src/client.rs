@@ -1,0 +1,211 @@
+//! What a client asks of a router and what it is told: the port that `api` and the simulator share.
+
+use crate::work::{AnswerShape, Prompt};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use stoa_types::{
+    Address, Digest, Price, Q16, Region, SamplingParameters, SignedReceipt, Tier, TokenAmount,
+};
+use stoa_verify::Content;
+
+/// One paid call, parsed. The body itself is reduced to its digest and length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRequest {
+    /// Model name as asked.
+    pub model: String,
+    /// Input.
+    pub prompt: Prompt,
+    /// Shape of the answer.
+    pub answer: AnswerShape,
+    /// Temperature.
+    pub temperature: Q16,
+    /// Least relative probability.
+    pub min_p: Q16,
+    /// Seed; the router draws one when absent.
+    pub seed: Option<u64>,
+    /// Output limit; the profile's default when absent.
+    pub output_tokens_max: Option<u32>,
+    /// Stop strings.
+    pub stop: Vec<String>,
+    /// Number of messages, for the template's overhead.
+    pub message_count: u32,
+    /// keccak of the exact body bytes.
+    pub request_digest: Digest,
+    /// Length of the body in bytes.
+    pub body_bytes: u64,
+    /// What the market must respect.
+    pub constraints: Constraints,
+}
+
+/// Hard limits and preferences of one request (the `stoa` object; design: API section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraints {
+    /// Lowest acceptable tier; the profile's default when absent.
+    pub tier: Option<Tier>,
+    /// Highest input price.
+    pub input_price_max: Option<Price>,
+    /// Highest output price.
+    pub output_price_max: Option<Price>,
+    /// Highest cost of the whole call; lowers the output limit so that the reserve fits.
+    pub cost_max: Option<TokenAmount>,
+    /// Only these regions; empty = any.
+    pub regions_only: BTreeSet<Region>,
+    /// Not these regions.
+    pub regions_exclude: BTreeSet<Region>,
+    /// Only these providers; empty = any.
+    pub providers_only: BTreeSet<Address>,
+    /// Not these providers.
+    pub providers_ignore: BTreeSet<Address>,
+}
+
+/// What a client hears about its call, in order: `Started`, deltas, then exactly one of `Done`, `Failed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The first token is there: headers may leave.
+    Started(Started),
+    /// New text.
+    Delta {
+        /// Text.
+        text: String,
+        /// How many tokens it stands for.
+        tokens: u32,
+    },
+    /// The answer is complete and charged.
+    Done(Box<Done>),
+    /// The call failed.
+    Failed(Failure),
+}
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Provider.
+    pub provider: Address,
+    /// Tier of its offer.
+    pub tier: Tier,
+    /// Region of the provider.
+    pub region: Region,
+    /// Providers that failed before it.
+    pub failovers: u32,
+}
+
+/// A complete, charged answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Text, tool calls, finish reason, counts.
+    pub content: Content,
+    /// With both signatures.
+    pub receipt: SignedReceipt,
+    /// The parameters whose digest the receipt carries.
+    pub parameters: SamplingParameters,
+    /// Who answered.
+    pub started: Started,
+    /// Time to first token at the router, in ms.
+    pub ttft_ms: u64,
+    /// What was held and is free again.
+    pub refund: TokenAmount,
+}
+
+/// Why a call failed, and what it cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Cause.
+    pub cause: Cause,
+    /// What was charged; zero in nearly every case.
+    pub billed: TokenAmount,
+}
+
+/// Causes of failure; `api` maps each to one row of the truth table (design: API 4.3).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// Nobody has ever offered it.
+    #[error("no model `{model}` is offered here; GET /v1/models lists what is")]
+    UnknownModel {
+        /// As asked.
+        model: String,
+    },
+    /// Offered before, but no provider is online.
+    #[error("no provider of `{model}` is online")]
+    ModelOffline {
+        /// As asked.
+        model: String,
+    },
+    /// The prompt does not fit.
+    #[error("the prompt has {tokens} tokens; the model's context is {context}")]
+    ContextLength {
+        /// Tokens of the prompt, or a lower bound.
+        tokens: u64,
+        /// Context of the model.
+        context: u64,
+    },
+    /// The model cannot do what is asked.
+    #[error("`{parameter}` is not supported: {reason}")]
+    Unsupported {
+        /// Which parameter.
+        parameter: String,
+        /// Why.
+        reason: String,
+    },
+    /// The account has no allotment to this router.
+    #[error("the account has no allotment to this router; deposit and allot first")]
+    NoAllotment,
+    /// The allotment is over or ends before a ticket could.
+    #[error("the allotment expired; renew it to go on")]
+    AllotmentExpired,
+    /// The cap does not cover this call beside what is reserved and charged.
+    #[error("{needed} would be reserved but only {available} of the allotment is free")]
+    CapReached {
+        /// Reserve of this call.
+        needed: TokenAmount,
+        /// What is free.
+        available: TokenAmount,
+    },
+    /// Capacity exists, all above the ceiling.
+    #[error(
+        "every matching provider is above the price ceiling; the lowest asks {lowest} per million output tokens"
+    )]
+    PriceCeiling {
+        /// Lowest output price among the matching providers.
+        lowest: Price,
+    },
+    /// No provider meets the constraints.
+    #[error("no provider meets the constraints")]
+    NoProviderMatches {
+        /// How many were excluded by which rule.
+        excluded: BTreeMap<String, u32>,
+    },
+    /// All matching providers are full.
+    #[error("all matching providers are busy; try again in {retry_ms} ms")]
+    OverCapacity {
+        /// Estimate of when a slot is free.
+        retry_ms: u64,
+    },
+    /// The router itself sheds load, drains, or cannot write its journal.
+    #[error("the router takes no new calls now: {reason}")]
+    RouterUnavailable {
+        /// Which.
+        reason: String,
+    },
+    /// Providers refused, reset or died and no other is left.
+    #[error("the provider failed and no other was left to try")]
+    ProviderDown,
+    /// A provider was lost after tokens had been delivered.
+    #[error("the provider was lost after the answer had begun")]
+    ProviderLost,
+    /// First token or total deadline missed.
+    #[error("no answer within the deadline")]
+    DeadlineExceeded,
+    /// The provider's messages or receipt contradict what was ordered or delivered.
+    #[error("the provider's answer was invalid: {reason}")]
+    ProviderInvalid {
+        /// What contradicts.
+        reason: String,
+    },
+    /// No view of the chain fresh enough to serve on.
+    #[error("the chain cannot be reached and no cover is known")]
+    SettlementUnavailable,
+    /// A fault of the router's own.
+    #[error("internal error")]
+    Internal,
+}

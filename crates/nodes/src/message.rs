@@ -1,0 +1,223 @@
+//! Messages between router and provider.
+//!
+//! One bidirectional stream per job: the router sends [`ToProvider::Dispatch`]; the provider answers `Accepted`, deltas and one
+//! `Final` (or `Refused`, `Failed`); the router ends with `Countersigned`. `Cancel` may come at any time. A control stream per
+//! connection carries [`ToRouter::Hello`] first and [`ToRouter::Status`] afterwards. Every message names job and attempt, so that
+//! a late, repeated or reordered one is recognised and dropped.
+
+use crate::work::Work;
+use serde::{Deserialize, Serialize};
+use stoa_types::{
+    Address, Digest, FinishReason, Hardware, JobId, Price, Receipt, Region, Signature,
+    SignedReceipt, SignedTicket, Tier, Timestamp,
+};
+use stoa_verify::Content;
+
+/// Largest encoded message in bytes; a longer frame ends the stream.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// One model that a provider serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelOffer {
+    /// Name that clients ask for.
+    pub model: String,
+    /// Root of the integer weights; zero for an upstream server.
+    pub model_root: Digest,
+    /// Digest of the semantics version or backend identity.
+    pub runtime_digest: Digest,
+    /// How answers can be checked.
+    pub tier: Tier,
+    /// Context length in tokens.
+    pub context: u32,
+    /// Price of input tokens.
+    pub input_price: Price,
+    /// Price of output tokens.
+    pub output_price: Price,
+    /// Weight format, for example `q8_0`.
+    pub quantization: String,
+    /// Upper bound of the tokens that template and specials add per message.
+    pub message_overhead: u32,
+}
+
+/// First message of a provider on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The provider's account; the connection's endpoint key is registered to it on chain.
+    pub account: Address,
+    /// Where the machine stands.
+    pub region: Region,
+    /// Jobs it runs at once (reserved compute already taken off).
+    pub slots: u32,
+    /// What it runs on.
+    pub hardware: Hardware,
+    /// What it serves.
+    pub models: Vec<ModelOffer>,
+}
+
+/// Router to provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToProvider {
+    /// Do this job.
+    Dispatch(Box<Dispatch>),
+    /// Stop; deliver a final receipt for what was sent so far.
+    Cancel {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// The router signed the receipt too: the provider may keep it and claim.
+    Countersigned(Box<SignedReceipt>),
+    /// The receipt was refused; the reason is for the operator's log.
+    ReceiptRefused {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One job for one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dispatch {
+    /// Bound on what can be claimed.
+    pub ticket: SignedTicket,
+    /// What to run.
+    pub work: Work,
+    /// keccak of the profile text in force.
+    pub profile_hash: Digest,
+}
+
+/// Provider to router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToRouter {
+    /// Who this is and what it serves.
+    Hello(Box<Hello>),
+    /// Slots free now, and whether new jobs are declined.
+    Status {
+        /// Free slots.
+        free_slots: u32,
+        /// True while the provider drains or stands outside its availability window.
+        draining: bool,
+    },
+    /// The ticket is accepted; the signature over its digest makes non-delivery provable.
+    Accepted {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// Provider's signature over the ticket digest.
+        signature: Signature,
+        /// Exact number of prompt tokens.
+        input_units: u64,
+        /// When.
+        accepted_at: Timestamp,
+    },
+    /// The job will not be done here.
+    Refused {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// Tokens.
+    Delta {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// New token ids, in order.
+        tokens: Vec<u32>,
+        /// New text; may be empty while a multi-byte character or a tool call is incomplete.
+        text: String,
+    },
+    /// The end of a generation.
+    Final(Box<Final>),
+    /// The generation failed after acceptance; nothing is claimed.
+    Failed {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// For the operator's log.
+        reason: String,
+    },
+}
+
+/// End of a generation: whole content and the provider's receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Final {
+    /// Tool calls, finish reason, counts and whole text.
+    pub content: Content,
+    /// The receipt, complete but for the router's signature.
+    pub receipt: Receipt,
+    /// Provider's signature over the receipt's digest.
+    pub signature: Signature,
+}
+
+impl Final {
+    /// Why generation ended.
+    pub fn finish_reason(&self) -> FinishReason {
+        self.content.finish_reason
+    }
+}
+
+/// Why a provider does not take a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RefusalReason {
+    /// All slots are taken.
+    Busy,
+    /// It drains or stands outside its availability window.
+    Draining,
+    /// It does not serve this model root.
+    UnknownModel,
+    /// The prompt does not fit: the request's fault, no other provider will differ.
+    ContextLength {
+        /// Tokens of the prompt.
+        tokens: u64,
+        /// Context of the model.
+        context: u64,
+    },
+    /// The prompt has more tokens than the ticket covers: the router's estimate was wrong.
+    TicketTooSmall {
+        /// Tokens of the prompt.
+        tokens: u64,
+    },
+    /// The request asks for something this model cannot do: the request's fault.
+    Unsupported {
+        /// Which parameter.
+        parameter: String,
+        /// Why.
+        reason: String,
+    },
+    /// The ticket is not valid (signature, price, deadline, chain).
+    BadTicket {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ToRouter {
+    /// Job and attempt that the message is about; `None` for control messages.
+    pub fn job(&self) -> Option<(JobId, u32)> {
+        match self {
+            Self::Hello(_) | Self::Status { .. } => None,
+            Self::Accepted { job, attempt, .. }
+            | Self::Refused { job, attempt, .. }
+            | Self::Delta { job, attempt, .. }
+            | Self::Failed { job, attempt, .. } => Some((*job, *attempt)),
+            Self::Final(end) => Some((end.receipt.job_id, end.receipt.attempt)),
+        }
+    }
+}
