@@ -1,2 +1,38 @@
 //! Project tasks: one command for each thing a developer does.
-fn main() {}
+
+mod contracts;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Project tasks. Each one is a module with an `Args` and a `run`.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Compiles the contracts and writes their artefacts, or checks that the committed ones are what the sources give.
+    Contracts(contracts::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome: Result<(), Box<dyn std::error::Error>> = match Cli::parse().task {
+        Task::Contracts(args) => contracts::run(&args).map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

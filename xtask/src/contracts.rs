@@ -1,0 +1,317 @@
+//! `cargo xtask contracts`: Solidity sources to committed artefacts, reproducibly.
+//!
+//! The compiler is npm's `solc`, pinned by `contracts/package-lock.json`; `contracts/tools/compile.mjs` runs it. The manifest beside the
+//! artefacts holds a SHA-256 of every input and output, so that a plain `cargo test` without Node notices a source that changed
+//! without a rebuild.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Options of `cargo xtask contracts`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Compile, compare with the committed artefacts byte for byte, and write nothing.
+    #[arg(long)]
+    check: bool,
+    /// Then run the Solidity tests at the depth of CI and compare the gas snapshot.
+    #[arg(long)]
+    forge: bool,
+}
+
+/// Why the artefacts could not be written or do not hold. Committed artefacts are untouched unless the error says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum ContractsError {
+    /// A file or folder could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program could not be started.
+    #[error("`{program}` could not be started ({source}); it comes with Node.js 20 or later")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program failed; its own message stands above.
+    #[error("`{command}` in contracts/ failed; its message stands above")]
+    Failed {
+        /// The command line.
+        command: String,
+    },
+    /// A file is not what this task wrote.
+    #[error("{path} is not a manifest of this task ({source}); run `cargo xtask contracts`")]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The committed artefacts are not what the sources give.
+    #[error("these differ from what the sources give: {}; run `cargo xtask contracts` and commit the result", .files.join(", "))]
+    Stale {
+        /// The files that differ, are missing, or are not made by this task.
+        files: Vec<String>,
+    },
+}
+
+/// What was compiled with what, and the SHA-256 of every input and output, by path below `contracts/`.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    #[serde(flatten)]
+    build: Build,
+    sources: BTreeMap<String, String>,
+    outputs: BTreeMap<String, String>,
+}
+
+/// The compiler, the library and the settings, as `compile.mjs` reports them.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Build {
+    solc: String,
+    openzeppelin: String,
+    settings: String,
+}
+
+/// Writes the artefacts or, with `--check`, compares them; then runs the Solidity tests if asked.
+pub fn run(args: &Args) -> Result<(), ContractsError> {
+    let contracts = contracts_folder();
+    install(&contracts)?;
+    let built = build(&contracts)?;
+    let committed = contracts.join("artifacts");
+    if args.check {
+        compare(&built, &committed)?;
+        println!("contracts: the committed artefacts are what the sources give");
+    } else {
+        replace(&built, &committed)?;
+        println!(
+            "contracts: wrote {} files to contracts/artifacts",
+            files_below(&committed)?.len()
+        );
+    }
+    if args.forge {
+        forge(&contracts)
+    } else {
+        Ok(())
+    }
+}
+
+/// The folder of the contracts beside this package.
+fn contracts_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contracts")
+}
+
+/// Installs the pinned compiler and libraries unless they are there.
+fn install(contracts: &Path) -> Result<(), ContractsError> {
+    if contracts.join("node_modules/solc").is_dir() {
+        return Ok(());
+    }
+    call(contracts, "npm", &["ci"], &[])
+}
+
+/// Compiles into `contracts/cache/artifacts` and adds the manifest.
+fn build(contracts: &Path) -> Result<PathBuf, ContractsError> {
+    let out = contracts.join("cache/artifacts");
+    if out.exists() {
+        fs::remove_dir_all(&out).map_err(|source| file(&out, source))?;
+    }
+    fs::create_dir_all(&out).map_err(|source| file(&out, source))?;
+    call(
+        contracts,
+        "node",
+        &["tools/compile.mjs", "cache/artifacts"],
+        &[],
+    )?;
+    let report = out.join("build.json");
+    let build =
+        serde_json::from_slice(&read(&report)?).map_err(|source| ContractsError::Manifest {
+            path: report.clone(),
+            source,
+        })?;
+    fs::remove_file(&report).map_err(|source| file(&report, source))?;
+    let manifest = Manifest {
+        build,
+        sources: hash_sources(contracts)?,
+        outputs: hash_folder(&out)?,
+    };
+    let text = serde_json::to_string_pretty(&manifest)
+        .expect("a manifest holds only strings and maps of strings");
+    let path = out.join("manifest.json");
+    fs::write(&path, text + "\n").map_err(|source| file(&path, source))?;
+    Ok(out)
+}
+
+/// SHA-256 of everything that decides the bytecode: the sources, the compile script and the lock file of compiler and libraries.
+fn hash_sources(contracts: &Path) -> Result<BTreeMap<String, String>, ContractsError> {
+    let mut hashes: BTreeMap<String, String> = hash_folder(&contracts.join("src"))?
+        .into_iter()
+        .map(|(name, hash)| (format!("src/{name}"), hash))
+        .collect();
+    for name in ["package-lock.json", "tools/compile.mjs"] {
+        hashes.insert(name.to_owned(), sha256(&read(&contracts.join(name))?));
+    }
+    Ok(hashes)
+}
+
+/// SHA-256 of every file below `folder`, by path.
+fn hash_folder(folder: &Path) -> Result<BTreeMap<String, String>, ContractsError> {
+    files_below(folder)?
+        .into_iter()
+        .map(|name| Ok((name.clone(), sha256(&read(&folder.join(&name))?))))
+        .collect()
+}
+
+/// Paths of all files below `folder`, relative to it, with `/` between parts, sorted.
+fn files_below(folder: &Path) -> Result<Vec<String>, ContractsError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|source| file(folder, source))? {
+        let entry = entry.map_err(|source| file(folder, source))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            names.extend(
+                files_below(&entry.path())?
+                    .into_iter()
+                    .map(|below| format!("{name}/{below}")),
+            );
+        } else {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Fails with the names of all files that are not equal in both folders.
+fn compare(built: &Path, committed: &Path) -> Result<(), ContractsError> {
+    let fresh = hash_folder(built)?;
+    let old = hash_folder(committed)?;
+    let names: std::collections::BTreeSet<&String> = fresh.keys().chain(old.keys()).collect();
+    let files: Vec<String> = names
+        .into_iter()
+        .filter(|name| fresh.get(*name) != old.get(*name))
+        .map(|name| format!("contracts/artifacts/{name}"))
+        .collect();
+    if files.is_empty() {
+        Ok(())
+    } else {
+        Err(ContractsError::Stale { files })
+    }
+}
+
+/// Makes `committed` equal to `built`, also where a contract is gone. On an error some files may be new and others old.
+fn replace(built: &Path, committed: &Path) -> Result<(), ContractsError> {
+    if committed.exists() {
+        fs::remove_dir_all(committed).map_err(|source| file(committed, source))?;
+    }
+    fs::create_dir_all(committed).map_err(|source| file(committed, source))?;
+    for name in files_below(built)? {
+        let to = committed.join(&name);
+        fs::copy(built.join(&name), &to).map_err(|source| file(&to, source))?;
+    }
+    Ok(())
+}
+
+/// Runs the Solidity tests at the depth of CI, each call as a transaction of its own for the gas snapshot, which must not differ.
+fn forge(contracts: &Path) -> Result<(), ContractsError> {
+    call(
+        contracts,
+        "npx",
+        &[
+            "--no-install",
+            "forge",
+            "test",
+            "--no-match-contract",
+            "Gas",
+        ],
+        &[("FOUNDRY_PROFILE", "ci")],
+    )?;
+    let gas = [
+        "--no-install",
+        "forge",
+        "test",
+        "--match-contract",
+        "Gas",
+        "--isolate",
+        "--gas-snapshot-check=true",
+    ];
+    call(contracts, "npx", &gas, &[])
+}
+
+fn call(
+    folder: &Path,
+    program: &str,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> Result<(), ContractsError> {
+    let status = Command::new(program)
+        .args(args)
+        .envs(env.iter().copied())
+        .current_dir(folder)
+        .status()
+        .map_err(|source| ContractsError::Start {
+            program: program.to_owned(),
+            source,
+        })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(ContractsError::Failed {
+            command: format!("{program} {}", args.join(" ")),
+        })
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ContractsError> {
+    fs::read(path).map_err(|source| file(path, source))
+}
+
+fn file(path: &Path, source: io::Error) -> ContractsError {
+    ContractsError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        serde_json::from_slice(&read(&contracts_folder().join("artifacts/manifest.json")).unwrap())
+            .unwrap()
+    }
+
+    #[test]
+    fn no_contract_source_changed_without_a_rebuild() {
+        let now = hash_sources(&contracts_folder()).unwrap();
+        assert_eq!(
+            now,
+            manifest().sources,
+            "a contract source changed: run `cargo xtask contracts` and commit the artefacts"
+        );
+    }
+
+    #[test]
+    fn no_artefact_was_edited_by_hand() {
+        let mut now = hash_folder(&contracts_folder().join("artifacts")).unwrap();
+        now.remove("manifest.json");
+        assert_eq!(
+            now,
+            manifest().outputs,
+            "an artefact is not what the manifest says: run `cargo xtask contracts`"
+        );
+    }
+}
