@@ -1,5 +1,14 @@
 //! Receipts and the checks that anyone can make of them, without trust and without a network.
+//!
+//! [`check_signatures`] is what a router asks of a provider's receipt and a provider of a router's; [`Bundle`] is the file that
+//! `stoa verify` takes, and [`check_bundle`] says of each of its parts whether it is true, false, or cannot be known offline.
 
+mod batch;
+mod bundle;
 mod content;
+mod report;
 
+pub use batch::{BatchStatement, SettlementProof, chain_head};
+pub use bundle::{Bundle, BundleError, check_bundle, check_signatures};
 pub use content::{Content, ToolCall};
+pub use report::{Check, Outcome, Report};
