@@ -1,0 +1,290 @@
+//! The port between HTTP and the router: what `api` needs from whoever serves it.
+//!
+//! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. Every method returns at once: what
+//! takes time arrives through [`Call::events`].
+
+use serde::Serialize;
+use std::fmt;
+use stoa_nodes::client::{ClientEvent, ClientRequest};
+use stoa_types::{
+    Address, Digest, JobId, JobState, Price, Region, SamplingParameters, SignedReceipt, Tier,
+    Timestamp, TokenAmount,
+};
+use stoa_verify::SettlementProof;
+use tokio::sync::mpsc;
+
+/// What the HTTP surface asks of a router.
+pub trait Gateway: Send + Sync + 'static {
+    /// Account of an API key. Compare hashes, in constant time: see [`crate::KeyRing`].
+    fn authenticate(&self, key: &str) -> Result<Account, KeyError>;
+
+    /// Starts one paid call. Every refusal arrives as the first event, [`ClientEvent::Failed`].
+    fn submit(&self, account: Address, request: ClientRequest) -> Call;
+
+    /// Models that would be routed now.
+    fn models(&self) -> Vec<ModelEntry>;
+
+    /// Receipt of a job; `None` when there is none, or when `viewer` may not see it: the caller cannot tell which.
+    fn receipt(&self, viewer: Viewer, job: JobId) -> Option<ReceiptView>;
+
+    /// Why the provider was chosen: candidates, score terms, excluded providers with the rule. `None` as for [`Gateway::receipt`].
+    fn explain(&self, viewer: Viewer, job: JobId) -> Option<serde_json::Value>;
+
+    /// Balances of one account; `None` when the router knows nothing of it.
+    fn account(&self, account: Address) -> Option<AccountRow>;
+
+    /// Providers known now.
+    fn providers(&self) -> Vec<ProviderRow>;
+
+    /// What the dashboard shows.
+    fn overview(&self) -> Overview;
+
+    /// Bounds on what a request may ask.
+    fn limits(&self) -> RequestLimits;
+
+    /// State of each part that a call needs; a part with a problem makes `/health/ready` answer 503.
+    fn ready(&self) -> Vec<PartState>;
+}
+
+/// Who an API key belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Who pays.
+    pub address: Address,
+}
+
+/// Why an API key was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Nobody has this key.
+    #[error("this API key is not known here")]
+    Unknown,
+    /// It was valid once.
+    #[error("this API key was revoked")]
+    Revoked,
+}
+
+/// Who asks for a job's documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewer {
+    /// The holder of an API key: sees the jobs of this account and no other.
+    Account(Address),
+    /// Whoever logged in to the dashboard: sees all.
+    Operator,
+}
+
+/// One call under way.
+#[derive(Debug)]
+pub struct Call {
+    /// Its id, also the request's and the receipt's.
+    pub job: JobId,
+    /// What happens: `Started`, deltas, then one of `Done` and `Failed`. The channel is bounded; a full one means that the client
+    /// reads slowly, and the router pauses or gives up.
+    pub events: mpsc::Receiver<ClientEvent>,
+    /// Dropped when the client goes away.
+    pub cancel: CancelHandle,
+}
+
+/// Cancels a call when it is dropped, unless the call ended first.
+pub struct CancelHandle(Option<Box<dyn FnOnce() + Send>>);
+
+impl CancelHandle {
+    /// Runs `cancel` once when dropped.
+    pub fn new(cancel: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(cancel)))
+    }
+
+    /// The call is over: there is nothing left to cancel.
+    pub fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelHandle {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.0.take() {
+            cancel();
+        }
+    }
+}
+
+impl fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CancelHandle(armed: {})", self.0.is_some())
+    }
+}
+
+/// One model that routes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// Name that clients ask for; may contain `/`.
+    pub id: String,
+    /// When it was first offered here.
+    pub created: Timestamp,
+    /// Context in tokens.
+    pub context: u32,
+    /// Most output tokens of one call.
+    pub output_tokens_max: u32,
+    /// Lowest input price among its providers.
+    pub input_price: Price,
+    /// Lowest output price among its providers.
+    pub output_price: Price,
+    /// Weight format.
+    pub quantization: String,
+    /// Root of its weights; zero for an upstream server.
+    pub model_root: Digest,
+    /// How its answers can be checked.
+    pub tiers: Vec<Tier>,
+    /// Where its providers stand.
+    pub regions: Vec<Region>,
+    /// Providers online.
+    pub providers: u32,
+    /// Jobs that could start now.
+    pub free_slots: u32,
+}
+
+/// A job's receipt and where its settlement stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReceiptView {
+    /// With both signatures.
+    pub receipt: SignedReceipt,
+    /// State of the job.
+    pub state: JobState,
+    /// The parameters whose digest the receipt carries, where the router still holds them.
+    pub parameters: Option<SamplingParameters>,
+    /// Path into the batch, once it is posted.
+    pub proof: Option<SettlementProof>,
+}
+
+/// Money of one account at this router, in payment token units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountRow {
+    /// The account.
+    pub account: Address,
+    /// Free balance in the vault.
+    pub vault_balance: TokenAmount,
+    /// Cap of its allotment to this router.
+    pub allotment_cap: TokenAmount,
+    /// Held for calls under way.
+    pub reserved: TokenAmount,
+    /// Charged against the allotment so far.
+    pub charged: TokenAmount,
+    /// What a new call could reserve.
+    pub available: TokenAmount,
+    /// When the allotment ends.
+    pub expires_at: Timestamp,
+}
+
+/// One provider as anyone may see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProviderRow {
+    /// Its account.
+    pub id: Address,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Where it stands.
+    pub region: Region,
+    /// Names of its models.
+    pub models: Vec<String>,
+    /// Lowest price of input tokens, per 10^6.
+    pub input_price: Price,
+    /// Lowest price of output tokens, per 10^6.
+    pub output_price: Price,
+    /// Jobs it runs at once.
+    pub slots: u32,
+    /// Jobs that could start now.
+    pub free_slots: u32,
+    /// Reputation in millionths.
+    pub reputation_ppm: u32,
+    /// Jobs delivered through this router.
+    pub jobs: u64,
+    /// Smoothed time to first token in ms; `None` before the first job.
+    pub ttft_ms: Option<u64>,
+}
+
+/// One job on the dashboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobRow {
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// Model asked for.
+    pub model: String,
+    /// Who answers; `None` before the choice.
+    pub provider: Option<Address>,
+    /// Price of output tokens, per 10^6; `None` before the choice.
+    pub output_price: Option<Price>,
+    /// What is held for it, or what it cost once it is delivered.
+    pub amount: TokenAmount,
+    /// Time to first token in ms.
+    pub ttft_ms: Option<u64>,
+    /// Prompt tokens, once known.
+    pub input_units: u64,
+    /// Output tokens so far.
+    pub output_units: u64,
+    /// When it was reserved.
+    pub reserved_at: Timestamp,
+}
+
+/// One batch on the dashboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BatchRow {
+    /// Its number.
+    pub batch: u64,
+    /// Where it stands, in one word: `open`, `posted`, `settled`.
+    pub state: String,
+    /// Root of its receipts; zero while it is open.
+    pub root: Digest,
+    /// Transaction that posted it.
+    pub transaction: Option<Digest>,
+    /// Number of receipts.
+    pub receipts: u64,
+    /// Sum of the charges.
+    pub total: TokenAmount,
+    /// The jobs in it: the newest, at most some dozens.
+    pub jobs: Vec<JobId>,
+    /// When it was posted.
+    pub posted_at: Option<Timestamp>,
+}
+
+/// What the dashboard shows; lists are newest first and bounded by whoever fills them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Overview {
+    /// When it was taken.
+    pub now: Timestamp,
+    /// Chain id of the vault.
+    pub chain_id: u64,
+    /// Height of the chain as the router knows it.
+    pub block: u64,
+    /// Jobs under way and recent.
+    pub jobs: Vec<JobRow>,
+    /// Balances.
+    pub accounts: Vec<AccountRow>,
+    /// Batches.
+    pub batches: Vec<BatchRow>,
+    /// Providers.
+    pub providers: Vec<ProviderRow>,
+}
+
+/// Bounds on what a request may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RequestLimits {
+    /// Largest request body in bytes.
+    pub body_bytes_max: u64,
+    /// Most output tokens of one call.
+    pub output_tokens_max: u32,
+    /// Output tokens when a request names no limit.
+    pub output_tokens_default: u32,
+    /// Calls under way at once; `None` where only the allotment bounds them.
+    pub calls_max: Option<u32>,
+}
+
+/// State of one part that a call needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartState {
+    /// `chain`, `store`, `providers`.
+    pub part: &'static str,
+    /// What is wrong; `None` when nothing is.
+    pub problem: Option<String>,
+}
