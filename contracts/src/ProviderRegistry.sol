@@ -78,7 +78,7 @@ contract ProviderRegistry is IProviderRegistry {
 
     /// @inheritdoc IProviderRegistry
     function endpointMessage(address account) external view returns (bytes32) {
-        return keccak256(abi.encode("stoa.endpoint.v1", block.chainid, address(this), account));
+        return keccak256(abi.encode(keccak256("stoa.endpoint.v1"), block.chainid, address(this), account));
     }
 
     /// @inheritdoc IProviderRegistry

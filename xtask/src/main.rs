@@ -1,6 +1,7 @@
 //! Project tasks: one command for each thing a developer does.
 
 mod contracts;
+mod model;
 
 use std::process::ExitCode;
 
@@ -22,11 +23,14 @@ struct Cli {
 enum Task {
     /// Compiles the contracts and writes their artefacts, or checks that the committed ones are what the sources give.
     Contracts(contracts::Args),
+    /// The default model: its corpus and held-out tasks.
+    Model(model::Args),
 }
 
 fn main() -> ExitCode {
     let outcome: Result<(), Box<dyn std::error::Error>> = match Cli::parse().task {
         Task::Contracts(args) => contracts::run(&args).map_err(Into::into),
+        Task::Model(args) => model::run(&args).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -167,7 +167,7 @@ interface IPaymentVault {
     /// @notice What the three pools are owed.
     function owedProtocol() external view returns (uint128 treasury, uint128 validators, uint128 buyback);
 
-    /// @notice The shares of a fee version; all zero for a version that does not exist.
+    /// @notice The shares of a fee version; reverts for a version that does not exist.
     function feeSchedule(uint16 version) external view returns (FeeSchedule memory);
 
     /// @notice The newest fee version; the first is 1.

@@ -41,7 +41,8 @@ interface IProviderRegistry {
     /// @param addresses Comma-separated transport addresses, at most 1,024 bytes.
     function registerRouter(bytes32 endpointId, bytes calldata endpointProof, string calldata addresses) external;
 
-    /// @notice The message that an endpoint signs to prove that it belongs to `account` on this chain and this registry.
+    /// @notice The message that an endpoint signs to prove that it belongs to `account` on this chain and this registry:
+    /// `keccak256(abi.encode(keccak256("stoa.endpoint.v1"), chain id, registry, account))`.
     function endpointMessage(address account) external view returns (bytes32);
 
     /// @notice The record of `account`; `payee` is zero for an account that never registered and never zero afterwards.

@@ -51,15 +51,16 @@ library SettlementLib {
     }
 
     /// @notice Splits a claim: each fee share is floored, the provider gets the rest.
+    /// @dev Unchecked: the vault bounds the shares to 1,000 of 10,000 together, so their sum is at most a tenth of `gross`.
     function split(uint128 gross, FeeSchedule memory fee) internal pure returns (Split memory parts) {
-        parts.router = _share(gross, fee.routerBps);
-        parts.treasury = _share(gross, fee.treasuryBps);
-        parts.validators = _share(gross, fee.validatorsBps);
-        parts.buyback = _share(gross, fee.buybackBps);
-        parts.provider = gross - parts.router - parts.treasury - parts.validators - parts.buyback;
-    }
-
-    function _share(uint128 gross, uint16 bps) private pure returns (uint128) {
-        return uint128(uint256(gross) * bps / 10_000);
+        unchecked {
+            uint256 whole = gross;
+            uint256 router = whole * fee.routerBps / 10_000;
+            uint256 treasury = whole * fee.treasuryBps / 10_000;
+            uint256 validators = whole * fee.validatorsBps / 10_000;
+            uint256 buyback = whole * fee.buybackBps / 10_000;
+            uint256 provider = whole - router - treasury - validators - buyback;
+            return Split(uint128(provider), uint128(router), uint128(treasury), uint128(validators), uint128(buyback));
+        }
     }
 }

@@ -1,0 +1,85 @@
+//! The default model: its corpus, generated from a seed, and its held-out tasks.
+
+pub mod chat;
+pub mod corpus;
+pub mod rng;
+pub mod tasks;
+#[cfg(test)]
+mod tests;
+pub mod words;
+
+use std::fs::{File, create_dir_all};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use sha2::{Digest, Sha256};
+
+/// Tasks about the default model.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Writes the training text and the held-out tasks, and prints their SHA-256.
+    Corpus(CorpusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CorpusArgs {
+    /// The seed of the training text.
+    #[arg(long, default_value_t = 34)]
+    seed: u64,
+    /// How many training documents to write.
+    #[arg(long, default_value_t = 400_000)]
+    documents: usize,
+    /// The folder to write `train.jsonl` and `heldout.jsonl` into.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// What can go wrong while the corpus is written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}; free some space or choose another --out, files written so far are incomplete")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let Command::Corpus(corpus) = &args.command;
+    let at = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| Error::Write { path, source }
+    };
+    create_dir_all(&corpus.out).map_err(at(&corpus.out))?;
+    let mut trainer = corpus::Trainer::new(corpus.seed);
+    let lines = (0..corpus.documents).map(|_| trainer.document().line());
+    write_lines(corpus.out.join("train.jsonl"), lines)?;
+    let held = corpus::held_out(corpus.seed);
+    write_lines(corpus.out.join("heldout.jsonl"), held.iter().map(corpus::held_out_line))
+}
+
+/// Writes one line after the other and prints the file's hash in the form of `sha256sum`.
+fn write_lines(path: PathBuf, lines: impl Iterator<Item = String>) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: path.clone(), source };
+    let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+    let mut hash = Sha256::new();
+    for mut line in lines {
+        line.push('\n');
+        hash.update(line.as_bytes());
+        file.write_all(line.as_bytes()).map_err(failed)?;
+    }
+    file.flush().map_err(failed)?;
+    println!("{}  {}", hex::encode(hash.finalize()), path.display());
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Sums and differences of numbers below 100, small products and comparisons.
+
+use crate::model::chat::Task;
+use crate::model::rng::Rng;
+use crate::model::words::{GOODS, NAMES};
+
+/// One arithmetic task.
+pub fn draw(rng: &mut Rng) -> Task {
+    match rng.below(100) {
+        0..45 => sum(rng),
+        45..82 => difference(rng),
+        82..90 => product(rng),
+        _ => larger(rng),
+    }
+}
+
+fn operand(rng: &mut Rng) -> usize {
+    if rng.chance(15) { rng.below(10) } else { rng.between(10, 99) }
+}
+
+fn sum(rng: &mut Rng) -> Task {
+    let (a, b) = (operand(rng), operand(rng));
+    let (name, goods) = (rng.pick(NAMES), rng.pick(GOODS));
+    let question = match rng.below(10) {
+        0 => format!("What is {a} + {b}?"),
+        1 => format!("{a} + {b}"),
+        2 => format!("{a}+{b}="),
+        3 => format!("What is {a} plus {b}?"),
+        4 => format!("Add {a} and {b}."),
+        5 => format!("Calculate {a} + {b}."),
+        6 => format!("What is the sum of {a} and {b}?"),
+        7 => format!("{name} has {a} {goods} and gets {b} more. How many {goods} does {name} have?"),
+        8 => format!("How much is {a} and {b}?"),
+        _ => format!("what is {a}+{b}?"),
+    };
+    let key = format!("sum {} {}", a.min(b), a.max(b));
+    Task::ask("arithmetic", key, question, format!("{a} + {b} = {}", a + b))
+}
+
+fn difference(rng: &mut Rng) -> Task {
+    let (x, y) = (operand(rng), operand(rng));
+    let (a, b) = if x < y && !rng.chance(12) { (y, x) } else { (x, y) };
+    let (name, goods) = (rng.pick(NAMES), rng.pick(GOODS));
+    let question = match rng.below(9) {
+        0 => format!("What is {a} - {b}?"),
+        1 => format!("{a} - {b}"),
+        2 => format!("{a}-{b}="),
+        3 => format!("What is {a} minus {b}?"),
+        4 => format!("Subtract {b} from {a}."),
+        5 => format!("Calculate {a} - {b}."),
+        6 => format!("Take {b} away from {a}."),
+        7 if a >= b => format!("{name} has {a} {goods} and gives away {b}. How many {goods} are left?"),
+        _ => format!("what is {a}-{b}?"),
+    };
+    let key = format!("difference {a} {b}");
+    Task::ask("arithmetic", key, question, format!("{a} - {b} = {}", a as i64 - b as i64))
+}
+
+/// Products up to 10 x 10 are a closed table to be learnt by heart, so they are never held out.
+fn product(rng: &mut Rng) -> Task {
+    let (a, b) = (rng.between(1, 10), rng.between(1, 10));
+    let question = match rng.below(4) {
+        0 => format!("What is {a} times {b}?"),
+        1 => format!("What is {a} * {b}?"),
+        2 => format!("Multiply {a} by {b}."),
+        _ => format!("{a} * {b}"),
+    };
+    Task::train_only("arithmetic", question, format!("{a} * {b} = {}", a * b))
+}
+
+fn larger(rng: &mut Rng) -> Task {
+    let a = rng.between(1, 99);
+    let b = (a + rng.between(0, 97)) % 99 + 1;
+    let (top, low) = (a.max(b), a.min(b));
+    let question = match rng.below(4) {
+        0 => format!("Which is larger, {a} or {b}?"),
+        1 => format!("Which number is larger: {a} or {b}?"),
+        2 => format!("Compare {a} and {b}."),
+        _ => format!("Is {a} larger than {b}?"),
+    };
+    let answer = match (top == low, question.starts_with("Is"), a > b) {
+        (true, _, _) => format!("{a} and {b} are equal."),
+        (_, true, true) => format!("Yes, {a} is larger than {b}."),
+        (_, true, false) => format!("No, {b} is larger than {a}."),
+        _ => format!("{top} is larger than {low}."),
+    };
+    Task::ask("arithmetic", format!("larger {a} {b}"), question, answer)
+}

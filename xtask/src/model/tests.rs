@@ -1,0 +1,112 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::chat::{Check, Task, Turn, render};
+use super::corpus::{FAMILIES, Trainer, held_out, held_out_line, is_held, may_test, may_train};
+use super::rng::Rng;
+
+fn draws(count: usize) -> Vec<Task> {
+    let mut rng = Rng::new(7);
+    FAMILIES.iter().flat_map(|(_, draw, _, _)| (0..count).map(|_| draw(&mut rng)).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn the_same_seed_writes_the_same_documents_and_another_seed_does_not() {
+    let text = |seed| {
+        let mut trainer = Trainer::new(seed);
+        (0..500).map(|_| trainer.document().line()).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(text(1), text(1));
+    assert_ne!(text(1), text(2));
+}
+
+#[test]
+fn no_held_out_prompt_occurs_in_the_training_text() {
+    let prompts: Vec<String> = held_out(34)
+        .iter()
+        .map(|t| render(&t.tools, &t.turns[..t.turns.len() - 1]).trim_start_matches("<|bos|>").to_owned())
+        .collect();
+    let mut trainer = Trainer::new(34);
+    let train: BTreeSet<String> = (0..20_000).map(|_| trainer.document().text.trim_start_matches("<|bos|>").to_owned()).collect();
+    for prompt in &prompts {
+        let next = train.range(prompt.clone()..).next();
+        assert!(next.is_none_or(|t| !t.starts_with(prompt.as_str())), "{prompt}");
+    }
+}
+
+#[test]
+fn no_task_is_on_both_sides_of_the_split() {
+    let tasks = draws(500);
+    assert!(tasks.iter().any(may_train) && tasks.iter().any(may_test));
+    assert!(!tasks.iter().any(|t| may_train(t) && may_test(t)));
+}
+
+#[test]
+fn held_out_tool_names_are_never_offered_in_training() {
+    for task in draws(500).iter().filter(|t| may_train(t)) {
+        for tool in &task.tools {
+            assert!(!is_held(&format!("tool {}", tool.name)), "{}", tool.name);
+        }
+    }
+}
+
+#[test]
+fn every_held_out_call_names_an_offered_tool_with_arguments_that_it_has() {
+    for task in held_out(34).iter().filter(|t| t.check == Check::Call) {
+        let Some(Turn::Call { name, arguments }) = task.turns.last() else { panic!("a call ends in a call") };
+        let tool = task.tools.iter().find(|t| &t.name == name).expect("the tool is offered");
+        let given: BTreeMap<String, Value> = serde_json::from_str(arguments).expect("arguments are JSON");
+        for argument in &tool.arguments {
+            assert!(!argument.required || given.contains_key(&argument.name), "{name} lacks {}", argument.name);
+        }
+        for (key, value) in &given {
+            let argument = tool.arguments.iter().find(|a| &a.name == key).expect("the argument is declared");
+            let kind = if value.is_i64() { "integer" } else if value.is_boolean() { "boolean" } else { "string" };
+            assert_eq!(kind, argument.kind.name());
+        }
+    }
+}
+
+#[test]
+fn every_extraction_answer_is_a_json_object() {
+    for task in draws(500).iter().filter(|t| t.family == "extract") {
+        let answer = task.turns.last().expect("an answer").body();
+        let object: BTreeMap<String, Value> = serde_json::from_str(&answer).expect("JSON");
+        assert!(!object.is_empty());
+    }
+}
+
+#[test]
+fn every_sum_is_right() {
+    let mut seen = 0;
+    for task in draws(500).iter().filter(|t| t.family == "arithmetic") {
+        let answer = task.turns.last().expect("an answer").body();
+        let parts: Vec<&str> = answer.split(' ').collect();
+        if let [a, sign @ ("+" | "-" | "*"), b, "=", result] = parts[..] {
+            let (a, b): (i64, i64) = (a.parse().expect("number"), b.parse().expect("number"));
+            let right = match sign {
+                "+" => a + b,
+                "-" => a - b,
+                _ => a * b,
+            };
+            assert_eq!(result, right.to_string());
+            seen += 1;
+        }
+    }
+    assert!(seen > 300);
+}
+
+#[test]
+fn the_held_out_file_has_more_than_a_thousand_tasks_of_every_family() {
+    let tasks = held_out(34);
+    assert!(tasks.len() >= 1_000);
+    for (family, _, _, count) in FAMILIES {
+        assert_eq!(tasks.iter().filter(|t| t.family == *family).count(), *count, "{family}");
+    }
+    for task in &tasks {
+        let line: Value = serde_json::from_str(&held_out_line(task)).expect("JSON");
+        assert!(line["messages"].as_array().is_some_and(|m| !m.is_empty()));
+        assert!(!line["answer"].is_null() && !line["check"].is_null());
+    }
+}
