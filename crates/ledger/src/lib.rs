@@ -1,1 +1,12 @@
-//! Money: vault, stake, reservations, batches, fees.
+//! Money: an executable model of the contracts that hold it, the router's ledger beside them, and the rounding rules of both.
+//!
+//! - [`vault`], [`stake`]: the model of PaymentVault and StakeRegistry, written before the contracts and tested against their
+//!   bytecode (DECISIONS 15). Every operation either happens whole or changes nothing.
+//! - [`book`]: what one router promised and charged, as a state machine over journaled entries.
+//! - [`fees`]: the only functions of the project that round money (DECISIONS 20).
+//!
+//! Times are arguments; amounts are integers and checked.
+
+pub mod book;
+pub mod fees;
+pub mod wire;

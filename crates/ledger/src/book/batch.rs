@@ -1,0 +1,274 @@
+//! Batches and payout roots: which leaves, which roots, which totals.
+
+use super::entry::SealedBatch;
+use super::leaf_file::LeafFile;
+use super::state::{AllotmentKey, ChargedJob, PayoutKey, RouterBook};
+use super::{BookError, Entry};
+use crate::wire::wire_struct;
+use std::collections::BTreeMap;
+use stoa_crypto::{MerkleTree, Words, debit_leaf, keccak256, payout_leaf};
+use stoa_types::{Address, Digest, Timestamp, TokenAmount};
+
+/// The only payout class so far (DECISIONS 14).
+pub(crate) const CLASS: u8 = 0;
+
+/// Where a batch stands on chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// Block.
+    pub block: u64,
+    /// Time of the block.
+    pub at: Timestamp,
+}
+
+wire_struct!(Posted { block, at });
+
+/// The leaves of a payout root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PayoutSet {
+    /// Lifetime gross of each provider and fee version, in the order of the leaves.
+    pub providers: BTreeMap<(Address, u16), TokenAmount>,
+    /// Lifetime debit of each developer and generation, in the order of the leaves.
+    pub debits: BTreeMap<(Address, u32), TokenAmount>,
+}
+
+wire_struct!(PayoutSet { providers, debits });
+
+impl PayoutSet {
+    /// Tree over the providers' leaves.
+    pub fn provider_tree(&self, router: Address) -> MerkleTree {
+        let leaf = |(key, gross): (&PayoutKey, &TokenAmount)| {
+            payout_leaf(router, CLASS, key.0, key.1, *gross)
+        };
+        MerkleTree::new(self.providers.iter().map(leaf).collect())
+    }
+
+    /// Tree over the developers' leaves.
+    pub fn debit_tree(&self, router: Address) -> MerkleTree {
+        let leaf = |(key, debit): (&AllotmentKey, &TokenAmount)| {
+            debit_leaf(router, CLASS, key.0, key.1, *debit)
+        };
+        MerkleTree::new(self.debits.iter().map(leaf).collect())
+    }
+}
+
+/// A batch as the book keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRecord {
+    /// What was sealed.
+    pub sealed: SealedBatch,
+    /// Head of the job chain after it.
+    pub head: Digest,
+    /// Leaves of its payout root, when it has one.
+    pub payout: Option<PayoutSet>,
+    /// The payout root was cancelled or could not be posted.
+    pub voided: bool,
+    /// On chain, once it is.
+    pub posted: Option<Posted>,
+}
+
+wire_struct!(BatchRecord {
+    sealed,
+    head,
+    payout,
+    voided,
+    posted,
+});
+
+impl BatchRecord {
+    /// Payout root and gross to post: zero without a payout root, or when it was voided.
+    pub fn pay_root_to_post(&self) -> (Digest, TokenAmount) {
+        if self.voided {
+            (Digest::ZERO, TokenAmount::ZERO)
+        } else {
+            (self.sealed.pay_root, self.sealed.gross)
+        }
+    }
+}
+
+/// Head of the job chain after one more batch, as the vault computes it.
+fn chain_head(previous: Digest, batch: &SealedBatch) -> Digest {
+    let words = Words::new()
+        .digest(previous)
+        .digest(batch.job_root)
+        .uint(batch.job_count)
+        .digest(batch.content_id);
+    keccak256(words.as_bytes())
+}
+
+fn pay_root(provider_root: Digest, debit_root: Digest) -> Digest {
+    keccak256(
+        Words::new()
+            .digest(provider_root)
+            .digest(debit_root)
+            .as_bytes(),
+    )
+}
+
+/// A batch that the book would accept next, with all that accepting it changes.
+pub(crate) struct Composed {
+    pub record: BatchRecord,
+    pub sealed_gross: BTreeMap<PayoutKey, TokenAmount>,
+    /// New sealed totals of the allotments that the batch touches.
+    pub sealed_debits: BTreeMap<AllotmentKey, TokenAmount>,
+}
+
+impl RouterBook {
+    /// Number of leaves in sealed batches.
+    pub(crate) fn sealed_leaves(&self) -> u64 {
+        self.batches.last().map_or(0, |batch| {
+            batch.sealed.first + u64::from(batch.sealed.job_count)
+        })
+    }
+
+    /// The charged jobs with leaf numbers `first..first + count`; `None` when there are not so many.
+    pub(crate) fn leaf_range(&self, first: u64, count: u32) -> Option<Vec<&ChargedJob>> {
+        let start = usize::try_from(first).ok()?;
+        let end = start.checked_add(usize::try_from(count).ok()?)?;
+        let jobs = self.leaves.get(start..end)?;
+        jobs.iter().map(|job| self.charged_job(*job)).collect()
+    }
+
+    /// Gross under the newest payout root that is claimable or waits for it.
+    fn newest_payout_gross(&self) -> TokenAmount {
+        let newest = self.outstanding.last().copied().or(self.claimable);
+        newest
+            .and_then(|index| self.batch(index))
+            .map_or(TokenAmount::ZERO, |batch| batch.sealed.gross)
+    }
+
+    /// The oldest unsealed leaves as the next batch: at most `job_limit` of them. `None` when there is nothing to seal.
+    ///
+    /// With a payout root, it covers all sealed batches and this one; it is left out when it would pay nothing new. Without one the
+    /// newest leaf is held back: a post needs a leaf, and without any the last earnings would wait for the next customer.
+    pub fn seal(&self, now: Timestamp, job_limit: u32, with_payout: bool) -> Option<Entry> {
+        let unsealed = self.unsealed_count();
+        let takeable = if with_payout {
+            unsealed
+        } else {
+            unsealed.saturating_sub(1)
+        };
+        let count = u32::try_from(takeable).unwrap_or(u32::MAX).min(job_limit);
+        let composed = self.compose(count, with_payout, now).ok()?;
+        Some(Entry::BatchSealed(composed.record.sealed))
+    }
+
+    /// The next batch of exactly `count` leaves.
+    pub(crate) fn compose(
+        &self,
+        count: u32,
+        with_payout: bool,
+        now: Timestamp,
+    ) -> Result<Composed, BookError> {
+        let index = self.batches.len() as u64 + 1;
+        let wrong = |what| BookError::WrongBatch { index, what };
+        let first = self.sealed_leaves();
+        let jobs = self
+            .leaf_range(first, count)
+            .filter(|jobs| !jobs.is_empty())
+            .ok_or(wrong("number of leaves"))?;
+        let (sealed_gross, sealed_debits) = self.totals_with(&jobs)?;
+        let payout = with_payout
+            .then(|| self.payout_set(&sealed_gross, &sealed_debits))
+            .transpose()?;
+        // A root that pays nothing new is not posted.
+        let payout = payout.filter(|(gross, _)| *gross > self.newest_payout_gross());
+        let job_root = MerkleTree::new(jobs.iter().map(|job| job.leaf).collect()).root();
+        let file = LeafFile {
+            router: self.router,
+            index,
+            first,
+            leaves: jobs
+                .iter()
+                .map(|job| ((*job.receipt).clone(), job.generation))
+                .collect(),
+            payout: payout.as_ref().map(|(_, set)| set.clone()),
+        };
+        let mut sealed = SealedBatch {
+            index,
+            first,
+            job_count: count,
+            job_root,
+            provider_root: Digest::ZERO,
+            debit_root: Digest::ZERO,
+            pay_root: Digest::ZERO,
+            gross: TokenAmount::ZERO,
+            content_id: file.content_id(),
+            sealed_at: now,
+        };
+        if let Some((gross, set)) = &payout {
+            sealed.provider_root = set.provider_tree(self.router).root();
+            sealed.debit_root = set.debit_tree(self.router).root();
+            sealed.pay_root = pay_root(sealed.provider_root, sealed.debit_root);
+            sealed.gross = *gross;
+        }
+        let previous = self.batches.last().map_or(Digest::ZERO, |last| last.head);
+        let record = BatchRecord {
+            head: chain_head(previous, &sealed),
+            sealed,
+            payout: payout.map(|(_, set)| set),
+            voided: false,
+            posted: None,
+        };
+        Ok(Composed {
+            record,
+            sealed_gross,
+            sealed_debits,
+        })
+    }
+
+    /// Lifetime totals of sealed batches with `jobs` added: of all providers, and of the allotments that the jobs touch.
+    #[allow(clippy::type_complexity)]
+    fn totals_with(
+        &self,
+        jobs: &[&ChargedJob],
+    ) -> Result<
+        (
+            BTreeMap<PayoutKey, TokenAmount>,
+            BTreeMap<AllotmentKey, TokenAmount>,
+        ),
+        BookError,
+    > {
+        let mut gross = self.sealed_gross.clone();
+        let mut debits = BTreeMap::new();
+        for job in jobs {
+            let receipt = &job.receipt.receipt;
+            if receipt.charge.is_zero() {
+                continue;
+            }
+            let total: &mut TokenAmount = gross
+                .entry((receipt.provider, receipt.fee_version))
+                .or_default();
+            *total = total
+                .checked_add(receipt.charge)
+                .ok_or(BookError::TooLarge)?;
+            let key = (receipt.account, job.generation);
+            let before = self.allotments.get(&key).map(|allotment| allotment.sealed);
+            let total = debits.entry(key).or_insert(before.unwrap_or_default());
+            *total = total
+                .checked_add(receipt.charge)
+                .ok_or(BookError::TooLarge)?;
+        }
+        Ok((gross, debits))
+    }
+
+    fn payout_set(
+        &self,
+        gross: &BTreeMap<PayoutKey, TokenAmount>,
+        touched: &BTreeMap<AllotmentKey, TokenAmount>,
+    ) -> Result<(TokenAmount, PayoutSet), BookError> {
+        let total = TokenAmount::checked_sum(gross.values().copied()).ok_or(BookError::TooLarge)?;
+        let mut debits: BTreeMap<_, _> = self
+            .allotments
+            .iter()
+            .map(|(key, allotment)| (*key, allotment.sealed))
+            .collect();
+        debits.extend(touched);
+        debits.retain(|_, debit| !debit.is_zero());
+        let set = PayoutSet {
+            providers: gross.clone(),
+            debits,
+        };
+        Ok((total, set))
+    }
+}

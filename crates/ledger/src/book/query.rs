@@ -1,0 +1,532 @@
+//! What the book can be asked.
+
+use super::batch::{BatchRecord, PayoutSet};
+use super::error::{CoverError, Imbalance};
+use super::state::{AllotmentKey, AllotmentState, ChargedJob, Ended, Reservation, RouterBook};
+use super::{Entry, Posted};
+use std::collections::BTreeMap;
+use stoa_crypto::{Domain, MerkleTree};
+use stoa_types::{Address, Digest, JobId, JobState, Millis, SignedReceipt, Timestamp, TokenAmount};
+
+/// What an account can spend now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Available {
+    /// The most that a new reservation may take.
+    pub amount: TokenAmount,
+    /// From which generation.
+    pub generation: u32,
+    /// Fee version for the ticket.
+    pub fee_version: u16,
+    /// No ticket counts after this.
+    pub expiry: Timestamp,
+}
+
+/// Where a job's leaf is and how it is proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobProof {
+    /// Number of the post, from 1.
+    pub index: u64,
+    /// Position of the leaf in the batch, from 0.
+    pub leaf_index: u32,
+    /// The leaf.
+    pub leaf: Digest,
+    /// From the leaf to the job root.
+    pub siblings: Vec<Digest>,
+    /// Job root.
+    pub job_root: Digest,
+    /// Number of receipts in the batch.
+    pub job_count: u32,
+    /// BLAKE3 of the leaf file.
+    pub content_id: Digest,
+    /// Head of the job chain before the batch.
+    pub previous_head: Digest,
+    /// Head after it.
+    pub head: Digest,
+    /// On chain, once it is.
+    pub posted: Option<Posted>,
+}
+
+/// One link of the job chain after a batch: hashed onto the head it leads to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainLink {
+    /// Job root.
+    pub job_root: Digest,
+    /// Number of receipts.
+    pub job_count: u32,
+    /// BLAKE3 of the leaf file.
+    pub content_id: Digest,
+}
+
+/// Arguments of `claim` on the vault, beside the router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayoutClaim {
+    /// Provider.
+    pub provider: Address,
+    /// Fee version.
+    pub fee_version: u16,
+    /// Lifetime gross under the claimable root.
+    pub lifetime_gross: TokenAmount,
+    /// From the provider's leaf to the provider root.
+    pub proof: Vec<Digest>,
+    /// Root over providers.
+    pub provider_root: Digest,
+    /// Root over debits.
+    pub debit_root: Digest,
+}
+
+/// One entry of `syncDebits` on the vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebitEntry {
+    /// Developer.
+    pub account: Address,
+    /// Generation.
+    pub generation: u32,
+    /// Lifetime debit under the claimable root.
+    pub lifetime_debit: TokenAmount,
+    /// From the developer's leaf to the debit root.
+    pub proof: Vec<Digest>,
+}
+
+/// When a batch is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealRule {
+    /// The oldest leaf waits at most this long, while the payout slot is free.
+    pub age: Millis,
+    /// Most leaves of one batch.
+    pub job_limit: u32,
+    /// How long a posted payout root waits until it is claimable; add what the clocks may differ by.
+    pub window: Millis,
+}
+
+impl RouterBook {
+    /// The router whose book this is.
+    pub fn router(&self) -> Address {
+        self.router
+    }
+
+    /// Chain and vault.
+    pub fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    // ---- money of an account
+
+    /// What `account` can reserve now for a ticket that lives `ticket_lifetime`.
+    pub fn available(
+        &self,
+        account: Address,
+        now: Timestamp,
+        ticket_lifetime: Millis,
+    ) -> Result<Available, CoverError> {
+        let (generation, allotment) = self.allotment(account).ok_or(CoverError::NoAllotment)?;
+        if now.plus(ticket_lifetime) >= allotment.expiry {
+            return Err(CoverError::Expired);
+        }
+        Ok(Available {
+            amount: allotment.available(),
+            generation,
+            fee_version: allotment.fee_version,
+            expiry: allotment.expiry,
+        })
+    }
+
+    /// The live generation of an account and its state.
+    pub fn allotment(&self, account: Address) -> Option<(u32, &AllotmentState)> {
+        let generation = *self.live.get(&account)?;
+        let state = self.allotments.get(&(account, generation))?;
+        Some((generation, state))
+    }
+
+    /// All generations of all accounts.
+    pub fn allotments(&self) -> impl Iterator<Item = (Address, u32, &AllotmentState)> {
+        self.allotments
+            .iter()
+            .map(|((account, generation), state)| (*account, *generation, state))
+    }
+
+    // ---- jobs
+
+    /// What is held for a job.
+    pub fn reservation(&self, job: JobId) -> Option<&Reservation> {
+        self.open.get(&job)
+    }
+
+    /// All open reservations.
+    pub fn open_reservations(&self) -> impl Iterator<Item = (JobId, &Reservation)> {
+        self.open.iter().map(|(job, held)| (*job, held))
+    }
+
+    /// Where a job stands. `Dispatched` and `Accepted` are not the book's to know: they show as `Reserved`.
+    pub fn job_state(&self, job: JobId) -> Option<JobState> {
+        if self.open.contains_key(&job) {
+            return Some(JobState::Reserved);
+        }
+        match self.ended.get(&job)? {
+            Ended::Released(cause) => Some(cause.state()),
+            Ended::Charged(_) => Some(match self.batch_of(job) {
+                Some((index, _)) if self.claimable.is_some_and(|paid| index <= paid) => {
+                    JobState::Settled
+                }
+                Some((index, _)) if index <= self.posted_count() => JobState::Committed,
+                _ => JobState::Delivered,
+            }),
+        }
+    }
+
+    pub(crate) fn charged_job(&self, job: JobId) -> Option<&ChargedJob> {
+        match self.ended.get(&job)? {
+            Ended::Charged(charged) => Some(charged),
+            Ended::Released(_) => None,
+        }
+    }
+
+    /// The receipt of a charged job.
+    pub fn receipt(&self, job: JobId) -> Option<&SignedReceipt> {
+        self.charged_job(job).map(|charged| &*charged.receipt)
+    }
+
+    /// Charged jobs, newest first.
+    pub fn newest_jobs(&self) -> impl Iterator<Item = JobId> {
+        self.leaves.iter().rev().copied()
+    }
+
+    /// Number of the post and position in it, once the job is in a sealed batch.
+    pub fn batch_of(&self, job: JobId) -> Option<(u64, u32)> {
+        let number = self.charged_job(job)?.number;
+        if number >= self.sealed_leaves() {
+            return None;
+        }
+        let after = self
+            .batches
+            .partition_point(|batch| batch.sealed.first <= number);
+        let batch = self.batches.get(after.checked_sub(1)?)?;
+        let position = u32::try_from(number - batch.sealed.first).ok()?;
+        Some((batch.sealed.index, position))
+    }
+
+    /// The proof of a job in a sealed batch.
+    pub fn proof(&self, job: JobId) -> Option<JobProof> {
+        let (index, leaf_index) = self.batch_of(job)?;
+        let batch = self.batch(index)?;
+        let jobs = self.leaf_range(batch.sealed.first, batch.sealed.job_count)?;
+        let tree = MerkleTree::new(jobs.iter().map(|job| job.leaf).collect());
+        let previous = index
+            .checked_sub(1)
+            .and_then(|previous| self.batch(previous));
+        Some(JobProof {
+            index,
+            leaf_index,
+            leaf: self.charged_job(job)?.leaf,
+            siblings: tree.proof(usize::try_from(leaf_index).ok()?)?,
+            job_root: batch.sealed.job_root,
+            job_count: batch.sealed.job_count,
+            content_id: batch.sealed.content_id,
+            previous_head: previous.map_or(Digest::ZERO, |previous| previous.head),
+            head: batch.head,
+            posted: batch.posted,
+        })
+    }
+
+    // ---- batches
+
+    /// Batch number `index`, from 1.
+    pub fn batch(&self, index: u64) -> Option<&BatchRecord> {
+        self.batches
+            .get(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+
+    pub(crate) fn batch_mut(&mut self, index: u64) -> Option<&mut BatchRecord> {
+        self.batches
+            .get_mut(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+
+    /// All batches, oldest first.
+    pub fn batches(&self) -> &[BatchRecord] {
+        &self.batches
+    }
+
+    /// How many batches are on chain; compare with the vault's count before posting.
+    pub fn posted_count(&self) -> u64 {
+        self.batches
+            .partition_point(|batch| batch.posted.is_some())
+            .try_into()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// The oldest batch that is not on chain.
+    pub fn next_post(&self) -> Option<&BatchRecord> {
+        self.batch(self.posted_count() + 1)
+    }
+
+    /// Head of the job chain after batch `index`; zero for 0.
+    pub fn chain_head(&self, index: u64) -> Option<Digest> {
+        if index == 0 {
+            return Some(Digest::ZERO);
+        }
+        self.batch(index).map(|batch| batch.head)
+    }
+
+    /// Links that lead from the head after batch `from` to the head after batch `to` (at most 64 to the chain's next checkpoint).
+    pub fn chain_links(&self, from: u64, to: u64) -> Option<Vec<ChainLink>> {
+        let link = |index| {
+            let sealed = &self.batch(index)?.sealed;
+            Some(ChainLink {
+                job_root: sealed.job_root,
+                job_count: sealed.job_count,
+                content_id: sealed.content_id,
+            })
+        };
+        (from.checked_add(1)?..=to).map(link).collect()
+    }
+
+    /// Charged jobs that are in no batch yet.
+    pub fn unsealed_count(&self) -> u64 {
+        self.leaves.len() as u64 - self.sealed_leaves()
+    }
+
+    /// When the oldest unsealed job was delivered, by its receipt.
+    pub fn oldest_unsealed(&self) -> Option<Timestamp> {
+        let number = usize::try_from(self.sealed_leaves()).ok()?;
+        let job = self.leaves.get(number)?;
+        Some(self.receipt(*job)?.receipt.delivered_at)
+    }
+
+    /// Whether a payout root posted at `now` would find the slot free: none waits, or the only one's window is over (the post promotes it).
+    pub fn payout_slot_free(&self, now: Timestamp, window: Millis) -> bool {
+        match self.outstanding[..] {
+            [] => true,
+            [index] => self
+                .batch(index)
+                .and_then(|batch| batch.posted)
+                .is_some_and(|posted| posted.at.plus(window) <= now),
+            _ => false,
+        }
+    }
+
+    /// The batch that is due, if one is: full, or both its oldest leaf and the batch before old enough. It carries a payout root when the
+    /// slot is free.
+    pub fn seal_due(&self, now: Timestamp, rule: &SealRule) -> Option<Entry> {
+        let full = self.unsealed_count() >= u64::from(rule.job_limit);
+        // The leaf held back by the batch before stays old; the batch's own age keeps it from making a batch of each later leaf.
+        let since = |earlier| now.since(earlier) >= rule.age;
+        let rested = self
+            .batches
+            .last()
+            .is_none_or(|batch| since(batch.sealed.sealed_at));
+        let old = self.oldest_unsealed().is_some_and(since) && rested;
+        if !old && !full {
+            return None;
+        }
+        self.seal(now, rule.job_limit, self.payout_slot_free(now, rule.window))
+    }
+
+    // ---- payouts
+
+    /// Batches whose payout roots wait, oldest first.
+    pub fn outstanding_payouts(&self) -> impl Iterator<Item = &BatchRecord> {
+        self.outstanding
+            .iter()
+            .filter_map(|index| self.batch(*index))
+    }
+
+    /// The batch whose payout root is claimable.
+    pub fn claimable_batch(&self) -> Option<&BatchRecord> {
+        self.batch(self.claimable?)
+    }
+
+    fn claimable_set(&self) -> Option<(&BatchRecord, &PayoutSet)> {
+        let batch = self.claimable_batch()?;
+        Some((batch, batch.payout.as_ref()?))
+    }
+
+    /// What a provider can claim under the claimable root. It can lie below [`RouterBook::lifetime_gross`] until the next one.
+    pub fn payout_claim(&self, provider: Address, fee_version: u16) -> Option<PayoutClaim> {
+        let (batch, set) = self.claimable_set()?;
+        let key = (provider, fee_version);
+        let lifetime_gross = *set.providers.get(&key)?;
+        let position = set.providers.range(..key).count();
+        Some(PayoutClaim {
+            provider,
+            fee_version,
+            lifetime_gross,
+            proof: set.provider_tree(self.router).proof(position)?,
+            provider_root: batch.sealed.provider_root,
+            debit_root: batch.sealed.debit_root,
+        })
+    }
+
+    /// Providers and fee versions under the claimable root.
+    pub fn claimable_providers(&self) -> Vec<(Address, u16, TokenAmount)> {
+        let set = self.claimable_set().map(|(_, set)| set);
+        set.into_iter()
+            .flat_map(|set| &set.providers)
+            .map(|((provider, fee_version), gross)| (*provider, *fee_version, *gross))
+            .collect()
+    }
+
+    /// Debits under the claimable root that the vault has not booked and still would: arguments of `syncDebits`.
+    pub fn debit_entries(&self) -> Vec<DebitEntry> {
+        let Some((_, set)) = self.claimable_set() else {
+            return Vec::new();
+        };
+        let tree = set.debit_tree(self.router);
+        let entry = |(position, (key, debit)): (usize, (&AllotmentKey, &TokenAmount))| {
+            let allotment = self.allotments.get(key)?;
+            if allotment.released || *debit <= allotment.debited {
+                return None;
+            }
+            Some(DebitEntry {
+                account: key.0,
+                generation: key.1,
+                lifetime_debit: *debit,
+                proof: tree.proof(position)?,
+            })
+        };
+        set.debits.iter().enumerate().filter_map(entry).collect()
+    }
+
+    /// Charges of released generations that the router must take over.
+    pub fn late_debits(&self) -> Vec<(Address, u32, TokenAmount)> {
+        self.allotments()
+            .map(|(account, generation, state)| (account, generation, state.late()))
+            .filter(|(_, _, late)| !late.is_zero())
+            .collect()
+    }
+
+    /// Lifetime gross of a provider under a fee version, all charges.
+    pub fn lifetime_gross(&self, provider: Address, fee_version: u16) -> TokenAmount {
+        let gross = self.gross.get(&(provider, fee_version));
+        gross.copied().unwrap_or_default()
+    }
+
+    // ---- rules
+
+    /// Recomputes every stored sum from its parts.
+    pub fn check_conservation(&self) -> Result<(), Imbalance> {
+        self.check_caps()?;
+        self.check_allotment_sums()?;
+        self.check_payout_sums()?;
+        self.check_batches()?;
+        let exclusive = self.open.keys().all(|job| !self.ended.contains_key(job));
+        require(exclusive, "set of jobs that are reserved or ended")
+    }
+
+    fn check_caps(&self) -> Result<(), Imbalance> {
+        for ((account, generation), state) in &self.allotments {
+            let used = sum([state.charged, state.held], "charges and reserves")?;
+            if used > state.cap {
+                return Err(Imbalance::AboveCap {
+                    account: *account,
+                    generation: *generation,
+                    used,
+                    cap: state.cap,
+                });
+            }
+            let ordered = state.debited <= state.sealed && state.sealed <= state.charged;
+            require(ordered, "settled part of an allotment's charges")?;
+            let live = self.live.get(account) == Some(generation);
+            require(live != state.released, "set of live allotments")?;
+        }
+        let known = |(account, generation): (&Address, &u32)| {
+            self.allotments.contains_key(&(*account, *generation))
+        };
+        require(self.live.iter().all(known), "set of live allotments")
+    }
+
+    fn check_allotment_sums(&self) -> Result<(), Imbalance> {
+        let mut held = BTreeMap::new();
+        for reservation in self.open.values() {
+            let key = (reservation.account, reservation.generation);
+            add(&mut held, key, reservation.amount)?;
+        }
+        for (key, state) in &self.allotments {
+            let expected = held.remove(key).unwrap_or_default();
+            require(state.held == expected, "reserve of an allotment")?;
+        }
+        require(held.is_empty(), "reserve of an unknown allotment")
+    }
+
+    fn check_payout_sums(&self) -> Result<(), Imbalance> {
+        let (mut gross, mut sealed_gross) = (BTreeMap::new(), BTreeMap::new());
+        let charged_jobs = self
+            .ended
+            .values()
+            .filter(|ended| matches!(ended, Ended::Charged(_)))
+            .count();
+        require(charged_jobs == self.leaves.len(), "number of leaves")?;
+        for (number, job) in self.leaves.iter().enumerate() {
+            let Some(job) = self
+                .charged_job(*job)
+                .filter(|job| job.number == number as u64)
+            else {
+                return require(false, "order of leaves");
+            };
+            let receipt = &job.receipt.receipt;
+            if receipt.charge.is_zero() {
+                continue;
+            }
+            let key = (receipt.provider, receipt.fee_version);
+            add(&mut gross, key, receipt.charge)?;
+            if job.number < self.sealed_leaves() {
+                add(&mut sealed_gross, key, receipt.charge)?;
+            }
+        }
+        require(gross == self.gross, "providers' lifetime gross")?;
+        require(
+            sealed_gross == self.sealed_gross,
+            "providers' gross in batches",
+        )?;
+        let states = || self.allotments.values();
+        let charged = sum(states().map(|state| state.charged), "lifetime debits")?;
+        let sealed = sum(states().map(|state| state.sealed), "debits in batches")?;
+        let gross = sum(gross.into_values(), "lifetime gross")?;
+        let sealed_gross = sum(sealed_gross.into_values(), "gross in batches")?;
+        require(charged == gross, "developers' lifetime debits")?;
+        require(sealed == sealed_gross, "developers' debits in batches")
+    }
+
+    fn check_batches(&self) -> Result<(), Imbalance> {
+        let mut first = 0;
+        for (position, batch) in self.batches.iter().enumerate() {
+            let in_order = batch.sealed.index == position as u64 + 1 && batch.sealed.first == first;
+            require(in_order, "sequence of batches")?;
+            first += u64::from(batch.sealed.job_count);
+            let posted_in_order =
+                batch.posted.is_none() || batch.sealed.index <= self.posted_count();
+            require(posted_in_order, "sequence of posts")?;
+            let Some(set) = &batch.payout else { continue };
+            let gross = sum(set.providers.values().copied(), "gross of a payout root")?;
+            let debits = sum(set.debits.values().copied(), "debits of a payout root")?;
+            require(
+                gross == batch.sealed.gross && debits == gross,
+                "gross of a payout root",
+            )?;
+        }
+        require(first <= self.leaves.len() as u64, "number of sealed leaves")
+    }
+}
+
+fn require(holds: bool, what: &'static str) -> Result<(), Imbalance> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Imbalance::Total { what })
+    }
+}
+
+fn sum(
+    amounts: impl IntoIterator<Item = TokenAmount>,
+    what: &'static str,
+) -> Result<TokenAmount, Imbalance> {
+    TokenAmount::checked_sum(amounts).ok_or(Imbalance::Total { what })
+}
+
+fn add<K: Ord>(
+    totals: &mut BTreeMap<K, TokenAmount>,
+    key: K,
+    amount: TokenAmount,
+) -> Result<(), Imbalance> {
+    let total = totals.entry(key).or_default();
+    *total = sum([*total, amount], "running total")?;
+    Ok(())
+}
