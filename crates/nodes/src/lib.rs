@@ -5,4 +5,7 @@
 
 pub mod client;
 pub mod message;
+pub mod provider;
+pub mod receipts;
+pub mod router;
 pub mod work;

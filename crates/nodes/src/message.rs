@@ -62,12 +62,14 @@ pub struct Hello {
 pub enum ToProvider {
     /// Do this job.
     Dispatch(Box<Dispatch>),
-    /// Stop; deliver a final receipt for what was sent so far.
+    /// Stop. The client got `delivered` tokens: the receipt covers exactly these, and none is made for zero.
     Cancel {
         /// The job.
         job: JobId,
         /// The attempt.
         attempt: u32,
+        /// Tokens that reached the client, counted from the first.
+        delivered: u64,
     },
     /// The router signed the receipt too: the provider may keep it and claim.
     Countersigned(Box<SignedReceipt>),

@@ -23,6 +23,11 @@ macro_rules! bytes_type {
             /// All bytes zero: "none" where a field must be filled.
             pub const ZERO: Self = Self([0; $len]);
 
+            /// Whether all bytes are zero.
+            pub fn is_zero(&self) -> bool {
+                self.0 == [0; $len]
+            }
+
             /// The bytes.
             pub const fn as_bytes(&self) -> &[u8; $len] {
                 &self.0

@@ -1,0 +1,603 @@
+//! A provider: takes tickets, runs a backend, signs receipts, keeps those that the router countersigned.
+//!
+//! Promise (design: reliability 2): it can claim all acknowledged work alone; it works on no ticket that would not be paid (wrong
+//! signature, price below its own, dead deadline, foreign chain); it never claims a token that did not reach the client.
+
+use crate::message::{Dispatch, Final, Hello, ModelOffer, RefusalReason, ToProvider, ToRouter};
+use crate::receipts::{Facts, expected_receipt};
+use crate::work::Work;
+use std::collections::BTreeMap;
+use stoa_crypto::{Domain, SecretKey, receipt_digest, recover, ticket_digest};
+use stoa_types::{
+    Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedReceipt, Ticket,
+    Timestamp,
+};
+use stoa_verify::{Content, ToolCall, check_signatures};
+
+/// Who a provider is and what it offers.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Signs tickets and receipts.
+    pub key: SecretKey,
+    /// Chain and vault it works for.
+    pub domain: Domain,
+    /// keccak of the profile in force.
+    pub profile_hash: Digest,
+    /// Router it dials.
+    pub router: Address,
+    /// Where it stands.
+    pub region: Region,
+    /// What it runs on.
+    pub hardware: Hardware,
+    /// Jobs at once, reserved compute already taken off (RG-7).
+    pub slots: u32,
+    /// Models with prices.
+    pub offers: Vec<ModelOffer>,
+}
+
+/// How long after its ticket's deadline an unanswered receipt is still offered to a router that comes back.
+const OFFER_KEPT: Millis = Millis::from_secs(3600);
+
+/// One attempt of one job.
+pub type Attempt = (JobId, u32);
+
+/// What happens to a provider.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The connection to the router stands.
+    Connected,
+    /// It is gone; running work is stopped, nobody waits for it.
+    Disconnected,
+    /// A message of the router.
+    Router(ToProvider),
+    /// The backend tokenized a prompt, or refuses the work.
+    Prepared {
+        /// Which.
+        attempt: Attempt,
+        /// Prompt's length and root.
+        result: Result<Prepared, RefusalReason>,
+    },
+    /// The backend made something.
+    Generated {
+        /// Which.
+        attempt: Attempt,
+        /// What.
+        event: Generated,
+    },
+    /// The operator drains the machine, or its availability window closed or opened (RG-6).
+    Drain(bool),
+    /// Time passed.
+    Tick,
+}
+
+/// A prompt ready to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prepared {
+    /// Prompt tokens.
+    pub input_units: u64,
+    /// keccak tree over them.
+    pub prompt_root: Digest,
+}
+
+/// What a backend makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Generated {
+    /// New tokens and their text.
+    Tokens {
+        /// Ids in order.
+        tokens: Vec<u32>,
+        /// Text; the concatenation of all texts is the answer's text.
+        text: String,
+    },
+    /// The end.
+    End {
+        /// Validated tool calls.
+        tool_calls: Vec<ToolCall>,
+        /// Why.
+        finish_reason: FinishReason,
+    },
+    /// The backend failed.
+    Failed {
+        /// For logs.
+        reason: String,
+    },
+}
+
+/// What a provider wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send to the router.
+    Send(ToRouter),
+    /// Tokenize and check; answer with [`Input::Prepared`].
+    Prepare {
+        /// Which.
+        attempt: Attempt,
+        /// What to run.
+        work: Work,
+        /// Whose model.
+        model_root: Digest,
+    },
+    /// Run what was prepared.
+    Run(Attempt),
+    /// Stop and forget it.
+    Stop(Attempt),
+    /// Keep durably: both signatures are there and the work can be claimed.
+    Earned(Box<SignedReceipt>),
+    /// Something for the operator's log.
+    Warn(String),
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    ticket: Ticket,
+    facts: Facts,
+    input_units: u64,
+    output: Vec<u32>,
+    text: String,
+    /// Length of output and text after each delta: where a cancelled answer may be cut.
+    marks: Vec<(usize, usize)>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Preparing,
+    Generating,
+    /// A final receipt was sent; the router has not countersigned yet.
+    Offered,
+}
+
+/// State of one provider.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    config: ProviderConfig,
+    attempts: BTreeMap<Attempt, Running>,
+    offered: BTreeMap<Attempt, Final>,
+    draining: bool,
+    connected: bool,
+}
+
+impl Provider {
+    /// A provider without work.
+    pub fn new(config: ProviderConfig) -> Self {
+        Self {
+            config,
+            attempts: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            draining: false,
+            connected: false,
+        }
+    }
+
+    /// Its account.
+    pub fn account(&self) -> Address {
+        self.config.key.address()
+    }
+
+    /// Slots not taken.
+    pub fn free_slots(&self) -> u32 {
+        let running = self
+            .attempts
+            .values()
+            .filter(|r| r.phase != Phase::Offered)
+            .count();
+        self.config
+            .slots
+            .saturating_sub(u32::try_from(running).unwrap_or(u32::MAX))
+    }
+
+    /// Whether nothing runs and nothing waits for a countersignature.
+    pub fn is_idle(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// The first message on a connection.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            account: self.account(),
+            region: self.config.region,
+            slots: self.config.slots,
+            hardware: self.config.hardware.clone(),
+            models: self.config.offers.clone(),
+        }
+    }
+
+    /// Advances the provider. No clock, no socket, no await.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
+        match input {
+            Input::Connected => self.on_connected(),
+            Input::Disconnected => self.on_disconnected(),
+            Input::Router(ToProvider::Dispatch(dispatch)) => self.on_dispatch(*dispatch, now),
+            Input::Router(ToProvider::Cancel {
+                job,
+                attempt,
+                delivered,
+            }) => self.on_cancel((job, attempt), delivered, now),
+            Input::Router(ToProvider::Countersigned(receipt)) => self.on_countersigned(*receipt),
+            Input::Router(ToProvider::ReceiptRefused {
+                job,
+                attempt,
+                reason,
+            }) => self.on_refused((job, attempt), &reason),
+            Input::Prepared { attempt, result } => self.on_prepared(attempt, result, now),
+            Input::Generated { attempt, event } => self.on_generated(attempt, event, now),
+            Input::Drain(draining) => {
+                self.draining = draining;
+                vec![Output::Send(self.status())]
+            }
+            Input::Tick => self.on_tick(now),
+        }
+    }
+
+    fn status(&self) -> ToRouter {
+        ToRouter::Status {
+            free_slots: self.free_slots(),
+            draining: self.draining,
+        }
+    }
+
+    fn on_connected(&mut self) -> Vec<Output> {
+        self.connected = true;
+        let mut outputs = vec![
+            Output::Send(ToRouter::Hello(Box::new(self.hello()))),
+            Output::Send(self.status()),
+        ];
+        // What was offered before the connection broke may have been charged: ask again, the router knows.
+        outputs.extend(
+            self.offered
+                .values()
+                .map(|end| Output::Send(ToRouter::Final(Box::new(end.clone())))),
+        );
+        outputs
+    }
+
+    fn on_disconnected(&mut self) -> Vec<Output> {
+        self.connected = false;
+        let running: Vec<_> = self
+            .attempts
+            .iter()
+            .filter(|(_, r)| r.phase != Phase::Offered)
+            .map(|(a, _)| *a)
+            .collect();
+        running
+            .into_iter()
+            .map(|attempt| {
+                self.attempts.remove(&attempt);
+                Output::Stop(attempt)
+            })
+            .collect()
+    }
+
+    fn on_dispatch(&mut self, dispatch: Dispatch, now: Timestamp) -> Vec<Output> {
+        let ticket = dispatch.ticket.ticket.clone();
+        let attempt = (ticket.job_id, ticket.attempt);
+        if self.attempts.contains_key(&attempt) {
+            return vec![Output::Warn(format!(
+                "dispatch of {} repeated; the first one stands",
+                ticket.job_id
+            ))];
+        }
+        if let Err(reason) = self.accept(&dispatch, now) {
+            return vec![Output::Send(ToRouter::Refused {
+                job: attempt.0,
+                attempt: attempt.1,
+                reason,
+            })];
+        }
+        let Some(offer) = self.offer(&ticket) else {
+            return Vec::new();
+        };
+        let facts = Facts {
+            prompt_root: Digest::ZERO,
+            runtime_digest: offer.runtime_digest,
+            accepted_at: now,
+            delivered_at: now,
+        };
+        let model_root = ticket.model_root;
+        let running = Running {
+            ticket,
+            facts,
+            input_units: 0,
+            output: Vec::new(),
+            text: String::new(),
+            marks: Vec::new(),
+            phase: Phase::Preparing,
+        };
+        self.attempts.insert(attempt, running);
+        vec![
+            Output::Prepare {
+                attempt,
+                work: dispatch.work,
+                model_root,
+            },
+            Output::Send(self.status()),
+        ]
+    }
+
+    fn offer(&self, ticket: &Ticket) -> Option<&ModelOffer> {
+        self.config
+            .offers
+            .iter()
+            .find(|offer| offer.model_root == ticket.model_root && offer.tier == ticket.tier)
+    }
+
+    /// Whether the ticket would be paid and there is room.
+    fn accept(&self, dispatch: &Dispatch, now: Timestamp) -> Result<(), RefusalReason> {
+        let ticket = &dispatch.ticket.ticket;
+        if self.draining {
+            return Err(RefusalReason::Draining);
+        }
+        if self.free_slots() == 0 {
+            return Err(RefusalReason::Busy);
+        }
+        let offer = self.offer(ticket).ok_or(RefusalReason::UnknownModel)?;
+        let bad = |reason: &str| {
+            Err(RefusalReason::BadTicket {
+                reason: reason.to_owned(),
+            })
+        };
+        if dispatch.profile_hash != self.config.profile_hash {
+            return bad("another network profile is in force here");
+        }
+        if ticket.provider != self.account() || ticket.router != self.config.router {
+            return bad("it names another provider or router");
+        }
+        if ticket.input_price < offer.input_price || ticket.output_price < offer.output_price {
+            return bad("its prices are below the offer");
+        }
+        if ticket.deadline <= now {
+            return bad("its deadline has passed");
+        }
+        if dispatch.work.sampling.max_output_tokens as u64 > ticket.output_units_max {
+            return bad("the work asks for more tokens than the ticket covers");
+        }
+        if stoa_crypto::keccak256(dispatch.work.sampling.canonical_bytes())
+            != ticket.parameters_digest
+        {
+            return bad("its parameters are not those of the work");
+        }
+        match recover(
+            ticket_digest(&self.config.domain, ticket),
+            &dispatch.ticket.signature,
+        ) {
+            Ok(signer) if signer == ticket.router => Ok(()),
+            _ => bad("it is not signed by the router for this chain and vault"),
+        }
+    }
+
+    fn on_prepared(
+        &mut self,
+        attempt: Attempt,
+        result: Result<Prepared, RefusalReason>,
+        now: Timestamp,
+    ) -> Vec<Output> {
+        let Some(running) = self
+            .attempts
+            .get_mut(&attempt)
+            .filter(|r| r.phase == Phase::Preparing)
+        else {
+            return Vec::new();
+        };
+        let result = result.and_then(|prepared| {
+            let room = prepared.input_units <= running.ticket.input_units_max;
+            if room {
+                Ok(prepared)
+            } else {
+                Err(RefusalReason::TicketTooSmall {
+                    tokens: prepared.input_units,
+                })
+            }
+        });
+        match result {
+            Ok(prepared) => {
+                running.phase = Phase::Generating;
+                running.input_units = prepared.input_units;
+                running.facts.prompt_root = prepared.prompt_root;
+                running.facts.accepted_at = now;
+                let signature = self
+                    .config
+                    .key
+                    .sign(ticket_digest(&self.config.domain, &running.ticket));
+                let (job, number) = attempt;
+                let accepted = ToRouter::Accepted {
+                    job,
+                    attempt: number,
+                    signature,
+                    input_units: prepared.input_units,
+                    accepted_at: now,
+                };
+                vec![Output::Send(accepted), Output::Run(attempt)]
+            }
+            Err(reason) => {
+                self.attempts.remove(&attempt);
+                let refused = ToRouter::Refused {
+                    job: attempt.0,
+                    attempt: attempt.1,
+                    reason,
+                };
+                vec![
+                    Output::Stop(attempt),
+                    Output::Send(refused),
+                    Output::Send(self.status()),
+                ]
+            }
+        }
+    }
+
+    fn on_generated(&mut self, attempt: Attempt, event: Generated, now: Timestamp) -> Vec<Output> {
+        let Some(running) = self
+            .attempts
+            .get_mut(&attempt)
+            .filter(|r| r.phase == Phase::Generating)
+        else {
+            return Vec::new();
+        };
+        match event {
+            Generated::Tokens { tokens, text } => {
+                running.output.extend(&tokens);
+                running.text.push_str(&text);
+                running
+                    .marks
+                    .push((running.output.len(), running.text.len()));
+                vec![Output::Send(ToRouter::Delta {
+                    job: attempt.0,
+                    attempt: attempt.1,
+                    tokens,
+                    text,
+                })]
+            }
+            Generated::End {
+                tool_calls,
+                finish_reason,
+            } => {
+                let content = Content {
+                    text: running.text.clone(),
+                    tool_calls,
+                    finish_reason,
+                    input_units: running.input_units,
+                    output_units: running.output.len() as u64,
+                };
+                self.offer_receipt(attempt, content, now)
+            }
+            Generated::Failed { reason } => {
+                self.attempts.remove(&attempt);
+                let failed = ToRouter::Failed {
+                    job: attempt.0,
+                    attempt: attempt.1,
+                    reason,
+                };
+                vec![Output::Send(failed), Output::Send(self.status())]
+            }
+        }
+    }
+
+    /// Signs the receipt for `content` and sends it; an answer cut short has been truncated by the caller.
+    fn offer_receipt(&mut self, attempt: Attempt, content: Content, now: Timestamp) -> Vec<Output> {
+        let Some(running) = self.attempts.get_mut(&attempt) else {
+            return Vec::new();
+        };
+        running.phase = Phase::Offered;
+        running.facts.delivered_at = now.max(running.facts.accepted_at);
+        let (domain, profile) = (&self.config.domain, self.config.profile_hash);
+        let Some(receipt) = expected_receipt(
+            domain,
+            profile,
+            &running.ticket,
+            &content,
+            &running.output,
+            running.facts,
+        ) else {
+            self.attempts.remove(&attempt);
+            return vec![Output::Warn(format!(
+                "the charge of {} does not fit an amount; nothing is claimed",
+                attempt.0
+            ))];
+        };
+        let signature = self.config.key.sign(receipt_digest(&receipt));
+        let end = Final {
+            content,
+            receipt,
+            signature,
+        };
+        self.offered.insert(attempt, end.clone());
+        vec![
+            Output::Send(ToRouter::Final(Box::new(end))),
+            Output::Send(self.status()),
+        ]
+    }
+
+    fn on_cancel(&mut self, attempt: Attempt, delivered: u64, now: Timestamp) -> Vec<Output> {
+        let Some(running) = self.attempts.get_mut(&attempt) else {
+            return Vec::new();
+        };
+        let mut outputs = if running.phase == Phase::Offered {
+            Vec::new()
+        } else {
+            vec![Output::Stop(attempt)]
+        };
+        let mark = running
+            .marks
+            .iter()
+            .find(|(tokens, _)| *tokens as u64 == delivered)
+            .copied();
+        let Some((tokens, bytes)) = mark.filter(|_| delivered > 0) else {
+            self.attempts.remove(&attempt);
+            self.offered.remove(&attempt);
+            outputs.push(Output::Send(self.status()));
+            return outputs;
+        };
+        running.output.truncate(tokens);
+        running.text.truncate(bytes);
+        let content = Content {
+            text: running.text.clone(),
+            tool_calls: Vec::new(),
+            finish_reason: FinishReason::Cancelled,
+            input_units: running.input_units,
+            output_units: delivered,
+        };
+        outputs.extend(self.offer_receipt(attempt, content, now));
+        outputs
+    }
+
+    fn on_countersigned(&mut self, signed: SignedReceipt) -> Vec<Output> {
+        let attempt = (signed.receipt.job_id, signed.receipt.attempt);
+        let Some(end) = self.offered.get(&attempt) else {
+            return Vec::new();
+        };
+        if end.receipt != signed.receipt {
+            return vec![Output::Warn(format!(
+                "the router countersigned another receipt of {} than was offered",
+                attempt.0
+            ))];
+        }
+        if let Err(reason) = check_signatures(&signed) {
+            return vec![Output::Warn(format!(
+                "the countersignature of {} is wrong: {reason}",
+                attempt.0
+            ))];
+        }
+        self.offered.remove(&attempt);
+        self.attempts.remove(&attempt);
+        vec![Output::Earned(Box::new(signed))]
+    }
+
+    fn on_refused(&mut self, attempt: Attempt, reason: &str) -> Vec<Output> {
+        self.offered.remove(&attempt);
+        match self.attempts.remove(&attempt) {
+            Some(_) => vec![Output::Warn(format!(
+                "the router refused the receipt of {}: {reason}",
+                attempt.0
+            ))],
+            None => Vec::new(),
+        }
+    }
+
+    /// Drops what can no longer be claimed: work past its deadline, and receipts that no router answered for long after it.
+    fn on_tick(&mut self, now: Timestamp) -> Vec<Output> {
+        let dead = |r: &Running| {
+            let end = if r.phase == Phase::Offered {
+                r.ticket.deadline.plus(OFFER_KEPT)
+            } else {
+                r.ticket.deadline
+            };
+            end <= now
+        };
+        let dead: Vec<_> = self
+            .attempts
+            .iter()
+            .filter(|(_, r)| dead(r))
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        let mut outputs = Vec::new();
+        for attempt in dead {
+            self.attempts.remove(&attempt);
+            self.offered.remove(&attempt);
+            outputs.push(Output::Stop(attempt));
+            outputs.push(Output::Warn(format!(
+                "{} passed its deadline and was stopped",
+                attempt.0
+            )));
+        }
+        outputs
+    }
+}

@@ -1,0 +1,300 @@
+//! From a client's call to a durable reservation. Nothing is sent to a provider before the reservation is on disk.
+
+use super::pool::constraints;
+use super::{After, Job, Output, Phase, Router, failed};
+use crate::client::{Cause, ClientRequest};
+use crate::message::ModelOffer;
+use stoa_crypto::keccak256;
+use stoa_ledger::book::{CoverError, Entry};
+use stoa_ledger::fees::{self, Usage};
+use stoa_market::{Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
+use stoa_types::{
+    Address, Digest, JobId, Millis, SamplingParameters, Tier, Timestamp, TokenAmount,
+};
+
+/// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
+const PROMPT_MARGIN_TOKENS: u64 = 64;
+/// How long a caller is told to wait when every provider is busy; a decode step takes milliseconds, a short answer about this.
+const BUSY_RETRY_MS: u64 = 500;
+
+/// What admission decided, before anything is changed.
+struct Admitted {
+    decision: Decision,
+    parameters: SamplingParameters,
+    input_units_max: u64,
+    reserve: TokenAmount,
+    generation: u32,
+    fee_version: u16,
+    until: Timestamp,
+}
+
+impl Router {
+    pub(super) fn submit(
+        &mut self,
+        job: JobId,
+        account: Address,
+        request: Box<ClientRequest>,
+        entropy: u64,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let admitted = match self.admit(job, account, &request, entropy, now) {
+            Ok(admitted) => admitted,
+            Err(cause) => return outputs.push(failed(job, cause)),
+        };
+        let Admitted {
+            decision,
+            parameters,
+            input_units_max,
+            reserve,
+            generation,
+            fee_version,
+            until,
+        } = admitted;
+        let mut remaining: Vec<_> = self.to_try(&decision).collect();
+        remaining.reverse();
+        outputs.push(Output::Decided {
+            job,
+            decision: Box::new(decision),
+        });
+        let state = Job {
+            account,
+            request,
+            parameters,
+            submitted_at: now,
+            first_token_at: None,
+            input_units_max,
+            reserve,
+            fee_version,
+            remaining,
+            attempt: 0,
+            current: None,
+            phase: Phase::Reserving,
+            last_failure: Cause::ProviderDown,
+        };
+        self.jobs.insert(job, state);
+        self.journal(
+            Entry::Reserved {
+                job,
+                account,
+                generation,
+                amount: reserve,
+                until,
+            },
+            After::Dispatch(job),
+            outputs,
+        );
+    }
+
+    fn admit(
+        &self,
+        job: JobId,
+        account: Address,
+        request: &ClientRequest,
+        entropy: u64,
+        now: Timestamp,
+    ) -> Result<Admitted, Cause> {
+        if self.draining {
+            return Err(Cause::RouterUnavailable {
+                reason: "it is shutting down".to_owned(),
+            });
+        }
+        if self.jobs.contains_key(&job) || self.book.job_state(job).is_some() {
+            return Err(Cause::Internal);
+        }
+        if !self.stock.knows(&request.model) {
+            return Err(Cause::UnknownModel {
+                model: request.model.clone(),
+            });
+        }
+        let settlement = &self.config.profile.settlement;
+        let lifetime = Millis::from_secs(settlement.ticket_seconds);
+        let cover = self
+            .book
+            .available(account, now, lifetime)
+            .map_err(|error| match error {
+                CoverError::NoAllotment => Cause::NoAllotment,
+                CoverError::Expired => Cause::AllotmentExpired,
+            })?;
+        let input_units_max = input_bound(request, &self.stock.offers(&request.model));
+        let decision = self.decide(request, input_units_max, now)?;
+        let offers: Vec<_> = self
+            .to_try(&decision)
+            .filter_map(|p| self.stock.offer(p, &request.model).cloned())
+            .collect();
+        let parameters = self.parameters(request, &offers, input_units_max, entropy)?;
+        let reserve = reserve(&offers, input_units_max, parameters.max_output_tokens)?;
+        if reserve > cover.amount {
+            return Err(Cause::CapReached {
+                needed: reserve,
+                available: cover.amount,
+            });
+        }
+        let (generation, fee_version) = (cover.generation, cover.fee_version);
+        Ok(Admitted {
+            decision,
+            parameters,
+            input_units_max,
+            reserve,
+            generation,
+            fee_version,
+            until: now.plus(lifetime),
+        })
+    }
+
+    fn decide(
+        &self,
+        request: &ClientRequest,
+        input_units: u64,
+        now: Timestamp,
+    ) -> Result<Decision, Cause> {
+        let routing = &self.config.profile.routing;
+        let candidates = self
+            .stock
+            .candidates(&request.model, routing.ttft_target_ms, now);
+        let output_units = u64::from(self.output_limit(request));
+        let snapshot = Snapshot::new(
+            candidates,
+            Weights::from(routing),
+            input_units,
+            output_units,
+        );
+        // Neither router nor provider controls the seed: the last anchored batch and the client's bytes (SPEC C.6.1).
+        let seed = draw_seed(self.anchor(), request.request_digest);
+        decide(&snapshot, &constraints(request, Tier::Exact), seed).map_err(|no_match| {
+            match no_match {
+                NoMatch::NoneOnline => Cause::ModelOffline {
+                    model: request.model.clone(),
+                },
+                NoMatch::PolicyExcludes { excluded } => Cause::NoProviderMatches {
+                    excluded: excluded
+                        .into_iter()
+                        .map(|(rule, count)| (rule.to_string(), count))
+                        .collect(),
+                },
+                NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling { lowest },
+                NoMatch::AllBusy { .. } => Cause::OverCapacity {
+                    retry_ms: BUSY_RETRY_MS,
+                },
+            }
+        })
+    }
+
+    /// Head of the chain of batches that the vault holds.
+    fn anchor(&self) -> Digest {
+        self.book
+            .chain_head(self.book.posted_count())
+            .unwrap_or(Digest::ZERO)
+    }
+
+    /// Providers that may be tried, best first: the reserve must cover the dearest of them.
+    fn to_try<'a>(&self, decision: &'a Decision) -> impl Iterator<Item = Address> + use<'a> {
+        decision
+            .ranking
+            .iter()
+            .copied()
+            .take(self.config.profile.routing.attempts_max as usize)
+    }
+
+    fn output_limit(&self, request: &ClientRequest) -> u32 {
+        let limits = &self.config.profile.limits;
+        request
+            .output_tokens_max
+            .unwrap_or(limits.output_tokens_default)
+            .min(limits.output_tokens_max)
+    }
+
+    fn parameters(
+        &self,
+        request: &ClientRequest,
+        offers: &[ModelOffer],
+        input_units_max: u64,
+        entropy: u64,
+    ) -> Result<SamplingParameters, Cause> {
+        let context = offers.iter().map(|offer| offer.context).min().unwrap_or(0);
+        let mut most = self.output_limit(request).min(context);
+        if let Some(cost_max) = request.constraints.cost_max {
+            most = affordable(offers, input_units_max, most, cost_max)?;
+        }
+        Ok(SamplingParameters {
+            temperature: request.temperature,
+            min_p: request.min_p,
+            seed: request.seed.unwrap_or(entropy),
+            max_output_tokens: most,
+            stop: request.stop.clone(),
+        })
+    }
+}
+
+/// Upper bound of the prompt's tokens: a byte-level tokenizer makes at most one token of a byte (SPEC C.6.6).
+fn input_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
+    let overhead = offers
+        .iter()
+        .map(|offer| offer.message_overhead)
+        .max()
+        .unwrap_or(0);
+    let context = offers
+        .iter()
+        .map(|offer| u64::from(offer.context))
+        .max()
+        .unwrap_or(0);
+    let messages = u64::from(request.message_count) + 1;
+    let bound = request
+        .body_bytes
+        .saturating_add(messages.saturating_mul(u64::from(overhead)))
+        .saturating_add(PROMPT_MARGIN_TOKENS);
+    bound.min(context)
+}
+
+fn reserve(
+    offers: &[ModelOffer],
+    input_units: u64,
+    output_units: u32,
+) -> Result<TokenAmount, Cause> {
+    let cost = |offer: &ModelOffer| {
+        fees::reserve(&Usage {
+            input_units,
+            input_price: offer.input_price,
+            output_units: u64::from(output_units),
+            output_price: offer.output_price,
+        })
+    };
+    let mut most = TokenAmount::ZERO;
+    for offer in offers {
+        most = most.max(cost(offer).map_err(|_| Cause::Internal)?);
+    }
+    Ok(most)
+}
+
+/// Largest output limit whose reserve stays within `cost_max`; the ceiling is told as a price problem when even one token is
+/// too dear.
+fn affordable(
+    offers: &[ModelOffer],
+    input_units: u64,
+    most: u32,
+    cost_max: TokenAmount,
+) -> Result<u32, Cause> {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if reserve(offers, input_units, middle)? <= cost_max {
+            low = middle
+        } else {
+            high = middle - 1
+        }
+    }
+    if low == 0 && most > 0 {
+        let lowest = offers
+            .iter()
+            .map(|offer| offer.output_price)
+            .min()
+            .unwrap_or_default();
+        return Err(Cause::PriceCeiling { lowest });
+    }
+    Ok(low)
+}
+
+/// Digest of the parameters as ticket and receipt carry it.
+pub(super) fn parameters_digest(parameters: &SamplingParameters) -> Digest {
+    keccak256(parameters.canonical_bytes())
+}

@@ -1,0 +1,683 @@
+//! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
+
+use super::admission::parameters_digest;
+use super::{After, Current, Job, Output, Phase, Router};
+use crate::client::{Cause, ClientEvent, Done, Failure, Started};
+use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
+use crate::receipts::{Facts, expected_receipt};
+use crate::work::Work;
+use stoa_crypto::{receipt_digest, recover, ticket_digest};
+use stoa_ledger::book::{Entry, ReleaseCause};
+use stoa_types::{
+    Address, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
+    Timestamp, TokenAmount,
+};
+
+/// What became of an attempt that ends without a receipt.
+enum Lost {
+    /// The provider's doing: counts against it.
+    Fault(Cause),
+    /// Nobody's fault, for example all its slots were taken meanwhile.
+    Declined(Cause),
+    /// The request's fault: no other provider would differ.
+    Hopeless(Cause),
+}
+
+impl Router {
+    /// The reservation is durable: order the work.
+    pub(super) fn reserved(&mut self, job: JobId, now: Timestamp, outputs: &mut Vec<Output>) {
+        if self
+            .jobs
+            .get(&job)
+            .is_some_and(|j| j.phase == Phase::Reserving)
+        {
+            self.dispatch(job, now, outputs);
+        }
+    }
+
+    /// Tries the next provider, or gives up.
+    fn dispatch(&mut self, job: JobId, now: Timestamp, outputs: &mut Vec<Output>) {
+        loop {
+            let Some(state) = self.jobs.get_mut(&job) else {
+                return;
+            };
+            state.current = None;
+            let Some(provider) = state.remaining.pop() else {
+                let cause = state.last_failure.clone();
+                return self.give_up(job, cause, TokenAmount::ZERO, outputs);
+            };
+            if !self.stock.can_take(provider) {
+                continue;
+            }
+            let Some(ticket) = self.ticket(job, provider, now) else {
+                continue;
+            };
+            return self.order(job, ticket, now, outputs);
+        }
+    }
+
+    fn ticket(&self, job: JobId, provider: Address, now: Timestamp) -> Option<Ticket> {
+        let state = self.jobs.get(&job)?;
+        let offer = self.stock.offer(provider, &state.request.model)?;
+        let until = self.book.reservation(job)?.until;
+        Some(Ticket {
+            job_id: job,
+            account: state.account,
+            router: self.config.key.address(),
+            provider,
+            model_root: offer.model_root,
+            parameters_digest: parameters_digest(&state.parameters),
+            request_digest: state.request.request_digest,
+            input_price: offer.input_price,
+            output_price: offer.output_price,
+            input_units_max: state.input_units_max,
+            output_units_max: u64::from(state.parameters.max_output_tokens),
+            reserve: state.reserve,
+            fee_version: state.fee_version,
+            tier: offer.tier,
+            attempt: state.attempt,
+            issued_at: now,
+            deadline: until,
+        })
+    }
+
+    fn order(&mut self, job: JobId, ticket: Ticket, now: Timestamp, outputs: &mut Vec<Output>) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let provider = ticket.provider;
+        let signature = self
+            .config
+            .key
+            .sign(ticket_digest(&self.config.domain, &ticket));
+        let work = Work {
+            prompt: state.request.prompt.clone(),
+            sampling: state.parameters.clone(),
+            answer: state.request.answer,
+        };
+        let signed = SignedTicket {
+            ticket: ticket.clone(),
+            signature,
+        };
+        let dispatch = Dispatch {
+            ticket: signed,
+            work,
+            profile_hash: self.config.profile_hash,
+        };
+        state.phase = Phase::Running;
+        state.current = Some(Current {
+            provider,
+            ticket,
+            accepted_input: None,
+            output: Vec::new(),
+            text: String::new(),
+            waiting_since: now,
+        });
+        self.stock.take_slot(provider);
+        outputs.push(Output::Send {
+            provider,
+            message: Box::new(ToProvider::Dispatch(Box::new(dispatch))),
+        });
+    }
+
+    pub(super) fn provider_message(
+        &mut self,
+        provider: Address,
+        message: ToRouter,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        match message {
+            // A connection says hello once; the shell turns that into `ProviderUp`.
+            ToRouter::Hello(_) => {}
+            ToRouter::Status {
+                free_slots,
+                draining,
+            } => self.stock.status(provider, free_slots, draining),
+            ToRouter::Accepted {
+                job,
+                attempt,
+                signature,
+                input_units,
+                ..
+            } => {
+                self.accepted(
+                    provider,
+                    (job, attempt),
+                    signature,
+                    input_units,
+                    now,
+                    outputs,
+                );
+            }
+            ToRouter::Refused {
+                job,
+                attempt,
+                reason,
+            } => {
+                if self.is_current(provider, (job, attempt)) {
+                    self.lost(job, refusal(reason), now, outputs);
+                }
+            }
+            ToRouter::Delta {
+                job,
+                attempt,
+                tokens,
+                text,
+            } => self.delta(provider, (job, attempt), &tokens, text, now, outputs),
+            ToRouter::Final(end) => self.finished(provider, *end, now, outputs),
+            ToRouter::Failed {
+                job,
+                attempt,
+                reason,
+            } => {
+                if self.is_current(provider, (job, attempt)) {
+                    outputs.push(Output::Warn(format!(
+                        "provider {provider} failed {job}: {reason}"
+                    )));
+                    self.lost(job, Lost::Fault(Cause::ProviderDown), now, outputs);
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, provider: Address, (job, attempt): (JobId, u32)) -> bool {
+        let Some(state) = self.jobs.get(&job) else {
+            return false;
+        };
+        let running = matches!(state.phase, Phase::Running | Phase::Cancelling { .. });
+        running
+            && state.attempt == attempt
+            && state
+                .current
+                .as_ref()
+                .is_some_and(|current| current.provider == provider)
+    }
+
+    fn accepted(
+        &mut self,
+        provider: Address,
+        id: (JobId, u32),
+        signature: Signature,
+        input_units: u64,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        if !self.is_current(provider, id) {
+            return;
+        }
+        let domain = self.config.domain;
+        let Some(current) = self
+            .jobs
+            .get_mut(&id.0)
+            .and_then(|state| state.current.as_mut())
+        else {
+            return;
+        };
+        let signed = recover(ticket_digest(&domain, &current.ticket), &signature) == Ok(provider);
+        if !signed || input_units > current.ticket.input_units_max {
+            let reason =
+                "its acceptance is not signed by it or counts more input than the ticket covers"
+                    .to_owned();
+            return self.lost(
+                id.0,
+                Lost::Fault(Cause::ProviderInvalid { reason }),
+                now,
+                outputs,
+            );
+        }
+        current.accepted_input = Some(input_units);
+    }
+
+    fn delta(
+        &mut self,
+        provider: Address,
+        id: (JobId, u32),
+        tokens: &[u32],
+        text: String,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        if !self.is_current(provider, id) || tokens.is_empty() {
+            return;
+        }
+        let Some(state) = self
+            .jobs
+            .get_mut(&id.0)
+            .filter(|state| state.phase == Phase::Running)
+        else {
+            return;
+        };
+        let Some(current) = state.current.as_mut() else {
+            return;
+        };
+        let over = (current.output.len() + tokens.len()) as u64 > current.ticket.output_units_max;
+        if over || current.accepted_input.is_none() {
+            let reason = if over {
+                "it sent more tokens than were ordered"
+            } else {
+                "it sent tokens before it accepted"
+            };
+            let cause = Cause::ProviderInvalid {
+                reason: reason.to_owned(),
+            };
+            return self.lost(id.0, Lost::Fault(cause), now, outputs);
+        }
+        current.output.extend(tokens);
+        current.text.push_str(&text);
+        current.waiting_since = now;
+        if state.first_token_at.is_none() {
+            state.first_token_at = Some(now);
+            let since = now.since(state.submitted_at);
+            outputs.push(Output::Client {
+                job: id.0,
+                event: ClientEvent::Started(self.started(id.0, provider)),
+            });
+            self.stock.first_token(provider, since);
+        }
+        let tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        outputs.push(Output::Client {
+            job: id.0,
+            event: ClientEvent::Delta { text, tokens },
+        });
+    }
+
+    fn started(&self, job: JobId, provider: Address) -> Started {
+        let standing = self.stock.get(provider);
+        let state = self.jobs.get(&job);
+        let tier = state
+            .and_then(|s| s.current.as_ref())
+            .map_or(stoa_types::Tier::None, |current| current.ticket.tier);
+        let region = standing.map_or(stoa_types::Region(*b"XX"), |s| s.hello.region);
+        Started {
+            provider,
+            tier,
+            region,
+            failovers: state.map_or(0, |s| s.attempt),
+        }
+    }
+
+    /// A final receipt: compared field by field with the one that ticket and delivered tokens demand.
+    fn finished(
+        &mut self,
+        provider: Address,
+        end: Final,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let id = (end.receipt.job_id, end.receipt.attempt);
+        if !self.is_current(provider, id) {
+            return self.late_final(provider, &end, outputs);
+        }
+        if self
+            .jobs
+            .get(&id.0)
+            .is_some_and(|state| cut_elsewhere(state, &end))
+        {
+            return; // Made before our cancellation arrived: the receipt for what was delivered follows.
+        }
+        match self.check_final(&end) {
+            Ok(()) => self.charge(end, now, outputs),
+            Err(reason) => {
+                let refused = ToProvider::ReceiptRefused {
+                    job: id.0,
+                    attempt: id.1,
+                    reason: reason.clone(),
+                };
+                outputs.push(Output::Send {
+                    provider,
+                    message: Box::new(refused),
+                });
+                self.lost(
+                    id.0,
+                    Lost::Fault(Cause::ProviderInvalid { reason }),
+                    now,
+                    outputs,
+                );
+            }
+        }
+    }
+
+    /// A receipt offered again after a lost connection: countersigned if it was charged, refused if not.
+    fn late_final(&mut self, provider: Address, end: &Final, outputs: &mut Vec<Output>) {
+        let (job, attempt) = (end.receipt.job_id, end.receipt.attempt);
+        if self
+            .jobs
+            .get(&job)
+            .is_some_and(|state| matches!(state.phase, Phase::Charging(_)))
+        {
+            return; // The answer leaves when the charge is durable.
+        }
+        let message = match self.book.receipt(job) {
+            Some(signed) if signed.receipt == end.receipt => {
+                ToProvider::Countersigned(Box::new(signed.clone()))
+            }
+            _ => ToProvider::ReceiptRefused {
+                job,
+                attempt,
+                reason: "no charge was made for this attempt".to_owned(),
+            },
+        };
+        outputs.push(Output::Send {
+            provider,
+            message: Box::new(message),
+        });
+    }
+
+    fn check_final(&self, end: &Final) -> Result<(), String> {
+        let state = self
+            .jobs
+            .get(&end.receipt.job_id)
+            .ok_or("the job is not running")?;
+        let current = state.current.as_ref().ok_or("nothing was ordered")?;
+        let input_units = current
+            .accepted_input
+            .ok_or("the ticket was not accepted")?;
+        if end.content.input_units != input_units {
+            return Err(format!(
+                "it counts {} input tokens after accepting {input_units}",
+                end.content.input_units
+            ));
+        }
+        if end.content.text != current.text
+            || end.content.output_units != current.output.len() as u64
+        {
+            return Err("text or count of the answer differ from what was streamed".to_owned());
+        }
+        if !end.content.tool_calls.is_empty()
+            && end.content.finish_reason != FinishReason::ToolCalls
+        {
+            return Err("tool calls without that finish reason".to_owned());
+        }
+        let offer = self
+            .stock
+            .offer(current.provider, &state.request.model)
+            .ok_or("the offer is gone")?;
+        let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
+        if delivered_at < accepted_at {
+            return Err("delivered before accepted".to_owned());
+        }
+        let facts = Facts {
+            prompt_root: end.receipt.prompt_root,
+            runtime_digest: offer.runtime_digest,
+            accepted_at,
+            delivered_at,
+        };
+        let (domain, profile) = (&self.config.domain, self.config.profile_hash);
+        let expected = expected_receipt(
+            domain,
+            profile,
+            &current.ticket,
+            &end.content,
+            &current.output,
+            facts,
+        )
+        .ok_or("the charge does not fit an amount")?;
+        if expected != end.receipt {
+            return Err("its receipt differs from what ticket and answer demand".to_owned());
+        }
+        match recover(receipt_digest(&expected), &end.signature) {
+            Ok(signer) if signer == current.provider => Ok(()),
+            _ => Err("its receipt is not signed by it".to_owned()),
+        }
+    }
+
+    /// Countersigns and charges; the client hears `Done` once that is durable.
+    fn charge(&mut self, end: Final, now: Timestamp, outputs: &mut Vec<Output>) {
+        let Final {
+            content,
+            receipt,
+            signature,
+        } = end;
+        let job = receipt.job_id;
+        let (provider, charge) = (receipt.provider, receipt.charge);
+        let router_signature = self.config.key.sign(receipt_digest(&receipt));
+        let signed = SignedReceipt {
+            receipt,
+            provider_signature: signature,
+            router_signature,
+        };
+        let started = self.started(job, provider);
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if state.first_token_at.is_none() && state.phase == Phase::Running {
+            outputs.push(Output::Client {
+                job,
+                event: ClientEvent::Started(started.clone()),
+            });
+        }
+        let ttft_ms = state
+            .first_token_at
+            .unwrap_or(now)
+            .since(state.submitted_at)
+            .0;
+        let refund = state
+            .reserve
+            .checked_sub(charge)
+            .unwrap_or(TokenAmount::ZERO);
+        let parameters = state.parameters.clone();
+        state.phase = Phase::Charging(Box::new(Done {
+            content,
+            receipt: signed.clone(),
+            parameters,
+            started,
+            ttft_ms,
+            refund,
+        }));
+        self.stock.give_slot(provider);
+        self.stock.delivered(provider, now);
+        self.journal(
+            Entry::Charged {
+                receipt: Box::new(signed),
+            },
+            After::Deliver(job),
+            outputs,
+        );
+    }
+
+    /// The charge is durable: tell both sides.
+    pub(super) fn charged(&mut self, job: JobId, outputs: &mut Vec<Output>) {
+        let Some(Job {
+            phase: Phase::Charging(done),
+            ..
+        }) = self.jobs.remove(&job)
+        else {
+            return;
+        };
+        let receipt = done.receipt.clone();
+        let provider = receipt.receipt.provider;
+        outputs.push(Output::Client {
+            job,
+            event: ClientEvent::Done(done),
+        });
+        outputs.push(Output::Send {
+            provider,
+            message: Box::new(ToProvider::Countersigned(Box::new(receipt))),
+        });
+    }
+
+    /// An attempt ended without a receipt: the next provider, unless tokens were delivered or nobody could do better.
+    fn lost(&mut self, job: JobId, how: Lost, now: Timestamp, outputs: &mut Vec<Output>) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let Some(current) = state.current.take() else {
+            return;
+        };
+        let delivered = !current.output.is_empty();
+        let cancelled = matches!(state.phase, Phase::Cancelling { .. });
+        self.stock.give_slot(current.provider);
+        let (fault, hopeless, cause) = match how {
+            Lost::Fault(cause) => (true, false, cause),
+            Lost::Declined(cause) => (false, false, cause),
+            Lost::Hopeless(cause) => (false, true, cause),
+        };
+        if fault {
+            let dishonest = matches!(cause, Cause::ProviderInvalid { .. });
+            self.stock.failed(current.provider, now, dishonest);
+        }
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        state.last_failure = cause.clone();
+        if cancelled {
+            self.give_up(job, cause, TokenAmount::ZERO, outputs);
+        } else if delivered {
+            let told = if cause == Cause::ProviderDown {
+                Cause::ProviderLost
+            } else {
+                cause
+            };
+            self.give_up(job, told, TokenAmount::ZERO, outputs);
+        } else if hopeless {
+            self.give_up(job, cause, TokenAmount::ZERO, outputs);
+        } else {
+            state.attempt += 1;
+            self.dispatch(job, now, outputs);
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        job: JobId,
+        cause: Cause,
+        billed: TokenAmount,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.jobs.remove(&job);
+        let release = if cause == Cause::DeadlineExceeded {
+            ReleaseCause::TimedOut
+        } else {
+            ReleaseCause::ProviderFailed
+        };
+        self.release(job, release, outputs);
+        outputs.push(Output::Client {
+            job,
+            event: ClientEvent::Failed(Failure { cause, billed }),
+        });
+    }
+
+    pub(super) fn provider_down(
+        &mut self,
+        provider: Address,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.stock.down(provider);
+        let hit = |state: &&Job| {
+            state
+                .current
+                .as_ref()
+                .is_some_and(|current| current.provider == provider)
+        };
+        let running =
+            |state: &&Job| matches!(state.phase, Phase::Running | Phase::Cancelling { .. });
+        let jobs: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|(_, s)| hit(s) && running(s))
+            .map(|(job, _)| *job)
+            .collect();
+        for job in jobs {
+            self.lost(job, Lost::Fault(Cause::ProviderDown), now, outputs);
+        }
+    }
+
+    /// The client is gone: it owes what it got and nothing else.
+    pub(super) fn client_gone(&mut self, job: JobId, now: Timestamp, outputs: &mut Vec<Output>) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        match (&state.phase, state.current.as_mut()) {
+            (Phase::Charging(_) | Phase::Cancelling { .. }, _) => {}
+            (Phase::Running, Some(current)) => {
+                let delivered = current.output.len() as u64;
+                let (provider, attempt) = (current.provider, state.attempt);
+                current.waiting_since = now;
+                let cancel = ToProvider::Cancel {
+                    job,
+                    attempt,
+                    delivered,
+                };
+                outputs.push(Output::Send {
+                    provider,
+                    message: Box::new(cancel),
+                });
+                if delivered > 0 {
+                    state.phase = Phase::Cancelling { delivered };
+                } else {
+                    self.jobs.remove(&job);
+                    self.stock.give_slot(provider);
+                    self.release(job, ReleaseCause::Cancelled, outputs);
+                }
+            }
+            _ => {
+                self.jobs.remove(&job);
+                self.release(job, ReleaseCause::Cancelled, outputs);
+            }
+        }
+    }
+
+    /// Gives up on providers that are silent for too long.
+    pub(super) fn deadlines(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        let routing = &self.config.profile.routing;
+        let (first, next) = (
+            Millis(routing.first_token_ms_max),
+            Millis(routing.inter_token_ms_max),
+        );
+        let silent = |state: &Job| {
+            let waiting = matches!(state.phase, Phase::Running | Phase::Cancelling { .. });
+            let current = state.current.as_ref().filter(|_| waiting)?;
+            let most = if current.output.is_empty() {
+                first
+            } else {
+                next
+            };
+            (now.since(current.waiting_since) >= most || now >= current.ticket.deadline)
+                .then_some(current.provider)
+        };
+        let late: Vec<_> = self
+            .jobs
+            .iter()
+            .filter_map(|(job, s)| Some((*job, s.attempt, silent(s)?)))
+            .collect();
+        for (job, attempt, provider) in late {
+            let cancel = ToProvider::Cancel {
+                job,
+                attempt,
+                delivered: 0,
+            };
+            outputs.push(Output::Send {
+                provider,
+                message: Box::new(cancel),
+            });
+            self.lost(job, Lost::Fault(Cause::DeadlineExceeded), now, outputs);
+        }
+    }
+}
+
+/// Whether a final belongs to a longer answer than the one that was cut when its client left.
+fn cut_elsewhere(state: &Job, end: &Final) -> bool {
+    matches!(state.phase, Phase::Cancelling { delivered } if end.content.output_units != delivered
+        || end.content.finish_reason != FinishReason::Cancelled)
+}
+
+fn refusal(reason: RefusalReason) -> Lost {
+    match reason {
+        RefusalReason::Busy | RefusalReason::Draining => {
+            Lost::Declined(Cause::OverCapacity { retry_ms: 500 })
+        }
+        RefusalReason::ContextLength { tokens, context } => {
+            Lost::Hopeless(Cause::ContextLength { tokens, context })
+        }
+        RefusalReason::Unsupported { parameter, reason } => {
+            Lost::Hopeless(Cause::Unsupported { parameter, reason })
+        }
+        RefusalReason::TicketTooSmall { tokens } => Lost::Declined(Cause::ProviderInvalid {
+            reason: format!("it counts {tokens} input tokens, above any bound of the request"),
+        }),
+        RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
+        RefusalReason::BadTicket { reason } => Lost::Declined(Cause::ProviderInvalid { reason }),
+    }
+}

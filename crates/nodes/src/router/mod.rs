@@ -1,0 +1,415 @@
+//! A router: admits calls, reserves their cost durably, orders work, meters it, countersigns, settles.
+//!
+//! Promise (design: reliability 2): every acknowledged reservation is settled or released; nothing is charged twice; it spends
+//! within allotments only. The order that keeps it: an entry is applied to the book, written to the journal, and only when the
+//! journal says it is durable do the effects that depend on it leave ([`After`]).
+
+mod admission;
+mod attempts;
+mod pool;
+mod settlement;
+
+pub use pool::{Standing, Stock, Track};
+
+use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
+use crate::message::{Hello, ToProvider, ToRouter};
+use std::collections::BTreeMap;
+use stoa_crypto::{Domain, SecretKey};
+use stoa_ledger::book::{Entry, ReleaseCause, RouterBook};
+use stoa_market::Decision;
+use stoa_types::{
+    Address, Digest, JobId, NetworkProfile, SamplingParameters, Ticket, Timestamp, TokenAmount,
+};
+
+/// Who a router is.
+#[derive(Debug, Clone)]
+pub struct RouterConfig {
+    /// Signs tickets, receipts and batches.
+    pub key: SecretKey,
+    /// Chain and vault it settles in.
+    pub domain: Domain,
+    /// Rules in force.
+    pub profile: NetworkProfile,
+    /// keccak of the profile's text.
+    pub profile_hash: Digest,
+}
+
+/// What happens to a router.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A client calls. Authentication is done; the job id is fresh.
+    Submit {
+        /// Fresh random id.
+        job: JobId,
+        /// Whose key it was.
+        account: Address,
+        /// What is asked.
+        request: Box<ClientRequest>,
+        /// Randomness for a missing seed.
+        entropy: u64,
+    },
+    /// The client went away.
+    ClientGone {
+        /// Its call.
+        job: JobId,
+    },
+    /// A provider connected; the shell checked that its endpoint belongs to its account.
+    ProviderUp(Box<Hello>),
+    /// Its connection is gone.
+    ProviderDown(Address),
+    /// A message of a connected provider.
+    Provider {
+        /// Who.
+        provider: Address,
+        /// What.
+        message: ToRouter,
+    },
+    /// All journal entries up to this number are durable.
+    Synced {
+        /// Number.
+        up_to: u64,
+    },
+    /// The journal has no room: this reservation was not written.
+    NotWritten {
+        /// Number of the refused entry.
+        sequence: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Something happened on chain.
+    Chain(ChainEvent),
+    /// Take no new calls; finish those that run.
+    Drain,
+    /// Time passed.
+    Tick,
+}
+
+/// Events of the vault that concern this router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainEvent {
+    /// An allotment was made, raised, or its expiry moved.
+    Allotment {
+        /// Developer.
+        account: Address,
+        /// Generation.
+        generation: u32,
+        /// Cap.
+        cap: TokenAmount,
+        /// Debited so far on chain.
+        debited: TokenAmount,
+        /// When it ends.
+        expiry: Timestamp,
+        /// Fee version for new tickets.
+        fee_version: u16,
+    },
+    /// An allotment was released: nothing can be debited from it any more.
+    AllotmentClosed {
+        /// Developer.
+        account: Address,
+        /// Generation.
+        generation: u32,
+    },
+    /// A batch of this router stands in the vault.
+    BatchPosted {
+        /// Its number.
+        index: u64,
+        /// Head of the chain of batches after it.
+        head: Digest,
+        /// Block that holds it.
+        block: u64,
+        /// When the block was made.
+        at: Timestamp,
+    },
+    /// A payout root became claimable.
+    PayoutPromoted {
+        /// The root.
+        pay_root: Digest,
+        /// Its lifetime gross.
+        gross: TokenAmount,
+    },
+    /// A debit was synced.
+    DebitSynced {
+        /// Developer.
+        account: Address,
+        /// Generation.
+        generation: u32,
+        /// Lifetime debit now.
+        debited: TokenAmount,
+    },
+}
+
+/// What a router wants done.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Write this entry; answer with [`Input::Synced`] or, for reservations only, [`Input::NotWritten`].
+    Journal {
+        /// Number, rising by one.
+        sequence: u64,
+        /// What to keep.
+        entry: Box<Entry>,
+    },
+    /// Tell the client.
+    Client {
+        /// Which call.
+        job: JobId,
+        /// What.
+        event: ClientEvent,
+    },
+    /// Send to a provider.
+    Send {
+        /// To whom.
+        provider: Address,
+        /// What.
+        message: Box<ToProvider>,
+    },
+    /// Why this provider: for the decision log (RG-38).
+    Decided {
+        /// Which call.
+        job: JobId,
+        /// Inputs, scores and choice.
+        decision: Box<Decision>,
+    },
+    /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
+    Chain(ChainCall),
+    /// Something for the operator's log.
+    Warn(String),
+}
+
+/// A transaction that a router wants on chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainCall {
+    /// Post a batch; done already if the vault's number of posts is above `index`.
+    Post {
+        /// Its number.
+        index: u64,
+        /// Root over the receipts.
+        job_root: Digest,
+        /// Number of receipts.
+        job_count: u32,
+        /// Payout root, or zero.
+        pay_root: Digest,
+        /// Lifetime gross under the payout root.
+        gross: TokenAmount,
+        /// BLAKE3 of the leaf file.
+        content_id: Digest,
+    },
+    /// Make the pending payout root claimable.
+    Promote,
+    /// Bring debits of the claimable root on chain.
+    SyncDebits,
+}
+
+/// What waits for an entry to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Dispatch(JobId),
+    Deliver(JobId),
+    Post,
+    Nothing,
+}
+
+/// A call in progress.
+#[derive(Debug, Clone)]
+struct Job {
+    account: Address,
+    request: Box<ClientRequest>,
+    parameters: SamplingParameters,
+    submitted_at: Timestamp,
+    first_token_at: Option<Timestamp>,
+    input_units_max: u64,
+    reserve: TokenAmount,
+    fee_version: u16,
+    /// Providers still to try, best last.
+    remaining: Vec<Address>,
+    attempt: u32,
+    current: Option<Current>,
+    phase: Phase,
+    last_failure: Cause,
+}
+
+/// The running attempt of a job.
+#[derive(Debug, Clone)]
+struct Current {
+    provider: Address,
+    ticket: Ticket,
+    accepted_input: Option<u64>,
+    output: Vec<u32>,
+    text: String,
+    /// Since when the next sign of life is awaited.
+    waiting_since: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// The reservation is being written.
+    Reserving,
+    /// A provider works on it.
+    Running,
+    /// The client is gone; the provider owes a receipt for `delivered` tokens.
+    Cancelling { delivered: u64 },
+    /// The receipt is being written; then the client hears `Done`.
+    Charging(Box<crate::client::Done>),
+}
+
+/// State of one router.
+#[derive(Debug, Clone)]
+pub struct Router {
+    config: RouterConfig,
+    book: RouterBook,
+    stock: Stock,
+    jobs: BTreeMap<JobId, Job>,
+    next_sequence: u64,
+    waiting: BTreeMap<u64, After>,
+    draining: bool,
+    /// The last chain call and when it was asked for.
+    asked: Option<(ChainCall, Timestamp)>,
+}
+
+impl Router {
+    /// A router that goes on from `book`, as recovered from the journal. Calls that were open when it stopped are released: their
+    /// clients were cut off and owe nothing.
+    pub fn recover(
+        config: RouterConfig,
+        book: RouterBook,
+        next_sequence: u64,
+    ) -> (Self, Vec<Output>) {
+        let mut router = Self {
+            config,
+            book,
+            stock: Stock::default(),
+            jobs: BTreeMap::new(),
+            next_sequence,
+            waiting: BTreeMap::new(),
+            draining: false,
+            asked: None,
+        };
+        let mut outputs = Vec::new();
+        let open: Vec<_> = router
+            .book
+            .open_reservations()
+            .map(|(job, _)| job)
+            .collect();
+        for job in open {
+            router.release(job, ReleaseCause::Restarted, &mut outputs);
+        }
+        (router, outputs)
+    }
+
+    /// The books.
+    pub fn book(&self) -> &RouterBook {
+        &self.book
+    }
+
+    /// Providers and what they serve.
+    pub fn stock(&self) -> &Stock {
+        &self.stock
+    }
+
+    /// Who this is.
+    pub fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+
+    /// Calls in progress.
+    pub fn active(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Advances the router. No clock, no socket, no await.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        match input {
+            Input::Submit {
+                job,
+                account,
+                request,
+                entropy,
+            } => self.submit(job, account, request, entropy, now, &mut outputs),
+            Input::ClientGone { job } => self.client_gone(job, now, &mut outputs),
+            Input::ProviderUp(hello) => self.stock.up(*hello, self.config.profile.limits.price_max),
+            Input::ProviderDown(provider) => self.provider_down(provider, now, &mut outputs),
+            Input::Provider { provider, message } => {
+                self.provider_message(provider, message, now, &mut outputs)
+            }
+            Input::Synced { up_to } => self.synced(up_to, now, &mut outputs),
+            Input::NotWritten { sequence, reason } => {
+                self.not_written(sequence, &reason, &mut outputs)
+            }
+            Input::Chain(event) => self.chain_event(event, &mut outputs),
+            Input::Drain => self.draining = true,
+            Input::Tick => {
+                self.deadlines(now, &mut outputs);
+                self.settle(now, &mut outputs);
+            }
+        }
+        outputs
+    }
+
+    /// Applies an entry and asks for it to be written. An entry of ours that the book refuses is a broken invariant.
+    fn journal(&mut self, entry: Entry, after: After, outputs: &mut Vec<Output>) {
+        self.book
+            .apply(&entry)
+            .expect("entries are made from the book's own answers, so the book accepts them");
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.waiting.insert(sequence, after);
+        outputs.push(Output::Journal {
+            sequence,
+            entry: Box::new(entry),
+        });
+    }
+
+    fn synced(&mut self, up_to: u64, now: Timestamp, outputs: &mut Vec<Output>) {
+        let later = self.waiting.split_off(&up_to.saturating_add(1));
+        for after in std::mem::replace(&mut self.waiting, later).into_values() {
+            match after {
+                After::Dispatch(job) => self.reserved(job, now, outputs),
+                After::Deliver(job) => self.charged(job, outputs),
+                After::Post => self.post(now, outputs),
+                After::Nothing => {}
+            }
+        }
+    }
+
+    /// A reservation that never became durable never was: the book lets go of it, unwritten like the reservation itself, and the
+    /// client is told.
+    fn not_written(&mut self, sequence: u64, reason: &str, outputs: &mut Vec<Output>) {
+        let Some(After::Dispatch(job)) = self.waiting.remove(&sequence) else {
+            outputs.push(Output::Warn(format!(
+                "journal entry {sequence} was refused but is no reservation: {reason}"
+            )));
+            return;
+        };
+        let forgotten = Entry::Released {
+            job,
+            cause: ReleaseCause::NoProvider,
+        };
+        self.book
+            .apply(&forgotten)
+            .expect("the reservation was applied when it was asked to be written");
+        let cause = Cause::RouterUnavailable {
+            reason: reason.to_owned(),
+        };
+        if self
+            .jobs
+            .remove(&job)
+            .is_some_and(|j| j.phase == Phase::Reserving)
+        {
+            outputs.push(failed(job, cause));
+        }
+    }
+
+    fn release(&mut self, job: JobId, cause: ReleaseCause, outputs: &mut Vec<Output>) {
+        self.journal(Entry::Released { job, cause }, After::Nothing, outputs);
+    }
+}
+
+fn failed(job: JobId, cause: Cause) -> Output {
+    Output::Client {
+        job,
+        event: ClientEvent::Failed(Failure {
+            cause,
+            billed: TokenAmount::ZERO,
+        }),
+    }
+}

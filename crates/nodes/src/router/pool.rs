@@ -1,0 +1,238 @@
+//! Connected providers and how they did: the live index of IN-75, from which the market's candidates are made.
+
+use crate::client::ClientRequest;
+use crate::message::{Hello, ModelOffer};
+use std::collections::BTreeMap;
+use stoa_market::track::{Latency, Outcome, Reliability, Reputation};
+use stoa_market::{Candidate, Constraints};
+use stoa_types::{Address, Millis, Price, Tier, Timestamp};
+
+/// How a provider did, as this router saw it.
+#[derive(Debug, Clone, Default)]
+pub struct Track {
+    /// Outcomes of its latest jobs.
+    pub reliability: Reliability,
+    /// Time to first token.
+    pub latency: Latency,
+    /// Verification and delivery outcomes.
+    pub reputation: Reputation,
+    /// Jobs delivered since this router started.
+    pub delivered: u64,
+}
+
+/// One provider as the router sees it.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// What it said when it connected last.
+    pub hello: Hello,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Whether it declines new jobs.
+    pub draining: bool,
+    /// Slots it reports or that are left by our own count.
+    pub free_slots: u32,
+    /// How it did.
+    pub track: Track,
+}
+
+/// All providers this router has met.
+#[derive(Debug, Clone, Default)]
+pub struct Stock {
+    providers: BTreeMap<Address, Standing>,
+}
+
+impl Stock {
+    /// All of them, by account.
+    pub fn iter(&self) -> impl Iterator<Item = (&Address, &Standing)> {
+        self.providers.iter()
+    }
+
+    /// One of them.
+    pub fn get(&self, provider: Address) -> Option<&Standing> {
+        self.providers.get(&provider)
+    }
+
+    /// Model names with the offers that are online now.
+    pub fn models(&self) -> BTreeMap<&str, Vec<(Address, &ModelOffer)>> {
+        let mut models: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (account, standing) in self.providers.iter().filter(|(_, s)| s.online) {
+            for offer in &standing.hello.models {
+                models
+                    .entry(&offer.model)
+                    .or_default()
+                    .push((*account, offer));
+            }
+        }
+        models
+    }
+
+    /// Whether anyone ever offered the model.
+    pub fn knows(&self, model: &str) -> bool {
+        self.providers
+            .values()
+            .any(|s| s.hello.models.iter().any(|offer| offer.model == model))
+    }
+
+    /// The provider's offer of a model.
+    pub fn offer(&self, provider: Address, model: &str) -> Option<&ModelOffer> {
+        self.providers
+            .get(&provider)?
+            .hello
+            .models
+            .iter()
+            .find(|offer| offer.model == model)
+    }
+
+    /// Takes a provider in. Offers above the network's price bound are left out.
+    pub(super) fn up(&mut self, mut hello: Hello, price_max: Price) {
+        hello
+            .models
+            .retain(|offer| offer.input_price <= price_max && offer.output_price <= price_max);
+        let free_slots = hello.slots;
+        match self.providers.get_mut(&hello.account) {
+            Some(standing) => {
+                standing.online = true;
+                standing.draining = false;
+                standing.free_slots = free_slots;
+                standing.hello = hello;
+            }
+            None => {
+                let standing = Standing {
+                    hello,
+                    online: true,
+                    draining: false,
+                    free_slots,
+                    track: Track::default(),
+                };
+                self.providers.insert(standing.hello.account, standing);
+            }
+        }
+    }
+
+    pub(super) fn down(&mut self, provider: Address) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.online = false;
+            standing.free_slots = 0;
+        }
+    }
+
+    pub(super) fn status(&mut self, provider: Address, free_slots: u32, draining: bool) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.free_slots = free_slots.min(standing.hello.slots);
+            standing.draining = draining;
+        }
+    }
+
+    pub(super) fn take_slot(&mut self, provider: Address) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.free_slots = standing.free_slots.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn give_slot(&mut self, provider: Address) {
+        if let Some(standing) = self.providers.get_mut(&provider).filter(|s| s.online) {
+            standing.free_slots = (standing.free_slots + 1).min(standing.hello.slots);
+        }
+    }
+
+    pub(super) fn can_take(&self, provider: Address) -> bool {
+        self.providers
+            .get(&provider)
+            .is_some_and(|s| s.online && !s.draining && s.free_slots > 0)
+    }
+
+    pub(super) fn first_token(&mut self, provider: Address, after: Millis) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.track.latency.observe(after.0);
+        }
+    }
+
+    pub(super) fn delivered(&mut self, provider: Address, now: Timestamp) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.track.reliability.observe(now, true);
+            standing.track.reputation.observe(Outcome::Good, false);
+            standing.track.delivered += 1;
+        }
+    }
+
+    /// A job failed there. Reputation falls only for what an honest machine does not do (`dishonest`): a lost connection fails many
+    /// jobs at once and proves nothing.
+    pub(super) fn failed(&mut self, provider: Address, now: Timestamp, dishonest: bool) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.track.reliability.observe(now, false);
+            if dishonest {
+                standing.track.reputation.observe(Outcome::Bad, false);
+            }
+        }
+    }
+
+    /// Offers of a model, connected or not.
+    pub(super) fn offers(&self, model: &str) -> Vec<&ModelOffer> {
+        self.providers
+            .values()
+            .filter_map(|s| s.hello.models.iter().find(|offer| offer.model == model))
+            .collect()
+    }
+
+    /// The market's view of everyone who serves the model.
+    pub(super) fn candidates(
+        &self,
+        model: &str,
+        ttft_start_ms: u64,
+        now: Timestamp,
+    ) -> Vec<Candidate> {
+        let offered = |(account, standing): (&Address, &Standing)| {
+            let offer = standing
+                .hello
+                .models
+                .iter()
+                .find(|offer| offer.model == model)?;
+            Some(candidate(*account, standing, offer, ttft_start_ms, now))
+        };
+        self.providers.iter().filter_map(offered).collect()
+    }
+}
+
+fn candidate(
+    provider: Address,
+    standing: &Standing,
+    offer: &ModelOffer,
+    ttft_start_ms: u64,
+    now: Timestamp,
+) -> Candidate {
+    let (ok, total) = standing.track.reliability.counts(now);
+    Candidate {
+        provider,
+        input_price: offer.input_price,
+        output_price: offer.output_price,
+        ttft_ms: standing
+            .track
+            .latency
+            .predicted_ms()
+            .unwrap_or(ttft_start_ms),
+        ok,
+        total,
+        reputation_ppm: standing.track.reputation.ppm(),
+        region: standing.hello.region,
+        tier: offer.tier,
+        free_slots: standing.free_slots,
+        // Providers load their models before they say hello.
+        warm: true,
+        online: standing.online && !standing.draining,
+    }
+}
+
+/// The request's constraints as the market's.
+pub(super) fn constraints(request: &ClientRequest, default_tier: Tier) -> Constraints {
+    let c = &request.constraints;
+    Constraints {
+        tier_min: Some(c.tier.unwrap_or(default_tier)),
+        input_price_max: c.input_price_max,
+        output_price_max: c.output_price_max,
+        cost_max: c.cost_max,
+        regions_only: c.regions_only.clone(),
+        regions_exclude: c.regions_exclude.clone(),
+        providers_only: c.providers_only.clone(),
+        providers_ignore: c.providers_ignore.clone(),
+    }
+}
