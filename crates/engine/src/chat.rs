@@ -1,0 +1,192 @@
+//! Chat templates: Jinja as model files carry it, rendered as Python's Jinja would.
+
+use crate::error::{EngineError, ImportError};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use std::io;
+
+/// A template, compiled for each use, with what templates of model files expect around them.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    source: String,
+}
+
+fn environment<'a>() -> Result<Environment<'a>, Error> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()?;
+    environment.set_syntax(syntax);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", to_json);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
+    Ok(environment)
+}
+
+impl ChatTemplate {
+    /// Checks that the template compiles.
+    pub fn new(source: &str) -> Result<Self, ImportError> {
+        environment()
+            .and_then(|e| e.template_from_str(source).map(drop))
+            .map_err(|e| ImportError::Template(e.to_string()))?;
+        Ok(Self {
+            source: source.to_owned(),
+        })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt for `messages` and `tools`, both JSON arrays whose members keep the order in which they are written.
+    pub fn render(
+        &self,
+        messages: &str,
+        tools: Option<&str>,
+        add_generation_prompt: bool,
+        begin: &str,
+        end: &str,
+    ) -> Result<String, EngineError> {
+        let failed = |e: &dyn std::fmt::Display| EngineError::Template(e.to_string());
+        let messages: Value = serde_json::from_str(messages).map_err(|e| failed(&e))?;
+        let tools: Value = match tools {
+            Some(tools) => serde_json::from_str(tools).map_err(|e| failed(&e))?,
+            None => Value::from(()),
+        };
+        let environment = environment().map_err(|e| failed(&e))?;
+        let template = environment
+            .template_from_str(&self.source)
+            .map_err(|e| failed(&e))?;
+        template
+            .render(context! {
+                messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
+            })
+            .map_err(|e| failed(&e))
+    }
+}
+
+/// `tojson` as model templates are written for: Python's spaces, nothing escaped for HTML.
+fn to_json(value: Value, arguments: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = arguments.get("indent")?;
+    // Python's other arguments change nothing that we write.
+    let _: (Option<bool>, Option<Value>) =
+        (arguments.get("ensure_ascii")?, arguments.get("separators")?);
+    arguments.assert_all_used()?;
+    let mut bytes = Vec::new();
+    let result = match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(16));
+            let formatter = PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, PythonFormatter)),
+    };
+    result.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(Value::from_safe_string(text))
+}
+
+/// JSON with a space after commas and colons, as Python's `json.dumps` writes it.
+struct PythonFormatter;
+
+fn separate<W: ?Sized + io::Write>(writer: &mut W, first: bool) -> io::Result<()> {
+    if first {
+        Ok(())
+    } else {
+        writer.write_all(b", ")
+    }
+}
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        separate(writer, first)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        separate(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(template: &str, messages: &str, tools: Option<&str>) -> Result<String, EngineError> {
+        ChatTemplate::new(template)
+            .expect("compiles")
+            .render(messages, tools, true, "<s>", "</s>")
+    }
+
+    #[test]
+    fn json_keeps_its_order_and_gets_pythons_spaces() {
+        let tools = r#"[{"type":"function","function":{"name":"b","a":[1,2.5,"<é>"]}}]"#;
+        let text = render(
+            "{% for t in tools %}{{ t | tojson }}{% endfor %}",
+            "[]",
+            Some(tools),
+        );
+        assert_eq!(
+            text.as_deref(),
+            Ok(r#"{"type": "function", "function": {"name": "b", "a": [1, 2.5, "<é>"]}}"#)
+        );
+        let indented = render(
+            "{{ messages | tojson(indent=2) }}",
+            r#"[{"b":1,"a":2}]"#,
+            None,
+        );
+        assert_eq!(
+            indented.as_deref(),
+            Ok("[\n  {\n    \"b\": 1,\n    \"a\": 2\n  }\n]")
+        );
+    }
+
+    #[test]
+    fn blocks_are_trimmed_and_python_methods_work() {
+        let template = "{{ bos_token }}{% for m in messages %}\n  {% if m.role.startswith('us') %}\n<|{{ m['role'] }}|>{{ m.content.strip() }}{{ eos_token }}\n  {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}<|assistant|>{% endif %}";
+        let text = render(
+            template,
+            r#"[{"role":"user","content":" hi "},{"role":"x","content":""}]"#,
+            None,
+        );
+        assert_eq!(text.as_deref(), Ok("<s><|user|>hi</s>\n<|assistant|>"));
+    }
+
+    #[test]
+    fn a_template_can_refuse_and_a_broken_one_is_told_when_loading() {
+        let refused = render("{{ raise_exception('roles must alternate') }}", "[]", None);
+        assert!(
+            refused
+                .expect_err("refused")
+                .to_string()
+                .contains("roles must alternate")
+        );
+        assert!(ChatTemplate::new("{% if %}").is_err());
+        assert!(matches!(
+            render("", "{", None),
+            Err(EngineError::Template(_))
+        ));
+    }
+}

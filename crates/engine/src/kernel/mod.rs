@@ -1,0 +1,232 @@
+//! The inner loops: a scalar reference, and vector paths that give the same bits.
+//!
+//! Integer sums below the overflow bounds do not depend on their order, so a path is right exactly when it forms the same
+//! products. The bounds: a block product sum is at most `32 * 127 * 127 < 2^19`; times a 16-bit activation scale and a 15-bit
+//! weight scale it stays below `2^50`; over at most [`MAX_BLOCKS`] blocks below `2^62`.
+
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::packed::{PackedMatrix, PackedValues, TILE_ROWS};
+use crate::quant::Quantised;
+
+/// Most blocks in a row that the overflow bound allows.
+pub const MAX_BLOCKS: usize = 4096;
+/// Vectors that one pass over a tile serves.
+pub const LANES: usize = 4;
+
+/// Which inner loops run. All give the same bits. A value other than [`Kernel::SCALAR`] comes only from [`Kernel::available`],
+/// so that a kernel never runs on a processor without its instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel(Path);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// Plain Rust, the reference.
+    Scalar,
+    /// 256-bit vectors.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 512-bit vectors with int8 dot-product instructions.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+}
+
+impl Kernel {
+    /// Plain Rust, the reference.
+    pub const SCALAR: Self = Self(Path::Scalar);
+
+    /// Every kernel that this processor can run, the fastest first.
+    pub fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                found.push(Self(Path::Avx512Vnni));
+            }
+            if is_x86_feature_detected!("avx2") {
+                found.push(Self(Path::Avx2));
+            }
+        }
+        found.push(Self::SCALAR);
+        found
+    }
+
+    /// The fastest available kernel.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// Its name for reports.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Path::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Vnni => "avx512-vnni",
+        }
+    }
+
+    /// `out[v][r] = sum over blocks of (row r . vector v) * scale * scale`, for rows padded to whole tiles.
+    ///
+    /// `out` holds, for each vector, `tiles * 16` sums.
+    pub fn multiply(self, matrix: &PackedMatrix, vectors: &[Quantised], out: &mut [i64]) {
+        let stride = matrix.tiles() * TILE_ROWS;
+        assert_eq!(
+            out.len(),
+            stride * vectors.len(),
+            "one sum per row and vector"
+        );
+        assert!(matrix.blocks() <= MAX_BLOCKS, "checked at import");
+        for vector in vectors {
+            assert_eq!(
+                vector.q.len(),
+                matrix.columns(),
+                "vector and row are as long"
+            );
+        }
+        match self.0 {
+            Path::Scalar => scalar::multiply(matrix, vectors, out),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::multiply_avx2(matrix, vectors, out),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Vnni => x86::multiply_avx512(matrix, vectors, out),
+        }
+    }
+
+    /// `out[c] = sum over positions of weight * value[position][c]`, weights in `[0, 2^15)`.
+    pub fn blend(self, values: &PackedValues, weights: &[i16], out: &mut [i64]) {
+        assert_eq!(out.len(), values.columns(), "one sum per column");
+        assert_eq!(weights.len() % 2, 0, "positions come in pairs");
+        assert!(weights.len() * values.columns() <= values.elements().len());
+        match self.0 {
+            Path::Scalar => scalar::blend(values, weights, out),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::blend_avx2(values, weights, out),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Vnni => x86::blend_avx512(values, weights, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{ACTIVATION_BITS, BLOCK};
+    use proptest::prelude::*;
+
+    /// A small generator: tests need variety, not quality.
+    fn noise(state: &mut u64) -> i64 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 16) as i64
+    }
+
+    fn random_matrix(rows: usize, blocks: usize, extreme: bool, state: &mut u64) -> PackedMatrix {
+        let mut matrix = PackedMatrix::zeros(rows, blocks * BLOCK);
+        for row in 0..rows {
+            for block in 0..blocks {
+                let mut q = [0i8; BLOCK];
+                for q in &mut q {
+                    *q = if extreme {
+                        if noise(state) & 1 == 0 { 127 } else { -127 }
+                    } else {
+                        (noise(state).rem_euclid(255) - 127) as i8
+                    };
+                }
+                let scale = if extreme {
+                    32_767
+                } else {
+                    noise(state).rem_euclid(32_768) as u16
+                };
+                matrix.set_block(row, block, &q, scale);
+            }
+        }
+        matrix
+    }
+
+    fn random_vectors(count: usize, len: usize, state: &mut u64) -> Vec<Quantised> {
+        (0..count)
+            .map(|_| {
+                let values: Vec<i64> = (0..len)
+                    .map(|_| (noise(state) % (1 << 31)) - (1 << 30))
+                    .collect();
+                let mut vector = Quantised::with_len(len);
+                vector.assign(&values, 16, ACTIVATION_BITS);
+                vector
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_kernel_multiplies_like_the_reference(
+            rows in 1usize..70, blocks in 1usize..9, count in 1usize..10, extreme in any::<bool>(), seed in any::<u64>(),
+        ) {
+            let mut state = seed;
+            let matrix = random_matrix(rows, blocks, extreme, &mut state);
+            let vectors = random_vectors(count, blocks * BLOCK, &mut state);
+            let len = matrix.tiles() * TILE_ROWS * count;
+            let mut reference = vec![0; len];
+            Kernel::SCALAR.multiply(&matrix, &vectors, &mut reference);
+            for kernel in Kernel::available() {
+                let mut out = vec![1; len];
+                kernel.multiply(&matrix, &vectors, &mut out);
+                prop_assert_eq!(&out, &reference, "{}", kernel.name());
+            }
+        }
+
+        #[test]
+        fn every_kernel_blends_like_the_reference(
+            pairs in 1usize..600, blocks in 1usize..5, extreme in any::<bool>(), seed in any::<u64>(),
+        ) {
+            let mut state = seed;
+            let mut values = PackedValues::new(blocks * BLOCK);
+            values.resize(2 * pairs);
+            for position in 0..2 * pairs {
+                let q: Vec<i8> = (0..blocks * BLOCK)
+                    .map(|_| if extreme { -127 } else { (noise(&mut state).rem_euclid(255) - 127) as i8 })
+                    .collect();
+                values.set(position, &q);
+            }
+            let weights: Vec<i16> = (0..2 * pairs)
+                .map(|_| if extreme { 32_767 } else { noise(&mut state).rem_euclid(32_768) as i16 })
+                .collect();
+            let mut reference = vec![0; blocks * BLOCK];
+            Kernel::SCALAR.blend(&values, &weights, &mut reference);
+            for kernel in Kernel::available() {
+                let mut out = vec![1; blocks * BLOCK];
+                kernel.blend(&values, &weights, &mut out);
+                prop_assert_eq!(&out, &reference, "{}", kernel.name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_row_of_extreme_values_does_not_overflow() {
+        let mut state = 7;
+        let mut matrix = PackedMatrix::zeros(1, MAX_BLOCKS * BLOCK);
+        for block in 0..MAX_BLOCKS {
+            matrix.set_block(0, block, &[-127; BLOCK], 32_767);
+        }
+        let mut vectors = random_vectors(1, MAX_BLOCKS * BLOCK, &mut state);
+        vectors[0].q.fill(127);
+        vectors[0].scale.fill(65_535);
+        vectors[0].offset.fill(-128 * 127 * 32);
+        let expected = -(32 * 127 * 127) * 32_767 * 65_535 * MAX_BLOCKS as i64;
+        for kernel in Kernel::available() {
+            let mut out = vec![0; TILE_ROWS];
+            kernel.multiply(&matrix, &vectors, &mut out);
+            assert_eq!(out[0], expected, "{}", kernel.name());
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Text to token ids and back, for byte-level BPE.
+
+use crate::error::{EngineError, ImportError};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+/// A tokenizer as a model file describes it, in one form for all kinds of files: the JSON of a `tokenizer.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerSource {
+    json: String,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    ends: BTreeSet<u32>,
+    add_bos: bool,
+}
+
+/// Vocabulary of a GGUF file.
+#[derive(Debug, Clone)]
+pub(crate) struct GgufVocabulary {
+    pub tokens: Vec<String>,
+    pub merges: Vec<String>,
+    pub types: Vec<i64>,
+    pub pre: String,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub ends: Vec<u32>,
+    pub add_bos: bool,
+}
+
+/// GGUF token types.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+/// Special tokens that end an answer wherever they exist.
+const END_NAMES: [&str; 8] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+];
+
+impl TokenizerSource {
+    pub(crate) fn from_gguf(v: &GgufVocabulary) -> Result<Self, ImportError> {
+        let mut vocab = serde_json::Map::new();
+        for (id, token) in v.tokens.iter().enumerate() {
+            if vocab.insert(token.clone(), json!(id)).is_some() {
+                return Err(ImportError::Tokenizer(format!(
+                    "token {token:?} appears twice"
+                )));
+            }
+        }
+        let kind = |id: usize| v.types.get(id).copied();
+        let added: Vec<Value> = v
+            .tokens
+            .iter()
+            .enumerate()
+            .filter(|(id, _)| matches!(kind(*id), Some(CONTROL | USER_DEFINED)))
+            .map(|(id, token)| {
+                json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                       "normalized": false, "special": kind(id) == Some(CONTROL)})
+            })
+            .collect();
+        let (pre_tokenizer, ignore_merges) = pre_tokenizer(&v.pre)?;
+        let document = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+            "pre_tokenizer": pre_tokenizer, "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                      "ignore_merges": ignore_merges, "vocab": vocab, "merges": v.merges},
+        });
+        Ok(Self {
+            json: document.to_string(),
+            bos: v.bos,
+            eos: v.eos,
+            ends: v.ends.iter().copied().collect(),
+            add_bos: v.add_bos,
+        })
+    }
+
+    pub(crate) fn from_hugging_face(
+        json: String,
+        config: &Value,
+        ends: Vec<u32>,
+    ) -> Result<Self, ImportError> {
+        let document: Value = serde_json::from_str(&json).map_err(|e| {
+            ImportError::Tokenizer(format!("tokenizer.json is not valid JSON: {e}"))
+        })?;
+        let decoders = match &document["decoder"] {
+            Value::Object(d) if d.get("type").is_some_and(|t| t == "Sequence") => {
+                d["decoders"].clone()
+            }
+            single => json!([single]),
+        };
+        let byte_level = decoders
+            .as_array()
+            .is_some_and(|d| d.iter().any(|d| d["type"] == "ByteLevel"));
+        if document["model"]["type"] != "BPE" || !byte_level {
+            let reason =
+                "only byte-level BPE is supported, and tokenizer.json describes something else";
+            return Err(ImportError::Tokenizer(reason.to_owned()));
+        }
+        let id_of = |key: &str| {
+            let name = config[key].as_str().or(config[key]["content"].as_str())?;
+            let added = document["added_tokens"].as_array()?;
+            let found = added
+                .iter()
+                .find(|t| t["content"] == name)
+                .map(|t| &t["id"]);
+            u32::try_from(
+                found
+                    .unwrap_or(&document["model"]["vocab"][name])
+                    .as_u64()?,
+            )
+            .ok()
+        };
+        let eos = id_of("eos_token").or(ends.first().copied());
+        Ok(Self {
+            bos: id_of("bos_token"),
+            eos,
+            ends: ends.into_iter().chain(eos).collect(),
+            add_bos: config["add_bos_token"].as_bool().unwrap_or(false),
+            json,
+        })
+    }
+
+    /// What the model root hashes: the begin and end tokens, whether a begin token is added, then the JSON.
+    pub fn canonical_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for id in [self.bos, self.eos] {
+            bytes.extend(id.map_or(u64::MAX, u64::from).to_be_bytes());
+        }
+        bytes.push(u8::from(self.add_bos));
+        bytes.extend((self.ends.len() as u64).to_be_bytes());
+        bytes.extend(self.ends.iter().flat_map(|id| id.to_be_bytes()));
+        bytes.extend(self.json.as_bytes());
+        bytes
+    }
+}
+
+/// Splitting before BPE, by GGUF's name for it; and whether whole words are looked up first.
+fn pre_tokenizer(name: &str) -> Result<(Value, bool), ImportError> {
+    let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": regex});
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let sequence = |list: Value| json!({"type": "Sequence", "pretokenizers": list});
+    Ok(match name {
+        "gpt-2" | "gpt2" | "default" | "phi-2" | "jina-es" | "jina-de" | "mpt" | "olmo" => {
+            (byte_level(true), false)
+        }
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => (
+            sequence(json!([{"type": "Digits", "individual_digits": true}, byte_level(true)])),
+            false,
+        ),
+        "llama-bpe" | "llama3" | "llama-v3" | "dbrx" | "smaug-bpe" => (
+            sequence(json!([
+                split(
+                    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                ),
+                byte_level(false)
+            ])),
+            true,
+        ),
+        "qwen2" | "stablelm2" => (
+            sequence(json!([
+                split(
+                    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                ),
+                byte_level(false)
+            ])),
+            false,
+        ),
+        other => {
+            let reason =
+                format!("the splitting rule {other:?} (tokenizer.ggml.pre) is not supported");
+            return Err(ImportError::Tokenizer(reason));
+        }
+    })
+}
+
+/// Encodes and decodes.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The same, taking special tokens in the text as plain letters; made when first needed.
+    plain: OnceLock<tokenizers::Tokenizer>,
+    pieces: Vec<Piece>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    ends: BTreeSet<u32>,
+    add_bos: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Piece {
+    bytes: Box<[u8]>,
+    special: bool,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer.
+    pub fn new(source: &TokenizerSource) -> Result<Self, ImportError> {
+        let mut inner: tokenizers::Tokenizer = source
+            .json
+            .parse()
+            .map_err(|e| ImportError::Tokenizer(format!("{e}")))?;
+        // Neither may cut or lengthen a prompt behind the caller's back.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| ImportError::Tokenizer(format!("{e}")))?;
+        let pieces = pieces(&inner);
+        let mut ends = source.ends.clone();
+        ends.extend(END_NAMES.iter().filter_map(|name| {
+            let id = inner.token_to_id(name)?;
+            pieces.get(id as usize)?.special.then_some(id)
+        }));
+        let own_begin = inner
+            .encode_fast("", true)
+            .is_ok_and(|e| source.bos.is_some() && e.get_ids().first().copied() == source.bos);
+        Ok(Self {
+            plain: OnceLock::new(),
+            pieces,
+            bos: source.bos,
+            eos: source.eos,
+            ends,
+            add_bos: source.add_bos || own_begin,
+            inner,
+        })
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Token that begins a text, and whether plain prompts get it.
+    pub fn begin(&self) -> (Option<u32>, bool) {
+        (self.bos, self.add_bos)
+    }
+
+    /// Token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether generation ends with this token.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// Id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether the token is a control token, whose text is shown only on request.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.pieces.get(id as usize).is_some_and(|p| p.special)
+    }
+
+    /// Text to ids. With `parse_special`, control tokens written in the text become those tokens (for rendered templates);
+    /// without, they are letters like any others (for what a user wrote).
+    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
+        let tokenizer = if parse_special {
+            &self.inner
+        } else {
+            self.plain.get_or_init(|| {
+                let mut plain = self.inner.clone();
+                plain.set_encode_special_tokens(true);
+                plain
+            })
+        };
+        let encoding = tokenizer
+            .encode_fast(text, false)
+            .map_err(|e| EngineError::Tokenize(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of a plain prompt: the begin token where the model wants one, then the text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        ids.extend(self.encode(text, false)?);
+        Ok(ids)
+    }
+
+    /// Bytes of a token; none for unknown ids, and for control tokens unless `render_special`.
+    pub fn bytes(&self, id: u32, render_special: bool) -> &[u8] {
+        match self.pieces.get(id as usize) {
+            Some(piece) if render_special || !piece.special => &piece.bytes,
+            _ => &[],
+        }
+    }
+
+    /// Ids to text, as the streaming decoder gives it.
+    pub fn decode(&self, ids: &[u32], render_special: bool) -> String {
+        let mut decoder = Detokenizer::new(render_special);
+        let mut text: String = ids.iter().map(|id| decoder.push(self, *id)).collect();
+        text.push_str(&decoder.finish());
+        text
+    }
+}
+
+/// Bytes of every token, from the letters that byte-level BPE writes for bytes.
+fn pieces(tokenizer: &tokenizers::Tokenizer) -> Vec<Piece> {
+    let bytes_of: BTreeMap<char, u8> = byte_letters().into_iter().zip(0u8..=255).collect();
+    let added = tokenizer.get_added_tokens_decoder();
+    let vocabulary = tokenizer.get_vocab(true);
+    let length = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+    let mut pieces = vec![Piece::default(); length];
+    for (token, id) in vocabulary {
+        let plain: Option<Box<[u8]>> = token.chars().map(|c| bytes_of.get(&c).copied()).collect();
+        pieces[id as usize] = match added.get(&id) {
+            Some(token) => Piece {
+                bytes: token.content.as_bytes().into(),
+                special: token.special,
+            },
+            None => Piece {
+                bytes: plain.unwrap_or_else(|| token.as_bytes().into()),
+                special: false,
+            },
+        };
+    }
+    pieces
+}
+
+/// The letter that stands for each byte: printable Latin-1 for itself, the others in order from U+0100.
+fn byte_letters() -> Vec<char> {
+    let mut next = 0x100;
+    (0..=255u32)
+        .map(|byte| {
+            let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+            let code = if printable {
+                byte
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(code).expect("below U+0200 every number is a character")
+        })
+        .collect()
+}
+
+/// Turns tokens into text one by one, and never gives a part of a character.
+#[derive(Debug, Clone, Default)]
+pub struct Detokenizer {
+    pending: Vec<u8>,
+    render_special: bool,
+}
+
+impl Detokenizer {
+    /// A decoder at the beginning of a text.
+    pub fn new(render_special: bool) -> Self {
+        Self {
+            pending: Vec::new(),
+            render_special,
+        }
+    }
+
+    /// Text that is complete after this token. Bytes that are not UTF-8 become U+FFFD.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.pending
+            .extend_from_slice(tokenizer.bytes(id, self.render_special));
+        let mut text = String::new();
+        loop {
+            match std::str::from_utf8(&self.pending) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    self.pending.clear();
+                    return text;
+                }
+                Err(error) => {
+                    let valid = error.valid_up_to();
+                    text.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
+                    let Some(bad) = error.error_len() else {
+                        self.pending.drain(..valid);
+                        return text;
+                    };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    self.pending.drain(..valid + bad);
+                }
+            }
+        }
+    }
+
+    /// What is left at the end: U+FFFD for an unfinished character, else nothing.
+    pub fn finish(&mut self) -> String {
+        let rest = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        rest
+    }
+}
