@@ -1,10 +1,28 @@
 //! HTTP: the OpenAI surface, Stoa's own routes, the dashboard.
+//!
+//! A request passes the guard (credential, id, final form of errors), its handler, and, when it is a paid call, the [`Gateway`]:
+//! the port that the router stands behind. [`codec`] turns the exact bytes of a body into what the router works with; it is pure,
+//! so that whoever re-runs an answer starts from the same bytes. [`ROUTES`] is the only list of routes. [`ApiError::row`] is the
+//! only place where a cause becomes a status.
 
+mod answer;
+pub mod codec;
+mod dashboard;
+mod error;
+mod guard;
+mod inference;
+mod info;
+mod json;
 mod keys;
 mod port;
+mod routes;
+mod server;
 
+pub use error::{ApiError, Row};
 pub use keys::{KeyHash, KeyRing};
 pub use port::{
     Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, ModelEntry,
     Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
 };
+pub use routes::{Access, ROUTES, Route};
+pub use server::{ServerConfig, Timings, app, serve};

@@ -1,0 +1,408 @@
+//! What a client reads: the whole answer, or the pieces of a stream. Joined pieces equal the whole.
+
+use crate::codec::{Delivery, ReceiptPlace};
+use serde::Serialize;
+use serde_json::{Value, json};
+use stoa_nodes::client::Done;
+use stoa_openai::{
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion,
+    CompletionChoice, Delta, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
+};
+use stoa_types::{JobId, Receipt, TokenAmount};
+
+/// Argument text of one tool-call piece, in characters.
+const ARGUMENT_PIECE: usize = 256;
+
+/// Which of the two forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Chat,
+    Completion,
+}
+
+/// What surrounds the content of one answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Framing {
+    pub(crate) form: Form,
+    pub(crate) job: JobId,
+    /// Seconds since the Unix epoch.
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) delivery: Delivery,
+    pub(crate) ignored: Vec<String>,
+}
+
+/// The streamed text is no beginning of the final text: the router contradicts itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction;
+
+impl Framing {
+    fn id(&self) -> String {
+        let prefix = match self.form {
+            Form::Chat => "chatcmpl",
+            Form::Completion => "cmpl",
+        };
+        format!("{prefix}-{}", hex::encode(self.job.0))
+    }
+
+    /// Id of a tool call: a function of job and index, so that whoever stores it finds it again.
+    fn call_id(&self, index: usize) -> String {
+        let mut bytes = self.job.0.to_vec();
+        bytes.extend((index as u64).to_be_bytes());
+        format!("call_{}", &blake3::hash(&bytes).to_hex()[..24])
+    }
+
+    /// A single call goes out as `function_call` where only the deprecated fields came in; more than one does not fit there.
+    fn is_legacy_call(&self, done: &Done) -> bool {
+        self.delivery.legacy_functions && done.content.tool_calls.len() == 1
+    }
+
+    fn finish_reason(&self, done: &Done) -> String {
+        let word = if self.is_legacy_call(done) {
+            "function_call"
+        } else {
+            done.content.finish_reason.as_openai()
+        };
+        word.to_owned()
+    }
+
+    /// The `stoa` object.
+    fn stoa(&self, done: &Done) -> Value {
+        let r = &done.receipt.receipt;
+        let mut stoa = json!({
+            "request_id": self.job,
+            "provider": r.provider,
+            "model_digest": r.model_root,
+            "region": done.started.region,
+            "tier": r.tier,
+            "cost": cost(r),
+            "refund": done.refund.to_string(),
+            "ttft_ms": done.ttft_ms,
+            "failovers": done.started.failovers,
+            "receipt_id": self.job,
+            "parameters": done.parameters,
+            "ignored_parameters": self.ignored,
+            "settlement": "pending",
+        });
+        if self.delivery.receipt == ReceiptPlace::Inline {
+            stoa["receipt"] = json!(done.receipt);
+        }
+        stoa
+    }
+
+    /// The whole answer.
+    pub(crate) fn whole(&self, done: &Done) -> String {
+        match self.form {
+            Form::Chat => text(&self.whole_chat(done)),
+            Form::Completion => text(&Completion {
+                choices: vec![CompletionChoice {
+                    index: 0,
+                    text: self.echo() + &done.content.text,
+                    logprobs: None,
+                    finish_reason: Some(self.finish_reason(done)),
+                }],
+                usage: Some(Some(usage(done))),
+                stoa: Some(self.stoa(done)),
+                ..self.completion_piece()
+            }),
+        }
+    }
+
+    fn whole_chat(&self, done: &Done) -> ChatCompletion {
+        let content = &done.content;
+        let calls = content
+            .tool_calls
+            .iter()
+            .enumerate()
+            .map(|(index, call)| ToolCall {
+                id: self.call_id(index),
+                kind: "function".to_owned(),
+                function: FunctionCall {
+                    name: call.name.clone(),
+                    arguments: call.arguments.clone(),
+                },
+            });
+        let mut tool_calls: Vec<_> = calls.collect();
+        let silent = content.text.is_empty() && !tool_calls.is_empty();
+        let function_call = if self.is_legacy_call(done) {
+            tool_calls.pop().map(|call| call.function)
+        } else {
+            None
+        };
+        ChatCompletion {
+            id: self.id(),
+            object: "chat.completion".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: vec![ChatChoice {
+                index: 0,
+                message: AssistantMessage {
+                    role: "assistant".to_owned(),
+                    content: (!silent).then(|| content.text.clone()),
+                    tool_calls,
+                    function_call,
+                    ..AssistantMessage::default()
+                },
+                finish_reason: Some(self.finish_reason(done)),
+                logprobs: None,
+            }],
+            usage: Some(usage(done)),
+            service_tier: Some("default".to_owned()),
+            system_fingerprint: None,
+            stoa: Some(self.stoa(done)),
+        }
+    }
+
+    fn echo(&self) -> String {
+        self.delivery.echo.clone().unwrap_or_default()
+    }
+
+    /// `null` where a usage piece will come, else no key at all.
+    fn no_usage(&self) -> Option<Option<Usage>> {
+        self.delivery.include_usage.then_some(None)
+    }
+
+    fn completion_piece(&self) -> Completion {
+        Completion {
+            id: self.id(),
+            object: "text_completion".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: Vec::new(),
+            usage: self.no_usage(),
+            system_fingerprint: None,
+            stoa: None,
+        }
+    }
+
+    fn chat_piece(&self, delta: Delta) -> ChatChunk {
+        ChatChunk {
+            id: self.id(),
+            object: "chat.completion.chunk".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: vec![ChunkChoice {
+                index: 0,
+                delta,
+                finish_reason: None,
+                logprobs: None,
+            }],
+            usage: self.no_usage(),
+            service_tier: Some("default".to_owned()),
+            system_fingerprint: None,
+            stoa: None,
+        }
+    }
+}
+
+/// The pieces of one streamed answer, each the JSON of one `data:` line.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    framing: Framing,
+    sent: String,
+    begun: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            sent: String::new(),
+            begun: false,
+        }
+    }
+
+    /// Pieces for more text.
+    pub(crate) fn text(&mut self, more: &str) -> Vec<String> {
+        if more.is_empty() {
+            return Vec::new();
+        }
+        let mut pieces = self.begin(Some(String::new()));
+        self.sent.push_str(more);
+        pieces.push(self.text_piece(more));
+        pieces
+    }
+
+    /// The last pieces: what was not sent yet, tool calls, the finish reason with the `stoa` object, the counts if asked for.
+    pub(crate) fn finish(&mut self, done: &Done) -> Result<Vec<String>, Contradiction> {
+        let rest = done
+            .content
+            .text
+            .strip_prefix(self.sent.as_str())
+            .ok_or(Contradiction)?
+            .to_owned();
+        let mut pieces = self.text(&rest);
+        let silent = !done.content.tool_calls.is_empty();
+        pieces.extend(self.begin(if silent { None } else { Some(String::new()) }));
+        pieces.extend(self.call_pieces(done));
+        pieces.push(self.finish_piece(done));
+        if self.framing.delivery.include_usage {
+            pieces.push(self.usage_piece(done));
+        }
+        Ok(pieces)
+    }
+
+    /// Once: the role (chat), or the echoed prompt (completions).
+    fn begin(&mut self, content: Option<String>) -> Vec<String> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Vec::new();
+        }
+        match self.framing.form {
+            Form::Chat => {
+                let role = Some("assistant".to_owned());
+                let delta = Delta {
+                    role,
+                    content: Some(content),
+                    ..Delta::default()
+                };
+                vec![text(&self.framing.chat_piece(delta))]
+            }
+            Form::Completion => {
+                let echo = self.framing.echo();
+                if echo.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![self.text_piece(&echo)]
+                }
+            }
+        }
+    }
+
+    fn text_piece(&self, more: &str) -> String {
+        match self.framing.form {
+            Form::Chat => {
+                let delta = Delta {
+                    content: Some(Some(more.to_owned())),
+                    ..Delta::default()
+                };
+                text(&self.framing.chat_piece(delta))
+            }
+            Form::Completion => text(&self.completion_text(more, None)),
+        }
+    }
+
+    fn completion_text(&self, more: &str, finish_reason: Option<String>) -> Completion {
+        let choice = CompletionChoice {
+            index: 0,
+            text: more.to_owned(),
+            logprobs: None,
+            finish_reason,
+        };
+        Completion {
+            choices: vec![choice],
+            ..self.framing.completion_piece()
+        }
+    }
+
+    /// Tool calls: id, type and name on the first piece of each, then the arguments.
+    fn call_pieces(&self, done: &Done) -> Vec<String> {
+        let mut pieces = Vec::new();
+        let mut push = |delta| pieces.push(text(&self.framing.chat_piece(delta)));
+        let legacy = self.framing.is_legacy_call(done);
+        for (index, call) in done.content.tool_calls.iter().enumerate() {
+            let name = FunctionCallDelta {
+                name: Some(call.name.clone()),
+                arguments: Some(String::new()),
+            };
+            push(self.call_delta(legacy, index, true, name));
+            for piece in split(&call.arguments) {
+                let more = FunctionCallDelta {
+                    name: None,
+                    arguments: Some(piece),
+                };
+                push(self.call_delta(legacy, index, false, more));
+            }
+        }
+        pieces
+    }
+
+    fn call_delta(
+        &self,
+        legacy: bool,
+        index: usize,
+        first: bool,
+        function: FunctionCallDelta,
+    ) -> Delta {
+        if legacy {
+            return Delta {
+                function_call: Some(function),
+                ..Delta::default()
+            };
+        }
+        let call = ToolCallDelta {
+            index: u32::try_from(index)
+                .expect("an answer of a few MiB holds fewer calls than that"),
+            id: first.then(|| self.framing.call_id(index)),
+            kind: first.then(|| "function".to_owned()),
+            function,
+        };
+        Delta {
+            tool_calls: vec![call],
+            ..Delta::default()
+        }
+    }
+
+    fn finish_piece(&self, done: &Done) -> String {
+        let (reason, stoa) = (
+            Some(self.framing.finish_reason(done)),
+            Some(self.framing.stoa(done)),
+        );
+        match self.framing.form {
+            Form::Chat => {
+                let mut piece = self.framing.chat_piece(Delta::default());
+                piece.choices[0].finish_reason = reason;
+                text(&ChatChunk { stoa, ..piece })
+            }
+            Form::Completion => text(&Completion {
+                stoa,
+                ..self.completion_text("", reason)
+            }),
+        }
+    }
+
+    fn usage_piece(&self, done: &Done) -> String {
+        let usage = Some(Some(usage(done)));
+        match self.framing.form {
+            Form::Chat => {
+                let piece = self.framing.chat_piece(Delta::default());
+                text(&ChatChunk {
+                    choices: Vec::new(),
+                    usage,
+                    ..piece
+                })
+            }
+            Form::Completion => text(&Completion {
+                usage,
+                ..self.framing.completion_piece()
+            }),
+        }
+    }
+}
+
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("an answer holds only text and numbers")
+}
+
+fn usage(done: &Done) -> Usage {
+    Usage::of_text(done.content.input_units, done.content.output_units)
+}
+
+/// Pieces of at most [`ARGUMENT_PIECE`] characters; a character is never cut.
+fn split(arguments: &str) -> Vec<String> {
+    let characters: Vec<char> = arguments.chars().collect();
+    characters
+        .chunks(ARGUMENT_PIECE)
+        .map(|chunk| chunk.iter().collect())
+        .collect()
+}
+
+/// Parts of the charge in whole payment tokens. The output part takes the rounding, so that the parts sum to the total.
+fn cost(r: &Receipt) -> Value {
+    let input = r
+        .input_price
+        .raw_cost(r.input_units)
+        .map_or(0, |raw| raw / 1_000_000);
+    let input = TokenAmount::from_units(input.min(r.charge.units()));
+    let output = r.charge.checked_sub(input).unwrap_or_default();
+    json!({"input": input.to_string(), "output": output.to_string(), "total": r.charge.to_string()})
+}

@@ -1,0 +1,244 @@
+//! From the exact bytes of a request body to what the router and the provider work with. Pure: the same bytes always give the same
+//! result, so that whoever re-runs an answer starts from the bytes that the receipt's request digest names.
+
+mod constraints;
+mod messages;
+mod object;
+mod sampling;
+mod tools;
+
+pub use constraints::ReceiptPlace;
+pub use sampling::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
+
+use crate::error::ApiError;
+use crate::json::{Json, clip};
+use object::{Object, invalid, unsupported};
+use stoa_crypto::keccak256;
+use stoa_nodes::client::ClientRequest;
+use stoa_nodes::work::{AnswerShape, Prompt};
+
+/// Output limit of text completions that name none, as OpenAI has it.
+const COMPLETION_TOKENS_DEFAULT: u32 = 16;
+
+/// A request body, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedRequest {
+    /// What the router gets.
+    pub request: ClientRequest,
+    /// How the client wants the answer; has no effect on what is computed.
+    pub delivery: Delivery,
+    /// Fields that were accepted and have no effect.
+    pub ignored: Vec<String>,
+}
+
+/// How the client wants the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delivery {
+    /// As server-sent events.
+    pub stream: bool,
+    /// A last piece with the counts.
+    pub include_usage: bool,
+    /// A single tool call in the form of the deprecated `function_call`.
+    pub legacy_functions: bool,
+    /// Text that stands before a text completion (`echo`).
+    pub echo: Option<String>,
+    /// Where the receipt is shown.
+    pub receipt: ReceiptPlace,
+}
+
+const SHARED_FIELDS: &[&str] = &[
+    "model",
+    "stream",
+    "stream_options",
+    "temperature",
+    "min_p",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "stop",
+    "n",
+    "best_of",
+    "stoa",
+    "logprobs",
+    "top_logprobs",
+    "max_tokens",
+];
+const CHAT_FIELDS: &[&str] = &[
+    "messages",
+    "max_completion_tokens",
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "response_format",
+    "parallel_tool_calls",
+];
+const COMPLETION_FIELDS: &[&str] = &["prompt", "echo"];
+/// Bookkeeping of the client: no answer depends on it.
+const SILENT_FIELDS: &[&str] = &[
+    "metadata",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "client_metadata",
+];
+
+/// Reads the body of `POST /v1/chat/completions`.
+pub fn parse_chat(body: &[u8]) -> Result<ParsedRequest, ApiError> {
+    let json = parse(body)?;
+    let root = Object::root(&json)?;
+    let mut ignored = Vec::new();
+    let model = root.required_text("model", 256)?;
+    let (messages, message_count) = messages::messages(&root, &mut ignored)?;
+    let tools = tools::tools(&root, &mut ignored)?;
+    sampling::no_logprobs(&root, root.boolean("logprobs")?.unwrap_or_default())?;
+    let max_tokens = root.count("max_tokens")?;
+    let output_tokens_max = root.count("max_completion_tokens")?.or(max_tokens);
+    let prompt = Prompt::Chat {
+        messages,
+        tools: tools.text,
+    };
+    let parts = Parts {
+        model,
+        prompt,
+        answer: tools.shape,
+        output_tokens_max,
+        message_count,
+        fields: CHAT_FIELDS,
+        delivery: Delivery {
+            legacy_functions: tools.legacy,
+            ..Delivery::default()
+        },
+    };
+    finish(body, &root, parts, ignored)
+}
+
+/// Reads the body of `POST /v1/completions`.
+pub fn parse_completion(body: &[u8]) -> Result<ParsedRequest, ApiError> {
+    let json = parse(body)?;
+    let root = Object::root(&json)?;
+    let mut ignored = Vec::new();
+    let model = root.required_text("model", 256)?;
+    let prompt = prompt(&root)?;
+    let logprobs = root.integer("logprobs", 0, 5)?;
+    sampling::no_logprobs(&root, logprobs.is_some_and(|n| n > 0))?;
+    if logprobs.is_some() {
+        ignored.push("logprobs".to_owned());
+    }
+    let echo = match (root.boolean("echo")?, &prompt) {
+        (Some(true), Prompt::Text(text)) => Some(text.clone()),
+        (Some(true), _) => {
+            return Err(unsupported(
+                "echo",
+                "a prompt of token ids cannot be repeated as text",
+            ));
+        }
+        _ => None,
+    };
+    let parts = Parts {
+        model,
+        prompt,
+        answer: AnswerShape::Any,
+        output_tokens_max: Some(
+            root.count("max_tokens")?
+                .unwrap_or(COMPLETION_TOKENS_DEFAULT),
+        ),
+        message_count: 0,
+        fields: COMPLETION_FIELDS,
+        delivery: Delivery {
+            echo,
+            ..Delivery::default()
+        },
+    };
+    finish(body, &root, parts, ignored)
+}
+
+/// What differs between the two.
+struct Parts<'a> {
+    model: &'a str,
+    prompt: Prompt,
+    answer: AnswerShape,
+    output_tokens_max: Option<u32>,
+    message_count: u32,
+    fields: &'static [&'static str],
+    delivery: Delivery,
+}
+
+fn finish(
+    body: &[u8],
+    root: &Object<'_>,
+    parts: Parts<'_>,
+    mut ignored: Vec<String>,
+) -> Result<ParsedRequest, ApiError> {
+    let sampling = sampling::sampling(root, &mut ignored)?;
+    let (stream, include_usage) = sampling::streaming(root)?;
+    let options = constraints::options(root)?;
+    let known = [SHARED_FIELDS, parts.fields].concat();
+    sampling::note_ignored(root, &known, SILENT_FIELDS, &mut ignored);
+    if let (true, Some(first)) = (options.require_parameters, ignored.first()) {
+        return Err(unsupported(
+            first,
+            "it has no effect here, and `stoa.require_parameters` is set",
+        ));
+    }
+    let request = ClientRequest {
+        model: parts.model.to_owned(),
+        prompt: parts.prompt,
+        answer: parts.answer,
+        temperature: sampling.temperature,
+        min_p: sampling.min_p,
+        seed: sampling.seed,
+        output_tokens_max: parts.output_tokens_max,
+        stop: sampling.stop,
+        message_count: parts.message_count,
+        request_digest: keccak256(body),
+        body_bytes: body.len() as u64,
+        constraints: options.constraints,
+    };
+    let delivery = Delivery {
+        stream,
+        include_usage,
+        receipt: options.receipt,
+        ..parts.delivery
+    };
+    Ok(ParsedRequest {
+        request,
+        delivery,
+        ignored,
+    })
+}
+
+fn parse(body: &[u8]) -> Result<Json, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::NotJson {
+        reason: clip(&error.to_string(), 200),
+    })
+}
+
+/// One prompt: text or token ids, alone or in a list of one.
+fn prompt(root: &Object<'_>) -> Result<Prompt, ApiError> {
+    let several = || {
+        invalid(
+            "prompt",
+            "must be one prompt: one call gives one answer with one receipt",
+        )
+    };
+    match root.required("prompt")? {
+        Json::Text(text) => Ok(Prompt::Text(text.clone())),
+        Json::Array(items) => match items.as_slice() {
+            [] => Err(invalid("prompt", "must not be empty")),
+            [Json::Text(text)] => Ok(Prompt::Text(text.clone())),
+            [Json::Array(ids)] if ids.is_empty() => Err(invalid("prompt[0]", "must not be empty")),
+            [Json::Array(ids)] => Ok(Prompt::Tokens(sampling::token_ids(ids, "prompt[0]")?)),
+            [Json::Text(_) | Json::Array(_), ..] => Err(several()),
+            ids => Ok(Prompt::Tokens(sampling::token_ids(ids, "prompt")?)),
+        },
+        other => Err(invalid(
+            "prompt",
+            format!("must be a string or an array, not {}", other.kind()),
+        )),
+    }
+}

@@ -1,0 +1,190 @@
+//! Fields that chat and text completions share: sampling, length, stop, streaming.
+
+use super::object::{Object, integer_at, invalid, text_at, unsupported};
+use crate::error::ApiError;
+use crate::json::{Json, clip};
+use stoa_types::Q16;
+
+/// Most stop strings; OpenAI takes 4.
+pub const STOP_STRINGS_MAX: usize = 16;
+/// Longest stop string in bytes.
+pub const STOP_BYTES_MAX: usize = 1024;
+
+/// What decides the tokens besides the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sampling {
+    pub(super) temperature: Q16,
+    pub(super) min_p: Q16,
+    pub(super) seed: Option<u64>,
+    pub(super) stop: Vec<String>,
+}
+
+/// Reads the sampling fields; what has no effect here is checked and noted.
+pub(super) fn sampling(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Sampling, ApiError> {
+    let fixed = |name, value: Option<f64>, default| {
+        value.map_or(Ok(default), |value| {
+            Q16::from_f64(value).ok_or_else(|| invalid(name, "is no number that can be used"))
+        })
+    };
+    let temperature = fixed(
+        "temperature",
+        root.number("temperature", 0.0, 2.0)?,
+        Q16::ONE,
+    )?;
+    let min_p = fixed("min_p", root.number("min_p", 0.0, 1.0)?, Q16(0))?;
+    for (name, min, max, neutral) in [
+        ("top_p", 0.0, 1.0, 1.0),
+        ("presence_penalty", -2.0, 2.0, 0.0),
+        ("frequency_penalty", -2.0, 2.0, 0.0),
+    ] {
+        if root
+            .number(name, min, max)?
+            .is_some_and(|value| value != neutral)
+        {
+            ignored.push(name.to_owned());
+        }
+    }
+    logit_bias(root, ignored)?;
+    one_choice(root)?;
+    Ok(Sampling {
+        temperature,
+        min_p,
+        seed: seed(root)?,
+        stop: stop(root)?,
+    })
+}
+
+/// A signed 64-bit number; its bits are the seed.
+fn seed(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
+    let seed = root.integer("seed", i128::from(i64::MIN), i128::from(i64::MAX))?;
+    let bits = |n| {
+        i64::try_from(n)
+            .expect("the range was checked")
+            .cast_unsigned()
+    };
+    Ok(seed.map(bits))
+}
+
+fn stop(root: &Object<'_>) -> Result<Vec<String>, ApiError> {
+    let list = match root.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(Json::Text(text)) => vec![(text.as_str(), "stop".to_owned())],
+        Some(_) => {
+            let items = root.array("stop")?.unwrap_or_default().iter().enumerate();
+            let text = |(index, item)| {
+                let path = format!("stop[{index}]");
+                text_at(item, &path).map(|text| (text, path))
+            };
+            items.map(text).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    if list.len() > STOP_STRINGS_MAX {
+        return Err(invalid(
+            "stop",
+            format!("must hold at most {STOP_STRINGS_MAX} strings"),
+        ));
+    }
+    let check = |(text, path): (&str, String)| match text.len() {
+        0 => Err(invalid(
+            path,
+            "must not be empty: it would end every answer at once",
+        )),
+        n if n > STOP_BYTES_MAX => Err(invalid(
+            path,
+            format!("must have at most {STOP_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(text.to_owned()),
+    };
+    list.into_iter().map(check).collect()
+}
+
+fn logit_bias(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<(), ApiError> {
+    let Some(bias) = root.object("logit_bias")? else {
+        return Ok(());
+    };
+    let mut effective = false;
+    for (token, _) in bias.fields() {
+        let value = bias.number(token, -100.0, 100.0)?.unwrap_or_default();
+        if value == 0.0 {
+            continue;
+        }
+        if token.parse::<u32>().is_err() {
+            return Err(invalid(bias.path(token), "is no token id"));
+        }
+        effective = true;
+    }
+    if effective {
+        ignored.push("logit_bias".to_owned());
+    }
+    Ok(())
+}
+
+/// One request, one receipt, one answer.
+fn one_choice(root: &Object<'_>) -> Result<(), ApiError> {
+    let one =
+        "one call gives one answer with one receipt; send the request once per answer you want";
+    if root.integer("n", 1, 128)?.is_some_and(|n| n > 1) {
+        return Err(invalid("n", format!("must be 1: {one}")));
+    }
+    // 0 counts as absent.
+    if root.integer("best_of", 0, 128)?.is_some_and(|n| n > 1) {
+        return Err(invalid("best_of", format!("must be 1: {one}")));
+    }
+    Ok(())
+}
+
+/// `stream` and `stream_options.include_usage`.
+pub(super) fn streaming(root: &Object<'_>) -> Result<(bool, bool), ApiError> {
+    let stream = root.boolean("stream")?.unwrap_or_default();
+    let options = root.object("stream_options")?;
+    let usage = match &options {
+        Some(options) => options.boolean("include_usage")?.unwrap_or_default(),
+        None => false,
+    };
+    Ok((stream, stream && usage))
+}
+
+/// Logprobs would be floats of an integer engine that has none.
+pub(super) fn no_logprobs(root: &Object<'_>, asked: bool) -> Result<(), ApiError> {
+    let top = root.integer("top_logprobs", 0, 20)?.unwrap_or_default();
+    if asked || top > 0 {
+        let param = if asked { "logprobs" } else { "top_logprobs" };
+        return Err(unsupported(
+            param,
+            "the exact engine draws tokens with integers and gives no log-probabilities",
+        ));
+    }
+    Ok(())
+}
+
+/// Token ids of a prompt.
+pub(super) fn token_ids(items: &[Json], path: &str) -> Result<Vec<u32>, ApiError> {
+    let id = |(index, item): (usize, &Json)| {
+        let id = integer_at(item, &format!("{path}[{index}]"), 0, i128::from(u32::MAX))?;
+        Ok(u32::try_from(id).expect("the range was checked"))
+    };
+    items.iter().enumerate().map(id).collect()
+}
+
+/// Notes fields that are recognised and would change the answer elsewhere, and fields that nobody knows.
+pub(super) fn note_ignored(
+    root: &Object<'_>,
+    effective: &[&str],
+    silent: &[&str],
+    ignored: &mut Vec<String>,
+) {
+    const NAMES_MAX: usize = 32;
+    for (name, value) in root.fields() {
+        let harmless = match (name, value) {
+            ("store", Json::Bool(wanted)) => !wanted,
+            ("service_tier", Json::Text(tier)) => matches!(tier.as_str(), "auto" | "default"),
+            ("modalities", Json::Array(kinds)) => *kinds == [Json::text("text")],
+            ("reasoning_effort", Json::Text(effort)) => effort == "none",
+            ("suffix", Json::Text(suffix)) => suffix.is_empty(),
+            _ => effective.contains(&name) || silent.contains(&name),
+        };
+        if !harmless && ignored.len() < NAMES_MAX {
+            ignored.push(clip(name, 64));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Tools, the choice among them, and the shape that the answer must have.
+
+use super::object::{Object, invalid, unsupported};
+use crate::error::ApiError;
+use crate::json::{Json, clip};
+use stoa_nodes::work::AnswerShape;
+
+/// Tools that reach the model.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tools {
+    /// JSON array for the chat template.
+    pub(super) text: String,
+    /// What the answer must be.
+    pub(super) shape: AnswerShape,
+    /// The request used the deprecated `functions` alone: answer in its form.
+    pub(super) legacy: bool,
+}
+
+struct Tool {
+    name: String,
+    json: Json,
+}
+
+/// What the caller wants of the tools.
+enum Choice {
+    None,
+    Auto,
+    Required,
+    /// One of these must be called.
+    Only(Vec<String>, String),
+    /// One of these may be called.
+    Allowed(Vec<String>, String),
+}
+
+/// Reads `tools`, `functions`, `tool_choice`, `function_call` and `response_format`.
+pub(super) fn tools(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Tools, ApiError> {
+    let mut tools = definitions(root, ignored)?;
+    let legacy = root.get("tools").is_none() && root.get("functions").is_some();
+    let json_object = response_format(root)?;
+    let choice = match choice(root)? {
+        Some(choice) => choice,
+        None => legacy_choice(root)?.unwrap_or(Choice::Auto),
+    };
+    let free = if json_object {
+        AnswerShape::JsonObject
+    } else {
+        AnswerShape::Any
+    };
+    let shape = match choice {
+        Choice::Auto => free,
+        // With no tools in the prompt there is nothing to forbid.
+        Choice::None if tools.is_empty() || json_object => free,
+        Choice::None => AnswerShape::NoTools,
+        Choice::Required if tools.is_empty() => {
+            return Err(invalid(
+                "tool_choice",
+                "a tool call is required but no function is offered",
+            ));
+        }
+        Choice::Required => AnswerShape::ToolCall,
+        Choice::Only(names, path) => {
+            keep(&mut tools, &names, &path)?;
+            if tools.is_empty() {
+                return Err(invalid(
+                    path,
+                    "a tool call is required but names no function",
+                ));
+            }
+            AnswerShape::ToolCall
+        }
+        Choice::Allowed(names, path) => {
+            keep(&mut tools, &names, &path)?;
+            free
+        }
+    };
+    if root.boolean("parallel_tool_calls")? == Some(false) && !tools.is_empty() {
+        ignored.push("parallel_tool_calls".to_owned());
+    }
+    let text = Json::Array(tools.into_iter().map(|tool| tool.json).collect()).to_text();
+    Ok(Tools {
+        text,
+        shape,
+        legacy,
+    })
+}
+
+/// Keeps the named tools; every name must be known.
+fn keep(tools: &mut Vec<Tool>, names: &[String], path: &str) -> Result<(), ApiError> {
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| tools.iter().all(|tool| tool.name != **name))
+    {
+        return Err(invalid(
+            path,
+            format!("no function `{}` is offered in `tools`", clip(unknown, 64)),
+        ));
+    }
+    tools.retain(|tool| names.contains(&tool.name));
+    Ok(())
+}
+
+fn definitions(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Vec<Tool>, ApiError> {
+    let mut tools = Vec::new();
+    for (index, value) in root.array("tools")?.unwrap_or_default().iter().enumerate() {
+        let tool = Object::at(value, format!("tools[{index}]"))?;
+        match tool.text("type")? {
+            None | Some("function") => {
+                let function = tool.object("function")?;
+                let missing = || ApiError::Missing {
+                    param: tool.path("function"),
+                };
+                tools.push(function_tool(&function.ok_or_else(missing)?)?);
+            }
+            // Kinds that only other services run (web_search, namespace, custom, …): the model does not see them.
+            Some(_) => ignored.push(format!("tools[{index}]")),
+        }
+    }
+    for (index, value) in root
+        .array("functions")?
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        tools.push(function_tool(&Object::at(
+            value,
+            format!("functions[{index}]"),
+        )?)?);
+    }
+    Ok(tools)
+}
+
+/// Name, description and parameters in this order, so that the prompt does not depend on the client's.
+fn function_tool(function: &Object<'_>) -> Result<Tool, ApiError> {
+    let name = function.required_text("name", 256)?;
+    let mut fields = vec![("name".to_owned(), Json::text(name))];
+    if let Some(description) = function.text("description")? {
+        fields.push(("description".to_owned(), Json::text(description)));
+    }
+    if function.object("parameters")?.is_some()
+        && let Some(parameters) = function.get("parameters")
+    {
+        fields.push(("parameters".to_owned(), parameters.clone()));
+    }
+    let json = Json::object([
+        ("type", Json::text("function")),
+        ("function", Json::Object(fields)),
+    ]);
+    Ok(Tool {
+        name: name.to_owned(),
+        json,
+    })
+}
+
+fn choice(root: &Object<'_>) -> Result<Option<Choice>, ApiError> {
+    let Some(value) = root.get("tool_choice") else {
+        return Ok(None);
+    };
+    if let Json::Text(word) = value {
+        return word_choice(word, "tool_choice").map(Some);
+    }
+    let choice = Object::at(value, "tool_choice".to_owned())?;
+    match choice.required_text("type", 64)? {
+        "function" => {
+            let missing = || ApiError::Missing {
+                param: choice.path("function"),
+            };
+            let function = choice.object("function")?.ok_or_else(missing)?;
+            let name = function.required_text("name", 256)?;
+            Ok(Some(Choice::Only(
+                vec![name.to_owned()],
+                function.path("name"),
+            )))
+        }
+        "allowed_tools" => allowed_tools(&choice).map(Some),
+        word @ ("none" | "auto" | "required") => word_choice(word, "tool_choice").map(Some),
+        other => Err(unsupported(
+            choice.path("type"),
+            format!("only functions can be chosen, not `{}`", clip(other, 64)),
+        )),
+    }
+}
+
+fn word_choice(word: &str, path: &str) -> Result<Choice, ApiError> {
+    match word {
+        "none" => Ok(Choice::None),
+        "auto" => Ok(Choice::Auto),
+        "required" | "any" => Ok(Choice::Required),
+        other => {
+            let reason = format!(
+                "must be none, auto, required or an object, not `{}`",
+                clip(other, 64)
+            );
+            Err(invalid(path, reason))
+        }
+    }
+}
+
+fn allowed_tools(choice: &Object<'_>) -> Result<Choice, ApiError> {
+    let missing = || ApiError::Missing {
+        param: choice.path("allowed_tools"),
+    };
+    let allowed = choice.object("allowed_tools")?.ok_or_else(missing)?;
+    let path = allowed.path("tools");
+    let mut names = Vec::new();
+    for (index, value) in allowed
+        .array("tools")?
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        let tool = Object::at(value, format!("{path}[{index}]"))?;
+        // Hosted tools may be named here too; they were left out of `tools` already.
+        if let Some(function) = tool.object("function")? {
+            names.push(function.required_text("name", 256)?.to_owned());
+        }
+    }
+    match allowed.text("mode")? {
+        None | Some("auto") => Ok(Choice::Allowed(names, path)),
+        Some("required") => Ok(Choice::Only(names, path)),
+        Some(_) => Err(invalid(allowed.path("mode"), "must be auto or required")),
+    }
+}
+
+fn legacy_choice(root: &Object<'_>) -> Result<Option<Choice>, ApiError> {
+    match root.get("function_call") {
+        None => Ok(None),
+        Some(Json::Text(word)) => word_choice(word, "function_call").map(Some),
+        Some(value) => {
+            let function = Object::at(value, "function_call".to_owned())?;
+            let name = function.required_text("name", 256)?;
+            Ok(Some(Choice::Only(
+                vec![name.to_owned()],
+                function.path("name"),
+            )))
+        }
+    }
+}
+
+/// Whether a JSON object is wanted.
+fn response_format(root: &Object<'_>) -> Result<bool, ApiError> {
+    let Some(format) = root.object("response_format")? else {
+        return Ok(false);
+    };
+    match format.required_text("type", 64)? {
+        "text" => Ok(false),
+        "json_object" => Ok(true),
+        "json_schema" => Err(unsupported(
+            "response_format.type",
+            "an answer cannot yet be held to a schema while it is decoded, and none is shown that only may fit; \
+             use `json_object` or a tool",
+        )),
+        other => Err(invalid(
+            format.path("type"),
+            format!(
+                "must be text, json_object or json_schema, not `{}`",
+                clip(other, 64)
+            ),
+        )),
+    }
+}

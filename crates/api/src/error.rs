@@ -1,0 +1,370 @@
+//! Every error that leaves this crate, and the one place where each becomes status, type, code and retry advice
+//! (design: API section 4).
+
+use crate::port::KeyError;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use stoa_nodes::client::{Cause, Failure};
+use stoa_openai::{ErrorBody, ErrorObject};
+use stoa_types::JobId;
+
+/// Above this SDKs give up instead of waiting.
+const RETRY_MS_MAX: u64 = 120_000;
+
+/// Why a request got no answer, or an answer no end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The body does not parse.
+    #[error("the body is not valid JSON: {reason}")]
+    NotJson {
+        /// What the parser says.
+        reason: String,
+    },
+    /// It parses, but to something else.
+    #[error("the body must be a JSON object, not {found}")]
+    NotAnObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// A field that must be there is not.
+    #[error("`{param}` is missing")]
+    Missing {
+        /// JSON path.
+        param: String,
+    },
+    /// A field has the wrong type or lies outside its range.
+    #[error("`{param}`: {reason}")]
+    Invalid {
+        /// JSON path.
+        param: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A field asks for something that is not offered.
+    #[error("`{param}` is not supported: {reason}")]
+    Unsupported {
+        /// JSON path.
+        param: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The body has too many bytes.
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge {
+        /// Most bytes.
+        limit: u64,
+    },
+    /// The body is something else than JSON, or encoded.
+    #[error("send the body as application/json without a content encoding, not as `{found}`")]
+    MediaType {
+        /// As declared.
+        found: String,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {seconds} s")]
+    UploadTimeout {
+        /// The limit.
+        seconds: u64,
+    },
+    /// No credential at all, or one that is malformed.
+    #[error("no API key: send `Authorization: Bearer KEY`")]
+    NoKey,
+    /// The credential is refused.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+    /// A page was asked for without the login cookie.
+    #[error("log in first: open the login link that was printed at start")]
+    NoLogin,
+    /// The login link is not the one of this start.
+    #[error("this login link is not valid; use the one that was printed at the last start")]
+    BadLogin,
+    /// Nothing is served here.
+    #[error("there is no route `{path}`")]
+    UnknownUrl {
+        /// The path.
+        path: String,
+    },
+    /// The route exists, the object does not, or belongs to someone else.
+    #[error("there is no such {what}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The route exists with other methods.
+    #[error("this route takes {allow}, not {method}")]
+    Method {
+        /// As used.
+        method: String,
+        /// What the route takes.
+        allow: String,
+    },
+    /// The call itself failed.
+    #[error("{}", .0.cause)]
+    Failed(Failure),
+    /// A fault of this program.
+    #[error("internal error")]
+    Internal,
+}
+
+/// What the truth table says of one error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// `error.type`.
+    pub kind: &'static str,
+    /// `error.code`.
+    pub code: &'static str,
+    /// Milliseconds after which a retry makes sense; `None` when it makes none.
+    pub retry_ms: Option<u64>,
+    /// `error.stoa.cause`: finer than the code where several causes share one.
+    pub cause: &'static str,
+}
+
+const REQUEST: &str = "invalid_request_error";
+const PROVIDER: &str = "provider_error";
+const CAPACITY: &str = "capacity_error";
+
+/// A row; its cause is its code.
+const fn row(status: u16, kind: &'static str, code: &'static str, retry_ms: Option<u64>) -> Row {
+    let status = match StatusCode::from_u16(status) {
+        Ok(status) => status,
+        Err(_) => panic!("the table holds valid statuses only"),
+    };
+    Row {
+        status,
+        kind,
+        code,
+        retry_ms,
+        cause: code,
+    }
+}
+
+/// A row whose cause is finer than its code.
+const fn row_of(cause: &'static str, row: Row) -> Row {
+    Row { cause, ..row }
+}
+
+/// The truth table for causes that a router reports.
+fn cause_row(cause: &Cause) -> Row {
+    let quota = |cause| {
+        row_of(
+            cause,
+            row(429, "insufficient_quota", "insufficient_quota", None),
+        )
+    };
+    match cause {
+        Cause::UnknownModel { .. } => row(404, "not_found_error", "model_not_found", None),
+        Cause::ModelOffline { .. } => row(503, PROVIDER, "model_offline", Some(5_000)),
+        Cause::ContextLength { .. } => row(400, REQUEST, "context_length_exceeded", None),
+        Cause::Unsupported { .. } => row(400, REQUEST, "unsupported_parameter", None),
+        Cause::NoAllotment => quota("no_allotment"),
+        Cause::AllotmentExpired => quota("allotment_expired"),
+        Cause::CapReached { .. } => quota("cap_reached"),
+        Cause::PriceCeiling { .. } => row(422, "constraint_error", "price_ceiling_exceeded", None),
+        Cause::NoProviderMatches { .. } => {
+            row(422, "constraint_error", "no_provider_matches_policy", None)
+        }
+        Cause::OverCapacity { retry_ms } => row(503, CAPACITY, "over_capacity", Some(*retry_ms)),
+        Cause::RouterUnavailable { .. } => row(503, CAPACITY, "router_overloaded", Some(1_000)),
+        Cause::ProviderDown => row(502, PROVIDER, "provider_down", Some(1_000)),
+        // No byte had reached the caller: for it, the provider was down.
+        Cause::ProviderLost => row_of(
+            "provider_lost",
+            row(502, PROVIDER, "provider_down", Some(1_000)),
+        ),
+        Cause::DeadlineExceeded => row(504, PROVIDER, "deadline_exceeded", Some(1_000)),
+        Cause::ProviderInvalid { .. } => {
+            row(502, PROVIDER, "provider_invalid_response", Some(1_000))
+        }
+        Cause::SettlementUnavailable => row(
+            503,
+            "settlement_error",
+            "settlement_unavailable",
+            Some(5_000),
+        ),
+        Cause::Internal => row(500, "server_error", "internal_error", Some(1_000)),
+    }
+}
+
+impl ApiError {
+    /// The truth table.
+    pub fn row(&self) -> Row {
+        let login = row(401, "authentication_error", "invalid_api_key", None);
+        match self {
+            Self::NotJson { .. } | Self::NotAnObject { .. } => {
+                row(400, REQUEST, "invalid_json", None)
+            }
+            Self::Missing { .. } => row(400, REQUEST, "missing_required_parameter", None),
+            Self::Invalid { .. } => row(400, REQUEST, "invalid_value", None),
+            Self::Unsupported { .. } => row(400, REQUEST, "unsupported_parameter", None),
+            Self::TooLarge { .. } => row(413, REQUEST, "request_too_large", None),
+            Self::MediaType { .. } => row(415, REQUEST, "unsupported_media_type", None),
+            Self::UploadTimeout { .. } => row(408, REQUEST, "request_timeout", Some(1_000)),
+            Self::NoKey => row_of("no_api_key", login),
+            Self::Key(KeyError::Unknown) => login,
+            Self::Key(KeyError::Revoked) => row(401, "authentication_error", "key_revoked", None),
+            Self::NoLogin => row_of("no_login", login),
+            Self::BadLogin => row_of("bad_login_link", login),
+            Self::UnknownUrl { .. } => row(404, "not_found_error", "unknown_url", None),
+            Self::NotFound { .. } => row(404, "not_found_error", "not_found", None),
+            Self::Method { .. } => row(405, REQUEST, "method_not_allowed", None),
+            Self::Failed(failure) => cause_row(&failure.cause),
+            Self::Internal => cause_row(&Cause::Internal),
+        }
+    }
+
+    /// The code inside a stream that had begun: the design names fewer there.
+    fn stream_code(&self) -> &'static str {
+        let row = self.row();
+        match row.code {
+            "provider_down" => "provider_lost",
+            "provider_invalid_response" => "verification_failed",
+            code => code,
+        }
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Missing { param }
+            | Self::Invalid { param, .. }
+            | Self::Unsupported { param, .. } => Some(param.clone()),
+            Self::Failed(failure) => match &failure.cause {
+                Cause::UnknownModel { .. } | Cause::ModelOffline { .. } => Some("model".to_owned()),
+                Cause::ContextLength { .. } => Some("messages".to_owned()),
+                Cause::Unsupported { parameter, .. } => Some(parameter.clone()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What happened, and what was left unchanged.
+    fn message(&self) -> String {
+        match self {
+            Self::Failed(failure) if !failure.billed.is_zero() => {
+                format!(
+                    "{self}. {} was billed for what was delivered.",
+                    failure.billed
+                )
+            }
+            _ => format!("{self}. No token was billed."),
+        }
+    }
+
+    /// Cause and figures for machines.
+    fn facts(&self, request: JobId) -> Value {
+        let mut facts = json!({"cause": self.row().cause, "request_id": request, "billed": "0"});
+        let Self::Failed(failure) = self else {
+            return facts;
+        };
+        facts["billed"] = failure.billed.to_string().into();
+        match &failure.cause {
+            Cause::PriceCeiling { lowest } => facts["lowest_price"] = lowest.to_string().into(),
+            Cause::NoProviderMatches { excluded } => facts["excluded"] = json!(excluded),
+            Cause::OverCapacity { retry_ms } => facts["queue_ms_estimate"] = (*retry_ms).into(),
+            Cause::ContextLength { tokens, context } => {
+                facts["prompt_tokens"] = (*tokens).into();
+                facts["context_length"] = (*context).into();
+            }
+            Cause::CapReached { needed, available } => {
+                facts["needed"] = needed.to_string().into();
+                facts["available"] = available.to_string().into();
+            }
+            _ => {}
+        }
+        facts
+    }
+
+    fn body(&self, request: JobId, code: &str) -> ErrorBody {
+        ErrorBody {
+            error: ErrorObject {
+                message: self.message(),
+                kind: Some(self.row().kind.to_owned()),
+                param: self.param(),
+                code: Some(code.to_owned()),
+                stoa: Some(self.facts(request)),
+            },
+        }
+    }
+
+    /// The HTTP answer. `request` also spreads the retries, so that clients shed together do not return together.
+    pub(crate) fn render(&self, request: JobId) -> Response {
+        let row = self.row();
+        let body = serde_json::to_vec(&self.body(request, row.code))
+            .expect("an error body holds only text and numbers");
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let retry = HeaderName::from_static("x-should-retry");
+        headers.insert(
+            retry,
+            HeaderValue::from_static(if row.retry_ms.is_some() {
+                "true"
+            } else {
+                "false"
+            }),
+        );
+        if let Some(ms) = row.retry_ms.map(|ms| spread(ms, request)) {
+            headers.insert(HeaderName::from_static("retry-after-ms"), ms.into());
+            headers.insert(header::RETRY_AFTER, ms.div_ceil(1000).into());
+        }
+        if row.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Self::Method { allow, .. } = self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(header::ALLOW, allow);
+        }
+        (row.status, headers, body).into_response()
+    }
+
+    /// The last `data:` of a stream that had begun.
+    pub(crate) fn stream_data(&self, request: JobId) -> String {
+        serde_json::to_string(&self.body(request, self.stream_code()))
+            .expect("an error body holds only text and numbers")
+    }
+}
+
+/// `ms`, up to a quarter longer, within what SDKs wait for.
+fn spread(ms: u64, request: JobId) -> u64 {
+    let base = ms.clamp(1, RETRY_MS_MAX);
+    let byte = u64::from(request.0[31]);
+    (base + base * byte / (4 * 255)).min(RETRY_MS_MAX)
+}
+
+/// The error travels in the response's extensions until the outermost layer, which knows the request's id, renders it.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.row().status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_spread_upwards_and_stay_within_what_sdks_wait_for() {
+        for (ms, byte) in [
+            (0, 0),
+            (0, 255),
+            (1_000, 0),
+            (1_000, 255),
+            (119_999, 255),
+            (u64::MAX, 7),
+        ] {
+            let mut id = JobId::ZERO;
+            id.0[31] = byte;
+            let spread = spread(ms, id);
+            assert!((1..=RETRY_MS_MAX).contains(&spread), "{ms} became {spread}");
+            assert!(spread >= ms.min(RETRY_MS_MAX));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The layer around everything: who asks, the request's id, errors in their final form, counters.
+
+use crate::error::ApiError;
+use crate::port::Account;
+use crate::routes::{Access, access};
+use crate::server::App;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+use stoa_types::JobId;
+
+/// Id of the request, where a handler knows a better one than a fresh one: the job's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestId(pub(crate) JobId);
+
+/// The dashboard's secrets, as hashes: `blake3::Hash` compares in constant time.
+pub(crate) struct Login {
+    token: blake3::Hash,
+    session: blake3::Hash,
+    cookie: String,
+    secret: String,
+}
+
+impl Login {
+    pub(crate) fn new(token: &str, seed: &[u8; 32]) -> Self {
+        let secret = blake3::keyed_hash(seed, b"dashboard session")
+            .to_hex()
+            .to_string();
+        // Cookies know no ports: the name keeps two servers of one machine apart.
+        let cookie = format!(
+            "stoa_{}",
+            &blake3::keyed_hash(seed, b"cookie name").to_hex()[..8]
+        );
+        Self {
+            token: blake3::hash(token.as_bytes()),
+            session: blake3::hash(secret.as_bytes()),
+            cookie,
+            secret,
+        }
+    }
+
+    /// Whether this is the token of the login link. An empty one never is.
+    pub(crate) fn accepts(&self, token: &str) -> bool {
+        !token.is_empty() && blake3::hash(token.as_bytes()) == self.token
+    }
+
+    /// `Set-Cookie` of a login.
+    pub(crate) fn set_cookie(&self) -> String {
+        format!(
+            "{}={}; Path=/; HttpOnly; SameSite=Strict",
+            self.cookie, self.secret
+        )
+    }
+
+    /// Whether the request carries the cookie.
+    fn logged_in(&self, headers: &HeaderMap) -> bool {
+        let cookies = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let mut pairs = cookies
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='));
+        pairs.any(|(name, value)| {
+            name == self.cookie && blake3::hash(value.as_bytes()) == self.session
+        })
+    }
+}
+
+/// Runs around every request, matched or not.
+pub(crate) async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let pattern = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let response = match authorise(&app, pattern.as_deref(), request.headers()) {
+        Ok(account) => {
+            if let Some(account) = account {
+                request.extensions_mut().insert(account);
+            }
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    };
+    let response = finish(&app, response);
+    let route = pattern.unwrap_or_else(|| "unmatched".to_owned());
+    let code = response.status().as_u16().to_string();
+    metrics::counter!("stoa_api_requests_total", "route" => route.clone(), "code" => code)
+        .increment(1);
+    metrics::histogram!("stoa_api_head_seconds", "route" => route)
+        .record(began.elapsed().as_secs_f64());
+    response
+}
+
+/// Account of the caller where the route has one. A path that matches nothing needs a credential too.
+fn authorise(
+    app: &App,
+    pattern: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Option<Account>, ApiError> {
+    match pattern.map(access) {
+        Some(Some(Access::Public)) => Ok(None),
+        Some(Some(Access::Key)) => by_key(app, headers).map(Some),
+        Some(Some(Access::Page)) if app.login.logged_in(headers) => Ok(None),
+        Some(Some(Access::Page)) => Err(ApiError::NoLogin),
+        // Not in the table: whoever shows a credential learns that there is nothing.
+        Some(None) | None if app.login.logged_in(headers) => Ok(None),
+        Some(None) | None => by_key(app, headers).map(Some),
+    }
+}
+
+fn by_key(app: &App, headers: &HeaderMap) -> Result<Account, ApiError> {
+    let key = key(headers).ok_or(ApiError::NoKey)?;
+    Ok(app.gateway.authenticate(key)?)
+}
+
+/// The API key: one `Authorization: Bearer` or, without that header, one `x-api-key`. A repeated header is no credential.
+fn key(headers: &HeaderMap) -> Option<&str> {
+    let single = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => Some(std::str::from_utf8(value.as_bytes()).ok()),
+            (None, _) => None,
+            (Some(_), Some(_)) => Some(None),
+        }
+    };
+    let key = match single(header::AUTHORIZATION) {
+        Some(value) => {
+            let (scheme, key) = value?.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(key.trim())?
+        }
+        None => single(HeaderName::from_static("x-api-key"))??.trim(),
+    };
+    (!key.is_empty()).then_some(key)
+}
+
+/// Renders an error that a handler returned, and sets the headers that every response has.
+fn finish(app: &App, mut response: Response) -> Response {
+    let id = response
+        .extensions()
+        .get::<RequestId>()
+        .map_or_else(|| app.fresh_id(), |id| id.0);
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let row = error.row();
+        metrics::counter!("stoa_api_errors_total", "code" => row.code, "cause" => row.cause)
+            .increment(1);
+        let carried = std::mem::take(response.headers_mut());
+        response = error.render(id);
+        for name in JOB_HEADERS {
+            if let Some(value) = carried.get(name) {
+                let name = HeaderName::from_static(name);
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+    }
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-request-id"), text_value(id));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Headers of a call that an error keeps.
+const JOB_HEADERS: [&str; 2] = ["x-stoa-job", "x-stoa-receipt-id"];
+
+/// A header value of an id, a digest, a number.
+pub(crate) fn text_value(value: impl ToString) -> HeaderValue {
+    HeaderValue::from_str(&value.to_string()).expect("ids, words and numbers print as ASCII")
+}
+
+/// A handler panicked: the caller is told that it was our fault.
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(message, "a handler panicked");
+    ApiError::Internal.into_response()
+}

@@ -1,0 +1,372 @@
+//! `POST /v1/chat/completions` and `POST /v1/completions`: body in, call, answer out whole or as a stream.
+
+use crate::answer::{Form, Framing, Pieces};
+use crate::codec::{ParsedRequest, parse_chat, parse_completion};
+use crate::error::ApiError;
+use crate::guard::{RequestId, text_value};
+use crate::json::clip;
+use crate::port::{Account, Call};
+use crate::server::{App, Timings};
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stoa_nodes::client::{Cause, ClientEvent, Failure, Started};
+use stoa_types::{JobId, TokenAmount};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Events that wait for a slow client before the router is slowed down.
+const PIECES_WAITING_MAX: usize = 16;
+/// Of a body that is too large, this much is read and thrown away, so that the client sees the answer and not a broken pipe.
+const DRAIN_BYTES_MAX: usize = 64 << 20;
+
+/// Chat.
+pub(crate) async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = read_body(&app, request).await?;
+    let parsed = parse_chat(&body)?;
+    Ok(answer(&app, &account, Form::Chat, parsed).await)
+}
+
+/// Text completions.
+pub(crate) async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = read_body(&app, request).await?;
+    let parsed = parse_completion(&body)?;
+    Ok(answer(&app, &account, Form::Completion, parsed).await)
+}
+
+/// The exact bytes of the body.
+async fn read_body(app: &App, request: Request) -> Result<Vec<u8>, ApiError> {
+    check_media_type(request.headers())?;
+    let limit = app.gateway.limits().body_bytes_max;
+    let declared = body_length(request.headers());
+    if declared.is_some_and(|length| length > limit)
+        && request.headers().contains_key(header::EXPECT)
+    {
+        // The client waits for a word before it uploads.
+        return Err(ApiError::TooLarge { limit });
+    }
+    let mut body = request.into_body().into_data_stream();
+    let mut bytes = Vec::new();
+    let until = Instant::now() + app.timings.upload;
+    let slow = ApiError::UploadTimeout {
+        seconds: app.timings.upload.as_secs(),
+    };
+    while let Some(piece) = timeout_at(until, body.next())
+        .await
+        .map_err(|_| slow.clone())?
+    {
+        let Ok(piece) = piece else {
+            return Err(ApiError::NotJson {
+                reason: "the connection broke off inside it".to_owned(),
+            });
+        };
+        if (bytes.len() + piece.len()) as u64 > limit {
+            let mut thrown_away = 0;
+            while let Ok(Some(Ok(piece))) = timeout_at(until, body.next()).await {
+                thrown_away += piece.len();
+                if thrown_away > DRAIN_BYTES_MAX {
+                    break;
+                }
+            }
+            return Err(ApiError::TooLarge { limit });
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+fn body_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// JSON, or what tools send when nobody told them that it is JSON (`curl -d`). Forms with parts and encoded bodies are refused.
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value.map(|value| {
+            String::from_utf8_lossy(value.as_bytes())
+                .trim()
+                .to_ascii_lowercase()
+        })
+    };
+    if let Some(found) = text(header::CONTENT_ENCODING).filter(|found| found != "identity") {
+        return Err(ApiError::MediaType {
+            found: clip(&found, 64),
+        });
+    }
+    let Some(found) = text(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let kind = found.split(';').next().unwrap_or_default().trim();
+    let plain = [
+        "",
+        "application/json",
+        "text/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/octet-stream",
+    ];
+    if plain.contains(&kind) || kind.ends_with("+json") {
+        return Ok(());
+    }
+    Err(ApiError::MediaType {
+        found: clip(&found, 64),
+    })
+}
+
+async fn answer(app: &App, account: &Account, form: Form, parsed: ParsedRequest) -> Response {
+    let ParsedRequest {
+        request,
+        delivery,
+        ignored,
+    } = parsed;
+    let (model, stream) = (request.model.clone(), delivery.stream);
+    let call = app.gateway.submit(account.address, request);
+    let framing = Framing {
+        form,
+        job: call.job,
+        created: now_secs(),
+        model,
+        delivery,
+        ignored,
+    };
+    if stream {
+        streamed(app.timings, call, framing).await
+    } else {
+        whole(call, &framing).await
+    }
+}
+
+fn now_secs() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn ended_without_a_result() -> Failure {
+    Failure {
+        cause: Cause::Internal,
+        billed: TokenAmount::ZERO,
+    }
+}
+
+/// An error of a call: it carries the call's id.
+fn failed(job: JobId, failure: Failure) -> Response {
+    let mut response = ApiError::Failed(failure).into_response();
+    response.extensions_mut().insert(RequestId(job));
+    response.headers_mut().extend(job_headers(job, None));
+    response
+}
+
+async fn whole(mut call: Call, framing: &Framing) -> Response {
+    while let Some(event) = call.events.recv().await {
+        match event {
+            ClientEvent::Started(_) | ClientEvent::Delta { .. } => {}
+            ClientEvent::Done(done) => {
+                call.cancel.disarm();
+                record_ttft(done.ttft_ms);
+                let mut headers = job_headers(call.job, Some(&done.started));
+                headers.insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                );
+                return respond(call.job, headers, Body::from(framing.whole(&done)));
+            }
+            ClientEvent::Failed(failure) => {
+                call.cancel.disarm();
+                return failed(call.job, failure);
+            }
+        }
+    }
+    failed(call.job, ended_without_a_result())
+}
+
+/// No status before the first event: until then every failure is an HTTP error with its true status.
+async fn streamed(timings: Timings, mut call: Call, framing: Framing) -> Response {
+    let first = timeout(timings.header_hold, call.events.recv()).await.ok();
+    let started = match &first {
+        Some(None) => return failed(call.job, ended_without_a_result()),
+        Some(Some(ClientEvent::Failed(failure))) => {
+            call.cancel.disarm();
+            return failed(call.job, failure.clone());
+        }
+        Some(Some(ClientEvent::Started(started))) => Some(started.clone()),
+        Some(Some(ClientEvent::Done(done))) => Some(done.started.clone()),
+        Some(Some(ClientEvent::Delta { .. })) | None => None,
+    };
+    let mut headers = job_headers(call.job, started.as_ref());
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    let job = call.job;
+    let pump = Pump {
+        call,
+        out,
+        timings,
+        pieces: Pieces::new(framing),
+    };
+    tokio::spawn(pump.run(first.flatten()));
+    let body = stream::unfold(pieces, |mut pieces| async move {
+        let piece: Bytes = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(piece), pieces))
+    });
+    respond(job, headers, Body::from_stream(body))
+}
+
+/// Carries one call's events to one client. Ends when the call ends, the client goes, or the client takes nothing for too long;
+/// in the last two cases dropping the call cancels it.
+struct Pump {
+    call: Call,
+    out: mpsc::Sender<Bytes>,
+    timings: Timings,
+    pieces: Pieces,
+}
+
+/// The client is gone or takes nothing.
+struct ClientLost;
+
+impl Pump {
+    async fn run(mut self, first: Option<ClientEvent>) {
+        if self.carry(first).await.is_err() {
+            metrics::counter!("stoa_api_clients_lost_total").increment(1);
+        }
+    }
+
+    async fn carry(&mut self, first: Option<ClientEvent>) -> Result<(), ClientLost> {
+        if let Some(event) = first
+            && self.handle(event).await?
+        {
+            return Ok(());
+        }
+        loop {
+            let event = tokio::select! {
+                () = self.out.closed() => return Err(ClientLost),
+                event = timeout(self.timings.keep_alive, self.call.events.recv()) => event,
+            };
+            match event {
+                Err(_silence) => self.send(": keep-alive\n\n".to_owned()).await?,
+                Ok(Some(event)) => {
+                    if self.handle(event).await? {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return self.fail(ended_without_a_result()).await,
+            }
+        }
+    }
+
+    /// `true` when the call is over.
+    async fn handle(&mut self, event: ClientEvent) -> Result<bool, ClientLost> {
+        match event {
+            ClientEvent::Started(_) => Ok(false),
+            ClientEvent::Delta { text, .. } => {
+                for piece in self.pieces.text(&text) {
+                    self.send(format!("data: {piece}\n\n")).await?;
+                }
+                Ok(false)
+            }
+            ClientEvent::Done(done) => {
+                self.call.cancel.disarm();
+                record_ttft(done.ttft_ms);
+                let Ok(pieces) = self.pieces.finish(&done) else {
+                    tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
+                    let billed = done.receipt.receipt.charge;
+                    self.fail(Failure {
+                        cause: Cause::Internal,
+                        billed,
+                    })
+                    .await?;
+                    return Ok(true);
+                };
+                for piece in pieces {
+                    self.send(format!("data: {piece}\n\n")).await?;
+                }
+                self.send("data: [DONE]\n\n".to_owned()).await?;
+                Ok(true)
+            }
+            ClientEvent::Failed(failure) => {
+                self.call.cancel.disarm();
+                self.fail(failure).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// One error event and no `[DONE]`: nobody may take the stream for complete.
+    async fn fail(&mut self, failure: Failure) -> Result<(), ClientLost> {
+        let error = ApiError::Failed(failure);
+        let row = error.row();
+        metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
+            .increment(1);
+        self.send(format!("data: {}\n\n", error.stream_data(self.call.job)))
+            .await
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), ClientLost> {
+        let sent = self
+            .out
+            .send_timeout(Bytes::from(text), self.timings.slow_reader)
+            .await;
+        sent.map_err(|_| ClientLost)
+    }
+}
+
+fn respond(job: JobId, headers: HeaderMap, body: Body) -> Response {
+    let mut response = (headers, body).into_response();
+    response.extensions_mut().insert(RequestId(job));
+    response
+}
+
+/// Headers of a call, as far as they are known when they leave.
+fn job_headers(job: JobId, started: Option<&Started>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HeaderName::from_static("x-stoa-job"), text_value(job));
+    headers.insert(
+        HeaderName::from_static("x-stoa-receipt-id"),
+        text_value(job),
+    );
+    if let Some(started) = started {
+        headers.insert(
+            HeaderName::from_static("x-stoa-provider"),
+            text_value(started.provider),
+        );
+        headers.insert(
+            HeaderName::from_static("x-stoa-tier"),
+            text_value(started.tier),
+        );
+        headers.insert(
+            HeaderName::from_static("x-stoa-failovers"),
+            text_value(started.failovers),
+        );
+    }
+    headers
+}
+
+fn record_ttft(ms: u64) {
+    metrics::histogram!("stoa_api_ttft_seconds").record(Duration::from_millis(ms).as_secs_f64());
+}

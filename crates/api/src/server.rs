@@ -1,0 +1,141 @@
+//! The server: state, the router built from the table, and the loop that accepts connections.
+
+use crate::error::ApiError;
+use crate::port::Gateway;
+use crate::routes::{Endpoint, ROUTES, allow};
+use crate::{dashboard, guard, inference, info};
+use axum::Router;
+use axum::extract::MatchedPath;
+use axum::http::{Method, Uri};
+use axum::routing::{MethodRouter, get, post};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use stoa_types::JobId;
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// How long the server waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// A stream gets its status at the first token, or after this long.
+    pub header_hold: Duration,
+    /// A silent stream sends a comment this often.
+    pub keep_alive: Duration,
+    /// A client that takes nothing for this long is cut off and its call is cancelled.
+    pub slow_reader: Duration,
+    /// A request body must be complete within this.
+    pub upload: Duration,
+}
+
+impl Timings {
+    /// What a router uses. Clients wait 600 s for an answer, many proxies 60 s for a header.
+    pub const STANDARD: Self = Self {
+        header_hold: Duration::from_secs(30),
+        keep_alive: Duration::from_secs(15),
+        slow_reader: Duration::from_secs(30),
+        upload: Duration::from_secs(30),
+    };
+}
+
+/// What the server needs besides the router.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// 32 random bytes, new at every start: request ids and the session cookie follow from them.
+    pub seed: [u8; 32],
+    /// Secret of the login link `/login?token=…`, new at every start.
+    pub login_token: String,
+    /// Waiting times.
+    pub timings: Timings,
+}
+
+/// State shared by all handlers.
+pub(crate) struct App {
+    pub(crate) gateway: Arc<dyn Gateway>,
+    pub(crate) timings: Timings,
+    pub(crate) login: guard::Login,
+    seed: [u8; 32],
+    requests: AtomicU64,
+}
+
+impl App {
+    /// Id of a request that has no job.
+    pub(crate) fn fresh_id(&self) -> JobId {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        JobId(*blake3::keyed_hash(&self.seed, &count.to_be_bytes()).as_bytes())
+    }
+}
+
+/// The whole HTTP surface over `gateway`.
+pub fn app(gateway: Arc<dyn Gateway>, config: ServerConfig) -> Router {
+    let app = Arc::new(App {
+        gateway,
+        timings: config.timings,
+        login: guard::Login::new(&config.login_token, &config.seed),
+        seed: config.seed,
+        requests: AtomicU64::new(0),
+    });
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, endpoint(route.endpoint));
+    }
+    router
+        .fallback(unknown_url)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(guard::panicked))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            guard::guard,
+        ))
+        .with_state(app)
+}
+
+/// Serves until `shutdown` resolves, then finishes what is under way.
+pub async fn serve(
+    listener: TcpListener,
+    gateway: Arc<dyn Gateway>,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, app(gateway, config))
+        .with_graceful_shutdown(shutdown)
+        .await
+}
+
+fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
+    match endpoint {
+        Endpoint::Chat => post(inference::chat),
+        Endpoint::Completions => post(inference::completions),
+        Endpoint::Models => get(info::models),
+        Endpoint::Model => get(info::model),
+        Endpoint::Receipt => get(info::receipt),
+        Endpoint::Explain => get(info::explain),
+        Endpoint::Limits => get(info::limits),
+        Endpoint::Providers => get(info::providers),
+        Endpoint::Account => get(info::account),
+        Endpoint::Health => get(info::health),
+        Endpoint::Ready => get(info::ready),
+        Endpoint::Login => get(dashboard::login),
+        Endpoint::Page => get(dashboard::page),
+        Endpoint::PageLive => get(dashboard::live),
+        Endpoint::PageData => get(dashboard::data),
+        Endpoint::PageJob => get(dashboard::job),
+        Endpoint::PageScript => get(dashboard::script),
+        Endpoint::PageStyle => get(dashboard::style),
+    }
+}
+
+async fn unknown_url(uri: Uri) -> ApiError {
+    ApiError::UnknownUrl {
+        path: crate::json::clip(uri.path(), 200),
+    }
+}
+
+async fn wrong_method(method: Method, path: MatchedPath) -> ApiError {
+    ApiError::Method {
+        method: crate::json::clip(method.as_str(), 32),
+        allow: allow(path.as_str()),
+    }
+}
