@@ -1,0 +1,722 @@
+//! A router and providers wired together without a network: what a paid call does, step by step, when nothing and when everything
+//! goes wrong. Faults of network and disk are the simulator's subject.
+
+use std::collections::{BTreeMap, VecDeque};
+use stoa_crypto::{Domain, SecretKey, keccak256};
+use stoa_ledger::book::{Entry, RouterBook};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Constraints, Done, Failure};
+use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
+use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
+use stoa_nodes::router::{ChainEvent, Input, Output, Router, RouterConfig};
+use stoa_nodes::work::{AnswerShape, Prompt};
+use stoa_types::*;
+use stoa_verify::check_signatures;
+
+const START: Timestamp = Timestamp(1_790_000_000_000);
+const MODEL: &str = "stoa-tiny";
+
+struct World {
+    now: Timestamp,
+    router: Router,
+    providers: BTreeMap<Address, Provider>,
+    /// Written but not yet synced entries; `None` = sync at once.
+    unsynced: Option<Vec<u64>>,
+    journal: Vec<Entry>,
+    heard: BTreeMap<JobId, Vec<ClientEvent>>,
+    earned: Vec<SignedReceipt>,
+    warnings: Vec<String>,
+    prepared: VecDeque<(Address, (JobId, u32))>,
+    running: Vec<(Address, (JobId, u32))>,
+    /// Messages to the router are changed by this before they arrive.
+    tamper: fn(ToRouter) -> Vec<ToRouter>,
+    input_units: u64,
+}
+
+fn profile() -> NetworkProfile {
+    NetworkProfile::parse(NetworkProfile::builtin_text("stoa").expect("built in")).expect("valid")
+}
+
+fn domain() -> Domain {
+    Domain {
+        chain_id: 31_337,
+        vault: SecretKey::for_tests("vault").address(),
+    }
+}
+
+fn price(units: u128) -> Price {
+    Price::per_million(TokenAmount::from_units(units))
+}
+
+fn account() -> Address {
+    SecretKey::for_tests("developer").address()
+}
+
+fn job(n: u8) -> JobId {
+    JobId(keccak256([n]).0)
+}
+
+fn request(n: u8) -> ClientRequest {
+    ClientRequest {
+        model: MODEL.to_owned(),
+        prompt: Prompt::Text("hello".to_owned()),
+        answer: AnswerShape::Any,
+        temperature: Q16(0),
+        min_p: Q16(0),
+        seed: None,
+        output_tokens_max: Some(8),
+        stop: Vec::new(),
+        message_count: 1,
+        request_digest: keccak256([n, n]),
+        body_bytes: 100,
+        constraints: Constraints::default(),
+    }
+}
+
+impl World {
+    fn new(providers: u8) -> Self {
+        let router_key = SecretKey::for_tests("router");
+        let profile_hash = keccak256("profile");
+        let config = RouterConfig {
+            key: router_key.clone(),
+            domain: domain(),
+            profile: profile(),
+            profile_hash,
+        };
+        let book = RouterBook::new(domain(), router_key.address());
+        let (router, outputs) = Router::recover(config, book, 1);
+        assert!(outputs.is_empty());
+        let mut world = Self {
+            now: START,
+            router,
+            providers: BTreeMap::new(),
+            unsynced: None,
+            journal: Vec::new(),
+            heard: BTreeMap::new(),
+            earned: Vec::new(),
+            warnings: Vec::new(),
+            prepared: VecDeque::new(),
+            running: Vec::new(),
+            tamper: |message| vec![message],
+            input_units: 5,
+        };
+        world.allot(1_000_000);
+        for n in 0..providers {
+            let offer = ModelOffer {
+                model: MODEL.to_owned(),
+                model_root: keccak256("weights"),
+                runtime_digest: keccak256("iq8"),
+                tier: Tier::Exact,
+                context: 1024,
+                input_price: price(100_000 + 10_000 * u128::from(n)),
+                output_price: price(400_000 + 40_000 * u128::from(n)),
+                quantization: "q8_0".to_owned(),
+                message_overhead: 8,
+            };
+            let config = ProviderConfig {
+                key: SecretKey::for_tests(&format!("provider {n}")),
+                domain: domain(),
+                profile_hash,
+                router: router_key.address(),
+                region: Region(*b"XA"),
+                hardware: Hardware::default(),
+                slots: 2,
+                offers: vec![offer],
+            };
+            let provider = Provider::new(config);
+            let account = provider.account();
+            let hello = provider.hello();
+            world.providers.insert(account, provider);
+            world.provider(account, provider::Input::Connected);
+            world.input(Input::ProviderUp(Box::new(hello)));
+        }
+        world
+    }
+
+    fn allot(&mut self, cap: u128) {
+        self.input(Input::Chain(ChainEvent::Allotment {
+            account: account(),
+            generation: 1,
+            cap: TokenAmount::from_units(cap),
+            debited: TokenAmount::ZERO,
+            expiry: START.plus(Millis::from_secs(86_400)),
+            fee_version: 1,
+        }));
+    }
+
+    fn input(&mut self, input: Input) {
+        let outputs = self.router.handle(input, self.now);
+        self.router
+            .book()
+            .check_conservation()
+            .expect("conserved after every event");
+        for output in outputs {
+            match output {
+                Output::Journal { sequence, entry } => {
+                    self.journal.push(*entry);
+                    match &mut self.unsynced {
+                        Some(waiting) => waiting.push(sequence),
+                        None => self.input(Input::Synced { up_to: sequence }),
+                    }
+                }
+                Output::Client { job, event } => self.heard.entry(job).or_default().push(event),
+                Output::Send { provider, message } => {
+                    self.provider(provider, provider::Input::Router(*message))
+                }
+                Output::Warn(text) => self.warnings.push(text),
+                Output::Decided { decision, .. } => {
+                    decision.replay().expect("every decision can be replayed")
+                }
+                Output::Chain(_) => {}
+            }
+        }
+    }
+
+    fn provider(&mut self, account: Address, input: provider::Input) {
+        let now = self.now;
+        let Some(provider) = self.providers.get_mut(&account) else {
+            return;
+        };
+        for output in provider.handle(input, now) {
+            match output {
+                provider::Output::Send(message) => {
+                    for message in (self.tamper)(message) {
+                        self.input(Input::Provider {
+                            provider: account,
+                            message,
+                        });
+                    }
+                }
+                provider::Output::Prepare { attempt, .. } => {
+                    self.prepared.push_back((account, attempt))
+                }
+                provider::Output::Run(attempt) => self.running.push((account, attempt)),
+                provider::Output::Stop(attempt) => self.running.retain(|(_, a)| *a != attempt),
+                provider::Output::Earned(receipt) => self.earned.push(*receipt),
+                provider::Output::Warn(text) => self.warnings.push(text),
+            }
+        }
+    }
+
+    fn submit(&mut self, n: u8) {
+        self.input(Input::Submit {
+            job: job(n),
+            account: account(),
+            request: Box::new(request(n)),
+            entropy: 7,
+        });
+    }
+
+    fn prepare(&mut self) {
+        while let Some((account, attempt)) = self.prepared.pop_front() {
+            let prepared = Prepared {
+                input_units: self.input_units,
+                prompt_root: keccak256("prompt"),
+            };
+            self.provider(
+                account,
+                provider::Input::Prepared {
+                    attempt,
+                    result: Ok(prepared),
+                },
+            );
+        }
+    }
+
+    fn tokens(&mut self, count: u32) {
+        for (account, attempt) in self.running.clone() {
+            for n in 0..count {
+                let event = Generated::Tokens {
+                    tokens: vec![n],
+                    text: format!("t{n} "),
+                };
+                self.provider(account, provider::Input::Generated { attempt, event });
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        for (account, attempt) in std::mem::take(&mut self.running) {
+            let event = Generated::End {
+                tool_calls: Vec::new(),
+                finish_reason: FinishReason::Stop,
+            };
+            self.provider(account, provider::Input::Generated { attempt, event });
+        }
+    }
+
+    fn done(&self, n: u8) -> &Done {
+        match self.heard.get(&job(n)).and_then(|events| events.last()) {
+            Some(ClientEvent::Done(done)) => done,
+            other => panic!("job {n} is not done: {other:?}"),
+        }
+    }
+
+    fn failure(&self, n: u8) -> &Failure {
+        match self.heard.get(&job(n)).and_then(|events| events.last()) {
+            Some(ClientEvent::Failed(failure)) => failure,
+            other => panic!("job {n} did not fail: {other:?}"),
+        }
+    }
+
+    fn free(&self) -> u128 {
+        let available = self
+            .router
+            .book()
+            .available(account(), self.now, Millis(0))
+            .expect("allotted");
+        available.amount.units()
+    }
+
+    fn tick(&mut self, ms: u64) {
+        self.now = self.now.plus(Millis(ms));
+        self.input(Input::Tick);
+    }
+}
+
+#[test]
+fn a_call_is_reserved_answered_charged_and_signed_by_both() {
+    let mut world = World::new(3);
+    world.submit(1);
+    assert!(world.free() < 1_000_000, "the reserve is held");
+    world.prepare();
+    world.tokens(3);
+    world.end();
+    let done = world.done(1).clone();
+    assert_eq!(done.content.text, "t0 t1 t2 ");
+    assert_eq!(
+        (done.content.input_units, done.content.output_units),
+        (5, 3)
+    );
+    check_signatures(&done.receipt).expect("both signed");
+    assert_eq!(
+        world.earned,
+        vec![done.receipt.clone()],
+        "the provider holds the same receipt"
+    );
+    assert_eq!(
+        world.free(),
+        1_000_000 - done.receipt.receipt.charge.units(),
+        "the overage is free again"
+    );
+    assert_eq!(world.router.active(), 0);
+    assert!(world.warnings.is_empty(), "{:?}", world.warnings);
+}
+
+#[test]
+fn nothing_is_dispatched_before_the_reservation_is_durable() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(1);
+    assert!(world.prepared.is_empty());
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    world.input(Input::Synced { up_to: sequence });
+    assert_eq!(world.prepared.len(), 1);
+}
+
+#[test]
+fn the_end_is_not_told_before_the_charge_is_durable() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.unsynced = Some(Vec::new());
+    world.end();
+    assert!(!matches!(
+        world.heard[&job(1)].last(),
+        Some(ClientEvent::Done(_))
+    ));
+    assert!(world.earned.is_empty());
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    world.input(Input::Synced { up_to: sequence });
+    world.done(1);
+    assert_eq!(world.earned.len(), 1);
+}
+
+#[test]
+fn a_reservation_without_room_on_disk_refuses_the_call_and_frees_the_money() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(1);
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    world.input(Input::NotWritten {
+        sequence,
+        reason: "disk full".to_owned(),
+    });
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::RouterUnavailable { .. }
+    ));
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn a_provider_lost_before_the_first_token_is_replaced_unnoticed() {
+    let mut world = World::new(2);
+    world.submit(1);
+    let (first, _) = world.prepared[0];
+    world.prepared.clear();
+    world.input(Input::ProviderDown(first));
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    let done = world.done(1);
+    assert_ne!(done.receipt.receipt.provider, first);
+    assert_eq!(done.started.failovers, 1);
+    assert_eq!(done.receipt.receipt.attempt, 1);
+}
+
+#[test]
+fn a_provider_lost_mid_stream_costs_nothing_and_says_so() {
+    let mut world = World::new(2);
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    let (provider, _) = world.running[0];
+    world.input(Input::ProviderDown(provider));
+    let failure = world.failure(1);
+    assert_eq!(failure.cause, Cause::ProviderLost);
+    assert!(failure.billed.is_zero());
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn a_client_that_leaves_pays_for_what_it_got_and_no_more() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(3);
+    world.input(Input::ClientGone { job: job(1) });
+    assert!(world.running.is_empty(), "the provider stopped");
+    let receipt = world
+        .router
+        .book()
+        .receipt(job(1))
+        .expect("charged")
+        .receipt
+        .clone();
+    assert_eq!(receipt.output_units, 3);
+    assert_eq!(world.earned.len(), 1);
+    assert_eq!(world.free(), 1_000_000 - receipt.charge.units());
+}
+
+#[test]
+fn a_client_that_leaves_before_the_first_token_pays_nothing() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.input(Input::ClientGone { job: job(1) });
+    assert!(world.running.is_empty());
+    assert_eq!(world.free(), 1_000_000);
+    assert!(world.earned.is_empty());
+}
+
+#[test]
+fn a_silent_provider_is_given_up_after_the_first_token_deadline() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tick(9_999);
+    assert_eq!(world.router.active(), 1);
+    world.tick(1);
+    assert_eq!(world.failure(1).cause, Cause::DeadlineExceeded);
+    assert_eq!(
+        world.router.book().job_state(job(1)),
+        Some(JobState::TimedOut)
+    );
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_the_requests_fault_and_tried_once() {
+    let mut world = World::new(3);
+    world.submit(1);
+    let (account, attempt) = world.prepared.pop_front().expect("dispatched");
+    let reason = RefusalReason::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    };
+    world.provider(
+        account,
+        provider::Input::Prepared {
+            attempt,
+            result: Err(reason),
+        },
+    );
+    assert_eq!(
+        world.failure(1).cause,
+        Cause::ContextLength {
+            tokens: 2000,
+            context: 1024
+        }
+    );
+    assert!(world.prepared.is_empty());
+}
+
+/// Each lie of a provider, and that it earns nothing by it.
+#[test]
+fn a_provider_that_lies_in_its_receipt_is_refused_and_paid_nothing() {
+    let lies: Vec<fn(&mut Receipt)> = vec![
+        |r| r.output_units += 1,
+        |r| r.input_units += 1,
+        |r| r.charge = TokenAmount::from_units(r.charge.units() + 1),
+        |r| r.output_price = Price::per_million(TokenAmount::from_units(1_000_000)),
+        |r| r.model_root = keccak256("other weights"),
+        |r| r.output_root = keccak256("other tokens"),
+        |r| r.response_digest = keccak256("other text"),
+        |r| r.account = Address([9; 20]),
+        |r| r.tier = Tier::Zk,
+        |r| r.delivered_at = Timestamp(0),
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.prepare();
+        world.tokens(2);
+        let (account, (id, attempt)) = world.running[0];
+        world.tamper = |message| {
+            if matches!(message, ToRouter::Final(_)) {
+                Vec::new()
+            } else {
+                vec![message]
+            }
+        };
+        let mut forged = None;
+        let provider = world.providers.get_mut(&account).expect("known");
+        let event = Generated::End {
+            tool_calls: Vec::new(),
+            finish_reason: FinishReason::Stop,
+        };
+        for output in provider.handle(
+            provider::Input::Generated {
+                attempt: (id, attempt),
+                event,
+            },
+            START,
+        ) {
+            if let provider::Output::Send(ToRouter::Final(mut end)) = output {
+                lie(&mut end.receipt);
+                end.signature = SecretKey::for_tests("provider 0")
+                    .sign(stoa_crypto::receipt_digest(&end.receipt));
+                forged = Some(ToRouter::Final(end));
+            }
+        }
+        world.input(Input::Provider {
+            provider: account,
+            message: forged.expect("a final was made"),
+        });
+        assert!(
+            matches!(world.failure(1).cause, Cause::ProviderInvalid { .. }),
+            "lie {number} passed"
+        );
+        assert_eq!(world.free(), 1_000_000, "lie {number} was paid");
+        assert!(world.router.book().receipt(job(1)).is_none());
+    }
+}
+
+#[test]
+fn more_tokens_than_ordered_end_the_attempt() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(9);
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::ProviderInvalid { .. }
+    ));
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn messages_repeated_by_the_network_change_nothing() {
+    let mut world = World::new(1);
+    world.tamper = |message| match message {
+        // A repeated delta would be more tokens: streams are ordered and exact, so only whole messages outside them repeat.
+        ToRouter::Accepted { .. } | ToRouter::Final(_) | ToRouter::Status { .. } => {
+            vec![message.clone(), message]
+        }
+        other => vec![other],
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    world.done(1);
+    let charged = world
+        .journal
+        .iter()
+        .filter(|entry| matches!(entry, Entry::Charged { .. }))
+        .count();
+    assert_eq!(charged, 1);
+}
+
+#[test]
+fn a_receipt_offered_again_after_a_lost_connection_is_countersigned_if_it_was_charged() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    let (account, _) = world.running[0];
+    // The countersignature is lost with the connection.
+    let mut provider = world.providers[&account].clone();
+    let mut end = None;
+    let event = Generated::End {
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Stop,
+    };
+    for output in provider.handle(
+        provider::Input::Generated {
+            attempt: (job(1), 0),
+            event,
+        },
+        world.now,
+    ) {
+        if let provider::Output::Send(ToRouter::Final(sent)) = output {
+            end = Some(sent);
+        }
+    }
+    world.input(Input::Provider {
+        provider: account,
+        message: ToRouter::Final(end.expect("made")),
+    });
+    world.earned.clear();
+    world.providers.insert(account, provider);
+    world.provider(account, provider::Input::Disconnected);
+    world.provider(account, provider::Input::Connected);
+    assert_eq!(world.earned.len(), 1);
+    assert_eq!(world.earned[0], world.done(1).receipt);
+}
+
+#[test]
+fn an_empty_allotment_and_an_unknown_model_are_told_apart() {
+    let mut world = World::new(1);
+    let mut other = request(1);
+    other.model = "gpt-9".to_owned();
+    world.input(Input::Submit {
+        job: job(1),
+        account: account(),
+        request: Box::new(other),
+        entropy: 1,
+    });
+    assert!(matches!(world.failure(1).cause, Cause::UnknownModel { .. }));
+    let stranger = SecretKey::for_tests("stranger").address();
+    world.input(Input::Submit {
+        job: job(2),
+        account: stranger,
+        request: Box::new(request(2)),
+        entropy: 1,
+    });
+    assert_eq!(world.failure(2).cause, Cause::NoAllotment);
+    let mut huge = request(3);
+    huge.body_bytes = u64::MAX;
+    huge.output_tokens_max = Some(u32::MAX);
+    world.input(Input::Submit {
+        job: job(3),
+        account: account(),
+        request: Box::new(huge),
+        entropy: 1,
+    });
+    assert_eq!(
+        world.router.active(),
+        1,
+        "bounded by context and profile, so it is affordable"
+    );
+}
+
+#[test]
+fn a_cost_ceiling_shortens_the_answer_and_one_below_the_prompt_is_refused() {
+    let mut world = World::new(1);
+    let mut capped = request(1);
+    capped.output_tokens_max = Some(1000);
+    capped.constraints.cost_max = Some(TokenAmount::from_units(100));
+    world.input(Input::Submit {
+        job: job(1),
+        account: account(),
+        request: Box::new(capped),
+        entropy: 1,
+    });
+    let held = world
+        .router
+        .book()
+        .reservation(job(1))
+        .expect("reserved")
+        .amount;
+    assert!(held <= TokenAmount::from_units(100), "{held}");
+    let mut dust = request(2);
+    dust.constraints.cost_max = Some(TokenAmount::from_units(1));
+    world.input(Input::Submit {
+        job: job(2),
+        account: account(),
+        request: Box::new(dust),
+        entropy: 1,
+    });
+    assert!(
+        matches!(world.failure(2).cause, Cause::PriceCeiling { .. }),
+        "{:?}",
+        world.failure(2)
+    );
+}
+
+#[test]
+fn a_ticket_for_another_chain_price_or_provider_is_not_worked_on() {
+    let mut world = World::new(1);
+    let mut dispatches = Vec::new();
+    let outputs = {
+        world.unsynced = Some(Vec::new());
+        world.submit(1);
+        let sequence = world.unsynced.as_ref().expect("gathering")[0];
+        world
+            .router
+            .handle(Input::Synced { up_to: sequence }, world.now)
+    };
+    for output in outputs {
+        if let Output::Send { message, .. } = output
+            && let ToProvider::Dispatch(dispatch) = *message
+        {
+            dispatches.push(*dispatch);
+        }
+    }
+    let dispatch = dispatches.pop().expect("ordered");
+    let account = dispatch.ticket.ticket.provider;
+    let changes: Vec<fn(&mut Ticket)> = vec![
+        |t| t.output_price = Price::default(),
+        |t| t.provider = Address([1; 20]),
+        |t| t.deadline = Timestamp(0),
+        |t| t.reserve = TokenAmount::from_units(u128::MAX),
+        |t| t.model_root = Digest::ZERO,
+    ];
+    for change in changes {
+        let mut changed = dispatch.clone();
+        change(&mut changed.ticket.ticket);
+        let input = provider::Input::Router(ToProvider::Dispatch(Box::new(changed)));
+        let outputs = world
+            .providers
+            .get_mut(&account)
+            .expect("known")
+            .handle(input, START);
+        assert!(
+            outputs
+                .iter()
+                .any(|o| matches!(o, provider::Output::Send(ToRouter::Refused { .. }))),
+            "a changed ticket was taken: {outputs:?}"
+        );
+    }
+}
+
+#[test]
+fn a_restart_releases_what_was_open_and_keeps_what_was_charged() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    world.submit(2);
+    world.prepare();
+    world.tokens(1);
+    let book = RouterBook::new(domain(), world.router.config().key.address())
+        .replay(&world.journal)
+        .expect("replays");
+    let (router, outputs) = Router::recover(world.router.config().clone(), book, 1);
+    assert_eq!(outputs.len(), 1, "one release");
+    assert!(router.book().receipt(job(1)).is_some());
+    assert_eq!(router.book().job_state(job(2)), Some(JobState::Refunded));
+}
