@@ -52,16 +52,31 @@ impl Tool {
         let list: Vec<String> = self
             .arguments
             .iter()
-            .map(|a| format!("{}{}: {}", a.name, if a.required { "" } else { "?" }, a.kind.name()))
+            .map(|a| {
+                format!(
+                    "{}{}: {}",
+                    a.name,
+                    if a.required { "" } else { "?" },
+                    a.kind.name()
+                )
+            })
             .collect();
         format!("{}({}) {}", self.name, list.join(", "), self.description)
     }
 
     /// The tool in the wire format of chat completions.
     pub fn wire(&self) -> Value {
-        let properties: Map<String, Value> =
-            self.arguments.iter().map(|a| (a.name.clone(), json!({ "type": a.kind.name() }))).collect();
-        let required: Vec<&str> = self.arguments.iter().filter(|a| a.required).map(|a| a.name.as_str()).collect();
+        let properties: Map<String, Value> = self
+            .arguments
+            .iter()
+            .map(|a| (a.name.clone(), json!({ "type": a.kind.name() })))
+            .collect();
+        let required: Vec<&str> = self
+            .arguments
+            .iter()
+            .filter(|a| a.required)
+            .map(|a| a.name.as_str())
+            .collect();
         json!({ "type": "function", "function": { "name": self.name, "description": self.description,
             "parameters": { "type": "object", "properties": properties, "required": required } } })
     }
@@ -91,7 +106,9 @@ impl Turn {
     /// The text between the role marker and the end marker.
     pub fn body(&self) -> String {
         match self {
-            Turn::System(text) | Turn::User(text) | Turn::Assistant(text) | Turn::Result(text) => text.clone(),
+            Turn::System(text) | Turn::User(text) | Turn::Assistant(text) | Turn::Result(text) => {
+                text.clone()
+            }
             Turn::Call { name, arguments } => {
                 format!("<|tool_call|>{{\"name\":\"{name}\",\"arguments\":{arguments}}}")
             }
@@ -113,9 +130,13 @@ impl Turn {
             Turn::System(text) => json!({ "role": "system", "content": text }),
             Turn::User(text) => json!({ "role": "user", "content": text }),
             Turn::Assistant(text) => json!({ "role": "assistant", "content": text }),
-            Turn::Call { name, arguments } => json!({ "role": "assistant", "content": null, "tool_calls": [
-                { "id": "call_0", "type": "function", "function": { "name": name, "arguments": arguments } }] }),
-            Turn::Result(text) => json!({ "role": "tool", "tool_call_id": "call_0", "content": text }),
+            Turn::Call { name, arguments } => {
+                json!({ "role": "assistant", "content": null, "tool_calls": [
+                { "id": "call_0", "type": "function", "function": { "name": name, "arguments": arguments } }] })
+            }
+            Turn::Result(text) => {
+                json!({ "role": "tool", "tool_call_id": "call_0", "content": text })
+            }
         }
     }
 }
@@ -163,13 +184,28 @@ pub struct Task {
 
 impl Task {
     /// A task of one question and one answer, judged by equality.
-    pub fn ask(family: &'static str, key: String, question: impl Into<String>, answer: impl Into<String>) -> Self {
+    pub fn ask(
+        family: &'static str,
+        key: String,
+        question: impl Into<String>,
+        answer: impl Into<String>,
+    ) -> Self {
         let turns = vec![Turn::User(question.into()), Turn::Assistant(answer.into())];
-        Self { family, keys: vec![key], tools: Vec::new(), turns, check: Check::Exact }
+        Self {
+            family,
+            keys: vec![key],
+            tools: Vec::new(),
+            turns,
+            check: Check::Exact,
+        }
     }
 
     /// The same, but never held out.
-    pub fn train_only(family: &'static str, question: impl Into<String>, answer: impl Into<String>) -> Self {
+    pub fn train_only(
+        family: &'static str,
+        question: impl Into<String>,
+        answer: impl Into<String>,
+    ) -> Self {
         let mut task = Self::ask(family, String::new(), question, answer);
         task.keys.clear();
         task

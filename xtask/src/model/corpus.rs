@@ -13,14 +13,14 @@ type Draw = fn(&mut Rng) -> Task;
 
 /// The families, their weights in the training text and the number of held-out tasks of each.
 pub const FAMILIES: &[(&str, Draw, usize, usize)] = &[
-    ("chat", talk::draw, 16, 100),
+    ("chat", talk::draw, 14, 100),
     ("refusal", talk::draw_refusal, 5, 60),
-    ("story", story::draw, 9, 100),
-    ("arithmetic", sums::draw, 18, 200),
+    ("story", story::draw, 6, 100),
+    ("arithmetic", sums::draw, 20, 200),
     ("extract", extract::draw, 12, 160),
     ("transform", text::draw, 13, 160),
     ("lookup", facts::draw, 9, 120),
-    ("tool_call", tools::draw, 14, 200),
+    ("tool_call", tools::draw, 15, 200),
     ("no_tool", tools::draw_none, 3, 50),
     ("tool_result", tools::draw_result, 4, 60),
 ];
@@ -80,13 +80,16 @@ impl Trainer {
     /// The next document: one task, a conversation of several, or a plain story.
     pub fn document(&mut self) -> Document {
         match self.0.below(100) {
-            0..2 => self.plain_story(),
-            2..13 => self.conversation(),
+            0 => self.plain_story(),
+            1..11 => self.conversation(),
             _ => {
                 let task = self.task();
                 let mut turns = self.system();
                 turns.extend(task.turns);
-                Document { family: task.family, text: render(&task.tools, &turns) }
+                Document {
+                    family: task.family,
+                    text: render(&task.tools, &turns),
+                }
             }
         }
     }
@@ -111,7 +114,11 @@ impl Trainer {
     }
 
     fn system(&mut self) -> Vec<Turn> {
-        if self.0.chance(20) { vec![Turn::System(self.0.pick(SYSTEM).to_owned())] } else { Vec::new() }
+        if self.0.chance(20) {
+            vec![Turn::System(self.0.pick(SYSTEM).to_owned())]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Several tasks in a row; at most one of them, drawn first, brings its tools.
@@ -130,7 +137,10 @@ impl Trainer {
         }
         self.0.shuffle(&mut rest);
         turns.extend(rest.into_iter().flatten());
-        Document { family, text: render(&tools, &turns) }
+        Document {
+            family,
+            text: render(&tools, &turns),
+        }
     }
 
     /// A story without a question, for plain completion.
@@ -141,7 +151,10 @@ impl Trainer {
                 && let Some(Turn::Assistant(text)) = task.turns.last()
             {
                 let start = if self.0.chance(50) { "<|bos|>" } else { "" };
-                return Document { family: "plain", text: format!("{start}{text}<|end|>") };
+                return Document {
+                    family: "plain",
+                    text: format!("{start}{text}<|end|>"),
+                };
             }
         }
     }
@@ -155,7 +168,9 @@ pub fn held_out(seed: u64) -> Vec<Task> {
         let mut seen = BTreeSet::new();
         while seen.len() < *count {
             let task = draw(&mut rng);
-            if may_test(&task) && seen.insert(render(&task.tools, &task.turns[..task.turns.len() - 1])) {
+            if may_test(&task)
+                && seen.insert(render(&task.tools, &task.turns[..task.turns.len() - 1]))
+            {
                 tasks.push(task);
             }
         }

@@ -34,7 +34,7 @@ struct CorpusArgs {
     #[arg(long, default_value_t = 34)]
     seed: u64,
     /// How many training documents to write.
-    #[arg(long, default_value_t = 400_000)]
+    #[arg(long, default_value_t = 200_000)]
     documents: usize,
     /// The folder to write `train.jsonl` and `heldout.jsonl` into.
     #[arg(long)]
@@ -45,7 +45,9 @@ struct CorpusArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be written.
-    #[error("cannot write {path}: {source}; free some space or choose another --out, files written so far are incomplete")]
+    #[error(
+        "cannot write {path}: {source}; free some space or choose another --out, files written so far are incomplete"
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -66,12 +68,18 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let lines = (0..corpus.documents).map(|_| trainer.document().line());
     write_lines(corpus.out.join("train.jsonl"), lines)?;
     let held = corpus::held_out(corpus.seed);
-    write_lines(corpus.out.join("heldout.jsonl"), held.iter().map(corpus::held_out_line))
+    write_lines(
+        corpus.out.join("heldout.jsonl"),
+        held.iter().map(corpus::held_out_line),
+    )
 }
 
 /// Writes one line after the other and prints the file's hash in the form of `sha256sum`.
 fn write_lines(path: PathBuf, lines: impl Iterator<Item = String>) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.clone(), source };
+    let failed = |source| Error::Write {
+        path: path.clone(),
+        source,
+    };
     let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
     let mut hash = Sha256::new();
     for mut line in lines {

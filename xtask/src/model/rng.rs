@@ -57,6 +57,8 @@ impl Rng {
 
 /// FNV-1a of a text: decides which side of the split a combination of arguments falls on, whatever the seed.
 pub fn hash_text(text: &str) -> u64 {
-    let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
     Rng::new(fnv).next()
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::chat::{Check, Task, Turn, render};
 use super::corpus::{FAMILIES, Trainer, held_out, held_out_line, is_held, may_test, may_train};
@@ -8,14 +8,20 @@ use super::rng::Rng;
 
 fn draws(count: usize) -> Vec<Task> {
     let mut rng = Rng::new(7);
-    FAMILIES.iter().flat_map(|(_, draw, _, _)| (0..count).map(|_| draw(&mut rng)).collect::<Vec<_>>()).collect()
+    FAMILIES
+        .iter()
+        .flat_map(|(_, draw, _, _)| (0..count).map(|_| draw(&mut rng)).collect::<Vec<_>>())
+        .collect()
 }
 
 #[test]
 fn the_same_seed_writes_the_same_documents_and_another_seed_does_not() {
     let text = |seed| {
         let mut trainer = Trainer::new(seed);
-        (0..500).map(|_| trainer.document().line()).collect::<Vec<_>>().join("\n")
+        (0..500)
+            .map(|_| trainer.document().line())
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     assert_eq!(text(1), text(1));
     assert_ne!(text(1), text(2));
@@ -25,13 +31,28 @@ fn the_same_seed_writes_the_same_documents_and_another_seed_does_not() {
 fn no_held_out_prompt_occurs_in_the_training_text() {
     let prompts: Vec<String> = held_out(34)
         .iter()
-        .map(|t| render(&t.tools, &t.turns[..t.turns.len() - 1]).trim_start_matches("<|bos|>").to_owned())
+        .map(|t| {
+            render(&t.tools, &t.turns[..t.turns.len() - 1])
+                .trim_start_matches("<|bos|>")
+                .to_owned()
+        })
         .collect();
     let mut trainer = Trainer::new(34);
-    let train: BTreeSet<String> = (0..20_000).map(|_| trainer.document().text.trim_start_matches("<|bos|>").to_owned()).collect();
+    let train: BTreeSet<String> = (0..20_000)
+        .map(|_| {
+            trainer
+                .document()
+                .text
+                .trim_start_matches("<|bos|>")
+                .to_owned()
+        })
+        .collect();
     for prompt in &prompts {
         let next = train.range(prompt.clone()..).next();
-        assert!(next.is_none_or(|t| !t.starts_with(prompt.as_str())), "{prompt}");
+        assert!(
+            next.is_none_or(|t| !t.starts_with(prompt.as_str())),
+            "{prompt}"
+        );
     }
 }
 
@@ -54,15 +75,36 @@ fn held_out_tool_names_are_never_offered_in_training() {
 #[test]
 fn every_held_out_call_names_an_offered_tool_with_arguments_that_it_has() {
     for task in held_out(34).iter().filter(|t| t.check == Check::Call) {
-        let Some(Turn::Call { name, arguments }) = task.turns.last() else { panic!("a call ends in a call") };
-        let tool = task.tools.iter().find(|t| &t.name == name).expect("the tool is offered");
-        let given: BTreeMap<String, Value> = serde_json::from_str(arguments).expect("arguments are JSON");
+        let Some(Turn::Call { name, arguments }) = task.turns.last() else {
+            panic!("a call ends in a call")
+        };
+        let tool = task
+            .tools
+            .iter()
+            .find(|t| &t.name == name)
+            .expect("the tool is offered");
+        let given: BTreeMap<String, Value> =
+            serde_json::from_str(arguments).expect("arguments are JSON");
         for argument in &tool.arguments {
-            assert!(!argument.required || given.contains_key(&argument.name), "{name} lacks {}", argument.name);
+            assert!(
+                !argument.required || given.contains_key(&argument.name),
+                "{name} lacks {}",
+                argument.name
+            );
         }
         for (key, value) in &given {
-            let argument = tool.arguments.iter().find(|a| &a.name == key).expect("the argument is declared");
-            let kind = if value.is_i64() { "integer" } else if value.is_boolean() { "boolean" } else { "string" };
+            let argument = tool
+                .arguments
+                .iter()
+                .find(|a| &a.name == key)
+                .expect("the argument is declared");
+            let kind = if value.is_i64() {
+                "integer"
+            } else if value.is_boolean() {
+                "boolean"
+            } else {
+                "string"
+            };
             assert_eq!(kind, argument.kind.name());
         }
     }
@@ -102,11 +144,39 @@ fn the_held_out_file_has_more_than_a_thousand_tasks_of_every_family() {
     let tasks = held_out(34);
     assert!(tasks.len() >= 1_000);
     for (family, _, _, count) in FAMILIES {
-        assert_eq!(tasks.iter().filter(|t| t.family == *family).count(), *count, "{family}");
+        assert_eq!(
+            tasks.iter().filter(|t| t.family == *family).count(),
+            *count,
+            "{family}"
+        );
     }
     for task in &tasks {
         let line: Value = serde_json::from_str(&held_out_line(task)).expect("JSON");
         assert!(line["messages"].as_array().is_some_and(|m| !m.is_empty()));
         assert!(!line["answer"].is_null() && !line["check"].is_null());
+    }
+}
+
+#[test]
+fn the_chat_template_writes_what_the_generator_writes() {
+    let template = std::fs::read_to_string("../models/stoa-tiny/chat_template.jinja")
+        .expect("the template is in the repository");
+    let mut environment = minijinja::Environment::new();
+    environment
+        .add_template("chat", &template)
+        .expect("minijinja reads the template");
+    let chat = environment.get_template("chat").expect("it was added");
+    let write = |messages: &[Value], tools: &[Value], add: bool| {
+        let context = json!({ "messages": messages, "tools": tools, "add_generation_prompt": add });
+        chat.render(minijinja::value::Serde(context))
+            .expect("the template renders")
+    };
+    for task in draws(60) {
+        let messages: Vec<Value> = task.turns.iter().map(Turn::wire).collect();
+        let tools: Vec<Value> = task.tools.iter().map(super::chat::Tool::wire).collect();
+        let text = write(&messages, &tools, false);
+        assert_eq!(text, render(&task.tools, &task.turns));
+        let prompt = write(&messages[..messages.len() - 1], &tools, true);
+        assert!(text.starts_with(&prompt), "{prompt}");
     }
 }

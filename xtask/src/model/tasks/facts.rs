@@ -10,7 +10,11 @@ pub fn draw(rng: &mut Rng) -> Task {
     let count = rng.between(2, 5);
     let subjects = subjects(rng, kind, count);
     let values = values(rng, kind, count);
-    let facts: Vec<String> = subjects.iter().zip(&values).map(|(s, v)| statement(kind, s, v)).collect();
+    let facts: Vec<String> = subjects
+        .iter()
+        .zip(&values)
+        .map(|(s, v)| statement(kind, s, v))
+        .collect();
     let target = rng.below(count);
     let question = question(rng, kind, &subjects[target]);
     let story = facts.join(" ");
@@ -20,7 +24,12 @@ pub fn draw(rng: &mut Rng) -> Task {
         2 => format!("{story}\n{question}"),
         _ => format!("{story} {question}"),
     };
-    Task::ask("lookup", format!("lookup {story}"), text, facts[target].clone())
+    Task::ask(
+        "lookup",
+        format!("lookup {story}"),
+        text,
+        facts[target].clone(),
+    )
 }
 
 fn subjects(rng: &mut Rng, kind: usize, count: usize) -> Vec<String> {
@@ -28,17 +37,42 @@ fn subjects(rng: &mut Rng, kind: usize, count: usize) -> Vec<String> {
         0 | 2 | 4 => THINGS,
         _ => NAMES,
     };
-    rng.pick_distinct(list, count).into_iter().map(str::to_owned).collect()
+    rng.pick_distinct(list, count)
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn values(rng: &mut Rng, kind: usize, count: usize) -> Vec<String> {
     let mut values: Vec<String> = match kind {
-        0 => rng.pick_distinct(PLACES, count).into_iter().map(str::to_owned).collect(),
-        1 => rng.pick_distinct(CITIES, count).into_iter().map(str::to_owned).collect(),
-        2 => rng.pick_distinct(COLOURS, count).into_iter().map(str::to_owned).collect(),
-        3 => rng.pick_distinct(JOBS, count).into_iter().map(str::to_owned).collect(),
-        4 => (0..count).map(|_| rng.between(1, 999).to_string()).collect(),
-        _ => rng.pick_distinct(ANIMALS, count).into_iter().map(str::to_owned).collect(),
+        0 => rng
+            .pick_distinct(PLACES, count)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        1 => rng
+            .pick_distinct(CITIES, count)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        2 => rng
+            .pick_distinct(COLOURS, count)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        3 => rng
+            .pick_distinct(JOBS, count)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        4 => (0..count)
+            .map(|_| rng.between(1, 999).to_string())
+            .collect(),
+        _ => rng
+            .pick_distinct(ANIMALS, count)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
     };
     if kind == 1 && rng.chance(20) {
         values[0] = crate::model::words::capital(&made_up(rng));

@@ -15,7 +15,11 @@ pub fn draw(rng: &mut Rng) -> Task {
 }
 
 fn operand(rng: &mut Rng) -> usize {
-    if rng.chance(15) { rng.below(10) } else { rng.between(10, 99) }
+    if rng.chance(15) {
+        rng.below(10)
+    } else {
+        rng.between(10, 99)
+    }
 }
 
 fn sum(rng: &mut Rng) -> Task {
@@ -29,17 +33,28 @@ fn sum(rng: &mut Rng) -> Task {
         4 => format!("Add {a} and {b}."),
         5 => format!("Calculate {a} + {b}."),
         6 => format!("What is the sum of {a} and {b}?"),
-        7 => format!("{name} has {a} {goods} and gets {b} more. How many {goods} does {name} have?"),
+        7 => {
+            format!("{name} has {a} {goods} and gets {b} more. How many {goods} does {name} have?")
+        }
         8 => format!("How much is {a} and {b}?"),
         _ => format!("what is {a}+{b}?"),
     };
     let key = format!("sum {} {}", a.min(b), a.max(b));
-    Task::ask("arithmetic", key, question, format!("{a} + {b} = {}", a + b))
+    Task::ask(
+        "arithmetic",
+        key,
+        question,
+        format!("{a} + {b} = {}", a + b),
+    )
 }
 
 fn difference(rng: &mut Rng) -> Task {
     let (x, y) = (operand(rng), operand(rng));
-    let (a, b) = if x < y && !rng.chance(12) { (y, x) } else { (x, y) };
+    let (a, b) = if x < y && !rng.chance(12) {
+        (y, x)
+    } else {
+        (x, y)
+    };
     let (name, goods) = (rng.pick(NAMES), rng.pick(GOODS));
     let question = match rng.below(9) {
         0 => format!("What is {a} - {b}?"),
@@ -49,11 +64,18 @@ fn difference(rng: &mut Rng) -> Task {
         4 => format!("Subtract {b} from {a}."),
         5 => format!("Calculate {a} - {b}."),
         6 => format!("Take {b} away from {a}."),
-        7 if a >= b => format!("{name} has {a} {goods} and gives away {b}. How many {goods} are left?"),
+        7 if a >= b => {
+            format!("{name} has {a} {goods} and gives away {b}. How many {goods} are left?")
+        }
         _ => format!("what is {a}-{b}?"),
     };
     let key = format!("difference {a} {b}");
-    Task::ask("arithmetic", key, question, format!("{a} - {b} = {}", a as i64 - b as i64))
+    Task::ask(
+        "arithmetic",
+        key,
+        question,
+        format!("{a} - {b} = {}", a as i64 - b as i64),
+    )
 }
 
 /// Products up to 10 x 10 are a closed table to be learnt by heart, so they are never held out.

@@ -2,7 +2,7 @@
 
 use crate::model::chat::Task;
 use crate::model::rng::Rng;
-use crate::model::words::{WORDS, made_up};
+use crate::model::words::{WORDS, common, made_up};
 
 /// One transform task.
 pub fn draw(rng: &mut Rng) -> Task {
@@ -24,7 +24,11 @@ pub fn draw(rng: &mut Rng) -> Task {
 
 fn some_words(rng: &mut Rng) -> Vec<String> {
     let count = rng.between(2, 5);
-    let mut words: Vec<String> = rng.pick_distinct(WORDS, count).into_iter().map(str::to_owned).collect();
+    let mut words: Vec<String> = rng
+        .pick_distinct(WORDS, count)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     if rng.chance(25) {
         let place = rng.below(words.len());
         words[place] = made_up(rng);
@@ -34,16 +38,40 @@ fn some_words(rng: &mut Rng) -> Vec<String> {
 
 /// Write the text as a user would: after a colon, or in quotes.
 fn quoted(rng: &mut Rng, before: &str, text: &str) -> String {
-    if rng.chance(65) { format!("{before}: {text}") } else { format!("{before} \"{text}\"") }
+    if rng.chance(65) {
+        format!("{before}: {text}")
+    } else {
+        format!("{before} \"{text}\"")
+    }
 }
 
 fn echo(rng: &mut Rng, text: &str) -> (String, String) {
-    let before = rng.pick(&["Say", "Repeat", "Repeat after me", "Echo", "Repeat this text", "Copy this"]);
-    (quoted(rng, before, text), text.to_owned())
+    let before = rng.pick(&[
+        "Say",
+        "Repeat",
+        "Repeat after me",
+        "Echo",
+        "Repeat this text",
+        "Copy this",
+    ]);
+    if rng.chance(60) {
+        return (quoted(rng, before, text), text.to_owned());
+    }
+    let mut words = vec![rng.pick(&["The", "A", "My", "This", "I", "We"]).to_owned()];
+    for _ in 0..rng.between(2, 7) {
+        words.push(common(rng, WORDS));
+    }
+    let sentence = words.join(" ") + rng.pick(&[".", "!", "?", ""]);
+    (quoted(rng, before, &sentence), sentence)
 }
 
 fn reverse(rng: &mut Rng, words: &[String]) -> (String, String) {
-    let before = rng.pick(&["Reverse the words", "Reverse the order of the words", "Write the words backwards", "Reverse the word order of"]);
+    let before = rng.pick(&[
+        "Reverse the words",
+        "Reverse the order of the words",
+        "Write the words backwards",
+        "Reverse the word order of",
+    ]);
     let back: Vec<&str> = words.iter().rev().map(String::as_str).collect();
     (quoted(rng, before, &words.join(" ")), back.join(" "))
 }
@@ -51,7 +79,13 @@ fn reverse(rng: &mut Rng, words: &[String]) -> (String, String) {
 fn upper(rng: &mut Rng) -> (String, String) {
     let count = rng.between(1, 3);
     let text = rng.pick_distinct(WORDS, count).join(" ");
-    let before = rng.pick(&["Write in upper case", "Upper case", "Write in capital letters", "Convert to upper case", "Make this upper case"]);
+    let before = rng.pick(&[
+        "Write in upper case",
+        "Upper case",
+        "Write in capital letters",
+        "Convert to upper case",
+        "Make this upper case",
+    ]);
     (quoted(rng, before, &text), text.to_uppercase())
 }
 
@@ -90,8 +124,22 @@ fn join(rng: &mut Rng, words: &[String]) -> (String, String) {
 }
 
 fn repeat(rng: &mut Rng) -> (String, String) {
-    let word = if rng.chance(20) { made_up(rng) } else { rng.pick(WORDS).to_owned() };
-    let (times, count) = *rng_pick(rng, &[("two times", 2), ("three times", 3), ("four times", 4), ("twice", 2), ("3 times", 3), ("2 times", 2)]);
+    let word = if rng.chance(20) {
+        made_up(rng)
+    } else {
+        rng.pick(WORDS).to_owned()
+    };
+    let (times, count) = *rng_pick(
+        rng,
+        &[
+            ("two times", 2),
+            ("three times", 3),
+            ("four times", 4),
+            ("twice", 2),
+            ("3 times", 3),
+            ("2 times", 2),
+        ],
+    );
     let before = match rng.below(2) {
         0 => format!("Say {times}"),
         _ => format!("Write {times}"),
