@@ -1,0 +1,474 @@
+//! Every row of the truth table, over the wire.
+
+use crate::support::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use stoa_api::Timings;
+use stoa_nodes::client::{Cause, ClientEvent, Failure};
+use stoa_types::{Price, TokenAmount};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn amount(units: u128) -> TokenAmount {
+    TokenAmount::from_units(units)
+}
+
+/// Cause, status, type, code, retry, `stoa.cause`, code inside a stream.
+type Case = (
+    Cause,
+    u16,
+    &'static str,
+    &'static str,
+    bool,
+    &'static str,
+    &'static str,
+);
+
+fn cases() -> Vec<Case> {
+    let model = || "m".to_owned();
+    let reason = || "why".to_owned();
+    let quota = "insufficient_quota";
+    vec![
+        (
+            Cause::UnknownModel { model: model() },
+            404,
+            "not_found_error",
+            "model_not_found",
+            false,
+            "model_not_found",
+            "model_not_found",
+        ),
+        (
+            Cause::ModelOffline { model: model() },
+            503,
+            "provider_error",
+            "model_offline",
+            true,
+            "model_offline",
+            "model_offline",
+        ),
+        (
+            Cause::ContextLength {
+                tokens: 2000,
+                context: 1024,
+            },
+            400,
+            "invalid_request_error",
+            "context_length_exceeded",
+            false,
+            "context_length_exceeded",
+            "context_length_exceeded",
+        ),
+        (
+            Cause::Unsupported {
+                parameter: "tools".to_owned(),
+                reason: reason(),
+            },
+            400,
+            "invalid_request_error",
+            "unsupported_parameter",
+            false,
+            "unsupported_parameter",
+            "unsupported_parameter",
+        ),
+        (
+            Cause::NoAllotment,
+            429,
+            quota,
+            quota,
+            false,
+            "no_allotment",
+            quota,
+        ),
+        (
+            Cause::AllotmentExpired,
+            429,
+            quota,
+            quota,
+            false,
+            "allotment_expired",
+            quota,
+        ),
+        (
+            Cause::CapReached {
+                needed: amount(9),
+                available: amount(3),
+            },
+            429,
+            quota,
+            quota,
+            false,
+            "cap_reached",
+            quota,
+        ),
+        (
+            Cause::PriceCeiling {
+                lowest: Price::per_million(amount(400_000)),
+            },
+            422,
+            "constraint_error",
+            "price_ceiling_exceeded",
+            false,
+            "price_ceiling_exceeded",
+            "price_ceiling_exceeded",
+        ),
+        (
+            Cause::NoProviderMatches {
+                excluded: BTreeMap::from([("region".to_owned(), 3)]),
+            },
+            422,
+            "constraint_error",
+            "no_provider_matches_policy",
+            false,
+            "no_provider_matches_policy",
+            "no_provider_matches_policy",
+        ),
+        (
+            Cause::OverCapacity { retry_ms: 700 },
+            503,
+            "capacity_error",
+            "over_capacity",
+            true,
+            "over_capacity",
+            "over_capacity",
+        ),
+        (
+            Cause::RouterUnavailable { reason: reason() },
+            503,
+            "capacity_error",
+            "router_overloaded",
+            true,
+            "router_overloaded",
+            "router_overloaded",
+        ),
+        (
+            Cause::ProviderDown,
+            502,
+            "provider_error",
+            "provider_down",
+            true,
+            "provider_down",
+            "provider_lost",
+        ),
+        (
+            Cause::ProviderLost,
+            502,
+            "provider_error",
+            "provider_down",
+            true,
+            "provider_lost",
+            "provider_lost",
+        ),
+        (
+            Cause::DeadlineExceeded,
+            504,
+            "provider_error",
+            "deadline_exceeded",
+            true,
+            "deadline_exceeded",
+            "deadline_exceeded",
+        ),
+        (
+            Cause::ProviderInvalid { reason: reason() },
+            502,
+            "provider_error",
+            "provider_invalid_response",
+            true,
+            "provider_invalid_response",
+            "verification_failed",
+        ),
+        (
+            Cause::SettlementUnavailable,
+            503,
+            "settlement_error",
+            "settlement_unavailable",
+            true,
+            "settlement_unavailable",
+            "settlement_unavailable",
+        ),
+        (
+            Cause::Internal,
+            500,
+            "server_error",
+            "internal_error",
+            true,
+            "internal_error",
+            "internal_error",
+        ),
+    ]
+}
+
+fn fail(cause: Cause, billed: u128) -> Step {
+    Step::Say(ClientEvent::Failed(Failure {
+        cause,
+        billed: amount(billed),
+    }))
+}
+
+#[tokio::test]
+async fn every_cause_is_one_row_before_the_first_byte_streamed_or_not() {
+    for (cause, status, kind, code, retry, fine, _) in cases() {
+        for stream in [false, true] {
+            let server = Server::start(vec![fail(cause.clone(), 0)]).await;
+            let reply = server.chat(request(json!({"stream": stream}))).await;
+            assert_eq!(reply.error(), (status, code.to_owned(), retry), "{cause:?}");
+            let error = &reply.json()["error"];
+            assert_eq!(error["type"], kind);
+            assert_eq!(error["stoa"]["cause"], fine);
+            assert_eq!(error["stoa"]["billed"], "0");
+            assert!(
+                error["message"]
+                    .as_str()
+                    .expect("text")
+                    .ends_with("No token was billed.")
+            );
+            assert_eq!(reply.headers["x-request-id"], JOB.to_string());
+            assert_eq!(reply.headers["x-stoa-job"], JOB.to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_cause_inside_a_stream_is_one_error_event_and_no_done() {
+    for (cause, _, kind, _, _, fine, code) in cases() {
+        let script = vec![
+            Step::Say(ClientEvent::Started(started())),
+            delta("par"),
+            fail(cause.clone(), 0),
+        ];
+        let server = Server::start(script).await;
+        let body = request(json!({"stream": true, "stream_options": {"include_usage": true}}));
+        let reply = server.chat(body).await;
+        assert_eq!(reply.status, 200);
+        let events = reply.chunks();
+        let (error, before) = events.split_last().expect("events");
+        assert_eq!(error["error"]["code"], code, "{cause:?}");
+        assert_eq!(error["error"]["type"], kind);
+        assert_eq!(error["error"]["stoa"]["cause"], fine);
+        assert!(error["error"].get("param").is_some());
+        assert!(!reply.text().contains("[DONE]"));
+        assert!(
+            before.iter().all(|chunk| chunk["usage"].is_null()),
+            "no counts after an error"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_what_was_billed() {
+    let script = vec![
+        Step::Say(ClientEvent::Started(started())),
+        delta("par"),
+        fail(Cause::ProviderLost, 1_500),
+    ];
+    let server = Server::start(script).await;
+    let error = server
+        .chat(request(json!({"stream": true})))
+        .await
+        .chunks()
+        .pop()
+        .expect("events");
+    assert_eq!(error["error"]["stoa"]["billed"], "0.0015");
+    let message = error["error"]["message"].as_str().expect("text");
+    assert!(
+        message.ends_with("0.0015 was billed for what was delivered."),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn figures_of_a_cause_are_there_for_machines() {
+    let facts = |cause| async {
+        Server::start(vec![fail(cause, 0)])
+            .await
+            .chat(request(json!({})))
+            .await
+            .json()["error"]
+            .clone()
+    };
+    let ceiling = facts(Cause::PriceCeiling {
+        lowest: Price::per_million(amount(400_000)),
+    })
+    .await;
+    assert_eq!(ceiling["stoa"]["lowest_price"], "0.4");
+    let policy = facts(Cause::NoProviderMatches {
+        excluded: BTreeMap::from([("region".to_owned(), 3)]),
+    })
+    .await;
+    assert_eq!(policy["stoa"]["excluded"], json!({"region": 3}));
+    let full = facts(Cause::OverCapacity { retry_ms: 700 }).await;
+    assert_eq!(full["stoa"]["queue_ms_estimate"], 700);
+    let cap = facts(Cause::CapReached {
+        needed: amount(9),
+        available: amount(3),
+    })
+    .await;
+    assert_eq!(
+        (&cap["stoa"]["needed"], &cap["stoa"]["available"]),
+        (&json!("0.000009"), &json!("0.000003"))
+    );
+    let context = facts(Cause::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    })
+    .await;
+    assert_eq!(
+        (&context["param"], &context["stoa"]["context_length"]),
+        (&json!("messages"), &json!(1024))
+    );
+    assert_eq!(
+        facts(Cause::UnknownModel {
+            model: "m".to_owned()
+        })
+        .await["param"],
+        "model"
+    );
+}
+
+#[tokio::test]
+async fn a_router_that_falls_silent_is_an_error_and_never_an_empty_success() {
+    for script in [vec![], vec![Step::Say(ClientEvent::Started(started()))]] {
+        let begun = !script.is_empty();
+        let server = Server::start(script).await;
+        let whole = server.chat(request(json!({}))).await;
+        assert_eq!(whole.error(), (500, "internal_error".to_owned(), true));
+        let stream = server.chat(request(json!({"stream": true}))).await;
+        if begun {
+            assert_eq!(
+                stream.chunks().pop().expect("an event")["error"]["code"],
+                "internal_error"
+            );
+            assert!(!stream.text().contains("[DONE]"));
+        } else {
+            assert_eq!(stream.error().0, 500);
+        }
+    }
+}
+
+#[tokio::test]
+async fn text_that_contradicts_the_final_answer_is_an_error_that_names_the_charge() {
+    let server = Server::start(answer(&["five"], content("four", &[]))).await;
+    let reply = server.chat(request(json!({"stream": true}))).await;
+    let error = reply.chunks().pop().expect("events");
+    assert_eq!(error["error"]["code"], "internal_error");
+    assert_eq!(error["error"]["stoa"]["billed"], "0.100003");
+    assert!(!reply.text().contains("[DONE]"));
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_read() {
+    let server = Server::start(answer(&["four"], content("four", &[]))).await;
+    let mut body = request(json!({"metadata": {"pad": ""}})).to_string();
+    let room = usize::try_from(BODY_MAX).expect("small") - body.len();
+    body = request(json!({"metadata": {"pad": "x".repeat(room)}})).to_string();
+    assert_eq!(body.len() as u64, BODY_MAX);
+    assert_eq!(
+        server
+            .post("/v1/chat/completions", body.as_bytes())
+            .await
+            .status,
+        200
+    );
+    body.push(' ');
+    let reply = server.post("/v1/chat/completions", body.as_bytes()).await;
+    assert_eq!(reply.error(), (413, "request_too_large".to_owned(), false));
+    let huge = vec![b' '; 5 << 20];
+    let reply = server.post("/v1/chat/completions", &huge).await;
+    assert_eq!(reply.error(), (413, "request_too_large".to_owned(), false));
+    assert_eq!(server.hall.submissions(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_uploading_is_refused_before_it_uploads() {
+    let server = Server::start(Vec::new()).await;
+    let mut stream = tokio::net::TcpStream::connect(server.address)
+        .await
+        .expect("listening");
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\nexpect: 100-continue\r\n\
+         content-length: 99999999\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_is_408() {
+    let timings = Timings {
+        upload: Duration::from_millis(100),
+        ..quick()
+    };
+    let server = Server::with(Hall::new(Vec::new()), timings).await;
+    let mut stream = tokio::net::TcpStream::connect(server.address)
+        .await
+        .expect("listening");
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\n\
+         content-length: 100\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("answered");
+    assert_eq!(
+        Reply::parse(&bytes).error(),
+        (408, "request_timeout".to_owned(), true)
+    );
+}
+
+#[tokio::test]
+async fn only_forms_and_encoded_bodies_are_refused_for_their_type() {
+    let server = Server::start(answer(&["four"], content("four", &[]))).await;
+    let body = request(json!({})).to_string();
+    for (header, status) in [
+        (("content-type", "application/json; charset=utf-8"), 200),
+        (("content-type", "application/x-www-form-urlencoded"), 200),
+        (("accept", "*/*"), 200),
+        (("content-type", "multipart/form-data; boundary=x"), 415),
+        (("content-type", "text/html"), 415),
+        (("content-encoding", "gzip"), 415),
+    ] {
+        let reply = server
+            .send(
+                "POST",
+                "/v1/chat/completions",
+                &[AUTHORIZED, header],
+                body.as_bytes(),
+            )
+            .await;
+        assert_eq!(reply.status, status, "{header:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_body_is_400_and_never_500() {
+    let server = Server::start(Vec::new()).await;
+    let deep = "[".repeat(5_000);
+    let bodies: [(&[u8], &str); 12] = [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"nonsense", "invalid_json"),
+        (b"[]", "invalid_json"),
+        (b"\"text\"", "invalid_json"),
+        (b"null", "invalid_json"),
+        (b"{} {}", "invalid_json"),
+        (b"{\"model\":\"\xff\"}", "invalid_json"),
+        (b"{\"model\":\"\\ud800\"}", "invalid_json"),
+        (b"{\"model\":1e999}", "invalid_json"),
+        (deep.as_bytes(), "invalid_json"),
+        (b"{}", "missing_required_parameter"),
+    ];
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        for (body, code) in bodies {
+            let reply = server.post(path, body).await;
+            assert_eq!(
+                reply.error(),
+                (400, code.to_owned(), false),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
+        }
+    }
+    assert_eq!(server.hall.submissions(), 0);
+}

@@ -1,0 +1,8 @@
+//! A real server on a free port over a scripted router, watched by a client that sees the bytes.
+
+mod access;
+mod answers;
+mod dashboard;
+mod failures;
+mod reading;
+mod support;

@@ -1,0 +1,586 @@
+//! A router that follows a script, a real server over it, and a client that shows the bytes.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use stoa_api::{
+    Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, KeyHash, KeyRing,
+    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, ServerConfig,
+    Timings, Viewer, serve,
+};
+use stoa_crypto::{SecretKey, receipt_digest};
+use stoa_nodes::client::{ClientEvent, ClientRequest, Done, Started};
+use stoa_types::*;
+use stoa_verify::{Content, ToolCall};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+
+pub const KEY: &str = "a key of alice";
+pub const BOB_KEY: &str = "a key of bob";
+pub const REVOKED_KEY: &str = "a key of yesterday";
+pub const LOGIN: &str = "the-login-token";
+pub const BODY_MAX: u64 = 10_000;
+pub const JOB: JobId = JobId([0x5a; 32]);
+pub const HOSTILE: &str = "<script>alert(1)</script>";
+
+/// One step of a scripted call.
+#[derive(Clone)]
+pub enum Step {
+    Say(ClientEvent),
+    Wait(u64),
+    /// Stay silent until the client goes.
+    Hang,
+}
+
+pub fn alice() -> Address {
+    SecretKey::for_tests("alice").address()
+}
+
+/// A router with three keys, one model, one finished job of alice, and a script for every call.
+pub struct Hall {
+    keys: KeyRing,
+    script: Vec<Step>,
+    pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
+    pub cancelled: Arc<Notify>,
+    pub was_cancelled: Arc<AtomicBool>,
+    pub ready: bool,
+    /// Bounded as in a router.
+    channel: usize,
+}
+
+impl Hall {
+    pub fn new(script: Vec<Step>) -> Self {
+        let mut keys = KeyRing::default();
+        keys.add(KeyHash::of(KEY), alice());
+        keys.add(KeyHash::of(BOB_KEY), SecretKey::for_tests("bob").address());
+        keys.add(KeyHash::of(REVOKED_KEY), alice());
+        keys.revoke(KeyHash::of(REVOKED_KEY));
+        Self {
+            keys,
+            script,
+            submitted: Mutex::default(),
+            cancelled: Arc::default(),
+            was_cancelled: Arc::default(),
+            ready: true,
+            channel: 8,
+        }
+    }
+
+    pub fn submissions(&self) -> usize {
+        self.submitted.lock().expect("not poisoned").len()
+    }
+}
+
+impl Gateway for Hall {
+    fn authenticate(&self, key: &str) -> Result<Account, KeyError> {
+        self.keys.authenticate(key)
+    }
+
+    fn submit(&self, account: Address, request: ClientRequest) -> Call {
+        self.submitted
+            .lock()
+            .expect("not poisoned")
+            .push((account, request));
+        let (sender, events) = mpsc::channel(self.channel);
+        let script = self.script.clone();
+        tokio::spawn(async move {
+            for step in script {
+                match step {
+                    Step::Say(event) => {
+                        if sender.send(event).await.is_err() {
+                            return;
+                        }
+                    }
+                    Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                    Step::Hang => sender.closed().await,
+                }
+            }
+        });
+        let (notify, flag) = (self.cancelled.clone(), self.was_cancelled.clone());
+        let cancel = CancelHandle::new(move || {
+            flag.store(true, Ordering::SeqCst);
+            notify.notify_one();
+        });
+        Call {
+            job: JOB,
+            events,
+            cancel,
+        }
+    }
+
+    fn models(&self) -> Vec<ModelEntry> {
+        vec![ModelEntry {
+            id: "stoa/tiny".to_owned(),
+            created: Timestamp::from_secs(1_790_000_000),
+            context: 1024,
+            output_tokens_max: 512,
+            input_price: price("0.1"),
+            output_price: price("0.4"),
+            quantization: "q8_0".to_owned(),
+            model_root: Digest([3; 32]),
+            tiers: vec![Tier::Exact],
+            regions: vec![Region(*b"XA")],
+            providers: 3,
+            free_slots: 6,
+        }]
+    }
+
+    fn receipt(&self, viewer: Viewer, job: JobId) -> Option<ReceiptView> {
+        self.explain(viewer, job)?;
+        let done = done(content("four", &[]));
+        Some(ReceiptView {
+            receipt: done.receipt,
+            state: JobState::Delivered,
+            parameters: Some(done.parameters),
+            proof: None,
+        })
+    }
+
+    fn explain(&self, viewer: Viewer, job: JobId) -> Option<Value> {
+        let may = viewer == Viewer::Operator || viewer == Viewer::Account(alice());
+        (may && job == JOB)
+            .then(|| json!({"seed": 7, "candidates": [{"provider": HOSTILE, "score": 12}]}))
+    }
+
+    fn account(&self, account: Address) -> Option<AccountRow> {
+        (account == alice()).then(|| account_row(account))
+    }
+
+    fn providers(&self) -> Vec<ProviderRow> {
+        vec![provider_row()]
+    }
+
+    fn overview(&self) -> Overview {
+        Overview {
+            now: Timestamp::from_secs(1_790_000_060),
+            chain_id: 2_147_483_700,
+            block: 12,
+            jobs: vec![job_row()],
+            accounts: vec![account_row(alice())],
+            batches: vec![batch_row()],
+            providers: vec![provider_row()],
+        }
+    }
+
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
+            body_bytes_max: BODY_MAX,
+            output_tokens_max: 512,
+            output_tokens_default: 256,
+            calls_max: None,
+        }
+    }
+
+    fn ready(&self) -> Vec<PartState> {
+        let problem = (!self.ready).then(|| "disk at /secret/path is full".to_owned());
+        vec![
+            PartState {
+                part: "chain",
+                problem: None,
+            },
+            PartState {
+                part: "store",
+                problem,
+            },
+        ]
+    }
+}
+
+fn price(text: &str) -> Price {
+    Price::per_million(TokenAmount::parse(text).expect("valid"))
+}
+
+fn account_row(account: Address) -> AccountRow {
+    let amount = |text| TokenAmount::parse(text).expect("valid");
+    AccountRow {
+        account,
+        vault_balance: amount("100"),
+        allotment_cap: amount("50"),
+        reserved: amount("0.5"),
+        charged: amount("1.25"),
+        available: amount("48.25"),
+        expires_at: Timestamp::from_secs(1_790_080_000),
+    }
+}
+
+fn provider_row() -> ProviderRow {
+    ProviderRow {
+        id: provider_key().address(),
+        online: true,
+        region: Region(*b"XA"),
+        models: vec![HOSTILE.to_owned()],
+        input_price: price("0.1"),
+        output_price: price("0.4"),
+        slots: 4,
+        free_slots: 3,
+        reputation_ppm: 500_000,
+        jobs: 2,
+        ttft_ms: Some(41),
+    }
+}
+
+fn job_row() -> JobRow {
+    JobRow {
+        job: JOB,
+        state: JobState::Delivered,
+        model: HOSTILE.to_owned(),
+        provider: Some(provider_key().address()),
+        output_price: Some(price("0.4")),
+        amount: TokenAmount::from_units(3),
+        ttft_ms: Some(41),
+        input_units: 5,
+        output_units: 7,
+        reserved_at: Timestamp::from_secs(1_790_000_000),
+    }
+}
+
+fn batch_row() -> BatchRow {
+    BatchRow {
+        batch: 1,
+        state: "posted".to_owned(),
+        root: Digest([9; 32]),
+        transaction: Some(Digest([8; 32])),
+        receipts: 1,
+        total: TokenAmount::from_units(3),
+        jobs: vec![JOB],
+        posted_at: Some(Timestamp::from_secs(1_790_000_030)),
+    }
+}
+
+fn provider_key() -> SecretKey {
+    SecretKey::for_tests("provider")
+}
+
+pub fn started() -> Started {
+    Started {
+        provider: provider_key().address(),
+        tier: Tier::Exact,
+        region: Region(*b"XA"),
+        failovers: 1,
+    }
+}
+
+pub fn content(text: &str, calls: &[(&str, &str)]) -> Content {
+    let tool_calls: Vec<_> = calls
+        .iter()
+        .map(|(name, arguments)| ToolCall {
+            name: (*name).to_owned(),
+            arguments: (*arguments).to_owned(),
+        })
+        .collect();
+    let finish_reason = if tool_calls.is_empty() {
+        FinishReason::Stop
+    } else {
+        FinishReason::ToolCalls
+    };
+    Content {
+        text: text.to_owned(),
+        tool_calls,
+        finish_reason,
+        input_units: 1_000_005,
+        output_units: 7,
+    }
+}
+
+/// A finished call with a receipt that both parties signed.
+pub fn done(content: Content) -> Done {
+    let parameters = SamplingParameters {
+        temperature: Q16::ONE,
+        min_p: Q16(0),
+        seed: 42,
+        max_output_tokens: 256,
+        stop: Vec::new(),
+    };
+    let router = SecretKey::for_tests("router");
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        chain_id: 2_147_483_700,
+        vault: Address([4; 20]),
+        profile_hash: Digest([5; 32]),
+        job_id: JOB,
+        account: alice(),
+        router: router.address(),
+        provider: provider_key().address(),
+        model_root: Digest([3; 32]),
+        runtime_digest: Digest([6; 32]),
+        parameters_digest: stoa_crypto::keccak256(parameters.canonical_bytes()),
+        prompt_root: Digest([7; 32]),
+        request_digest: Digest([8; 32]),
+        output_root: Digest([9; 32]),
+        response_digest: content.digest(),
+        input_units: content.input_units,
+        output_units: content.output_units,
+        input_price: price("0.1"),
+        output_price: price("0.4"),
+        charge: TokenAmount::from_units(100_003),
+        fee_version: 1,
+        paid_by: PaidBy::Allotment,
+        tier: Tier::Exact,
+        evidence_digest: Digest::ZERO,
+        ticket_hash: Digest([10; 32]),
+        attempt: 1,
+        segments_root: Digest::ZERO,
+        accepted_at: Timestamp(1_790_000_000_000),
+        delivered_at: Timestamp(1_790_000_000_250),
+    };
+    let digest = receipt_digest(&receipt);
+    let (provider_signature, router_signature) = (provider_key().sign(digest), router.sign(digest));
+    Done {
+        content,
+        receipt: SignedReceipt {
+            receipt,
+            provider_signature,
+            router_signature,
+        },
+        parameters,
+        started: started(),
+        ttft_ms: 41,
+        refund: TokenAmount::from_units(250_000),
+    }
+}
+
+/// The script of an answer that arrives in these pieces.
+pub fn answer(pieces: &[&str], content: Content) -> Vec<Step> {
+    let mut script = vec![Step::Say(ClientEvent::Started(started()))];
+    script.extend(pieces.iter().map(|piece| delta(piece)));
+    script.push(Step::Say(ClientEvent::Done(Box::new(done(content)))));
+    script
+}
+
+pub fn delta(text: &str) -> Step {
+    Step::Say(ClientEvent::Delta {
+        text: text.to_owned(),
+        tokens: 1,
+    })
+}
+
+/// A server on a free port, gone with the value.
+pub struct Server {
+    pub address: SocketAddr,
+    pub hall: Arc<Hall>,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+pub fn quick() -> Timings {
+    Timings {
+        header_hold: Duration::from_secs(20),
+        keep_alive: Duration::from_secs(15),
+        slow_reader: Duration::from_secs(20),
+        upload: Duration::from_secs(20),
+    }
+}
+
+impl Server {
+    pub async fn start(script: Vec<Step>) -> Self {
+        Self::with(Hall::new(script), quick()).await
+    }
+
+    pub async fn with(hall: Hall, timings: Timings) -> Self {
+        let hall = Arc::new(hall);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let config = ServerConfig {
+            seed: [1; 32],
+            login_token: LOGIN.to_owned(),
+            timings,
+        };
+        let gateway = hall.clone();
+        tokio::spawn(async move {
+            serve(listener, gateway, config, async { drop(stopped.await) })
+                .await
+                .expect("serves");
+        });
+        Self {
+            address,
+            hall,
+            _stop: stop,
+        }
+    }
+
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        let mut stream = self.open(method, path, headers, body).await;
+        let mut bytes = Vec::new();
+        stream
+            .read_to_end(&mut bytes)
+            .await
+            .expect("a whole answer");
+        Reply::parse(&bytes)
+    }
+
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> TcpStream {
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if method == "POST" || !body.is_empty() {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        let mut stream = TcpStream::connect(self.address).await.expect("listening");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.write_all(body).await.expect("sent");
+        stream
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[AUTHORIZED], b"").await
+    }
+
+    pub async fn post(&self, path: &str, body: &[u8]) -> Reply {
+        self.send("POST", path, &[AUTHORIZED, JSON], body).await
+    }
+
+    pub async fn chat(&self, body: Value) -> Reply {
+        self.post("/v1/chat/completions", body.to_string().as_bytes())
+            .await
+    }
+
+    /// Waits until the script's call is cancelled.
+    pub async fn cancelled(&self) {
+        let wait = tokio::time::timeout(Duration::from_secs(10), self.hall.cancelled.notified());
+        wait.await.expect("the call was cancelled");
+    }
+}
+
+pub const AUTHORIZED: (&str, &str) = ("authorization", "Bearer a key of alice");
+pub const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// A minimal chat request with changes.
+pub fn request(changes: Value) -> Value {
+    let mut body = json!({"model": "stoa/tiny", "messages": [{"role": "user", "content": "2+2?"}]});
+    for (name, value) in changes.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// One answer, as bytes on the wire say it.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn parse(bytes: &[u8]) -> Self {
+        let end = bytes
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .expect("a head");
+        let head = std::str::from_utf8(&bytes[..end]).expect("ASCII");
+        let mut lines = head.lines();
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .expect("a status line");
+        let headers: BTreeMap<_, _> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        let body = &bytes[end + 4..];
+        let chunked = headers
+            .get("transfer-encoding")
+            .is_some_and(|coding| coding == "chunked");
+        let body = if chunked {
+            join_chunks(body)
+        } else {
+            body.to_vec()
+        };
+        Self {
+            status: status.parse().expect("a number"),
+            headers,
+            body,
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// `data:` of each event, without comments.
+    pub fn events(&self) -> Vec<&str> {
+        self.text()
+            .split("\n\n")
+            .filter_map(|event| event.strip_prefix("data: "))
+            .collect()
+    }
+
+    /// The events before `[DONE]` as JSON.
+    pub fn chunks(&self) -> Vec<Value> {
+        let events = self
+            .events()
+            .into_iter()
+            .take_while(|data| *data != "[DONE]");
+        events
+            .map(|data| serde_json::from_str(data).expect("JSON"))
+            .collect()
+    }
+
+    /// Status, code and whether a retry is advised, after checking what every error must have.
+    pub fn error(&self) -> (u16, String, bool) {
+        let json = self.json();
+        let error = &json["error"];
+        for key in ["message", "type", "param", "code"] {
+            assert!(error.get(key).is_some(), "{key} is missing: {json}");
+        }
+        assert!(error["stoa"]["cause"].is_string(), "{json}");
+        assert!(
+            error["message"].as_str().expect("text").contains("billed"),
+            "{json}"
+        );
+        assert_eq!(
+            self.headers["x-request-id"],
+            error["stoa"]["request_id"].as_str().expect("text")
+        );
+        let retry = &self.headers["x-should-retry"];
+        match retry.as_str() {
+            "true" => {
+                let ms: u64 = self.headers["retry-after-ms"].parse().expect("a number");
+                let seconds: u64 = self.headers["retry-after"].parse().expect("a number");
+                assert!(ms > 0 && ms <= 120_000 && seconds == ms.div_ceil(1000));
+            }
+            "false" => assert!(!self.headers.contains_key("retry-after-ms")),
+            other => panic!("x-should-retry: {other}"),
+        }
+        (
+            self.status,
+            error["code"].as_str().expect("text").to_owned(),
+            retry == "true",
+        )
+    }
+}
+
+fn join_chunks(mut bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|w| w == b"\r\n") {
+        let size = std::str::from_utf8(&bytes[..end]).expect("ASCII");
+        let size = usize::from_str_radix(size, 16).expect("a chunk size");
+        body.extend_from_slice(&bytes[end + 2..end + 2 + size]);
+        bytes = &bytes[end + 2 + size + 2..];
+    }
+    body
+}
