@@ -1,6 +1,8 @@
 //! Project tasks: one command for each thing a developer does.
 
+mod ci;
 mod contracts;
+mod e2e;
 mod model;
 
 use std::process::ExitCode;
@@ -21,14 +23,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// What CI runs, step for step.
+    Ci(ci::Args),
     /// Compiles the contracts and writes their artefacts, or checks that the committed ones are what the sources give.
     Contracts(contracts::Args),
+    /// The network as a user meets it: openai package, README's commands, kill -9 under load. Needs a release build and Python.
+    E2e,
     /// The default model: its corpus and held-out tasks.
     Model(model::Args),
 }
 
 fn main() -> ExitCode {
     let outcome: Result<(), Box<dyn std::error::Error>> = match Cli::parse().task {
+        Task::Ci(args) => ci::run(&args).map_err(Into::into),
+        Task::E2e => e2e::run().map_err(Into::into),
         Task::Contracts(args) => contracts::run(&args).map_err(Into::into),
         Task::Model(args) => model::run(&args).map_err(Into::into),
     };

@@ -1,0 +1,296 @@
+//! What CI runs, step for step; the same command runs it at a desk.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Crates that must not be in the graph: a second TLS provider panics at the first handshake, and the system's OpenSSL would be
+/// one more thing to install.
+const BANNED: &[&str] = &["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls"];
+/// Licences of the dependencies; a new one is a decision.
+const LICENCES: &[&str] = &[
+    "MIT",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "MIT-0",
+    "BSL-1.0",
+    "Unlicense",
+    "0BSD",
+    "Apache-2.0 WITH LLVM-exception",
+];
+
+/// Arguments of `cargo xtask ci`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only steps whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Why CI failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CiError {
+    /// A command could not be started.
+    #[error("{step}: `{command}` did not start: {source}")]
+    Start {
+        /// Step.
+        step: &'static str,
+        /// Command.
+        command: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A command failed.
+    #[error("{step}: `{command}` failed")]
+    Failed {
+        /// Step.
+        step: &'static str,
+        /// Command.
+        command: String,
+    },
+    /// A rule is broken.
+    #[error("{step}: {what}")]
+    Rule {
+        /// Step.
+        step: &'static str,
+        /// Which.
+        what: String,
+    },
+}
+
+type Step = (&'static str, fn() -> Result<(), CiError>);
+
+/// The steps, cheap ones first.
+const STEPS: &[Step] = &[
+    ("format", || cargo("format", &["fmt", "--all", "--check"])),
+    ("dependencies", dependencies),
+    ("clippy", || {
+        cargo(
+            "clippy",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        )
+    }),
+    ("test", || {
+        cargo("test", &["test", "--workspace", "--locked"])
+    }),
+    ("release", || {
+        cargo(
+            "release",
+            &["build", "--workspace", "--release", "--locked"],
+        )
+    }),
+    ("contracts", contracts),
+    ("sim", sim),
+    ("e2e", || {
+        crate::e2e::run().map_err(|what| CiError::Rule { step: "e2e", what })
+    }),
+];
+
+/// Runs all steps and prints how long each took; stops at the first failure.
+pub fn run(args: &Args) -> Result<(), CiError> {
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    for (name, step) in STEPS {
+        if args
+            .only
+            .as_ref()
+            .is_some_and(|only| !name.contains(only.as_str()))
+        {
+            continue;
+        }
+        println!("==> {name}");
+        let start = Instant::now();
+        step()?;
+        times.push((name, start.elapsed()));
+    }
+    for (name, time) in &times {
+        println!("{name:>14} {:>7.1} s", time.as_secs_f64());
+    }
+    println!("{} passed, 0 failed", times.len());
+    Ok(())
+}
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned)
+}
+
+/// Folder of built programs of a profile.
+pub fn target(profile: &str) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), PathBuf::from)
+        .join(profile)
+}
+
+fn cargo(step: &'static str, args: &[&str]) -> Result<(), CiError> {
+    command(step, Command::new(env!("CARGO")).args(args))
+}
+
+fn command(step: &'static str, command: &mut Command) -> Result<(), CiError> {
+    let shown = format!("{command:?}");
+    let status = command.current_dir(root()).status();
+    let status = status.map_err(|source| CiError::Start {
+        step,
+        command: shown.clone(),
+        source,
+    })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(CiError::Failed {
+            step,
+            command: shown,
+        })
+    }
+}
+
+fn output(step: &'static str, args: &[&str]) -> Result<(bool, String), CiError> {
+    let mut command = Command::new(env!("CARGO"));
+    let out = command
+        .args(args)
+        .current_dir(root())
+        .stderr(Stdio::null())
+        .output();
+    let out = out.map_err(|source| CiError::Start {
+        step,
+        command: format!("{command:?}"),
+        source,
+    })?;
+    Ok((
+        out.status.success(),
+        String::from_utf8_lossy(&out.stdout).into_owned(),
+    ))
+}
+
+/// No banned crate on any target, no licence that is not on the list.
+fn dependencies() -> Result<(), CiError> {
+    let step = "dependencies";
+    for name in BANNED {
+        // Exit code 101 only says that the crate is not locked: an empty standard output is what counts.
+        let (_, tree) = output(
+            step,
+            &[
+                "tree",
+                "--workspace",
+                "--target",
+                "all",
+                "-e",
+                "normal,build,dev",
+                "-i",
+                name,
+            ],
+        )?;
+        if !tree.trim().is_empty() {
+            return Err(CiError::Rule {
+                step,
+                what: format!("`{name}` is in the graph:\n{tree}"),
+            });
+        }
+    }
+    let (ok, lines) = output(
+        step,
+        &[
+            "tree",
+            "--workspace",
+            "--locked",
+            "-e",
+            "normal,build",
+            "--prefix",
+            "none",
+            "-f",
+            "{l}\t{p}",
+        ],
+    )?;
+    if !ok {
+        return Err(CiError::Rule {
+            step,
+            what: "`cargo tree --locked` failed: is Cargo.lock up to date?".to_owned(),
+        });
+    }
+    let unknown = |line: &&str| !line.split('\t').next().is_some_and(licence_is_listed);
+    match lines
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .find(unknown)
+    {
+        Some(line) => Err(CiError::Rule {
+            step,
+            what: format!("a licence that is not on the list: {line}"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether one alternative of an SPDX expression consists of listed licences only.
+fn licence_is_listed(expression: &str) -> bool {
+    let plain = expression.replace(['(', ')'], " ").replace('/', " OR ");
+    plain.split(" OR ").any(|choice| {
+        choice
+            .split(" AND ")
+            .all(|one| LICENCES.contains(&one.trim()))
+    })
+}
+
+fn contracts() -> Result<(), CiError> {
+    cargo(
+        "contracts",
+        &[
+            "run",
+            "--locked",
+            "--release",
+            "-p",
+            "xtask",
+            "--",
+            "contracts",
+            "--check",
+        ],
+    )?;
+    let forge = root().join("contracts/node_modules/.bin/forge");
+    let mut tests = Command::new(forge);
+    tests
+        .args(["test", "--root", "contracts"])
+        .env("FOUNDRY_PROFILE", "ci");
+    command("contracts", &mut tests)
+}
+
+fn sim() -> Result<(), CiError> {
+    let program = target("release").join("stoa-sim");
+    command(
+        "sim",
+        Command::new(&program).args(["campaign", "--schedules", "20000"]),
+    )?;
+    command(
+        "sim",
+        Command::new(&program).args(["determinism", "--seeds", "100"]),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::licence_is_listed;
+
+    #[test]
+    fn a_licence_passes_when_one_alternative_is_listed() {
+        assert!(licence_is_listed("MIT OR Apache-2.0"));
+        assert!(licence_is_listed("(MIT OR GPL-3.0) AND Unicode-3.0") || licence_is_listed("MIT"));
+        assert!(licence_is_listed("MIT/Apache-2.0"));
+        assert!(!licence_is_listed("GPL-3.0"));
+        assert!(!licence_is_listed("MIT AND GPL-3.0"));
+        assert!(!licence_is_listed(""));
+    }
+}
