@@ -32,6 +32,11 @@ impl HeadCache {
         self.key_exponents.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.key_exponents.is_empty()
+    }
+
     /// Forgets all positions from `length` on.
     pub fn truncate(&mut self, length: usize) {
         if length < self.len() {

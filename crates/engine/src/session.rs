@@ -60,7 +60,7 @@ impl Room {
         let vectors = |width: usize| vec![Quantised::with_len(width); CHUNK];
         Self {
             residual: vec![vec![0; c.width]; CHUNK],
-            rotations: vec![Vec::with_capacity(c.rotary.len()); CHUNK],
+            rotations: vec![Vec::new(); CHUNK],
             wide: vec![0; c.width.max(c.ffn).max(c.query_width())],
             sums: Vec::new(),
             narrow: vectors(c.width),

@@ -7,7 +7,7 @@ use super::{Checkpoint, Entry, Part, Role};
 use crate::config::{Config, Rotary, RotaryScaling, positive_fixed};
 use crate::error::ImportError;
 use crate::tokenizer::TokenizerSource;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -131,19 +131,17 @@ fn shards(folder: &Path) -> Result<Vec<String>, ImportError> {
 
 fn read_table(path: &Path) -> Result<Vec<(String, Entry)>, ImportError> {
     let mut reader = Reader::open(path)?;
-    let prefix = reader.array::<8>("the length of the header")?;
-    let length = u64::from_le_bytes(prefix);
+    let length = u64::from_le_bytes(reader.array("the length of the header")?);
     if length > HEADER_LIMIT {
         return Err(reader.not_a_model(format!("its header claims {length} bytes")));
     }
-    let mut header = prefix.to_vec();
-    header.extend(reader.bytes("the header", length)?);
-    let (_, metadata) = SafeTensors::read_metadata(&header)
+    let header = reader.bytes("the header", length)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
         .map_err(|e| reader.not_a_model(format!("its header is not valid safetensors: {e}")))?;
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
         let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-        if 8 + length + end > reader.length() {
+        if end > reader.left() {
             let reason = format!(
                 "ends at byte {end} of the data, beyond the end of the file ({} bytes)",
                 reader.length()

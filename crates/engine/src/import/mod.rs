@@ -152,14 +152,8 @@ impl Checkpoint {
                 return Err(ImportError::tensor(&entry.name, reason));
             }
         }
-        for role in [Role::Embedding, Role::Output] {
-            let Some(entry) = self
-                .tensors
-                .get(&role)
-                .or((role == Role::Embedding).then_some(self.entry(role)?))
-            else {
-                continue;
-            };
+        let output = self.tensors.get(&Role::Output);
+        for entry in std::iter::once(self.entry(Role::Embedding)?).chain(output) {
             if entry.columns != c.width || entry.rows < c.vocab {
                 let reason = format!(
                     "is {} x {}; at least {} x {} is right",
@@ -168,19 +162,17 @@ impl Checkpoint {
                 return Err(ImportError::tensor(&entry.name, reason));
             }
         }
-        if let Some((Role::Layer(layer, _), entry)) = self
-            .tensors
-            .iter()
-            .next_back()
-            .filter(|(r, _)| matches!(r, Role::Layer(l, _) if *l as usize >= c.layers))
-        {
-            let reason = format!(
-                "belongs to layer {layer} of a model with {} layers",
-                c.layers
-            );
-            return Err(ImportError::tensor(&entry.name, reason));
+        // Layers are last in the order of roles, so the last tensor has the highest layer.
+        match self.tensors.iter().next_back() {
+            Some((Role::Layer(layer, _), entry)) if *layer as usize >= c.layers => {
+                let reason = format!(
+                    "belongs to layer {layer} of a model with {} layers",
+                    c.layers
+                );
+                Err(ImportError::tensor(&entry.name, reason))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn entry(&self, role: Role) -> Result<&Entry, ImportError> {

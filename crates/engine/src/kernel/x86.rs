@@ -134,10 +134,9 @@ unsafe fn tiles_avx2<const N: usize>(
     for half_tile in 0..2 * matrix.tiles() {
         let (tile, half) = (half_tile / 2, half_tile % 2);
         let (q, scale) = (matrix.tile_q(tile), matrix.tile_scale(tile));
-        for n in 0..N {
+        for (n, vector) in vectors.iter().enumerate() {
             // SAFETY: as for the caller.
-            let (even, odd) =
-                unsafe { half_tile_avx2(q, scale, half, matrix.blocks(), vectors[n]) };
+            let (even, odd) = unsafe { half_tile_avx2(q, scale, half, matrix.blocks(), vector) };
             let start = n * stride + tile * TILE_ROWS + half * 8;
             interleave(&even, &odd, &mut out[start..][..8]);
         }

@@ -1,0 +1,409 @@
+//! Whole models: file formats, kernels, sessions, generation.
+
+mod support;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use stoa_engine::import::Checkpoint;
+use stoa_engine::{
+    Answer, EngineError, Finish, Kernel, LoadOptions, Model, Session, TextOptions, TokenEvent,
+    generate,
+};
+use stoa_types::{Q16, SamplingParameters};
+use support::float_reference::{FloatReference, compare};
+use support::{BEGIN, GgufWriter, Random, Shape, Storage, TOOL_CALL, Toy, write_folder};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn toy_model(shape: Shape, seed: u64) -> Arc<Model> {
+    let folder = folder();
+    let path =
+        GgufWriter::new(&Toy::new(shape, seed), Storage::Q8_0).write(folder.path(), "toy.gguf");
+    Arc::new(Model::open(path).expect("a toy model is valid"))
+}
+
+fn tokens(count: usize, seed: u64) -> Vec<u32> {
+    let mut random = Random(seed);
+    (0..count).map(|_| random.below(259)).collect()
+}
+
+fn parameters(temperature: f64, seed: u64, max: u32) -> SamplingParameters {
+    SamplingParameters {
+        temperature: Q16::from_f64(temperature).expect("in range"),
+        min_p: Q16(0),
+        seed,
+        max_output_tokens: max,
+        stop: vec![],
+    }
+}
+
+fn answer(model: &Arc<Model>, prompt: &[u32], p: &SamplingParameters) -> (Answer, Vec<TokenEvent>) {
+    let mut events = vec![];
+    let options = TextOptions {
+        render_special: true,
+    };
+    let answer = generate(model, prompt, p, options, &AtomicBool::new(false), |e| {
+        events.push(e.clone());
+        ControlFlow::Continue(())
+    });
+    (answer.expect("a valid prompt"), events)
+}
+
+#[test]
+fn gguf_and_safetensors_of_one_model_give_the_same_bits() {
+    for tied in [true, false] {
+        let toy = Toy::new(
+            Shape {
+                tied,
+                ..Shape::small()
+            },
+            5,
+        );
+        let folder = folder();
+        for storage in [Storage::F32, Storage::F16] {
+            let gguf = Arc::new(
+                Model::open(GgufWriter::new(&toy, storage).write(folder.path(), "toy.gguf"))
+                    .expect("valid"),
+            );
+            let hf =
+                Arc::new(Model::open(write_folder(&toy, folder.path(), storage)).expect("valid"));
+            let ids = tokens(40, 3);
+            let (mut a, mut b) = (Session::new(&gguf), Session::new(&hf));
+            assert_eq!(a.prefill(&ids), b.prefill(&ids));
+            assert_eq!(gguf.info().parameters, hf.info().parameters);
+            let text = "hello <|tool_call|> wörld";
+            assert_eq!(
+                gguf.tokenizer().encode(text, true),
+                hf.tokenizer().encode(text, true)
+            );
+            assert!(hf.tokenizer().is_end(support::END) && gguf.tokenizer().is_end(support::END));
+        }
+    }
+}
+
+#[test]
+fn every_kernel_gives_the_same_logits_for_many_shapes() {
+    let folder = folder();
+    for (i, (width, heads, kv_heads, head, ffn)) in [
+        (64, 2, 1, 32, 96),
+        (96, 6, 2, 32, 160),
+        (32, 3, 3, 96, 64),
+        (160, 8, 1, 64, 224),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let shape = Shape {
+            width,
+            heads,
+            kv_heads,
+            head,
+            ffn,
+            ..Shape::small()
+        };
+        let path = GgufWriter::new(&Toy::new(shape, i as u64), Storage::Q8_0)
+            .write(folder.path(), "toy.gguf");
+        let ids = tokens(70, 11);
+        let run = |kernel| {
+            let options = LoadOptions {
+                kernel: Some(kernel),
+                ..LoadOptions::default()
+            };
+            let model = Arc::new(Model::open_with(&path, options).expect("valid"));
+            let mut session = Session::new(&model);
+            let mut all = session.prefill(&ids[..33]).expect("fits").to_vec();
+            for id in &ids[33..] {
+                all.extend(session.step(*id).expect("fits"));
+            }
+            all
+        };
+        let reference = run(Kernel::SCALAR);
+        assert!(reference.iter().any(|l| *l != 0));
+        for kernel in Kernel::available() {
+            assert_eq!(run(kernel), reference, "{}", kernel.name());
+        }
+    }
+}
+
+#[test]
+fn splitting_a_prompt_or_rewinding_changes_no_bit() {
+    let model = toy_model(Shape::small(), 8);
+    let ids = tokens(90, 4);
+    let mut whole = Session::new(&model);
+    whole.prefill(&ids).expect("fits");
+    for cut in [1, 15, 16, 17, 40, 89] {
+        let mut split = Session::new(&model);
+        split.prefill(&ids[..cut]).expect("fits");
+        split.prefill(&tokens(7, 99)).expect("fits");
+        split.truncate(cut);
+        split.prefill(&ids[cut..]).expect("fits");
+        assert_eq!(split.logits(), whole.logits(), "cut at {cut}");
+    }
+    let mut single = Session::new(&model);
+    for id in &ids {
+        single.step(*id).expect("fits");
+    }
+    assert_eq!(single.logits(), whole.logits());
+}
+
+#[test]
+fn integer_logits_stay_close_to_the_float_model() {
+    let folder = folder();
+    let path = GgufWriter::new(&Toy::new(Shape::small(), 21), Storage::F16)
+        .write(folder.path(), "toy.gguf");
+    let model = Arc::new(Model::open(&path).expect("valid"));
+    let mut reference =
+        FloatReference::new(&Checkpoint::open(&path).expect("valid")).expect("valid");
+    let mut session = Session::new(&model);
+    let (mut sum, mut same, n) = (0.0, 0, 150);
+    for id in tokens(n, 2) {
+        let expected = reference.step(id);
+        let (kl, first) = compare(&expected, session.step(id).expect("fits"));
+        sum += kl;
+        same += usize::from(first);
+    }
+    let mean = sum / n as f64;
+    assert!(mean < 2e-3, "mean KL {mean}");
+    assert!(same * 100 >= n * 93, "same first choice {same} of {n}");
+}
+
+#[test]
+fn an_answer_depends_on_the_seed_and_nothing_else() {
+    let model = toy_model(Shape::small(), 1);
+    let ids = tokens(20, 6);
+    let run = |seed| answer(&model, &ids, &parameters(0.9, seed, 40)).0;
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7).tokens, run(8).tokens);
+    let greedy = |seed| answer(&model, &ids, &parameters(0.0, seed, 40)).0;
+    assert_eq!(greedy(7), greedy(8));
+}
+
+#[test]
+fn streamed_text_is_the_decoded_text_and_every_token_has_an_event() {
+    let model = toy_model(Shape::small(), 1);
+    let (mut ended, mut limited) = (0, 0);
+    for seed in 0..30 {
+        let (answer, events) = answer(&model, &[BEGIN], &parameters(1.5, seed, 150));
+        let ids: Vec<u32> = events.iter().map(|e| e.id).collect();
+        assert_eq!(ids, answer.tokens);
+        let text: String = events.iter().map(|e| e.text.as_str()).collect();
+        assert_eq!(text, answer.text);
+        let shown = answer
+            .tokens
+            .strip_suffix(&[support::END])
+            .unwrap_or(&answer.tokens);
+        assert_eq!(text, model.tokenizer().decode(shown, true));
+        let finishes: Vec<_> = events.iter().filter_map(|e| e.finish).collect();
+        assert_eq!(finishes, [answer.finish]);
+        match answer.finish {
+            Finish::EndToken => ended += 1,
+            Finish::Length => {
+                assert_eq!(answer.tokens.len(), 150);
+                limited += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        ended > 0 && limited > 0,
+        "both ends were seen: {ended} {limited}"
+    );
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let model = toy_model(Shape::small(), 1);
+    let mut p = parameters(1.2, 3, 60);
+    let (free, _) = answer(&model, &[BEGIN], &p);
+    let letters: Vec<char> = free.text.chars().collect();
+    let stop: String = letters[20..23].iter().collect();
+    p.stop = vec!["never in the text".to_owned(), stop.clone()];
+    let (stopped, events) = answer(&model, &[BEGIN], &p);
+    let expected = &free.text[..free.text.find(&stop).expect("it is there")];
+    assert_eq!(stopped.text, expected);
+    assert_eq!(stopped.finish, Finish::StopString);
+    assert_eq!(stopped.finish.reason(), Some("stop"));
+    assert_eq!(free.tokens[..stopped.tokens.len()], stopped.tokens);
+    assert_eq!(events.len(), stopped.tokens.len());
+}
+
+#[test]
+fn limits_and_cancelling_are_kept() {
+    let model = toy_model(
+        Shape {
+            context: 24,
+            ..Shape::small()
+        },
+        1,
+    );
+    let p = parameters(0.5, 1, 0);
+    let (none, events) = answer(&model, &[BEGIN], &p);
+    assert_eq!(
+        (none.tokens.len(), events.len(), none.finish),
+        (0, 0, Finish::Length)
+    );
+    let mut full = answer(&model, &tokens(20, 5), &parameters(0.5, 1, 1000)).0;
+    full.tokens.retain(|id| *id != support::END);
+    assert!(
+        full.tokens.len() <= 5,
+        "20 + 5 tokens: the last needs no place in the cache"
+    );
+    let refused = Session::new(&model)
+        .prefill(&tokens(25, 5))
+        .map(<[i32]>::len);
+    assert_eq!(
+        refused,
+        Err(EngineError::ContextExceeded {
+            used: 0,
+            more: 25,
+            context: 24
+        })
+    );
+    let cancel = AtomicBool::new(false);
+    let mut seen = 0;
+    let cancelled = generate(
+        &model,
+        &[BEGIN],
+        &parameters(0.5, 1, 20),
+        TextOptions::default(),
+        &cancel,
+        |_| {
+            seen += 1;
+            cancel.store(seen == 2, Ordering::Relaxed);
+            ControlFlow::Continue(())
+        },
+    );
+    let cancelled = cancelled.expect("valid");
+    assert_eq!(
+        (cancelled.tokens.len(), cancelled.finish),
+        (2, Finish::Cancelled)
+    );
+    let broken = generate(
+        &model,
+        &[BEGIN],
+        &parameters(0.5, 1, 20),
+        TextOptions::default(),
+        &AtomicBool::new(false),
+        |_| ControlFlow::Break(()),
+    );
+    assert_eq!(broken.expect("valid").tokens.len(), 1);
+}
+
+#[test]
+fn bad_prompts_are_refused_and_leave_the_session_as_it_was() {
+    let model = toy_model(Shape::small(), 1);
+    let mut session = Session::new(&model);
+    let before = session.prefill(&[1, 2, 3]).expect("valid").to_vec();
+    assert_eq!(
+        session.prefill(&[]).map(<[i32]>::len),
+        Err(EngineError::EmptyPrompt)
+    );
+    assert_eq!(
+        session.prefill(&[5, 262]).map(<[i32]>::len),
+        Err(EngineError::UnknownToken {
+            id: 262,
+            vocab: 262
+        })
+    );
+    assert_eq!((session.len(), session.logits()), (3, &before[..]));
+}
+
+#[test]
+fn control_tokens_are_text_only_on_request_and_users_cannot_write_them() {
+    let model = toy_model(Shape::small(), 1);
+    let t = model.tokenizer();
+    let text = "hell<|tool_call|>!";
+    let parsed = t.encode(text, true).expect("valid");
+    assert_eq!(parsed, [258, TOOL_CALL, u32::from(b'!')]);
+    assert_eq!(t.decode(&parsed, true), text);
+    assert_eq!(t.decode(&parsed, false), "hell!");
+    let plain = t.encode(text, false).expect("valid");
+    assert!(!plain.contains(&TOOL_CALL));
+    assert_eq!(t.decode(&plain, false), text);
+    let prompt = model
+        .render_chat(r#"[{"role":"user","content":"hell"}]"#, None, true)
+        .expect("renders");
+    assert_eq!(
+        t.encode(&prompt, true).expect("valid"),
+        [BEGIN, 258, support::END]
+    );
+}
+
+#[test]
+fn the_streaming_detokenizer_never_splits_a_character() {
+    let model = toy_model(Shape::small(), 1);
+    let text = "aé漢🦀\u{301} z";
+    let ids = model.tokenizer().encode(text, false).expect("valid");
+    let mut d = stoa_engine::Detokenizer::new(false);
+    let parts: Vec<String> = ids
+        .iter()
+        .map(|id| d.push(model.tokenizer(), *id))
+        .collect();
+    assert_eq!(parts.concat(), text);
+    assert!(
+        parts.iter().any(String::is_empty),
+        "bytes of a character wait for the last one"
+    );
+    assert_eq!(d.finish(), "");
+    // A broken character: one mark for it, and the text goes on.
+    let broken = [0xf0u32, 0x9f, u32::from(b'x'), 0xe6];
+    assert_eq!(
+        model.tokenizer().decode(&broken, false),
+        "\u{fffd}x\u{fffd}"
+    );
+}
+
+#[test]
+fn the_root_changes_with_a_single_weight_the_template_or_the_tokenizer() {
+    let folder = folder();
+    let root = |toy: &Toy| {
+        Model::open(GgufWriter::new(toy, Storage::F32).write(folder.path(), "toy.gguf"))
+            .expect("valid")
+            .root()
+    };
+    let toy = || Toy::new(Shape::small(), 1);
+    let first = root(&toy());
+    assert_eq!(first, root(&toy()));
+    let mut weight = toy();
+    weight
+        .tensors
+        .get_mut("model.layers.1.mlp.up_proj.weight")
+        .expect("there")
+        .2[700] += 0.05;
+    let mut template = toy();
+    template.template.push(' ');
+    let mut merges = toy();
+    merges.merges.pop();
+    for other in [weight, template, merges] {
+        assert_ne!(root(&other), first);
+    }
+}
+
+#[test]
+fn a_model_too_large_is_refused_with_figures_before_loading() {
+    let folder = folder();
+    let path = GgufWriter::new(&Toy::new(Shape::small(), 1), Storage::Q8_0)
+        .write(folder.path(), "toy.gguf");
+    let estimate = Model::memory_estimate(&path).expect("valid");
+    let open = |limit| {
+        Model::open_with(
+            &path,
+            LoadOptions {
+                memory_limit: Some(limit),
+                ..LoadOptions::default()
+            },
+        )
+    };
+    assert!(open(estimate.peak()).is_ok());
+    let message = open(estimate.peak() - 1)
+        .expect_err("too large")
+        .to_string();
+    assert!(
+        message.contains(&estimate.peak().to_string()) && message.contains("allowed"),
+        "{message}"
+    );
+}
