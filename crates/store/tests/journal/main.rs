@@ -1,0 +1,6 @@
+//! The journal over the simulated disk.
+
+mod common;
+mod crash;
+mod damage;
+mod full;
