@@ -1,0 +1,321 @@
+//! Provider and router over real sockets on 127.0.0.1.
+
+use crate::hall::{self, Hall, delta, dispatch, job_of, patient};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use stoa_net::{CloseCode, LinkState, Lost, ProviderStatus, StreamError};
+use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
+
+#[tokio::test]
+async fn a_job_travels_out_and_its_answer_back_and_a_cancel_arrives_in_between() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    assert_eq!(link.endpoint_id(), provider.endpoint_id());
+    assert_eq!(link.hello(), &hall::hello(1));
+
+    let mut job = link.open_job(dispatch(7)).await.expect("opened");
+    let mut work = patient(provider.next_job()).await.expect("job");
+    assert_eq!(*work.dispatch, dispatch(7));
+    assert_eq!(*work.welcome, hall::welcome());
+
+    work.stream.send(&delta(7, 1)).await.expect("sent");
+    assert_eq!(patient(job.recv()).await, Ok(Some(delta(7, 1))));
+    let cancel = ToProvider::Cancel {
+        job: job_of(7),
+        attempt: 0,
+        delivered: 1,
+    };
+    job.send(&cancel).await.expect("sent");
+    assert_eq!(patient(work.stream.recv()).await, Ok(Some(cancel)));
+    let refused = ToRouter::Refused {
+        job: job_of(7),
+        attempt: 0,
+        reason: RefusalReason::Draining,
+    };
+    work.stream.send(&refused).await.expect("sent");
+    drop(work);
+    assert_eq!(patient(job.recv()).await, Ok(Some(refused)));
+    assert_eq!(patient(job.recv()).await, Ok(None));
+}
+
+#[tokio::test]
+async fn sixty_four_jobs_in_flight_do_not_mix() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    let serving = tokio::spawn(async move {
+        while let Some(mut work) = provider.next_job().await {
+            tokio::spawn(async move {
+                let number = work.dispatch.ticket.ticket.attempt;
+                for step in 0..20 {
+                    work.stream.send(&delta(number, step)).await.expect("sent");
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    });
+    let jobs: Vec<_> = (0..64)
+        .map(|number| {
+            let link = link.clone();
+            tokio::spawn(async move {
+                let mut job = link.open_job(dispatch(number)).await.expect("opened");
+                for step in 0..20 {
+                    assert_eq!(job.recv().await, Ok(Some(delta(number, step))));
+                }
+                assert_eq!(job.recv().await, Ok(None));
+            })
+        })
+        .collect();
+    for job in jobs {
+        patient(job).await.expect("no panic");
+    }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn free_slots_and_draining_reach_the_router_and_survive_a_reconnect() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(4).await;
+    let status = ProviderStatus {
+        free_slots: 1,
+        draining: true,
+    };
+    provider.set_status(status);
+    patient(link.status().wait_for(|s| *s == status))
+        .await
+        .expect("link lives");
+
+    drop(link);
+    let hall = Hall::reopen(hall.stop().await).await;
+    let link = patient(hall.router.accept()).await.expect("back");
+    patient(link.status().wait_for(|s| *s == status))
+        .await
+        .expect("link lives");
+}
+
+#[tokio::test]
+async fn a_receipt_whose_stream_was_lost_is_repeated_and_answered_on_the_control_stream() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    drop(link);
+    let hall = Hall::reopen(hall.stop().await).await;
+    let link = patient(hall.router.accept()).await.expect("back");
+    let end = hall::last_message(3);
+    let mut state = provider.state();
+    patient(state.wait_for(|s| matches!(s, LinkState::Connected { connection: 2, .. })))
+        .await
+        .expect("back");
+    provider.repeat(end.clone()).await;
+    assert_eq!(patient(link.next_late()).await, Some(end));
+    let refusal = ToProvider::ReceiptRefused {
+        job: job_of(3),
+        attempt: 0,
+        reason: "charged elsewhere".to_owned(),
+    };
+    link.answer_late(refusal.clone()).await.expect("sent");
+    assert_eq!(patient(provider.next_late()).await, Some(refusal));
+}
+
+#[tokio::test]
+async fn a_restarted_router_finds_its_provider_again_and_jobs_flow() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    let mut job = link.open_job(dispatch(1)).await.expect("opened");
+    let mut work = patient(provider.next_job()).await.expect("job");
+
+    let closed = hall.stop().await;
+    let shutdown = Lost::ClosedByPeer {
+        code: CloseCode::Shutdown,
+        reason: String::new(),
+    };
+    assert_eq!(
+        patient(work.stream.recv()).await,
+        Err(StreamError::Lost(shutdown))
+    );
+    assert!(patient(job.recv()).await.is_err());
+    drop((job, link));
+    let hall = Hall::reopen(closed).await;
+
+    let link = patient(hall.router.accept()).await.expect("back");
+    assert_eq!(patient(provider.connected()).await, Some(hall::welcome()));
+    let _job = link.open_job(dispatch(2)).await.expect("opened");
+    let work = patient(provider.next_job()).await.expect("job");
+    assert_eq!(*work.dispatch, dispatch(2));
+}
+
+#[tokio::test]
+async fn a_provider_that_leaves_mid_stream_is_seen_at_once() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    let mut job = link.open_job(dispatch(1)).await.expect("opened");
+    let mut work = patient(provider.next_job()).await.expect("job");
+    work.stream.send(&delta(1, 0)).await.expect("sent");
+    assert_eq!(patient(job.recv()).await, Ok(Some(delta(1, 0))));
+
+    let left = Instant::now();
+    drop(provider);
+    assert!(matches!(
+        patient(job.recv()).await,
+        Err(StreamError::Lost(_))
+    ));
+    patient(link.closed()).await;
+    assert!(
+        left.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        left.elapsed()
+    );
+}
+
+#[test]
+fn a_provider_that_dies_without_a_word_is_noticed_by_its_silence() {
+    let router_side = tokio::runtime::Runtime::new().expect("runtime");
+    let provider_side = tokio::runtime::Runtime::new().expect("runtime");
+    router_side.block_on(async {
+        let hall = Hall::open().await;
+        let config = hall.provider_config(1);
+        let provider = provider_side
+            .spawn(async move { hall::connect(config).await })
+            .await
+            .expect("no panic");
+        let link = patient(hall.router.accept()).await.expect("admitted");
+        let mut job = link.open_job(dispatch(1)).await.expect("opened");
+        // As kill -9: its tasks and sockets vanish, nothing is said.
+        let died = Instant::now();
+        provider_side.shutdown_background();
+        assert_eq!(
+            patient(job.recv()).await,
+            Err(StreamError::Lost(Lost::Silent))
+        );
+        let silence = hall::timeouts().silence;
+        assert!(
+            died.elapsed() < silence * 3,
+            "noticed after {:?}",
+            died.elapsed()
+        );
+        drop(provider);
+    });
+}
+
+#[tokio::test]
+async fn a_newer_connection_of_the_same_endpoint_replaces_the_old_one() {
+    let hall = Hall::open().await;
+    let (_first, old) = hall.join(1).await;
+    let (_second, new) = hall.join(1).await;
+    assert!(matches!(
+        patient(old.closed()).await,
+        Lost::ClosedByPeer { .. } | Lost::ClosedHere
+    ));
+    assert_eq!(old.endpoint_id(), new.endpoint_id());
+}
+
+#[tokio::test]
+async fn an_unregistered_provider_hears_why_and_tries_again_later() {
+    let hall = Hall::open().await;
+    let provider = hall::connect(hall.provider_config(hall::UNREGISTERED)).await;
+    let mut state = provider.state();
+    let waiting = patient(state.wait_for(|s| matches!(s, LinkState::Waiting { .. })))
+        .await
+        .expect("still trying")
+        .clone();
+    let LinkState::Waiting { reason, wait } = waiting else {
+        unreachable!("waited for it")
+    };
+    assert!(reason.contains("not registered on chain"), "{reason}");
+    assert!(wait > Duration::ZERO);
+    let tried = hall.asked.load(Ordering::SeqCst);
+    patient(async {
+        while hall.asked.load(Ordering::SeqCst) == tried {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stalled_reader_holds_its_writer_back_and_nobody_else() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(2).await;
+    let _unread = link.open_job(dispatch(1)).await.expect("opened");
+    let mut stalled = patient(provider.next_job()).await.expect("job");
+    let sent = std::sync::Arc::new(AtomicU32::new(0));
+    let counter = sent.clone();
+    let writer = tokio::spawn(async move {
+        let big = ToRouter::Delta {
+            job: job_of(1),
+            attempt: 0,
+            tokens: Vec::new(),
+            text: "x".repeat(16 << 10),
+        };
+        let begun = Instant::now();
+        loop {
+            if let Err(error) = stalled.stream.send(&big).await {
+                return (error, begun.elapsed());
+            }
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+
+    let mut read = link.open_job(dispatch(2)).await.expect("opened");
+    let mut work = patient(provider.next_job()).await.expect("job");
+    for step in 0..50 {
+        work.stream.send(&delta(2, step)).await.expect("sent");
+        assert_eq!(patient(read.recv()).await, Ok(Some(delta(2, step))));
+    }
+
+    let (error, after) = patient(writer).await.expect("no panic");
+    assert_eq!(error, StreamError::StalledReader(hall::timeouts().stall));
+    assert!(after >= hall::timeouts().stall);
+    // One stream window on the way and nothing more: 16 frames of 16 KiB, a few more in the sender.
+    let frames = sent.load(Ordering::SeqCst);
+    assert!(
+        (10..=40).contains(&frames),
+        "{frames} frames of 16 KiB left"
+    );
+    assert!(!link.is_closed());
+}
+
+#[tokio::test]
+async fn the_largest_message_passes_and_a_larger_one_is_refused_before_sending() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    let mut job = link.open_job(dispatch(1)).await.expect("opened");
+    let mut work = patient(provider.next_job()).await.expect("job");
+    let text = |bytes| ToRouter::Failed {
+        job: job_of(1),
+        attempt: 0,
+        reason: "x".repeat(bytes),
+    };
+    assert!(matches!(
+        work.stream.send(&text(8 << 20)).await,
+        Err(StreamError::TooLarge { .. })
+    ));
+    let large = text((8 << 20) - 200);
+    let expected = large.clone();
+    let writer = tokio::spawn(async move { work.stream.send(&large).await });
+    assert!(patient(job.recv()).await == Ok(Some(expected)), "arrived");
+    assert_eq!(patient(writer).await.expect("no panic"), Ok(()));
+}
+
+#[tokio::test]
+async fn round_trip_and_directness_of_a_link_can_be_seen() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    for path in [link.path(), provider.path()] {
+        let path = path.expect("connected");
+        assert!(!path.relayed);
+        assert!(path.rtt < Duration::from_secs(1), "{:?}", path.rtt);
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_sentence() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("free port");
+    let address = taken.local_addr().expect("bound");
+    let mut config = hall::router_config();
+    config.bind = address;
+    let error = match stoa_net::RouterEndpoint::bind(config, hall::everyone()).await {
+        Ok(_) => panic!("bound a taken port"),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.contains(&address.to_string()), "{error}");
+    assert!(error.contains("choose another port"), "{error}");
+}
