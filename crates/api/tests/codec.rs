@@ -1,0 +1,795 @@
+//! Reading of request bodies: what is tolerated, what is refused, and with which path.
+
+use serde_json::{Value, json};
+use stoa_api::ApiError;
+use stoa_api::codec::{ParsedRequest, ReceiptPlace, parse_chat, parse_completion};
+use stoa_crypto::keccak256;
+use stoa_nodes::work::{AnswerShape, Prompt};
+use stoa_types::{Address, Price, Q16, Region, Tier, TokenAmount};
+
+fn chat_body(changes: &Value) -> Value {
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    for (name, value) in changes.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn chat(changes: Value) -> ParsedRequest {
+    parse_chat(chat_body(&changes).to_string().as_bytes())
+        .unwrap_or_else(|e| panic!("{changes}: {e}"))
+}
+
+fn completion(changes: Value) -> ParsedRequest {
+    try_completion(&changes).unwrap_or_else(|e| panic!("{changes}: {e}"))
+}
+
+fn try_completion(changes: &Value) -> Result<ParsedRequest, ApiError> {
+    let mut body = json!({"model": "m", "prompt": "hi"});
+    for (name, value) in changes.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    parse_completion(body.to_string().as_bytes())
+}
+
+/// Code and path of a refusal.
+fn refused(changes: Value) -> (&'static str, String) {
+    let error =
+        parse_chat(chat_body(&changes).to_string().as_bytes()).expect_err(&changes.to_string());
+    path_of(error)
+}
+
+fn path_of(error: ApiError) -> (&'static str, String) {
+    let code = error.row().code;
+    match error {
+        ApiError::Missing { param }
+        | ApiError::Invalid { param, .. }
+        | ApiError::Unsupported { param, .. } => (code, param),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn invalid(param: &str) -> (&'static str, String) {
+    ("invalid_value", param.to_owned())
+}
+
+fn unsupported(param: &str) -> (&'static str, String) {
+    ("unsupported_parameter", param.to_owned())
+}
+
+fn prompt(parsed: &ParsedRequest) -> (Value, Value) {
+    let Prompt::Chat { messages, tools } = &parsed.request.prompt else {
+        panic!("a chat prompt");
+    };
+    (
+        serde_json::from_str(messages).expect("JSON"),
+        serde_json::from_str(tools).expect("JSON"),
+    )
+}
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}}})
+}
+
+#[test]
+fn a_minimal_request_gets_the_documented_defaults() {
+    let body = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+    let parsed = parse_chat(body).expect("valid");
+    let request = &parsed.request;
+    assert_eq!(request.model, "m");
+    assert_eq!(request.temperature, Q16::ONE);
+    assert_eq!(
+        (request.min_p, request.seed, request.output_tokens_max),
+        (Q16(0), None, None)
+    );
+    assert_eq!(request.answer, AnswerShape::Any);
+    assert_eq!(request.message_count, 1);
+    assert_eq!(request.request_digest, keccak256(body));
+    assert_eq!(request.body_bytes, body.len() as u64);
+    assert_eq!(
+        request.constraints,
+        stoa_nodes::client::Constraints::default()
+    );
+    assert!(!parsed.delivery.stream && parsed.ignored.is_empty());
+}
+
+#[test]
+fn the_same_bytes_give_the_same_request() {
+    let body = chat_body(
+        &json!({"tools": [tool("f")], "seed": -1, "stop": ["a", "b"], "temperature": 0.7}),
+    );
+    let bytes = body.to_string();
+    assert_eq!(parse_chat(bytes.as_bytes()), parse_chat(bytes.as_bytes()));
+}
+
+#[test]
+fn null_is_the_same_as_absent_for_every_optional_field() {
+    let names = [
+        "tools",
+        "tool_choice",
+        "functions",
+        "function_call",
+        "stop",
+        "temperature",
+        "top_p",
+        "min_p",
+        "seed",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "stream",
+        "stream_options",
+        "response_format",
+        "parallel_tool_calls",
+        "stoa",
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "reasoning_effort",
+        "verbosity",
+        "modalities",
+        "audio",
+        "prediction",
+        "unheard_of",
+    ];
+    for name in names {
+        let parsed = chat(json!({name: null}));
+        let plain = chat(json!({}));
+        assert_eq!(parsed.ignored, plain.ignored, "{name}");
+        assert_eq!(parsed.delivery, plain.delivery, "{name}");
+        assert_eq!(prompt(&parsed), prompt(&plain), "{name}");
+    }
+}
+
+#[test]
+fn unknown_fields_are_ignored_at_every_level_and_reported_at_the_top() {
+    let parsed = chat(json!({
+        "client_metadata": {"a": 1}, "vendor": [1],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}], "x": 1}],
+        "stream_options": {"include_obfuscation": false, "y": 1},
+    }));
+    assert_eq!(parsed.ignored, ["vendor"]);
+    assert_eq!(
+        prompt(&parsed).0,
+        json!([{"role": "user", "content": "hi"}])
+    );
+}
+
+#[test]
+fn bookkeeping_fields_are_taken_in_silence() {
+    let parsed = chat(json!({
+        "user": "u", "metadata": {"k": "v"}, "store": false, "safety_identifier": "s", "prompt_cache_key": "p",
+        "prompt_cache_retention": "24h", "service_tier": "auto", "modalities": ["text"], "reasoning_effort": "none",
+        "n": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {"foo": 0}, "logprobs": false,
+        "top_logprobs": 0,
+    }));
+    assert!(parsed.ignored.is_empty(), "{:?}", parsed.ignored);
+}
+
+#[test]
+fn fields_without_effect_are_reported() {
+    for (name, value) in [
+        ("top_p", json!(0.9)),
+        ("presence_penalty", json!(1)),
+        ("frequency_penalty", json!(-2)),
+        ("logit_bias", json!({"50256": -100})),
+        ("reasoning_effort", json!("high")),
+        ("verbosity", json!("low")),
+        ("prediction", json!({"type": "content", "content": "x"})),
+        ("store", json!(true)),
+        ("service_tier", json!("flex")),
+        ("modalities", json!(["text", "audio"])),
+        ("web_search_options", json!({})),
+    ] {
+        assert_eq!(chat(json!({name: value})).ignored, [name]);
+    }
+}
+
+#[test]
+fn require_parameters_turns_ignored_into_refused() {
+    let refusal = refused(json!({"top_p": 0.9, "stoa": {"require_parameters": true}}));
+    assert_eq!(refusal, unsupported("top_p"));
+    assert!(
+        chat(json!({"stoa": {"require_parameters": true}}))
+            .ignored
+            .is_empty()
+    );
+}
+
+#[test]
+fn deprecated_length_and_functions_are_honoured() {
+    assert_eq!(
+        chat(json!({"max_tokens": 7})).request.output_tokens_max,
+        Some(7)
+    );
+    let both = chat(json!({"max_tokens": 7, "max_completion_tokens": 0}));
+    assert_eq!(
+        both.request.output_tokens_max,
+        Some(0),
+        "the newer field wins, and 0 is valid"
+    );
+    let functions = json!([{"name": "f", "parameters": {"foo": "bar"}}]);
+    let legacy = chat(json!({"functions": functions, "function_call": {"name": "f"}}));
+    assert!(legacy.delivery.legacy_functions);
+    assert_eq!(legacy.request.answer, AnswerShape::ToolCall);
+    let tools =
+        json!([{"type": "function", "function": {"name": "f", "parameters": {"foo": "bar"}}}]);
+    assert_eq!(prompt(&legacy).1, tools);
+    let mixed = chat(json!({"functions": functions, "tools": [tool("g")]}));
+    assert!(!mixed.delivery.legacy_functions);
+    assert_eq!(prompt(&mixed).1.as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn tools_null_and_tool_choice_none_without_tools_are_fine() {
+    for changes in [
+        json!({"tools": null, "tool_choice": "none"}),
+        json!({"tools": [], "tool_choice": "auto"}),
+        json!({"tool_choice": "none"}),
+    ] {
+        let parsed = chat(changes);
+        assert_eq!(parsed.request.answer, AnswerShape::Any);
+        assert_eq!(prompt(&parsed).1, json!([]));
+    }
+}
+
+#[test]
+fn tool_choice_decides_the_shape_and_the_tools() {
+    let two = json!([tool("f"), tool("g")]);
+    let with = |choice: Value| {
+        let parsed = chat(json!({"tools": two, "tool_choice": choice}));
+        let names: Vec<String> = prompt(&parsed)
+            .1
+            .as_array()
+            .expect("tools")
+            .iter()
+            .map(|tool| {
+                tool["function"]["name"]
+                    .as_str()
+                    .expect("a name")
+                    .to_owned()
+            })
+            .collect();
+        (parsed.request.answer, names.join(" "))
+    };
+    assert_eq!(with(json!("auto")), (AnswerShape::Any, "f g".to_owned()));
+    assert_eq!(
+        with(json!("none")),
+        (AnswerShape::NoTools, "f g".to_owned())
+    );
+    assert_eq!(
+        with(json!("required")),
+        (AnswerShape::ToolCall, "f g".to_owned())
+    );
+    let named = json!({"type": "function", "function": {"name": "g"}});
+    assert_eq!(with(named.clone()), (AnswerShape::ToolCall, "g".to_owned()));
+    let allowed = |mode: &str| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}});
+    assert_eq!(with(allowed("auto")), (AnswerShape::Any, "g".to_owned()));
+    assert_eq!(
+        with(allowed("required")),
+        (AnswerShape::ToolCall, "g".to_owned())
+    );
+}
+
+#[test]
+fn a_choice_that_cannot_be_met_is_refused() {
+    assert_eq!(
+        refused(json!({"tool_choice": "required"})),
+        invalid("tool_choice")
+    );
+    assert_eq!(
+        refused(json!({"tool_choice": "perhaps"})),
+        invalid("tool_choice")
+    );
+    let unknown = json!({"type": "function", "function": {"name": "h"}});
+    let refusal = refused(json!({"tools": [tool("f")], "tool_choice": unknown}));
+    assert_eq!(refusal, invalid("tool_choice.function.name"));
+    let hosted = json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "web_search"}]}});
+    let refusal = refused(json!({"tools": [tool("f")], "tool_choice": hosted}));
+    assert_eq!(refusal, invalid("tool_choice.allowed_tools.tools"));
+}
+
+#[test]
+fn tools_of_unknown_kinds_are_left_out_and_reported() {
+    let tools = json!([{"type": "web_search"}, tool("f"), {"type": "namespace", "tools": []}, {"type": "custom", "custom": {}}]);
+    let parsed = chat(json!({"tools": tools, "parallel_tool_calls": true}));
+    assert_eq!(prompt(&parsed).1, json!([tool("f")]));
+    assert_eq!(parsed.ignored, ["tools[0]", "tools[2]", "tools[3]"]);
+}
+
+#[test]
+fn the_fields_of_a_tool_schema_keep_the_order_of_the_client() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"tools":[{"function":{"parameters":
+        {"type":"object","properties":{"zulu":{"type":"string"},"alpha":{"type":"integer"}}},"name":"f"},"type":"function"}]}"#;
+    let Prompt::Chat { tools, .. } = parse_chat(body.as_bytes()).expect("valid").request.prompt
+    else {
+        panic!("a chat prompt");
+    };
+    let expected = r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"zulu":{"type":"string"},"alpha":{"type":"integer"}}}}}]"#;
+    assert_eq!(tools, expected);
+}
+
+#[test]
+fn content_may_be_text_or_parts_in_every_role() {
+    let parts = json!([{"type": "text", "text": "天"}, {"type": "text", "text": "b"}]);
+    for role in [
+        "developer",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "function",
+    ] {
+        let parsed = chat(json!({"messages": [{"role": role, "content": parts}]}));
+        let expected = match role {
+            "developer" => "system",
+            "function" => "tool",
+            same => same,
+        };
+        assert_eq!(
+            prompt(&parsed).0,
+            json!([{"role": expected, "content": "天\nb"}])
+        );
+    }
+}
+
+#[test]
+fn a_lone_developer_message_is_valid() {
+    let parsed = chat(json!({"messages": [{"role": "developer", "content": "be brief"}]}));
+    assert_eq!(prompt(&parsed).0[0]["role"], "system");
+}
+
+#[test]
+fn an_assistant_turn_with_calls_needs_no_content() {
+    let calls = json!([{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]);
+    for content in [json!(null), json!("")] {
+        let parsed = chat(json!({"messages": [
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "content": content, "tool_calls": calls, "refusal": null},
+            {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        ]}));
+        let messages = prompt(&parsed).0;
+        assert_eq!(
+            messages[1],
+            json!({"role": "assistant", "content": "", "tool_calls": calls})
+        );
+        assert_eq!(
+            messages[2],
+            json!({"role": "tool", "content": "4", "tool_call_id": "c1"})
+        );
+        assert_eq!(parsed.request.message_count, 3);
+    }
+}
+
+#[test]
+fn a_function_call_of_old_becomes_a_tool_call() {
+    let parsed = chat(json!({"messages": [
+        {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "4"},
+    ]}));
+    let messages = prompt(&parsed).0;
+    assert_eq!(
+        messages[0]["tool_calls"][0]["function"],
+        json!({"name": "f", "arguments": "{}"})
+    );
+    assert_eq!(
+        messages[1],
+        json!({"role": "tool", "content": "4", "name": "f"})
+    );
+}
+
+#[test]
+fn pictures_sound_and_files_are_refused_truthfully() {
+    for kind in ["image_url", "input_audio", "file"] {
+        let refusal = refused(
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": kind, kind: {}}]}]}),
+        );
+        assert_eq!(refusal, unsupported("messages[0].content[1]"));
+    }
+}
+
+#[test]
+fn wrong_types_name_their_path() {
+    for (changes, param) in [
+        (json!({"model": 7}), "model"),
+        (json!({"model": ""}), "model"),
+        (json!({"model": "x".repeat(300)}), "model"),
+        (json!({"messages": {}}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [7]}), "messages[0]"),
+        (
+            json!({"messages": [{"role": "robot", "content": ""}]}),
+            "messages[0].role",
+        ),
+        (
+            json!({"messages": [{"role": 1, "content": ""}]}),
+            "messages[0].role",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": 7}]}),
+            "messages[1].content",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]}),
+            "messages[0].content[0].text",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}),
+            "messages[0].content[0].type",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a", "name": 1}]}),
+            "messages[0].name",
+        ),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": {}}]}),
+            "messages[0].tool_calls",
+        ),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]}),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (json!({"temperature": "hot"}), "temperature"),
+        (json!({"temperature": 2.1}), "temperature"),
+        (json!({"temperature": -0.1}), "temperature"),
+        (json!({"temperature": 1e300}), "temperature"),
+        (json!({"min_p": 1.5}), "min_p"),
+        (json!({"top_p": 7}), "top_p"),
+        (json!({"presence_penalty": 3}), "presence_penalty"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias.1"),
+        (json!({"logit_bias": {"foo": 1}}), "logit_bias.foo"),
+        (json!({"logit_bias": []}), "logit_bias"),
+        (json!({"seed": 1.5}), "seed"),
+        (json!({"seed": 1e30}), "seed"),
+        (json!({"max_tokens": -1}), "max_tokens"),
+        (
+            json!({"max_completion_tokens": 1u64 << 33}),
+            "max_completion_tokens",
+        ),
+        (
+            json!({"max_completion_tokens": "many"}),
+            "max_completion_tokens",
+        ),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 2}), "n"),
+        (json!({"stream": "yes"}), "stream"),
+        (json!({"stream_options": true}), "stream_options"),
+        (
+            json!({"stream_options": {"include_usage": 1}}),
+            "stream_options.include_usage",
+        ),
+        (json!({"stop": 7}), "stop"),
+        (json!({"stop": ["a", 7]}), "stop[1]"),
+        (json!({"stop": ""}), "stop"),
+        (json!({"stop": ["a", ""]}), "stop[1]"),
+        (json!({"stop": vec!["a"; 17]}), "stop"),
+        (json!({"stop": "x".repeat(1025)}), "stop"),
+        (json!({"tools": {}}), "tools"),
+        (json!({"tools": [7]}), "tools[0]"),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": ""}}]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": 7}}]}),
+            "tools[0].function.parameters",
+        ),
+        (json!({"response_format": "json"}), "response_format"),
+        (
+            json!({"response_format": {"type": "xml"}}),
+            "response_format.type",
+        ),
+        (json!({"top_logprobs": 21}), "top_logprobs"),
+    ] {
+        assert_eq!(refused(changes.clone()), invalid(param), "{changes}");
+    }
+}
+
+#[test]
+fn missing_fields_are_named() {
+    let missing = |body: &str| path_of(parse_chat(body.as_bytes()).expect_err("incomplete"));
+    for (body, param) in [
+        (r"{}", "model"),
+        (r#"{"model":null,"messages":[]}"#, "model"),
+        (r#"{"model":"m"}"#, "messages"),
+        (
+            r#"{"model":"m","messages":[{"content":"x"}]}"#,
+            "messages[0].role",
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user"}]}"#,
+            "messages[0].content",
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":[{"text":"x"}]}]}"#,
+            "messages[0].content[0].type",
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}"#,
+            "tools[0].function",
+        ),
+    ] {
+        assert_eq!(
+            missing(body),
+            ("missing_required_parameter", param.to_owned()),
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn schemas_and_log_probabilities_are_refused_with_the_reason() {
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}});
+    assert_eq!(
+        refused(json!({"response_format": schema})),
+        unsupported("response_format.type")
+    );
+    assert_eq!(refused(json!({"logprobs": true})), unsupported("logprobs"));
+    assert_eq!(
+        refused(json!({"top_logprobs": 2})),
+        unsupported("top_logprobs")
+    );
+}
+
+#[test]
+fn a_json_object_can_be_asked_for() {
+    let format = json!({"type": "json_object"});
+    assert_eq!(
+        chat(json!({"response_format": format})).request.answer,
+        AnswerShape::JsonObject
+    );
+    assert_eq!(
+        chat(json!({"response_format": {"type": "text"}}))
+            .request
+            .answer,
+        AnswerShape::Any
+    );
+}
+
+#[test]
+fn numbers_are_read_to_the_bit() {
+    let request =
+        chat(json!({"temperature": 0.7, "min_p": 0.05, "seed": -1, "max_tokens": 5.0})).request;
+    assert_eq!(request.temperature, Q16(45_875));
+    assert_eq!(request.min_p, Q16(3_277));
+    assert_eq!(request.seed, Some(u64::MAX));
+    assert_eq!(request.output_tokens_max, Some(5));
+    assert_eq!(
+        chat(json!({"seed": i64::MAX})).request.seed,
+        Some(i64::MAX as u64)
+    );
+    assert_eq!(chat(json!({"temperature": 0})).request.temperature, Q16(0));
+}
+
+#[test]
+fn stop_is_one_string_or_several() {
+    assert_eq!(chat(json!({"stop": "END"})).request.stop, ["END"]);
+    assert_eq!(chat(json!({"stop": ["a", "b"]})).request.stop, ["a", "b"]);
+    assert!(chat(json!({"stop": []})).request.stop.is_empty());
+}
+
+#[test]
+fn usage_is_streamed_only_when_streaming() {
+    let options = json!({"include_usage": true});
+    assert!(
+        !chat(json!({"stream_options": options}))
+            .delivery
+            .include_usage
+    );
+    assert!(
+        chat(json!({"stream": true, "stream_options": options}))
+            .delivery
+            .include_usage
+    );
+}
+
+#[test]
+fn constraints_reach_the_router_exactly() {
+    let provider = Address([0xab; 20]);
+    let parsed = chat(json!({"stoa": {
+        "tier": "optimistic",
+        "max_price": {"input_per_mtok": "0.15", "output_per_mtok": "0.6", "request": "1"},
+        "max_cost": "0.002",
+        "regions": {"only": ["XA", "XB"], "exclude": ["XC"]},
+        "providers": {"only": [provider.to_string().to_uppercase().replace("0X", "0x")], "ignore": []},
+        "receipt": "header",
+    }}));
+    let constraints = &parsed.request.constraints;
+    let amount = |text| TokenAmount::parse(text).expect("valid");
+    assert_eq!(constraints.tier, Some(Tier::Exact));
+    assert_eq!(
+        constraints.input_price_max,
+        Some(Price::per_million(amount("0.15")))
+    );
+    assert_eq!(
+        constraints.output_price_max,
+        Some(Price::per_million(amount("0.6")))
+    );
+    assert_eq!(constraints.cost_max, Some(amount("0.002")));
+    assert_eq!(
+        constraints.regions_only,
+        [Region(*b"XA"), Region(*b"XB")].into()
+    );
+    assert_eq!(constraints.regions_exclude, [Region(*b"XC")].into());
+    assert_eq!(constraints.providers_only, [provider].into());
+    assert_eq!(parsed.delivery.receipt, ReceiptPlace::Header);
+    for tier in [json!(2), json!(["exact"]), json!("2")] {
+        assert_eq!(
+            chat(json!({"stoa": {"tier": tier}}))
+                .request
+                .constraints
+                .tier,
+            Some(Tier::Exact)
+        );
+    }
+}
+
+#[test]
+fn a_misspelt_or_malformed_constraint_is_never_ignored() {
+    for (stoa, param) in [
+        (json!(7), "stoa"),
+        (json!({"max_prise": {}}), "stoa.max_prise"),
+        (
+            json!({"max_price": {"output_per_mtoken": "1"}}),
+            "stoa.max_price.output_per_mtoken",
+        ),
+        (
+            json!({"max_price": {"output_per_mtok": 0.4}}),
+            "stoa.max_price.output_per_mtok",
+        ),
+        (
+            json!({"max_price": {"output_per_mtok": "cheap"}}),
+            "stoa.max_price.output_per_mtok",
+        ),
+        (
+            json!({"max_price": {"output_per_mtok": "-1"}}),
+            "stoa.max_price.output_per_mtok",
+        ),
+        (json!({"max_cost": "0.0000001"}), "stoa.max_cost"),
+        (json!({"max_cost": "9".repeat(60)}), "stoa.max_cost"),
+        (json!({"tier": "best"}), "stoa.tier"),
+        (json!({"tier": []}), "stoa.tier"),
+        (json!({"regions": {"only": []}}), "stoa.regions.only"),
+        (
+            json!({"regions": {"only": ["europe"]}}),
+            "stoa.regions.only[0]",
+        ),
+        (json!({"regions": {"onyl": ["XA"]}}), "stoa.regions.onyl"),
+        (
+            json!({"providers": {"only": ["0x12"]}}),
+            "stoa.providers.only[0]",
+        ),
+        (json!({"receipt": "paper"}), "stoa.receipt"),
+    ] {
+        assert_eq!(refused(json!({"stoa": stoa})), invalid(param), "{stoa}");
+    }
+    for name in [
+        "redundancy",
+        "max_latency",
+        "privacy",
+        "sort",
+        "budget",
+        "failover",
+        "payment",
+    ] {
+        assert_eq!(
+            refused(json!({"stoa": {name: 1}})),
+            unsupported(&format!("stoa.{name}"))
+        );
+    }
+    assert_eq!(
+        refused(json!({"stoa": {"tier": ["tee", "zk"]}})),
+        unsupported("stoa.tier")
+    );
+}
+
+#[test]
+fn a_field_that_stands_twice_is_refused() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"stoa":{"max_cost":"1","max_cost":"9"}}"#;
+    let error = parse_chat(body.as_bytes()).expect_err("ambiguous");
+    assert_eq!(error.row().code, "invalid_json");
+    assert!(error.to_string().contains("max_cost"), "{error}");
+}
+
+#[test]
+fn a_text_completion_takes_one_prompt_in_any_form() {
+    for (prompt, expected) in [
+        (json!("hi"), Prompt::Text("hi".to_owned())),
+        (json!(["hi"]), Prompt::Text("hi".to_owned())),
+        (json!([1, 2]), Prompt::Tokens(vec![1, 2])),
+        (json!([[1, 2]]), Prompt::Tokens(vec![1, 2])),
+        (json!(""), Prompt::Text(String::new())),
+    ] {
+        let parsed = completion(json!({"prompt": prompt}));
+        assert_eq!(parsed.request.prompt, expected);
+        assert_eq!(parsed.request.output_tokens_max, Some(16));
+        assert_eq!(parsed.request.message_count, 0);
+    }
+}
+
+#[test]
+fn a_text_completion_refuses_what_it_cannot_give() {
+    let refused =
+        |changes: Value| path_of(try_completion(&changes).expect_err(&changes.to_string()));
+    for (changes, param) in [
+        (json!({"prompt": []}), "prompt"),
+        (json!({"prompt": ["a", "b"]}), "prompt"),
+        (json!({"prompt": [[1], [2]]}), "prompt"),
+        (json!({"prompt": [[]]}), "prompt[0]"),
+        (json!({"prompt": [1, "a"]}), "prompt[1]"),
+        (json!({"prompt": [[1, -2]]}), "prompt[0][1]"),
+        (json!({"prompt": 7}), "prompt"),
+        (json!({"best_of": 3}), "best_of"),
+        (json!({"n": 3}), "n"),
+        (json!({"logprobs": 9}), "logprobs"),
+        (json!({"echo": 1}), "echo"),
+    ] {
+        assert_eq!(refused(changes.clone()), invalid(param), "{changes}");
+    }
+    assert_eq!(refused(json!({"logprobs": 3})), unsupported("logprobs"));
+    assert_eq!(
+        refused(json!({"prompt": [1], "echo": true})),
+        unsupported("echo")
+    );
+    let missing = ("missing_required_parameter", "prompt".to_owned());
+    assert_eq!(refused(json!({"prompt": null})), missing);
+}
+
+#[test]
+fn a_text_completion_is_lenient_too() {
+    let parsed = completion(
+        json!({"best_of": 0, "logprobs": 0, "suffix": "end", "user": "u", "echo": false, "max_tokens": 0}),
+    );
+    assert_eq!(parsed.ignored, ["logprobs", "suffix"]);
+    assert_eq!(parsed.request.output_tokens_max, Some(0));
+    assert_eq!(parsed.delivery.echo, None);
+    assert_eq!(
+        completion(json!({"echo": true})).delivery.echo.as_deref(),
+        Some("hi")
+    );
+}
+
+#[test]
+fn an_agents_first_request_is_read() {
+    let mut tools: Vec<Value> = (0..7).map(|n| tool(&format!("tool_{n}"))).collect();
+    tools.push(json!({"type": "namespace", "name": "n", "tools": []}));
+    tools.push(json!({"type": "web_search"}));
+    let long = "x".repeat(9_000);
+    let parsed = chat(json!({
+        "messages": [
+            {"role": "developer", "content": long}, {"role": "developer", "content": [{"type": "text", "text": long}]},
+            {"role": "user", "content": long}, {"role": "user", "content": "天安门"},
+        ],
+        "tools": tools, "tool_choice": "auto", "parallel_tool_calls": true, "stream": true, "store": false,
+        "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "client_metadata": {"a": "b"},
+    }));
+    assert_eq!(parsed.request.message_count, 4);
+    assert_eq!(parsed.ignored, ["tools[7]", "tools[8]", "include"]);
+}
+
+#[test]
+fn no_damaged_body_panics() {
+    let golden = chat_body(&json!({
+        "tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}, "stop": ["天"], "seed": 5,
+        "stoa": {"max_cost": "1", "regions": {"only": ["XA"]}}, "logit_bias": {"1": 2}, "stream_options": {"include_usage": true},
+    }))
+    .to_string()
+    .into_bytes();
+    let mut refused = 0;
+    for position in 0..golden.len() {
+        for byte in [b'"', b'{', b'0', b',', 0xff, b'\\'] {
+            let mut body = golden.clone();
+            body[position] = byte;
+            refused += u32::from(parse_chat(&body).is_err());
+            refused += u32::from(parse_completion(&body).is_err());
+        }
+        refused += u32::from(parse_chat(&golden[..position]).is_err());
+    }
+    assert!(refused > 1_000);
+}
