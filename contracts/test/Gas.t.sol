@@ -6,8 +6,10 @@ import {SettlementLib} from "../src/libraries/SettlementLib.sol";
 import {Market} from "./utils/Market.sol";
 import {Tree} from "./utils/Tree.sol";
 
-/// @notice Gas of whole transactions: run with --isolate, so that every call is a transaction of its own with its 21,000 base, its
-/// calldata and cold storage. Kept in snapshots/gas.json; a change of that file is a sentence in the commit.
+/// @notice Gas of whole transactions: isolated, so that every call is a transaction of its own with its 21,000 base, its calldata
+/// and cold storage. Kept in snapshots/gas.json; a change of that file is a sentence in the commit.
+/// forge-config: default.isolate = true
+/// forge-config: ci.isolate = true
 contract GasTest is Market {
     uint256 internal constant PAYEES = 128;
     uint256 internal constant DEVELOPERS = 100;
