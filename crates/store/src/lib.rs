@@ -33,6 +33,8 @@ mod recover;
 mod scan;
 mod segment;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod watermark;
 
 pub use disk::{Disk, DiskFile, LockError};

@@ -172,7 +172,7 @@ impl Scanner {
     }
 
     /// Reads the batch at the start of `bytes`: all of it or nothing. Returns its length.
-    fn batch(&mut self, segment: u64, bytes: &[u8]) -> Result<usize, &'static str> {
+    pub(crate) fn batch(&mut self, segment: u64, bytes: &[u8]) -> Result<usize, &'static str> {
         let header = BatchHeader::decode(&self.sealer, bytes)
             .ok_or("no batch header with a right checksum")?;
         let length = self.check_place(segment, &header, bytes.len())?;
