@@ -7,6 +7,7 @@
 
 mod answer;
 pub mod codec;
+mod connection;
 mod dashboard;
 mod error;
 mod guard;

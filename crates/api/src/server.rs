@@ -1,5 +1,6 @@
 //! The server: state, the router built from the table, and the loop that accepts connections.
 
+use crate::connection::PatientListener;
 use crate::error::ApiError;
 use crate::port::Gateway;
 use crate::routes::{Endpoint, ROUTES, allow};
@@ -99,6 +100,10 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let listener = PatientListener {
+        inner: listener,
+        stall: config.timings.slow_reader,
+    };
     axum::serve(listener, app(gateway, config))
         .with_graceful_shutdown(shutdown)
         .await

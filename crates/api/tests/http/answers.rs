@@ -397,7 +397,7 @@ async fn a_client_that_stops_reading_is_cut_off_and_memory_stays_bounded() {
     };
     let server = Server::with(Hall::new(script), timings).await;
     let body = request(json!({"stream": true})).to_string();
-    let stream = server
+    let mut stream = server
         .open(
             "POST",
             "/v1/chat/completions",
@@ -407,7 +407,16 @@ async fn a_client_that_stops_reading_is_cut_off_and_memory_stays_bounded() {
         .await;
     // 128 MB wait behind a socket that nobody reads: the call must end, not pile them up.
     server.cancelled().await;
-    drop(stream);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let mut bytes = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await;
+    // A reset or an end, but no proper last chunk: the connection was given up.
+    drop(end.expect("the connection is closed"));
+    assert!(
+        !bytes.ends_with(b"0\r\n\r\n") && bytes.len() < 32 << 20,
+        "{} bytes",
+        bytes.len()
+    );
 }
 
 #[tokio::test]
