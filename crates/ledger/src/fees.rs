@@ -5,7 +5,8 @@
 //! | [`charge`] | floor, at least 1 unit for a non-empty output, at most the reserve | the payer |
 //! | [`reserve`] | ceil | nobody: a reserve is held, not paid |
 //! | [`split`] | four floors | the provider |
-//! | [`slash`] | two floors, floor pro rata among developers | burned |
+//! | [`sigma`], [`slash`] | floor; two floors, floor pro rata among developers | the offender; burned |
+//! | [`minimum_stake`] | ceil | nobody: a bound |
 
 use serde::{Deserialize, Serialize};
 use stoa_types::{Bps, FeeParameters, Price, StakeAmount, TokenAmount};
@@ -22,6 +23,9 @@ pub enum FeeError {
     /// The shares are more than the whole.
     #[error("the fee shares sum to {0} basis points, more than the whole (10,000)")]
     SharesTooLarge(u32),
+    /// A divisor is zero.
+    #[error("the stake price and the lowest sampling rate must not be zero")]
+    ZeroParameter,
 }
 
 /// Metered use of one job and its unit prices.
@@ -134,6 +138,57 @@ pub fn split(delta: TokenAmount, fees: &FeeSchedule) -> Result<Split, FeeError> 
         buyback,
         provider,
     })
+}
+
+/// How much of a stake a slash takes: `floor(slashable x severity / 10000)`.
+pub fn sigma(slashable: StakeAmount, severity: Bps) -> Result<StakeAmount, FeeError> {
+    slashable.share(severity).ok_or(FeeError::TooLarge)
+}
+
+/// What a minimum stake must cover (SPEC C.6.4), in units of the payment token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StakeNeed {
+    /// Floor of the role.
+    pub floor: TokenAmount,
+    /// Claimed throughput: sum of tokens per second times output price (per 10^6 tokens); zero for other roles than provider.
+    pub throughput_value: u128,
+    /// Seconds of throughput that can be delivered before a dispute lands.
+    pub exposure: u64,
+    /// Highest price of one job.
+    pub job_max: TokenAmount,
+    /// Lowest share of jobs that is sampled; above zero.
+    pub sampling_floor: Bps,
+    /// Payment token units per whole stake token; above zero.
+    pub stake_price: TokenAmount,
+}
+
+/// `2 x max(floor, ceil(throughput x exposure / 10^6), ceil(job_max / sampling_floor))`, converted to stake and rounded up.
+pub fn minimum_stake(need: &StakeNeed) -> Result<StakeAmount, FeeError> {
+    let sampling = u128::from(need.sampling_floor.get());
+    let price = need.stake_price.units();
+    if sampling == 0 || price == 0 {
+        return Err(FeeError::ZeroParameter);
+    }
+    let exposed = need
+        .throughput_value
+        .checked_mul(u128::from(need.exposure))
+        .ok_or(FeeError::TooLarge)?
+        .div_ceil(TOKENS_PER_PRICE);
+    let one_job = need
+        .job_max
+        .units()
+        .checked_mul(u128::from(BPS_WHOLE))
+        .ok_or(FeeError::TooLarge)?
+        .div_ceil(sampling);
+    let whole_stake = 10u128.pow(StakeAmount::DECIMALS);
+    need.floor
+        .units()
+        .max(exposed)
+        .max(one_job)
+        .checked_mul(2)
+        .and_then(|value| value.checked_mul(whole_stake))
+        .map(|scaled| StakeAmount::from_units(scaled.div_ceil(price)))
+        .ok_or(FeeError::TooLarge)
 }
 
 /// A slashed stake in its parts; they sum to it exactly.

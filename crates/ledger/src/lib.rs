@@ -9,4 +9,10 @@
 
 pub mod book;
 pub mod fees;
+pub mod roots;
+pub mod stake;
+pub mod vault;
 pub mod wire;
+
+/// The only payout class so far; leaves name it so that others can follow (DECISIONS 14).
+pub(crate) const CLASS: u8 = 0;

@@ -4,13 +4,12 @@ use super::entry::SealedBatch;
 use super::leaf_file::LeafFile;
 use super::state::{AllotmentKey, ChargedJob, PayoutKey, RouterBook};
 use super::{BookError, Entry};
+use crate::CLASS;
+use crate::roots::{chain_head, pay_root};
 use crate::wire::wire_struct;
 use std::collections::BTreeMap;
-use stoa_crypto::{MerkleTree, Words, debit_leaf, keccak256, payout_leaf};
+use stoa_crypto::{MerkleTree, debit_leaf, payout_leaf};
 use stoa_types::{Address, Digest, Timestamp, TokenAmount};
-
-/// The only payout class so far (DECISIONS 14).
-pub(crate) const CLASS: u8 = 0;
 
 /// Where a batch stands on chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,25 +83,6 @@ impl BatchRecord {
             (self.sealed.pay_root, self.sealed.gross)
         }
     }
-}
-
-/// Head of the job chain after one more batch, as the vault computes it.
-fn chain_head(previous: Digest, batch: &SealedBatch) -> Digest {
-    let words = Words::new()
-        .digest(previous)
-        .digest(batch.job_root)
-        .uint(batch.job_count)
-        .digest(batch.content_id);
-    keccak256(words.as_bytes())
-}
-
-fn pay_root(provider_root: Digest, debit_root: Digest) -> Digest {
-    keccak256(
-        Words::new()
-            .digest(provider_root)
-            .digest(debit_root)
-            .as_bytes(),
-    )
 }
 
 /// A batch that the book would accept next, with all that accepting it changes.
@@ -204,7 +184,7 @@ impl RouterBook {
         }
         let previous = self.batches.last().map_or(Digest::ZERO, |last| last.head);
         let record = BatchRecord {
-            head: chain_head(previous, &sealed),
+            head: chain_head(previous, job_root, count, sealed.content_id),
             sealed,
             payout: payout.map(|(_, set)| set),
             voided: false,

@@ -240,6 +240,16 @@ impl RouterBook {
             .get_mut(usize::try_from(index.checked_sub(1)?).ok()?)
     }
 
+    /// Jobs of batch `index` in the order of its leaves; none for a batch that does not exist.
+    pub fn jobs_of(&self, index: u64) -> &[JobId] {
+        let leaves = |batch: &BatchRecord| {
+            let first = usize::try_from(batch.sealed.first).ok()?;
+            let count = usize::try_from(batch.sealed.job_count).ok()?;
+            self.leaves.get(first..first.checked_add(count)?)
+        };
+        self.batch(index).and_then(leaves).unwrap_or_default()
+    }
+
     /// All batches, oldest first.
     pub fn batches(&self) -> &[BatchRecord] {
         &self.batches
