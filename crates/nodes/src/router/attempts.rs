@@ -465,6 +465,7 @@ impl Router {
             ttft_ms,
             refund,
         }));
+        self.remember_ttft(job, ttft_ms);
         self.stock.give_slot(provider);
         self.stock.delivered(provider, now);
         self.journal(

@@ -8,8 +8,10 @@ mod admission;
 mod attempts;
 mod pool;
 mod settlement;
+mod summary;
 
 pub use pool::{Standing, Stock, Track};
+pub use summary::JobSummary;
 
 use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
 use crate::message::{Hello, ToProvider, ToRouter};
@@ -263,6 +265,8 @@ pub struct Router {
     draining: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
+    /// Times to first token of the newest delivered jobs, for display.
+    recent_ttft: std::collections::VecDeque<(JobId, u64)>,
 }
 
 impl Router {
@@ -282,6 +286,7 @@ impl Router {
             waiting: BTreeMap::new(),
             draining: false,
             asked: None,
+            recent_ttft: std::collections::VecDeque::new(),
         };
         let mut outputs = Vec::new();
         let open: Vec<_> = router

@@ -1,0 +1,170 @@
+//! `stoa ask`: one paid call, saved with its receipt as the file that `stoa verify` takes.
+
+use super::Outcome;
+use crate::data::write_private;
+use crate::http::Api;
+use crate::network::Network;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use stoa_types::{FinishReason, JobId, SamplingParameters, SignedReceipt};
+use stoa_verify::{Bundle, Content, SettlementProof, ToolCall};
+
+/// Arguments of `stoa ask`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to ask.
+    text: String,
+    /// Model; the first one offered when absent.
+    #[arg(long)]
+    model: Option<String>,
+    /// Most output tokens.
+    #[arg(long)]
+    max_tokens: Option<u32>,
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Where to save receipt, request and answer.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Prints the whole answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `stoa receipt`.
+#[derive(Debug, clap::Args)]
+pub struct ReceiptArgs {
+    /// A file saved by `stoa ask`; the settlement proof is put into it.
+    file: PathBuf,
+    /// Waits until the job's batch is posted.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<ModelId>,
+}
+
+#[derive(Deserialize)]
+struct ModelId {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    choices: Vec<Choice>,
+    usage: Usage,
+    stoa: Extras,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+    finish_reason: FinishReason,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<Call>>,
+}
+
+#[derive(Deserialize)]
+struct Call {
+    function: ToolCall,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+#[derive(Deserialize)]
+struct Extras {
+    receipt: SignedReceipt,
+    parameters: SamplingParameters,
+}
+
+#[derive(Deserialize)]
+struct Settled {
+    receipt: SignedReceipt,
+    state: stoa_types::JobState,
+    proof: Option<SettlementProof>,
+}
+
+/// Asks and prints the answer.
+pub async fn ask(data: &Path, args: &Args) -> Outcome {
+    let api = Api::new(&Network::load(data)?);
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => {
+            let models: Models = api.get("/models").await?;
+            models.data.into_iter().next().map(|m| m.id).ok_or("no model is offered now")?
+        }
+    };
+    let mut body = serde_json::json!({"model": model, "temperature": args.temperature, "messages": [{"role": "user", "content": args.text}]});
+    if let Some(most) = args.max_tokens {
+        body["max_completion_tokens"] = most.into();
+    }
+    let request = body.to_string();
+    let raw: serde_json::Value = api.post("/chat/completions", request.clone()).await?;
+    let answer: Answer = serde_json::from_value(raw.clone())?;
+    let bundle = bundle(answer, request)?;
+    if args.json {
+        println!("{raw}");
+    } else {
+        print_answer(&bundle);
+    }
+    if let Some(path) = &args.save {
+        write_private(path, &bundle.to_bytes())?;
+        eprintln!("saved to {}; check it with: stoa verify {}", path.display(), path.display());
+    }
+    Ok(())
+}
+
+fn bundle(answer: Answer, request: String) -> Outcome<Bundle> {
+    let choice = answer.choices.into_iter().next().ok_or("the answer holds no choice")?;
+    let response = Content {
+        text: choice.message.content.unwrap_or_default(),
+        tool_calls: choice.message.tool_calls.unwrap_or_default().into_iter().map(|call| call.function).collect(),
+        finish_reason: choice.finish_reason,
+        input_units: answer.usage.prompt_tokens,
+        output_units: answer.usage.completion_tokens,
+    };
+    Ok(Bundle { receipt: answer.stoa.receipt, proof: None, parameters: answer.stoa.parameters, request, response })
+}
+
+fn print_answer(bundle: &Bundle) {
+    println!("{}", bundle.response.text);
+    for call in &bundle.response.tool_calls {
+        println!("call {} {}", call.name, call.arguments);
+    }
+    let receipt = &bundle.receipt.receipt;
+    eprintln!("job {}, {} for {} + {} tokens", receipt.job_id, receipt.charge, receipt.input_units, receipt.output_units);
+}
+
+/// Puts the settlement proof into a saved file.
+pub async fn receipt(data: &Path, args: &ReceiptArgs) -> Outcome {
+    let api = Api::new(&Network::load(data)?);
+    let mut bundle = Bundle::parse(&std::fs::read(&args.file)?)?;
+    let job: JobId = bundle.receipt.receipt.job_id;
+    loop {
+        let settled: Settled = api.get(&format!("/receipts/{job}")).await?;
+        if settled.receipt != bundle.receipt {
+            return Err(format!("the router holds another receipt of {job} than the file: keep both, they prove its fault").into());
+        }
+        match settled.proof {
+            Some(proof) => {
+                bundle.proof = Some(proof);
+                write_private(&args.file, &bundle.to_bytes())?;
+                println!("{job} is {:?}; the proof is in {}", settled.state, args.file.display());
+                return Ok(());
+            }
+            None if args.wait => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
+            None => return Err(format!("{job} is {:?}: its batch is not posted yet; try again later or use --wait", settled.state).into()),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Commands that only look: `account`, `jobs`, `providers`, `explain`.
+
+use super::Outcome;
+use crate::http::Api;
+use crate::network::Network;
+use comfy_table::Table;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+use stoa_types::{Address, JobId, JobState, Price, Region, Timestamp, TokenAmount};
+
+/// Arguments that every looking command has.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Prints JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `stoa explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The job's id, from the answer's `stoa` object or the header `x-stoa-job`.
+    job: JobId,
+    /// Prints JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ProviderLine {
+    id: Address,
+    stake: String,
+    slashed: String,
+    reputation: u32,
+    jobs: u64,
+    models: Vec<String>,
+    price: Price,
+    region: Region,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct JobLine {
+    job: JobId,
+    state: JobState,
+    model: String,
+    provider: Option<Address>,
+    amount: TokenAmount,
+    ttft_ms: Option<u64>,
+    input_units: u64,
+    output_units: u64,
+    reserved_at: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    data: Vec<T>,
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header);
+    table
+}
+
+/// `stoa jobs`.
+pub async fn jobs(data: &Path, args: &ShowArgs) -> Outcome {
+    let api = Api::new(&Network::load(data)?);
+    let jobs: List<JobLine> = api.get("/stoa/jobs").await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&jobs.data)?);
+        return Ok(());
+    }
+    let mut table = table(&["job", "state", "model", "provider", "amount", "ttft ms", "in", "out"]);
+    for job in jobs.data {
+        let word = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let state = serde_json::to_value(job.state)?.as_str().unwrap_or_default().to_owned();
+        table.add_row([
+            job.job.to_string(),
+            state,
+            job.model,
+            word(job.provider.map(|p| p.to_string())),
+            job.amount.to_string(),
+            word(job.ttft_ms.map(|ms| ms.to_string())),
+            job.input_units.to_string(),
+            job.output_units.to_string(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// `stoa providers`: what the router knows, with the stake that the chain holds.
+pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
+    let network = Network::load(data)?;
+    let api = Api::new(&network);
+    let listed: List<Value> = api.get("/stoa/providers").await?;
+    let chain = super::money::reader(&network)?;
+    let mut lines = Vec::new();
+    for row in listed.data {
+        let id: Address = serde_json::from_value(row["id"].clone())?;
+        let stake = chain.provider_stake(id).await?;
+        lines.push(ProviderLine {
+            id,
+            stake: stake.staked.to_string(),
+            slashed: stake.slashed.to_string(),
+            reputation: serde_json::from_value(row["reputation_ppm"].clone())?,
+            jobs: serde_json::from_value(row["jobs"].clone())?,
+            models: serde_json::from_value(row["models"].clone())?,
+            price: serde_json::from_value(row["output_price"].clone())?,
+            region: serde_json::from_value(row["region"].clone())?,
+        });
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&lines)?);
+        return Ok(());
+    }
+    let mut table = table(&["id", "stake", "slashed", "reputation", "jobs", "models", "price per 10^6 output tokens", "region"]);
+    for line in lines {
+        table.add_row([
+            line.id.to_string(),
+            line.stake,
+            line.slashed,
+            line.reputation.to_string(),
+            line.jobs.to_string(),
+            line.models.join(" "),
+            line.price.to_string(),
+            line.region.to_string(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// `stoa explain JOB`.
+pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
+    let api = Api::new(&Network::load(data)?);
+    let told: Value = api.get(&format!("/stoa/explain/{}", args.job)).await?;
+    if args.json {
+        println!("{told}");
+        return Ok(());
+    }
+    let decision: stoa_market::Decision = serde_json::from_value(told["decision"].clone())?;
+    println!("job      {}", args.job);
+    println!("choice   {}", decision.choice());
+    match decision.replay() {
+        Ok(()) => println!("replayed from the logged inputs: the same choice"),
+        Err(error) => return Err(format!("the decision cannot be replayed: {error}").into()),
+    }
+    let mut table = table(&["rank", "provider", "score", "price", "latency", "reliability", "reputation"]);
+    let mut scores = decision.scores.clone();
+    let rank = |provider: Address| decision.ranking.iter().position(|p| *p == provider).unwrap_or(usize::MAX);
+    scores.sort_by_key(|score| rank(score.provider));
+    for score in scores {
+        let rank = rank(score.provider).saturating_add(1).to_string();
+        let parts = [score.total, score.price, score.latency, score.reliability, score.reputation].map(|part| part.to_string());
+        let [total, price, latency, reliability, reputation] = parts;
+        table.add_row([rank, score.provider.to_string(), total, price, latency, reliability, reputation]);
+    }
+    println!("{table}");
+    for (provider, rule) in &decision.excluded {
+        println!("left out {provider}: {rule}");
+    }
+    Ok(())
+}

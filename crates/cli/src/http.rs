@@ -1,0 +1,87 @@
+//! The HTTP client of the commands.
+
+use crate::network::Network;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Why a call over HTTP failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// No answer.
+    #[error("cannot reach {url}: {reason}; is `stoa up` running?")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// An error answer.
+    #[error("{message} (status {status}, {code})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Machine-readable code.
+        code: String,
+        /// What the server said.
+        message: String,
+    },
+    /// An answer of another shape than expected.
+    #[error("{url} answered what this version does not understand: {reason}")]
+    Malformed {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Talks to one network's API.
+pub struct Api {
+    client: reqwest::Client,
+    base: String,
+    key: String,
+}
+
+impl Api {
+    /// A client for `network`.
+    pub fn new(network: &Network) -> Self {
+        // Loopback calls must not go through a proxy that the environment names.
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+            .with_no_client_auth();
+        let client = client.tls_backend_preconfigured(tls).build().expect("the client is built from fixed settings");
+        Self { client, base: network.api.clone(), key: network.key.clone() }
+    }
+
+    /// `GET` of a path below `/v1`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
+        let url = format!("{}{path}", self.base);
+        let sent = self.client.get(&url).bearer_auth(&self.key).send().await;
+        decode(&url, &read(&url, sent).await?)
+    }
+
+    /// `POST` of exact bytes to a path below `/v1`.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, HttpError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.client.post(&url).bearer_auth(&self.key).header("content-type", "application/json");
+        decode(&url, &read(&url, request.body(body).send().await).await?)
+    }
+}
+
+async fn read(url: &str, sent: Result<reqwest::Response, reqwest::Error>) -> Result<Vec<u8>, HttpError> {
+    let unreachable = |error: reqwest::Error| HttpError::Unreachable { url: url.to_owned(), reason: error.to_string() };
+    let response = sent.map_err(unreachable)?;
+    let status = response.status();
+    let bytes = response.bytes().await.map_err(unreachable)?;
+    if status.is_success() {
+        return Ok(bytes.to_vec());
+    }
+    let error = serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_default();
+    let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
+    Err(HttpError::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
+}
+
+fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(bytes).map_err(|error| HttpError::Malformed { url: url.to_owned(), reason: error.to_string() })
+}

@@ -1,0 +1,278 @@
+//! The router as the HTTP surface sees it.
+
+use super::router::{RouterHandle, now};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use stoa_api::{
+    Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, KeyRing, ModelEntry, Overview, PartState,
+    ProviderRow, ReceiptView, RequestLimits, Viewer,
+};
+use stoa_ledger::book::{BatchRecord, RouterBook};
+use stoa_nodes::client::ClientRequest;
+use stoa_nodes::router::{JobSummary, Standing};
+use stoa_types::{Address, JobId, JobState, Millis, Price, Timestamp, TokenAmount};
+use stoa_verify::{BatchStatement, SettlementProof};
+
+/// Jobs, batches and jobs per batch on the dashboard.
+const JOBS_SHOWN: usize = 50;
+const BATCHES_SHOWN: usize = 20;
+const JOBS_PER_BATCH_SHOWN: usize = 24;
+
+/// What the dashboard and `stoa account` know of the chain, refreshed by whoever watches it.
+#[derive(Debug, Clone, Default)]
+pub struct ChainView {
+    /// Height.
+    pub block: u64,
+    /// Free balances in the vault.
+    pub vault_balances: BTreeMap<Address, TokenAmount>,
+    /// When each model was first offered.
+    pub first_offered: BTreeMap<String, Timestamp>,
+    /// What is wrong with the chain, if anything.
+    pub problem: Option<String>,
+}
+
+/// [`Gateway`] over a running router.
+pub struct RouterGateway {
+    router: RouterHandle,
+    keys: KeyRing,
+    view: std::sync::Arc<Mutex<ChainView>>,
+    calls_max: u32,
+}
+
+impl RouterGateway {
+    /// Serves `router` to the holders of `keys`.
+    pub fn new(router: RouterHandle, keys: KeyRing, view: std::sync::Arc<Mutex<ChainView>>, calls_max: u32) -> Self {
+        Self { router, keys, view, calls_max }
+    }
+
+    fn view(&self) -> ChainView {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether `viewer` may see the job.
+    fn may_see(&self, viewer: Viewer, job: JobId) -> bool {
+        let core = self.router.core();
+        let owner = core.book().receipt(job).map(|signed| signed.receipt.account).or_else(|| core.account_of(job));
+        match (viewer, owner) {
+            (Viewer::Operator, _) => true,
+            (Viewer::Account(account), Some(owner)) => account == owner,
+            (Viewer::Account(_), None) => false,
+        }
+    }
+}
+
+impl Gateway for RouterGateway {
+    fn authenticate(&self, key: &str) -> Result<Account, KeyError> {
+        self.keys.authenticate(key)
+    }
+
+    fn submit(&self, account: Address, request: ClientRequest) -> Call {
+        let mut id = [0; 32];
+        let drawn = getrandom::fill(&mut id);
+        let job = JobId(id);
+        let too_many = self.router.core().active() >= self.calls_max as usize;
+        let events = match drawn {
+            Ok(()) if !too_many => self.router.submit(job, account, request),
+            _ => RouterHandle::refused("it has as many calls under way as it can take"),
+        };
+        let router = self.router.clone();
+        Call { job, events, cancel: CancelHandle::new(move || router.cancel(job)) }
+    }
+
+    fn models(&self) -> Vec<ModelEntry> {
+        let core = self.router.core();
+        let first_offered = self.view().first_offered;
+        let limits = &core.config().profile.limits;
+        let mut entries = Vec::new();
+        for (id, offers) in core.stock().models() {
+            let Some((_, first)) = offers.first() else { continue };
+            let standings: Vec<&Standing> = offers.iter().filter_map(|(account, _)| core.stock().get(*account)).collect();
+            let mut tiers: Vec<_> = offers.iter().map(|(_, offer)| offer.tier).collect();
+            tiers.sort();
+            tiers.dedup();
+            let mut regions: Vec<_> = standings.iter().map(|s| s.hello.region).collect();
+            regions.sort();
+            regions.dedup();
+            entries.push(ModelEntry {
+                id: id.to_owned(),
+                created: first_offered.get(id).copied().unwrap_or_default(),
+                context: first.context,
+                output_tokens_max: limits.output_tokens_max.min(first.context),
+                input_price: offers.iter().map(|(_, o)| o.input_price).min().unwrap_or_default(),
+                output_price: offers.iter().map(|(_, o)| o.output_price).min().unwrap_or_default(),
+                quantization: first.quantization.clone(),
+                model_root: first.model_root,
+                tiers,
+                regions,
+                providers: u32::try_from(offers.len()).unwrap_or(u32::MAX),
+                free_slots: standings.iter().map(|s| s.free_slots).sum(),
+            });
+        }
+        entries
+    }
+
+    fn receipt(&self, viewer: Viewer, job: JobId) -> Option<ReceiptView> {
+        if !self.may_see(viewer, job) {
+            return None;
+        }
+        let core = self.router.core();
+        let receipt = core.book().receipt(job)?.clone();
+        let state = core.book().job_state(job)?;
+        let proof = core.book().proof(job).filter(|proof| proof.posted.is_some()).map(|proof| {
+            let config = core.config();
+            let chain = (config.domain.chain_id, config.domain.vault);
+            let root = (proof.job_root, proof.job_count);
+            let batch = BatchStatement::sign(&config.key, chain, proof.index, root, proof.content_id, proof.previous_head);
+            SettlementProof { batch, siblings: proof.siblings }
+        });
+        Some(ReceiptView { receipt, state, parameters: None, proof })
+    }
+
+    fn explain(&self, viewer: Viewer, job: JobId) -> Option<serde_json::Value> {
+        if !self.may_see(viewer, job) {
+            return None;
+        }
+        let decision = self.router.decision(job)?;
+        let replayed = decision.replay().map_or_else(|error| error.to_string(), |()| "the same choice".to_owned());
+        Some(serde_json::json!({
+            "job": job,
+            "choice": decision.choice(),
+            "replayed": replayed,
+            "state": self.router.core().book().job_state(job),
+            "decision": decision,
+        }))
+    }
+
+    fn account(&self, account: Address) -> Option<AccountRow> {
+        account_row(self.router.core().book(), &self.view(), account)
+    }
+
+    fn providers(&self) -> Vec<ProviderRow> {
+        self.router.core().stock().iter().map(|(account, standing)| provider_row(*account, standing)).collect()
+    }
+
+    fn overview(&self) -> Overview {
+        let view = self.view();
+        let core = self.router.core();
+        let book = core.book();
+        let mut jobs: Vec<JobRow> = core.summaries().map(|summary| live_row(&summary)).collect();
+        jobs.sort_by_key(|row| std::cmp::Reverse(row.reserved_at));
+        jobs.extend(book.newest_jobs().take(JOBS_SHOWN).filter_map(|job| past_row(&core, book, job)));
+        jobs.truncate(JOBS_SHOWN);
+        let mut accounts: Vec<Address> = book.allotments().map(|(account, ..)| account).collect();
+        accounts.dedup();
+        Overview {
+            now: now(),
+            chain_id: core.config().domain.chain_id,
+            block: view.block,
+            jobs,
+            accounts: accounts.into_iter().filter_map(|account| account_row(book, &view, account)).collect(),
+            batches: book.batches().iter().rev().take(BATCHES_SHOWN).map(|batch| batch_row(book, batch)).collect(),
+            providers: core.stock().iter().map(|(account, standing)| provider_row(*account, standing)).collect(),
+        }
+    }
+
+    fn limits(&self) -> RequestLimits {
+        let core = self.router.core();
+        let limits = &core.config().profile.limits;
+        RequestLimits {
+            body_bytes_max: limits.body_bytes_max,
+            output_tokens_max: limits.output_tokens_max,
+            output_tokens_default: limits.output_tokens_default,
+            calls_max: Some(self.calls_max),
+        }
+    }
+
+    fn ready(&self) -> Vec<PartState> {
+        let online = self.router.core().stock().iter().any(|(_, standing)| standing.online);
+        vec![
+            PartState { part: "chain", problem: self.view().problem },
+            PartState { part: "providers", problem: (!online).then(|| "no provider is connected".to_owned()) },
+        ]
+    }
+}
+
+fn account_row(book: &RouterBook, view: &ChainView, account: Address) -> Option<AccountRow> {
+    let (_, state) = book.allotment(account)?;
+    let available = book.available(account, now(), Millis(0)).map_or(TokenAmount::ZERO, |available| available.amount);
+    Some(AccountRow {
+        account,
+        vault_balance: view.vault_balances.get(&account).copied().unwrap_or_default(),
+        allotment_cap: state.cap,
+        reserved: state.held,
+        charged: state.charged,
+        available,
+        expires_at: state.expiry,
+    })
+}
+
+fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
+    let prices = |price: fn(&stoa_nodes::message::ModelOffer) -> Price| standing.hello.models.iter().map(price).min().unwrap_or_default();
+    ProviderRow {
+        id,
+        online: standing.online,
+        region: standing.hello.region,
+        models: standing.hello.models.iter().map(|offer| offer.model.clone()).collect(),
+        input_price: prices(|offer| offer.input_price),
+        output_price: prices(|offer| offer.output_price),
+        slots: standing.hello.slots,
+        free_slots: standing.free_slots,
+        reputation_ppm: standing.track.reputation.ppm(),
+        jobs: standing.track.delivered,
+        ttft_ms: standing.track.latency.predicted_ms(),
+    }
+}
+
+fn live_row(summary: &JobSummary<'_>) -> JobRow {
+    JobRow {
+        job: summary.job,
+        state: summary.state,
+        model: summary.model.to_owned(),
+        provider: summary.provider,
+        output_price: summary.output_price,
+        amount: summary.reserve,
+        ttft_ms: summary.ttft_ms,
+        input_units: summary.input_units,
+        output_units: summary.output_units,
+        reserved_at: summary.submitted_at,
+    }
+}
+
+fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) -> Option<JobRow> {
+    let receipt = &book.receipt(job)?.receipt;
+    let offers = core.stock().get(receipt.provider).map(|s| &s.hello.models);
+    let model = offers.and_then(|models| models.iter().find(|offer| offer.model_root == receipt.model_root));
+    Some(JobRow {
+        job,
+        state: book.job_state(job).unwrap_or(JobState::Delivered),
+        model: model.map_or_else(|| receipt.model_root.to_string(), |offer| offer.model.clone()),
+        provider: Some(receipt.provider),
+        output_price: Some(receipt.output_price),
+        amount: receipt.charge,
+        ttft_ms: core.ttft_of(job),
+        input_units: receipt.input_units,
+        output_units: receipt.output_units,
+        reserved_at: receipt.accepted_at,
+    })
+}
+
+fn batch_row(book: &RouterBook, batch: &BatchRecord) -> BatchRow {
+    let jobs = book.jobs_of(batch.sealed.index);
+    let charges = jobs.iter().filter_map(|job| book.receipt(*job)).map(|signed| signed.receipt.charge);
+    let settled = jobs.first().and_then(|job| book.job_state(*job)) == Some(JobState::Settled);
+    let state = match batch.posted {
+        None => "sealed",
+        Some(_) if settled => "settled",
+        Some(_) => "posted",
+    };
+    BatchRow {
+        batch: batch.sealed.index,
+        state: state.to_owned(),
+        root: batch.sealed.job_root,
+        transaction: None,
+        receipts: u64::from(batch.sealed.job_count),
+        total: TokenAmount::checked_sum(charges).unwrap_or_default(),
+        jobs: jobs.iter().copied().take(JOBS_PER_BATCH_SHOWN).collect(),
+        posted_at: batch.posted.map(|posted| posted.at),
+    }
+}

@@ -1,0 +1,394 @@
+//! A router as a process: one loop owns the state machine; journal, provider links, clients and chain feed it and carry out what
+//! it wants. The loop never waits for any of them.
+
+use super::journal::{RouterJournal, Written};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use stoa_market::Decision;
+use stoa_net::{JobStream, ProviderLink, RouterEndpoint};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure};
+use stoa_nodes::message::{Dispatch, ToProvider, ToRouter};
+use stoa_nodes::router::{ChainCall, Input, Output, Router};
+use stoa_types::{Address, JobId, Timestamp, TokenAmount};
+use tokio::sync::mpsc;
+
+/// Events that a client may leave unread before its stream is cut.
+const CLIENT_QUEUE: usize = 1024;
+/// Messages that wait for a provider's stream.
+const JOB_QUEUE: usize = 16;
+/// How often the state machine learns that time passed.
+const TICK: Duration = Duration::from_millis(100);
+/// Decisions kept in memory for `explain`; older ones are read from the decision log.
+const DECISIONS_KEPT: usize = 4096;
+
+/// Milliseconds since the Unix epoch.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What the loop is told.
+enum Event {
+    Input(Box<Input>),
+    Submit { job: JobId, account: Address, request: Box<ClientRequest>, events: mpsc::Sender<ClientEvent> },
+    Link(ProviderLink),
+    LinkGone { provider: Address, link: u64 },
+    Journal(Written),
+}
+
+/// Why a router stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterStopped {
+    /// The journal's disk failed; nothing more was acknowledged.
+    #[error("the router's journal failed and the router stopped, nothing more was promised: {0}")]
+    Journal(String),
+}
+
+/// Calls and queries for a running router. Clones share it.
+#[derive(Clone)]
+pub struct RouterHandle {
+    events: mpsc::UnboundedSender<Event>,
+    core: Arc<Mutex<Router>>,
+    decisions: Arc<Mutex<DecisionLog>>,
+}
+
+impl RouterHandle {
+    /// Starts a call; its events arrive in the receiver. Dropping the receiver does not cancel it: use [`RouterHandle::cancel`].
+    pub fn submit(&self, job: JobId, account: Address, request: ClientRequest) -> mpsc::Receiver<ClientEvent> {
+        let (events, receiver) = mpsc::channel(CLIENT_QUEUE);
+        let _ = self.events.send(Event::Submit { job, account, request: Box::new(request), events });
+        receiver
+    }
+
+    /// A call that is refused at the door.
+    pub fn refused(reason: &str) -> mpsc::Receiver<ClientEvent> {
+        let (events, receiver) = mpsc::channel(1);
+        let cause = Cause::RouterUnavailable { reason: reason.to_owned() };
+        let _ = events.try_send(ClientEvent::Failed(Failure { cause, billed: TokenAmount::ZERO }));
+        receiver
+    }
+
+    /// The client of `job` is gone.
+    pub fn cancel(&self, job: JobId) {
+        self.input(Input::ClientGone { job });
+    }
+
+    /// Feeds the state machine, for example with a chain event.
+    pub fn input(&self, input: Input) {
+        let _ = self.events.send(Event::Input(Box::new(input)));
+    }
+
+    /// The state machine, for queries: hold it briefly.
+    pub fn core(&self) -> MutexGuard<'_, Router> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a provider was chosen.
+    pub fn decision(&self, job: JobId) -> Option<Decision> {
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).get(job)
+    }
+}
+
+/// Everything a router's loop needs.
+pub struct RouterParts {
+    /// The state machine, recovered.
+    pub core: Router,
+    /// Outputs of the recovery, to be carried out first.
+    pub outputs: Vec<Output>,
+    /// Opens the journal's writer with the callback given; made before the loop so that the callback can reach it.
+    pub journal: Box<dyn FnOnce(super::journal::Tell) -> RouterJournal + Send>,
+    /// Where providers connect.
+    pub endpoint: Arc<RouterEndpoint>,
+    /// Takes chain calls.
+    pub chain: mpsc::UnboundedSender<ChainCall>,
+    /// Where decisions are kept.
+    pub decisions: DecisionLog,
+}
+
+struct Loop {
+    core: Arc<Mutex<Router>>,
+    journal: RouterJournal,
+    events: mpsc::UnboundedSender<Event>,
+    clients: HashMap<JobId, mpsc::Sender<ClientEvent>>,
+    links: HashMap<Address, (u64, ProviderLink)>,
+    streams: HashMap<(JobId, u32), mpsc::Sender<ToProvider>>,
+    chain: mpsc::UnboundedSender<ChainCall>,
+    decisions: Arc<Mutex<DecisionLog>>,
+    next_link: u64,
+}
+
+/// Starts the router's loop. The task ends when every handle is gone, or with the reason why it had to stop.
+pub fn start(parts: RouterParts) -> (RouterHandle, tokio::task::JoinHandle<Result<(), RouterStopped>>) {
+    let (events, receiver) = mpsc::unbounded_channel();
+    let core = Arc::new(Mutex::new(parts.core));
+    let decisions = Arc::new(Mutex::new(parts.decisions));
+    let weak = events.downgrade();
+    let journal = (parts.journal)(Arc::new(move |written| {
+        if let Some(events) = weak.upgrade() {
+            let _ = events.send(Event::Journal(written));
+        }
+    }));
+    let handle = RouterHandle { events: events.clone(), core: core.clone(), decisions: decisions.clone() };
+    tokio::spawn(accept_links(parts.endpoint, events.clone()));
+    let state = Loop {
+        core,
+        journal,
+        events,
+        clients: HashMap::new(),
+        links: HashMap::new(),
+        streams: HashMap::new(),
+        chain: parts.chain,
+        decisions,
+        next_link: 0,
+    };
+    let task = tokio::spawn(state.run(receiver, parts.outputs));
+    (handle, task)
+}
+
+async fn accept_links(endpoint: Arc<RouterEndpoint>, events: mpsc::UnboundedSender<Event>) {
+    while let Some(link) = endpoint.accept().await {
+        if events.send(Event::Link(link)).is_err() {
+            return;
+        }
+    }
+}
+
+impl Loop {
+    async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Event>, outputs: Vec<Output>) -> Result<(), RouterStopped> {
+        self.carry_out(outputs);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = receiver.recv() => match event {
+                    Some(event) => self.event(event)?,
+                    None => return Ok(()),
+                },
+                _ = ticks.tick() => {
+                    self.journal.retry();
+                    self.handle(Input::Tick);
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), RouterStopped> {
+        match event {
+            Event::Input(input) => self.handle(*input),
+            Event::Submit { job, account, request, events } => {
+                self.clients.insert(job, events);
+                metrics::counter!("stoa_router_calls_total").increment(1);
+                let mut entropy = [0; 8];
+                getrandom::fill(&mut entropy).map_err(|e| RouterStopped::Journal(format!("no random bytes: {e}")))?;
+                self.handle(Input::Submit { job, account, request, entropy: u64::from_be_bytes(entropy) >> 1 });
+            }
+            Event::Link(link) => self.link(link),
+            Event::LinkGone { provider, link } => {
+                if self.links.get(&provider).is_some_and(|(number, _)| *number == link) {
+                    self.links.remove(&provider);
+                    tracing::info!(%provider, "provider disconnected");
+                    self.handle(Input::ProviderDown(provider));
+                }
+            }
+            Event::Journal(Written::Durable(sequence)) => self.handle(Input::Synced { up_to: sequence }),
+            Event::Journal(Written::Refused { sequence, reason }) => self.handle(Input::NotWritten { sequence, reason }),
+            Event::Journal(Written::Fatal(reason)) => return Err(RouterStopped::Journal(reason)),
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input) {
+        let outputs = self.core.lock().unwrap_or_else(PoisonError::into_inner).handle(input, now());
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Journal { sequence, entry } => self.journal.write(sequence, &entry),
+                Output::Client { job, event } => self.tell_client(job, event),
+                Output::Send { provider, message } => self.send(provider, *message),
+                Output::Decided { job, decision } => {
+                    self.decisions.lock().unwrap_or_else(PoisonError::into_inner).keep(job, *decision);
+                }
+                Output::Chain(call) => drop(self.chain.send(call)),
+                Output::Warn(text) => tracing::warn!("{text}"),
+            }
+        }
+    }
+
+    fn tell_client(&mut self, job: JobId, event: ClientEvent) {
+        let last = matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_));
+        log_end(job, &event);
+        let Some(client) = self.clients.get(&job) else { return };
+        let full = client.try_send(event).is_err();
+        if last || full {
+            self.clients.remove(&job);
+        }
+        if full && !last {
+            tracing::warn!(%job, "the client reads too slowly or is gone; its stream is cut");
+            let _ = self.events.send(Event::Input(Box::new(Input::ClientGone { job })));
+        }
+    }
+
+    fn link(&mut self, link: ProviderLink) {
+        let provider = link.hello().account;
+        self.next_link += 1;
+        let number = self.next_link;
+        tracing::info!(%provider, region = %link.hello().region, slots = link.hello().slots, "provider connected");
+        self.links.insert(provider, (number, link.clone()));
+        self.handle(Input::ProviderUp(Box::new(link.hello().clone())));
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let mut status = link.status();
+            loop {
+                let current = *status.borrow_and_update();
+                let message = ToRouter::Status { free_slots: current.free_slots, draining: current.draining };
+                let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+                tokio::select! {
+                    changed = status.changed() => if changed.is_err() { break },
+                    _ = link.closed() => break,
+                }
+            }
+            let _ = events.send(Event::LinkGone { provider, link: number });
+        });
+    }
+
+    fn send(&mut self, provider: Address, message: ToProvider) {
+        let attempt = match &message {
+            ToProvider::Dispatch(dispatch) => return self.dispatch(provider, (**dispatch).clone()),
+            ToProvider::Cancel { job, attempt, .. } | ToProvider::ReceiptRefused { job, attempt, .. } => (*job, *attempt),
+            ToProvider::Countersigned(signed) => (signed.receipt.job_id, signed.receipt.attempt),
+        };
+        if let Some(stream) = self.streams.get(&attempt) {
+            // A stream that takes no message is about to be given up by its own task.
+            let _ = stream.try_send(message);
+        }
+    }
+
+    fn dispatch(&mut self, provider: Address, dispatch: Dispatch) {
+        let ticket = &dispatch.ticket.ticket;
+        let attempt = (ticket.job_id, ticket.attempt);
+        self.streams.retain(|_, sender| !sender.is_closed());
+        let (sender, receiver) = mpsc::channel(JOB_QUEUE);
+        self.streams.insert(attempt, sender);
+        let events = self.events.clone();
+        let link = self.links.get(&provider).map(|(_, link)| link.clone());
+        tokio::spawn(async move {
+            let reason = match link {
+                Some(link) => run_stream(&link, dispatch, provider, receiver, &events).await,
+                None => Some("it is not connected".to_owned()),
+            };
+            if let Some(reason) = reason {
+                let message = ToRouter::Failed { job: attempt.0, attempt: attempt.1, reason };
+                let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+            }
+        });
+    }
+}
+
+/// Carries one job's messages both ways. Returns why the stream broke, or `None` after a proper end.
+async fn run_stream(
+    link: &ProviderLink,
+    dispatch: Dispatch,
+    provider: Address,
+    mut outgoing: mpsc::Receiver<ToProvider>,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Option<String> {
+    let stream: JobStream = match link.open_job(dispatch).await {
+        Ok(stream) => stream,
+        Err(error) => return Some(error.to_string()),
+    };
+    let (mut sender, mut receiver) = stream.split();
+    let mut answered = false;
+    loop {
+        tokio::select! {
+            incoming = receiver.recv() => match incoming {
+                Ok(Some(message)) => {
+                    answered |= matches!(message, ToRouter::Final(_) | ToRouter::Refused { .. } | ToRouter::Failed { .. });
+                    let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+                }
+                Ok(None) => return (!answered).then(|| "it ended the stream without a receipt".to_owned()),
+                Err(error) => return (!answered).then(|| error.to_string()),
+            },
+            message = outgoing.recv() => {
+                let message = message?;
+                let last = matches!(message, ToProvider::Countersigned(_) | ToProvider::ReceiptRefused { .. }
+                    | ToProvider::Cancel { delivered: 0, .. });
+                if let Err(error) = sender.send(&message).await {
+                    return (!answered).then(|| error.to_string());
+                }
+                if last {
+                    let _ = sender.finish().await;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+fn log_end(job: JobId, event: &ClientEvent) {
+    match event {
+        ClientEvent::Done(done) => {
+            let receipt = &done.receipt.receipt;
+            metrics::histogram!("stoa_router_ttft_ms").record(done.ttft_ms as f64);
+            metrics::counter!("stoa_router_tokens_total", "kind" => "output").increment(receipt.output_units);
+            tracing::info!(%job, provider = %receipt.provider, input = receipt.input_units, output = receipt.output_units,
+                charge = %receipt.charge, ttft_ms = done.ttft_ms, failovers = done.started.failovers, "job delivered");
+        }
+        ClientEvent::Failed(failure) => {
+            metrics::counter!("stoa_router_failures_total").increment(1);
+            tracing::info!(%job, cause = %failure.cause, billed = %failure.billed, "job failed");
+        }
+        ClientEvent::Started(_) | ClientEvent::Delta { .. } => {}
+    }
+}
+
+/// Decisions of the router: the newest in memory, all in a file of one JSON object a line (RG-38).
+pub struct DecisionLog {
+    newest: std::collections::VecDeque<(JobId, Decision)>,
+    path: std::path::PathBuf,
+    file: std::fs::File,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct DecisionLine {
+    job: JobId,
+    decision: Decision,
+}
+
+impl DecisionLog {
+    /// Opens the file, or makes it.
+    pub fn open(path: std::path::PathBuf) -> std::io::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(Self { newest: std::collections::VecDeque::new(), path, file })
+    }
+
+    fn keep(&mut self, job: JobId, decision: Decision) {
+        let line = DecisionLine { job, decision };
+        if let Ok(mut bytes) = serde_json::to_vec(&line) {
+            bytes.push(b'\n');
+            if let Err(error) = std::io::Write::write_all(&mut self.file, &bytes) {
+                tracing::warn!(%error, "a decision could not be logged");
+            }
+        }
+        self.newest.push_back((job, line.decision));
+        if self.newest.len() > DECISIONS_KEPT {
+            self.newest.pop_front();
+        }
+    }
+
+    fn get(&self, job: JobId) -> Option<Decision> {
+        if let Some((_, decision)) = self.newest.iter().rev().find(|(id, _)| *id == job) {
+            return Some(decision.clone());
+        }
+        let file = std::fs::File::open(&self.path).ok()?;
+        let needle = job.to_string();
+        std::io::BufRead::lines(std::io::BufReader::new(file))
+            .map_while(Result::ok)
+            .filter(|line| line.contains(&needle))
+            .find_map(|line| serde_json::from_str::<DecisionLine>(&line).ok().filter(|found| found.job == job))
+            .map(|found| found.decision)
+    }
+}

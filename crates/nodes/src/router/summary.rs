@@ -1,0 +1,79 @@
+//! What a router tells about the calls it works on.
+
+use super::{Job, Phase, Router};
+use stoa_types::{Address, JobId, JobState, Price, Timestamp, TokenAmount};
+
+/// Delivered jobs whose time to first token is remembered.
+const RECENT: usize = 64;
+
+/// One call in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobSummary<'a> {
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// Model asked for.
+    pub model: &'a str,
+    /// Who works on it.
+    pub provider: Option<Address>,
+    /// Price of output tokens.
+    pub output_price: Option<Price>,
+    /// What is held.
+    pub reserve: TokenAmount,
+    /// Time to first token.
+    pub ttft_ms: Option<u64>,
+    /// Prompt tokens, once the provider counted them.
+    pub input_units: u64,
+    /// Output tokens so far.
+    pub output_units: u64,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+}
+
+impl Router {
+    /// Calls in progress.
+    pub fn summaries(&self) -> impl Iterator<Item = JobSummary<'_>> {
+        self.jobs.iter().map(|(job, state)| summary(*job, state))
+    }
+
+    /// Whose call this is, while it is in progress.
+    pub fn account_of(&self, job: JobId) -> Option<Address> {
+        self.jobs.get(&job).map(|state| state.account)
+    }
+
+    /// Time to first token of a recently delivered job.
+    pub fn ttft_of(&self, job: JobId) -> Option<u64> {
+        self.recent_ttft.iter().find(|(id, _)| *id == job).map(|(_, ms)| *ms)
+    }
+
+    pub(super) fn remember_ttft(&mut self, job: JobId, ms: u64) {
+        self.recent_ttft.push_back((job, ms));
+        if self.recent_ttft.len() > RECENT {
+            self.recent_ttft.pop_front();
+        }
+    }
+}
+
+fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
+    let current = state.current.as_ref();
+    let accepted = current.and_then(|current| current.accepted_input);
+    let place = match state.phase {
+        Phase::Reserving => JobState::Reserved,
+        Phase::Charging(_) => JobState::Delivered,
+        _ if accepted.is_some() => JobState::Accepted,
+        _ => JobState::Dispatched,
+    };
+    JobSummary {
+        job,
+        state: place,
+        model: &state.request.model,
+        provider: current.map(|current| current.provider),
+        output_price: current.map(|current| current.ticket.output_price),
+        reserve: state.reserve,
+        ttft_ms: state.first_token_at.map(|at| at.since(state.submitted_at).0),
+        input_units: accepted.unwrap_or(0),
+        output_units: current.map_or(0, |current| current.output.len() as u64),
+        submitted_at: state.submitted_at,
+    }
+}

@@ -1,0 +1,276 @@
+//! The chain: the vault's executable model, blocks at intervals, events with positions that a reader follows by cursor.
+
+use stoa_ledger::book::{DebitEntry, RouterBook};
+use stoa_ledger::vault::{Claim, DebitProof, Event, Payee, Vault, VaultParams};
+use stoa_nodes::router::{ChainCall, ChainEvent};
+use stoa_types::{Address, Digest, NetworkProfile, Timestamp, TokenAmount};
+
+/// One event and its block.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// Block number.
+    pub block: u64,
+    /// Block time in seconds.
+    pub at: u64,
+    /// Event.
+    pub event: Event,
+}
+
+/// A transaction on its way.
+#[derive(Debug, Clone)]
+pub enum Transaction {
+    /// From the router, with the arguments it had when it was sent.
+    Call(
+        ChainCall,
+        Vec<DebitEntry>,
+        stoa_types::Digest,
+        stoa_types::Digest,
+    ),
+}
+
+/// The simulated chain.
+pub struct ModelChain {
+    /// The vault.
+    pub vault: Vault,
+    /// All events so far.
+    pub log: Vec<Logged>,
+    /// Height.
+    pub block: u64,
+    router: Address,
+    mempool: Vec<Transaction>,
+}
+
+impl ModelChain {
+    /// A chain with a funded developer and an allotment.
+    pub fn new(
+        profile: &NetworkProfile,
+        router: Address,
+        developer: Address,
+        providers: &[Address],
+        cap: u128,
+        now: u64,
+    ) -> Self {
+        let pots = [
+            Address([0xa1; 20]),
+            Address([0xa2; 20]),
+            Address([0xa3; 20]),
+        ];
+        let mut vault = Vault::new(
+            VaultParams::from_profile(profile, pots),
+            Address([0xad; 20]),
+        )
+        .expect("parameters of a checked profile");
+        for provider in providers {
+            vault.set_payee(
+                *provider,
+                Payee {
+                    payee: *provider,
+                    leaving: true,
+                },
+            );
+        }
+        let mut chain = Self {
+            vault,
+            log: Vec::new(),
+            block: 0,
+            router,
+            mempool: Vec::new(),
+        };
+        let deposit = TokenAmount::from_units(cap + 5);
+        let expiry = now + profile.settlement.allotment_seconds;
+        let deposited = chain
+            .vault
+            .deposit(developer, developer, deposit)
+            .expect("a fresh vault takes a deposit");
+        let allotted = chain
+            .vault
+            .allot(developer, router, TokenAmount::from_units(cap), expiry, now)
+            .expect("it was just deposited");
+        chain.note(deposited, now);
+        chain.note(allotted, now);
+        chain
+    }
+
+    fn note(&mut self, events: Vec<Event>, at: u64) {
+        self.log.extend(events.into_iter().map(|event| Logged {
+            block: self.block,
+            at,
+            event,
+        }));
+    }
+
+    /// Sends a call with the arguments that the router's book gives now. Like the real sender it looks at the vault first: a batch
+    /// that is there already is not sent again.
+    pub fn send(&mut self, call: ChainCall, book: &RouterBook) {
+        if let ChainCall::Post { index, .. } = call
+            && self.vault.totals(self.router).posts >= index
+        {
+            return;
+        }
+        let (provider_root, debit_root) = book
+            .claimable_batch()
+            .map_or((Digest::ZERO, Digest::ZERO), |batch| {
+                (batch.sealed.provider_root, batch.sealed.debit_root)
+            });
+        self.mempool.push(Transaction::Call(
+            call,
+            book.debit_entries(),
+            provider_root,
+            debit_root,
+        ));
+    }
+
+    /// Drops a waiting transaction; false when there is none.
+    pub fn drop_one(&mut self) -> bool {
+        self.mempool.pop().is_some()
+    }
+
+    /// Repeats a waiting transaction under its own nonce: only one of the two can be mined, so a repeated post is void.
+    pub fn repeat_one(&mut self) -> bool {
+        let last = self.mempool.last().cloned();
+        match last {
+            Some(Transaction::Call(ChainCall::Post { .. }, ..)) | None => false,
+            Some(again) => {
+                self.mempool.push(again);
+                true
+            }
+        }
+    }
+
+    /// Makes a block of all that waits; a call that the vault refuses changes nothing.
+    pub fn mine(&mut self, now: u64) {
+        self.block += 1;
+        for Transaction::Call(call, entries, provider_root, debit_root) in
+            std::mem::take(&mut self.mempool)
+        {
+            let router = self.router;
+            let result = match call {
+                ChainCall::Post {
+                    index,
+                    job_root,
+                    job_count,
+                    pay_root,
+                    gross,
+                    content_id,
+                } => {
+                    // One nonce per batch: a post that comes late finds its nonce used.
+                    if self.vault.totals(router).posts + 1 != index {
+                        continue;
+                    }
+                    self.vault.post_batch(
+                        router, job_root, job_count, pay_root, gross, content_id, now,
+                    )
+                }
+                ChainCall::Promote => self.vault.promote(router, now),
+                ChainCall::SyncDebits => {
+                    let proofs: Vec<_> = entries
+                        .into_iter()
+                        .map(|e| DebitProof {
+                            developer: e.account,
+                            generation: e.generation,
+                            lifetime_debit: e.lifetime_debit,
+                            proof: e.proof,
+                        })
+                        .collect();
+                    self.vault
+                        .sync_debits(router, provider_root, debit_root, &proofs)
+                }
+            };
+            if let Ok(events) = result {
+                self.note(events, now);
+            }
+        }
+    }
+
+    /// Claims all that a provider can under the claimable root, and collects it. Returns what was paid out to it.
+    pub fn claim(&mut self, provider: Address, book: &RouterBook, now: u64) -> TokenAmount {
+        let Some(claim) = book.payout_claim(provider, 1) else {
+            return TokenAmount::ZERO;
+        };
+        let claim = Claim {
+            router: self.router,
+            provider,
+            fee_version: 1,
+            lifetime_gross: claim.lifetime_gross,
+            provider_root: claim.provider_root,
+            debit_root: claim.debit_root,
+            proof: claim.proof,
+        };
+        let claimed = self.vault.claim(&claim).unwrap_or_default();
+        self.note(claimed, now);
+        match self.vault.collect(provider).as_deref() {
+            Ok([Event::Collected { amount, .. }]) => *amount,
+            _ => TokenAmount::ZERO,
+        }
+    }
+
+    /// An event as the router's shell tells it.
+    pub fn told(&self, position: usize) -> Option<ChainEvent> {
+        let logged = self.log.get(position)?;
+        let at = Timestamp::from_secs(logged.at);
+        Some(match &logged.event {
+            Event::Allotted {
+                developer,
+                generation,
+                cap,
+                expiry,
+                ..
+            }
+            | Event::ToppedUp {
+                developer,
+                generation,
+                cap,
+                expiry,
+                ..
+            } => ChainEvent::Allotment {
+                account: *developer,
+                generation: *generation,
+                cap: *cap,
+                debited: self.debited_at(position, *developer, *generation),
+                expiry: Timestamp::from_secs(*expiry),
+                fee_version: 1,
+            },
+            Event::BatchPosted {
+                index, chain_head, ..
+            } => ChainEvent::BatchPosted {
+                index: *index,
+                head: *chain_head,
+                block: logged.block,
+                at,
+            },
+            Event::Promoted {
+                pay_root, gross, ..
+            } => ChainEvent::PayoutPromoted {
+                pay_root: *pay_root,
+                gross: *gross,
+            },
+            Event::DebitSynced {
+                developer,
+                generation,
+                lifetime_debit,
+                ..
+            } => ChainEvent::DebitSynced {
+                account: *developer,
+                generation: *generation,
+                debited: *lifetime_debit,
+            },
+            _ => return None,
+        })
+    }
+
+    fn debited_at(&self, position: usize, developer: Address, generation: u32) -> TokenAmount {
+        let synced = self.log[..position]
+            .iter()
+            .rev()
+            .find_map(|logged| match &logged.event {
+                Event::DebitSynced {
+                    developer: d,
+                    generation: g,
+                    lifetime_debit,
+                    ..
+                } if (*d, *g) == (developer, generation) => Some(*lifetime_debit),
+                _ => None,
+            });
+        synced.unwrap_or_default()
+    }
+}
