@@ -163,6 +163,17 @@ pub(crate) async fn account(
     Ok(Json(row).into_response())
 }
 
+pub(crate) async fn jobs(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+) -> Json<Value> {
+    Json(json!({"object": "list", "data": app.gateway.jobs(account.address)}))
+}
+
+pub(crate) async fn claims(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({"object": "list", "data": app.gateway.claims()}))
+}
+
 /// The process serves.
 pub(crate) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))

@@ -22,8 +22,8 @@ mod server;
 pub use error::{ApiError, Row};
 pub use keys::{KeyHash, KeyRing};
 pub use port::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, ModelEntry,
-    Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
+    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
 };
 pub use routes::{Access, ROUTES, Route};
 pub use server::{ServerConfig, Timings, app, serve};

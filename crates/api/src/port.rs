@@ -3,7 +3,7 @@
 //! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. Every method returns at once: what
 //! takes time arrives through [`Call::events`].
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use stoa_nodes::client::{ClientEvent, ClientRequest};
 use stoa_types::{
@@ -32,6 +32,13 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Balances of one account; `None` when the router knows nothing of it.
     fn account(&self, account: Address) -> Option<AccountRow>;
+
+    /// Jobs of one account, newest first, as many as the dashboard shows.
+    fn jobs(&self, account: Address) -> Vec<JobRow>;
+
+    /// What each provider can claim in the vault under the claimable payout root: public data, whoever holds a key may carry it
+    /// to the chain (DECISIONS 13).
+    fn claims(&self) -> Vec<ClaimRow>;
 
     /// Providers known now.
     fn providers(&self) -> Vec<ProviderRow>;
@@ -225,6 +232,23 @@ pub struct JobRow {
     pub output_units: u64,
     /// When it was reserved.
     pub reserved_at: Timestamp,
+}
+
+/// Arguments of the vault's `claim` for one provider and fee version, beside the router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRow {
+    /// Provider.
+    pub provider: Address,
+    /// Fee version of its leaf.
+    pub fee_version: u16,
+    /// Lifetime gross under the claimable root.
+    pub lifetime_gross: TokenAmount,
+    /// Root over providers.
+    pub provider_root: Digest,
+    /// Root over debits.
+    pub debit_root: Digest,
+    /// From the provider's leaf to the provider root.
+    pub proof: Vec<Digest>,
 }
 
 /// One batch on the dashboard.

@@ -120,6 +120,8 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
         Endpoint::Limits => get(info::limits),
         Endpoint::Providers => get(info::providers),
         Endpoint::Account => get(info::account),
+        Endpoint::Jobs => get(info::jobs),
+        Endpoint::Claims => get(info::claims),
         Endpoint::Health => get(info::health),
         Endpoint::Ready => get(info::ready),
         Endpoint::Login => get(dashboard::login),

@@ -110,7 +110,6 @@ struct ProviderHost {
 struct World {
     seed: u64,
     ranges: Ranges,
-    profile: NetworkProfile,
     now: u64,
     number: u64,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -198,7 +197,7 @@ impl World {
             router_config: RouterConfig {
                 key,
                 domain,
-                profile: profile.clone(),
+                profile,
                 profile_hash,
             },
             router_life: 0,
@@ -219,7 +218,6 @@ impl World {
             trace: Digest::ZERO,
             lines: Vec::new(),
             steps: 0,
-            profile,
             ranges,
         }
     }
@@ -289,10 +287,17 @@ impl World {
                 .events
                 .remove(&number)
                 .expect("every queued number has its event");
-            if matches!(event, Event::AllHealed) {
+            let (healing, block) = (
+                matches!(event, Event::AllHealed),
+                matches!(event, Event::Block),
+            );
+            if healing {
                 end = time + DRAIN_MS;
             }
             self.step(event)?;
+            if block && self.healed && self.drained().is_ok() {
+                break;
+            }
         }
         self.finish()
     }
@@ -323,19 +328,17 @@ impl World {
         })
     }
 
-    fn finish(self) -> Result<Outcome, Box<Violation>> {
+    /// Whether nothing is left to do: no call under way, everything settled, claimed and accounted for.
+    fn drained(&self) -> Result<(), String> {
+        let router = self.router.as_ref().ok_or("the router did not come back")?;
+        if router.active() > 0 {
+            return Err(format!("{} calls never ended", router.active()));
+        }
         let providers: Vec<_> = self
             .providers
             .iter()
             .map(|p| p.config.key.address())
             .collect();
-        let router = self
-            .router
-            .as_ref()
-            .ok_or_else(|| self.violation("the router did not come back".to_owned()))?;
-        if router.active() > 0 {
-            return Err(self.violation(format!("{} calls never ended", router.active())));
-        }
         invariants::check_drained(
             router.book(),
             &self.chain,
@@ -343,7 +346,10 @@ impl World {
             developer(),
             self.ranges.cap,
         )
-        .map_err(|what| self.violation(what))?;
+    }
+
+    fn finish(self) -> Result<Outcome, Box<Violation>> {
+        self.drained().map_err(|what| self.violation(what))?;
         Ok(Outcome {
             trace: self.trace,
             events: self.steps,

@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, KeyHash, KeyRing,
-    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, ServerConfig,
-    Timings, Viewer, serve,
+    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
+    KeyHash, KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
+    ServerConfig, Timings, Viewer, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
 use stoa_nodes::client::{ClientEvent, ClientRequest, Done, Started};
@@ -149,6 +149,15 @@ impl Gateway for Hall {
 
     fn account(&self, account: Address) -> Option<AccountRow> {
         (account == alice()).then(|| account_row(account))
+    }
+
+    fn jobs(&self, account: Address) -> Vec<JobRow> {
+        let jobs = self.overview().jobs;
+        if account == alice() { jobs } else { Vec::new() }
+    }
+
+    fn claims(&self) -> Vec<ClaimRow> {
+        Vec::new()
     }
 
     fn providers(&self) -> Vec<ProviderRow> {

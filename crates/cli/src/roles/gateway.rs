@@ -4,7 +4,7 @@ use super::router::{RouterHandle, now};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, Gateway, JobRow, KeyError, KeyRing, ModelEntry, Overview, PartState,
+    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError, KeyRing, ModelEntry, Overview, PartState,
     ProviderRow, ReceiptView, RequestLimits, Viewer,
 };
 use stoa_ledger::book::{BatchRecord, RouterBook};
@@ -147,6 +147,31 @@ impl Gateway for RouterGateway {
         account_row(self.router.core().book(), &self.view(), account)
     }
 
+    fn jobs(&self, account: Address) -> Vec<JobRow> {
+        let core = self.router.core();
+        let mut rows = live_rows(&core, |owner| owner == account);
+        let book = core.book();
+        let owned = |job: &JobId| book.receipt(*job).is_some_and(|signed| signed.receipt.account == account);
+        rows.extend(book.newest_jobs().filter(owned).take(JOBS_SHOWN).filter_map(|job| past_row(&core, book, job)));
+        rows
+    }
+
+    fn claims(&self) -> Vec<ClaimRow> {
+        let core = self.router.core();
+        let claim = |(provider, fee_version, _)| {
+            let claim = core.book().payout_claim(provider, fee_version)?;
+            Some(ClaimRow {
+                provider,
+                fee_version,
+                lifetime_gross: claim.lifetime_gross,
+                provider_root: claim.provider_root,
+                debit_root: claim.debit_root,
+                proof: claim.proof,
+            })
+        };
+        core.book().claimable_providers().into_iter().filter_map(claim).collect()
+    }
+
     fn providers(&self) -> Vec<ProviderRow> {
         self.router.core().stock().iter().map(|(account, standing)| provider_row(*account, standing)).collect()
     }
@@ -155,8 +180,7 @@ impl Gateway for RouterGateway {
         let view = self.view();
         let core = self.router.core();
         let book = core.book();
-        let mut jobs: Vec<JobRow> = core.summaries().map(|summary| live_row(&summary)).collect();
-        jobs.sort_by_key(|row| std::cmp::Reverse(row.reserved_at));
+        let mut jobs = live_rows(&core, |_| true);
         jobs.extend(book.newest_jobs().take(JOBS_SHOWN).filter_map(|job| past_row(&core, book, job)));
         jobs.truncate(JOBS_SHOWN);
         let mut accounts: Vec<Address> = book.allotments().map(|(account, ..)| account).collect();
@@ -221,6 +245,13 @@ fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
         jobs: standing.track.delivered,
         ttft_ms: standing.track.latency.predicted_ms(),
     }
+}
+
+/// Calls in progress of the accounts that `shown` says, newest first.
+fn live_rows(core: &stoa_nodes::router::Router, shown: impl Fn(Address) -> bool) -> Vec<JobRow> {
+    let mut rows: Vec<JobRow> = core.summaries().filter(|summary| shown(summary.account)).map(|summary| live_row(&summary)).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.reserved_at));
+    rows
 }
 
 fn live_row(summary: &JobSummary<'_>) -> JobRow {

@@ -11,6 +11,8 @@ const RECENT: usize = 64;
 pub struct JobSummary<'a> {
     /// The job.
     pub job: JobId,
+    /// Who pays.
+    pub account: Address,
     /// Where it stands.
     pub state: JobState,
     /// Model asked for.
@@ -44,7 +46,10 @@ impl Router {
 
     /// Time to first token of a recently delivered job.
     pub fn ttft_of(&self, job: JobId) -> Option<u64> {
-        self.recent_ttft.iter().find(|(id, _)| *id == job).map(|(_, ms)| *ms)
+        self.recent_ttft
+            .iter()
+            .find(|(id, _)| *id == job)
+            .map(|(_, ms)| *ms)
     }
 
     pub(super) fn remember_ttft(&mut self, job: JobId, ms: u64) {
@@ -66,12 +71,15 @@ fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
     };
     JobSummary {
         job,
+        account: state.account,
         state: place,
         model: &state.request.model,
         provider: current.map(|current| current.provider),
         output_price: current.map(|current| current.ticket.output_price),
         reserve: state.reserve,
-        ttft_ms: state.first_token_at.map(|at| at.since(state.submitted_at).0),
+        ttft_ms: state
+            .first_token_at
+            .map(|at| at.since(state.submitted_at).0),
         input_units: accepted.unwrap_or(0),
         output_units: current.map_or(0, |current| current.output.len() as u64),
         submitted_at: state.submitted_at,
