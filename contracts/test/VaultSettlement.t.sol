@@ -323,6 +323,8 @@ contract VaultSettlementTest is Market {
         vm.assertEq(dollar.balanceOf(router), 7_500);
         vm.expectRevert(abi.encodeWithSelector(Errors.NothingOwed.selector, provider));
         vault.collect(provider);
+        vm.expectRevert(abi.encodeWithSelector(Errors.NothingOwed.selector, router));
+        vault.collect(router);
     }
 
     function test_collect_protocol_pays_the_three_pools() public {
