@@ -1,1 +1,26 @@
-//! Backends: the exact engine, a scripted engine for tests; hardware discovery.
+//! What a provider runs on and how: backends, their threads, its policy, its hardware.
+//!
+//! A [`Backend`] turns [`stoa_nodes::work::Work`] into tokens: [`ExactBackend`] with the integer engine, [`ScriptedBackend`] for tests
+//! of everything around it. [`Executor`] runs them on as many threads as the provider has slots, so that no generation ever blocks
+//! the network. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
+
+mod answer;
+mod backend;
+mod exact;
+mod executor;
+mod hardware;
+mod memory;
+mod policy;
+mod prompt;
+mod scripted;
+mod tools;
+
+pub use backend::{
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,
+};
+pub use exact::{ExactBackend, ExactOptions, OpenError};
+pub use executor::{Busy, Event, Executor};
+pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};
+pub use memory::{MemoryView, available_memory};
+pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
+pub use scripted::{Fault, Script, ScriptedBackend};

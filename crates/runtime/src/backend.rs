@@ -1,0 +1,172 @@
+//! What every backend offers.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use stoa_crypto::token_root;
+use stoa_nodes::message::{ModelOffer, RefusalReason};
+use stoa_nodes::work::Work;
+use stoa_types::{Digest, FinishReason, Price, Tier};
+use stoa_verify::{Content, ToolCall};
+
+/// What a backend says of its model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// Name that clients ask for.
+    pub model: String,
+    /// Root of the integer weights; zero where there are none.
+    pub model_root: Digest,
+    /// Digest of the semantics version or backend identity.
+    pub runtime_digest: Digest,
+    /// How answers can be checked.
+    pub tier: Tier,
+    /// Context length in tokens.
+    pub context: u32,
+    /// Weight format.
+    pub quantization: String,
+    /// Upper bound of the tokens that template and specials add per message.
+    pub message_overhead: u32,
+}
+
+impl ModelFacts {
+    /// The offer of this model at a price.
+    pub fn offer(&self, input_price: Price, output_price: Price) -> ModelOffer {
+        ModelOffer {
+            model: self.model.clone(),
+            model_root: self.model_root,
+            runtime_digest: self.runtime_digest,
+            tier: self.tier,
+            context: self.context,
+            input_price,
+            output_price,
+            quantization: self.quantization.clone(),
+            message_overhead: self.message_overhead,
+        }
+    }
+}
+
+/// Work whose prompt is tokenized and fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The work.
+    pub work: Work,
+    /// Prompt tokens.
+    pub prompt: Vec<u32>,
+    /// What the provider core needs of it.
+    pub facts: stoa_nodes::provider::Prepared,
+}
+
+impl Prepared {
+    /// Work with its prompt, counted and hashed.
+    pub fn new(work: Work, prompt: Vec<u32>) -> Self {
+        let facts = stoa_nodes::provider::Prepared {
+            input_units: prompt.len() as u64,
+            prompt_root: token_root(&prompt),
+        };
+        Self {
+            work,
+            prompt,
+            facts,
+        }
+    }
+}
+
+/// How a generation ended. Tokens and text are those that were emitted, no more and no less.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Validated tool calls.
+    pub tool_calls: Vec<ToolCall>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// Why a generation gave no answer. Nothing may be claimed for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The backend failed, or the model did not give what the work demands.
+    #[error("{0}")]
+    Failed(String),
+    /// Scripts only: the provider must drop its connection without a word.
+    #[error("the script drops the connection here")]
+    Disconnect,
+}
+
+/// Takes new tokens and their text; `Break` when nobody wants more.
+pub type Emit<'a> = dyn FnMut(Vec<u32>, String) -> ControlFlow<()> + 'a;
+
+/// Something that answers. Calls block and belong on threads of their own ([`crate::Executor`]).
+pub trait Backend: Send + Sync {
+    /// What it serves.
+    fn facts(&self) -> &ModelFacts;
+
+    /// Tokenizes the prompt and says whether it can be run.
+    fn prepare(&self, work: &Work) -> Result<Prepared, RefusalReason>;
+
+    /// Generates. Emits every token once, in order, with the text that is certain by then; all texts together are the answer's
+    /// text. Ends soon after `cancel` is raised or `emit` breaks, with [`FinishReason::Cancelled`].
+    fn run(
+        &self,
+        prepared: &Prepared,
+        cancel: &CancelFlag,
+        emit: &mut Emit<'_>,
+    ) -> Result<Generation, RunError>;
+}
+
+/// Raised once to stop a generation. Clones share the flag.
+#[derive(Debug, Clone, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// A flag that is down.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises it.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is raised.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn atomic(&self) -> &AtomicBool {
+        &self.0
+    }
+}
+
+/// Prepares and runs `work` on the calling thread: what a checker does to recompute an answer. Gives the canonical content, the
+/// prompt tokens and the output tokens.
+pub fn run_to_end(
+    backend: &dyn Backend,
+    work: &Work,
+) -> Result<(Content, Vec<u32>, Vec<u32>), RerunError> {
+    let prepared = backend.prepare(work).map_err(RerunError::Refused)?;
+    let (mut output, mut text) = (Vec::new(), String::new());
+    let generation = backend.run(&prepared, &CancelFlag::new(), &mut |tokens, piece| {
+        output.extend(tokens);
+        text.push_str(&piece);
+        ControlFlow::Continue(())
+    })?;
+    let content = Content {
+        text,
+        tool_calls: generation.tool_calls,
+        finish_reason: generation.finish_reason,
+        input_units: prepared.facts.input_units,
+        output_units: output.len() as u64,
+    };
+    Ok((content, prepared.prompt, output))
+}
+
+/// Why an answer could not be recomputed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RerunError {
+    /// The backend does not take this work.
+    #[error("the work is refused: {0:?}")]
+    Refused(RefusalReason),
+    /// It took the work and failed.
+    #[error(transparent)]
+    Failed(#[from] RunError),
+}
