@@ -17,6 +17,8 @@ from model import Llama
 LENGTHS = (128, 256, 1024)
 # Long rows cost several times as much per token, so they are drawn half as often as they have tokens.
 SHARES = (1.0, 1.0, 0.5)
+# Copying forms sooner on short rows, and they are the cheapest.
+SHORT_FIRST = 500
 
 
 class Muon(torch.optim.Optimizer):
@@ -81,7 +83,8 @@ def schedule(buckets, seed, steps=100_000):
     """Per step, which bucket and its how manieth batch; drawn by its tokens and share."""
     sizes = np.array([b.tokens.size * share for b, share in zip(buckets, SHARES)])
     plan, used = [], [0] * len(buckets)
-    for bucket in np.random.default_rng(seed).choice(len(buckets), steps, p=sizes / sizes.sum()):
+    for step, bucket in enumerate(np.random.default_rng(seed).choice(len(buckets), steps, p=sizes / sizes.sum())):
+        bucket = 0 if step < SHORT_FIRST else bucket
         plan.append((int(bucket), used[bucket]))
         used[bucket] += 1
     return plan
