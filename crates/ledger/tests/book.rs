@@ -297,6 +297,13 @@ fn debits_that_came_too_late_are_taken_over_by_the_router() {
     apply(&mut book, &[absorb(300)]);
     assert!(book.late_debits().is_empty());
     promote(&mut book);
+    // Even a job that costs nothing carries the root in which the debits have moved.
+    apply(
+        &mut book,
+        &[reserved(3, 2, 1, 9), charged(receipt(3, 2, 9, 0, 9))],
+    );
+    let moved = book.seal(secs(150), 10, true).expect("a leaf");
+    assert!(matches!(moved, Entry::BatchSealed(batch) if batch.gross == units(300)));
     run_job(&mut book, 2, 2, 9, 10);
     let index = seal_and_post(&mut book, true, secs(200));
     let set = book

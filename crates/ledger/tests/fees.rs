@@ -145,6 +145,6 @@ proptest! {
         let parts = slash(sigma, whole, &[own, other], false).expect("fits");
         // share x part / 2^60 in two halves that fit.
         let (high, low) = (sigma.units() >> 60, sigma.units() & ((1 << 60) - 1));
-        prop_assert_eq!(parts.developers[0].units(), high * part + (low * part >> 60));
+        prop_assert_eq!(parts.developers[0].units(), high * part + ((low * part) >> 60));
     }
 }

@@ -54,7 +54,7 @@ fn m2_cap_is_hard() {
     world.must(Step::Deposit(1, 5_000_000));
     world.must(Step::Allot(1, 0, 5_000_000, DAY));
     settle(&mut world, 1_000_001);
-    let error = world.refuse(Step::Sync(0));
+    let error = world.refuse(Step::SyncAll(0));
     assert!(matches!(error, VaultError::CapExceeded { .. }));
 }
 
@@ -64,10 +64,10 @@ fn m3_expiry_is_hard_and_generations_do_not_mix() {
     settle(&mut world, 300_000);
     world.must(Step::Wait(DAY + SETTLE_DELAY));
     world.must(Step::Release(0, 0));
-    let late = world.refuse(Step::Sync(0));
+    let late = world.refuse(Step::SyncAll(0));
     assert!(matches!(late, VaultError::WrongGeneration { live: 0, .. }));
     world.must(Step::Allot(0, 0, 1_000_000, DAY));
-    let other = world.refuse(Step::Sync(0));
+    let other = world.refuse(Step::SyncAll(0));
     assert!(matches!(other, VaultError::WrongGeneration { live: 2, .. }));
 }
 
@@ -143,7 +143,7 @@ fn m8_cumulative_monotone() {
     world.must(Step::Post(0));
     world.must(Step::Wait(WINDOW));
     world.must(Step::Promote(0));
-    let error = world.refuse(Step::Sync(0));
+    let error = world.refuse(Step::SyncAll(0));
     assert!(matches!(error, VaultError::DebitFell { .. }));
 }
 

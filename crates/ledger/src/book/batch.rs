@@ -109,17 +109,15 @@ impl RouterBook {
         jobs.iter().map(|job| self.charged_job(*job)).collect()
     }
 
-    /// Gross under the newest payout root that is claimable or waits for it.
-    fn newest_payout_gross(&self) -> TokenAmount {
-        let newest = self.outstanding.last().copied().or(self.claimable);
-        newest
-            .and_then(|index| self.batch(index))
-            .map_or(TokenAmount::ZERO, |batch| batch.sealed.gross)
+    /// Leaves of the newest payout root that is claimable or waits for it.
+    fn newest_payout(&self) -> Option<&PayoutSet> {
+        let newest = self.outstanding.last().copied().or(self.claimable)?;
+        self.batch(newest)?.payout.as_ref()
     }
 
     /// The oldest unsealed leaves as the next batch: at most `job_limit` of them. `None` when there is nothing to seal.
     ///
-    /// With a payout root, it covers all sealed batches and this one; it is left out when it would pay nothing new. Without one the
+    /// With a payout root, it covers all sealed batches and this one; it is left out when it would say nothing new. Without one the
     /// newest leaf is held back: a post needs a leaf, and without any the last earnings would wait for the next customer.
     pub fn seal(&self, now: Timestamp, job_limit: u32, with_payout: bool) -> Option<Entry> {
         let unsealed = self.unsealed_count();
@@ -151,8 +149,9 @@ impl RouterBook {
         let payout = with_payout
             .then(|| self.payout_set(&sealed_gross, &sealed_debits))
             .transpose()?;
-        // A root that pays nothing new is not posted.
-        let payout = payout.filter(|(gross, _)| *gross > self.newest_payout_gross());
+        // A root that says nothing new is not posted.
+        let payout =
+            payout.filter(|(gross, set)| !gross.is_zero() && self.newest_payout() != Some(set));
         let job_root = MerkleTree::new(jobs.iter().map(|job| job.leaf).collect()).root();
         let file = LeafFile {
             router: self.router,

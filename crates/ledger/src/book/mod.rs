@@ -12,6 +12,7 @@
 //! The book checks what a receipt says, not who signed it: verify signatures before journaling it.
 
 mod batch;
+mod conservation;
 mod entry;
 mod error;
 mod leaf_file;

@@ -44,8 +44,10 @@ pub enum Step {
     PostFalseGross(usize, u128),
     Promote(usize),
     Void(usize),
-    /// Book all debits of the claimable root.
+    /// Book the debits of the claimable root whose allotments live, as an honest router does.
     Sync(usize),
+    /// Book all of them.
+    SyncAll(usize),
     /// Book one of them.
     SyncOne(usize, usize),
     /// Book from the newest posted root, claimable or not.
@@ -62,6 +64,16 @@ pub enum Step {
     CollectProtocol,
     Leave(usize),
     Wait(u64),
+}
+
+/// Which debits of a set to book.
+#[derive(Clone, Copy)]
+pub enum Pick {
+    All,
+    /// Those that the vault would take.
+    Open,
+    /// Those of one developer.
+    Only(usize),
 }
 
 /// See the module's page.
@@ -128,6 +140,19 @@ impl World {
         );
     }
 
+    /// The same within what the live allotment still covers, as an honest router does.
+    pub fn earn_covered(&mut self, router: usize, provider: usize, developer: usize, amount: u128) {
+        let newest = self.vault.allotment(DEVELOPERS[developer], ROUTERS[router]);
+        let Some((generation, allotment)) = newest.filter(|(_, allotment)| allotment.live) else {
+            return;
+        };
+        let key = (DEVELOPERS[developer], generation);
+        let booked = self.books[router].debits.get(&key).copied();
+        let room = allotment.cap.checked_sub(booked.unwrap_or_default());
+        let amount = amount.min(room.unwrap_or_default().units());
+        self.earn(router, provider, developer, amount);
+    }
+
     /// The router takes back what it booked: a lie that the vault must not follow.
     pub fn earn_back(&mut self, router: usize, provider: usize, developer: usize, amount: u128) {
         let generation = self.generation(router, developer);
@@ -192,16 +217,14 @@ impl World {
         &mut self,
         router: usize,
         set: &PayoutSet,
-        only: Option<usize>,
+        pick: Pick,
     ) -> Result<Vec<Event>, VaultError> {
         let tree = set.debit_tree(ROUTERS[router]);
         let entries: Vec<_> = set
             .debits
             .iter()
             .enumerate()
-            .filter(|(_, ((developer, _), _))| {
-                only.is_none_or(|only| *developer == DEVELOPERS[only])
-            })
+            .filter(|(_, (key, debit))| self.picked(router, pick, key, debit))
             .map(|(position, ((developer, generation), debit))| DebitProof {
                 developer: *developer,
                 generation: *generation,
@@ -212,6 +235,20 @@ impl World {
         let (providers, debits) = Self::roots(router, set);
         self.vault
             .sync_debits(ROUTERS[router], providers, debits, &entries)
+    }
+
+    fn picked(&self, router: usize, pick: Pick, key: &(Address, u32), debit: &TokenAmount) -> bool {
+        match pick {
+            Pick::All => true,
+            Pick::Only(developer) => key.0 == DEVELOPERS[developer],
+            Pick::Open => self.vault.allotment(key.0, ROUTERS[router]).is_some_and(
+                |(generation, allotment)| {
+                    allotment.live
+                        && generation == key.1
+                        && (allotment.debited..=allotment.cap).contains(debit)
+                },
+            ),
+        }
     }
 
     fn sync_forged(
@@ -285,9 +322,10 @@ impl World {
             }
             Step::Promote(r) => self.vault.promote(ROUTERS[r], now),
             Step::Void(r) => self.vault.void_pending(VERDICT, ROUTERS[r]),
-            Step::Sync(r) => self.sync(r, &self.claimable_set(r), None),
-            Step::SyncOne(r, d) => self.sync(r, &self.claimable_set(r), Some(d)),
-            Step::SyncNewest(r) => self.sync(r, &self.newest_set(r), None),
+            Step::Sync(r) => self.sync(r, &self.claimable_set(r), Pick::Open),
+            Step::SyncAll(r) => self.sync(r, &self.claimable_set(r), Pick::All),
+            Step::SyncOne(r, d) => self.sync(r, &self.claimable_set(r), Pick::Only(d)),
+            Step::SyncNewest(r) => self.sync(r, &self.newest_set(r), Pick::All),
             Step::SyncForged(r, d, debit) => self.sync_forged(r, d, debit),
             Step::Claim(r, p) => self.claim(r, p, &self.claimable_set(r), 0),
             Step::ClaimNewest(r, p) => self.claim(r, p, &self.newest_set(r), 0),

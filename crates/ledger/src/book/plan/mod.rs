@@ -1,0 +1,154 @@
+//! How one entry changes the book: first the whole change is worked out, then it is made; the second part cannot fail.
+
+mod allotments;
+mod batches;
+mod jobs;
+
+use super::batch::{BatchRecord, Posted};
+use super::state::{AllotmentKey, AllotmentState, Ended, PayoutKey, Reservation};
+use super::{BookError, Entry, RouterBook};
+use allotments::Seen;
+use std::collections::BTreeMap;
+use stoa_types::{Address, JobId, TokenAmount};
+
+/// New values of what an entry changes.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    allotments: Vec<(AllotmentKey, AllotmentState)>,
+    live: Option<(Address, Option<u32>)>,
+    open: Option<(JobId, Option<Reservation>)>,
+    ended: Option<(JobId, Ended)>,
+    gross: Option<(PayoutKey, TokenAmount)>,
+    sealed_gross: Option<BTreeMap<PayoutKey, TokenAmount>>,
+    /// Number and new record; a number beyond the last is appended.
+    batch: Option<(u64, BatchRecord)>,
+    outstanding: Option<Vec<u64>>,
+    claimable: Option<u64>,
+}
+
+impl RouterBook {
+    /// Whether [`RouterBook::apply`] would take the entry.
+    pub fn check(&self, entry: &Entry) -> Result<(), BookError> {
+        self.plan(entry).map(drop)
+    }
+
+    /// Takes the entry. On an error the book is unchanged.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), BookError> {
+        let change = self.plan(entry)?;
+        self.make(change);
+        Ok(())
+    }
+
+    fn make(&mut self, change: Change) {
+        self.allotments.extend(change.allotments);
+        match change.live {
+            Some((account, Some(generation))) => {
+                self.live.insert(account, generation);
+            }
+            Some((account, None)) => {
+                self.live.remove(&account);
+            }
+            None => {}
+        }
+        match change.open {
+            Some((job, Some(reservation))) => {
+                self.open.insert(job, reservation);
+            }
+            Some((job, None)) => {
+                self.open.remove(&job);
+            }
+            None => {}
+        }
+        if let Some((job, ended)) = change.ended {
+            if matches!(ended, Ended::Charged(_)) {
+                self.leaves.push(job);
+            }
+            self.ended.insert(job, ended);
+        }
+        self.gross.extend(change.gross);
+        if let Some(sealed_gross) = change.sealed_gross {
+            self.sealed_gross = sealed_gross;
+        }
+        if let Some((index, record)) = change.batch {
+            match self.batch_mut(index) {
+                Some(slot) => *slot = record,
+                None => self.batches.push(record),
+            }
+        }
+        if let Some(outstanding) = change.outstanding {
+            self.outstanding = outstanding;
+        }
+        self.claimable = change.claimable.or(self.claimable);
+    }
+
+    fn plan(&self, entry: &Entry) -> Result<Change, BookError> {
+        match entry {
+            Entry::AllotmentSeen {
+                account,
+                generation,
+                cap,
+                debited,
+                expiry,
+                fee_version,
+            } => self.plan_seen(Seen {
+                account: *account,
+                generation: *generation,
+                cap: *cap,
+                debited: *debited,
+                expiry: *expiry,
+                fee_version: *fee_version,
+            }),
+            Entry::AllotmentClosed {
+                account,
+                generation,
+            } => self.plan_closed(*account, *generation),
+            Entry::Reserved {
+                job,
+                account,
+                generation,
+                amount,
+                until,
+            } => self.plan_reserved(*job, (*account, *generation), *amount, *until),
+            Entry::ReserveChanged { job, amount, until } => {
+                self.plan_reserve_changed(*job, *amount, *until)
+            }
+            Entry::Released { job, cause } => {
+                let held = self.reservation_of(*job)?;
+                Ok(Change {
+                    allotments: vec![self.without_hold(held)?],
+                    open: Some((*job, None)),
+                    ended: Some((*job, Ended::Released(*cause))),
+                    ..Change::default()
+                })
+            }
+            Entry::Charged { receipt } => self.plan_charged(receipt),
+            Entry::BatchSealed(sealed) => self.plan_sealed(sealed),
+            Entry::BatchPosted {
+                index,
+                chain_head,
+                block,
+                at,
+            } => self.plan_posted(
+                *index,
+                *chain_head,
+                Posted {
+                    block: *block,
+                    at: *at,
+                },
+            ),
+            Entry::PayoutPromoted { pay_root, gross } => self.plan_promoted(*pay_root, *gross),
+            Entry::PayoutVoided { pay_root } => self.plan_voided(*pay_root),
+            Entry::DebitsSynced {
+                account,
+                generation,
+                debited,
+            } => self.plan_synced(*account, *generation, *debited),
+            Entry::LateDebitsAbsorbed {
+                account,
+                generation,
+                amount,
+                router_generation,
+            } => self.plan_absorbed((*account, *generation), *amount, *router_generation),
+        }
+    }
+}
