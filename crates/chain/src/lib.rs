@@ -1,14 +1,32 @@
-//! Contract bindings, chain access, event indexer, sender.
+//! The chain as the roles of Stoa see it.
 //!
-//! What the binary builds on (names may improve, the shape should stay):
-//! - `trait ChainAccess` (async, object safe): `Embedded(Arc<stoa_evm::Chain>)` and `Rpc::new(url)`.
-//! - `Contracts {stoa_token, test_dollar, stake_registry, provider_registry, payment_vault}` (serde, `by_name() -> BTreeMap<String, Address>`);
-//!   `deploy(&access, &deployer_key, &NetworkProfile) -> Contracts`.
-//! - `Sender::new(access, key)`: `send(to, calldata) -> Result<Mined {block, time, hash, gas_used}, SendError>` (revert decoded to the
-//!   custom error's name and values), one at a time with its own nonce; never sends a batch twice.
-//! - `calls::*`: typed calldata for what roles and commands send (mint, approve, transfer, stake, register, set_loadout, register_router,
-//!   deposit, allot, top_up, withdraw, post_batch, promote, sync_debits, claim, collect ...), in `stoa_types` words.
-//! - `Reader::new(access, contracts)`: `free(dev)`, `allotment(dev, router)`, `head(router) -> (posts, chain_head)`, `claimable(router)`,
-//!   `pending(router)`, `owed(who)`, `claimed(..)`, `token_balance(who)`, `provider_stake(who) -> {staked, slashed}`,
-//!   `is_active(role, who)`, `endpoint_of(account)` with its proof, `vault_balance()`.
-//! - `Indexer::new(access, contracts, from_block)`: `poll() -> Vec<Indexed {block, time, event: Event}>` with a typed `Event` enum.
+//! [`ChainAccess`] is what they need of a chain; [`Embedded`] gives it from the chain in this process and [`Rpc`] over
+//! Ethereum JSON-RPC. On top of it: [`deploy`] puts the contracts on the chain, [`Account`] is what an account does
+//! with them, [`View`] is what they say, and [`Indexer`] follows what happens in them.
+//!
+//! All contracts come from the committed artefacts, so building needs no Solidity compiler ([`bindings`]).
+
+mod access;
+mod account;
+pub mod bindings;
+mod convert;
+mod deploy;
+mod embedded;
+mod event;
+mod explain;
+mod indexer;
+mod rpc;
+mod sender;
+mod view;
+
+pub use access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt, view};
+pub use account::{Account, Claim, Debit, Done, PayRoots, Post, PostError};
+pub use convert::{address, digest, evm_address, evm_digest};
+pub use deploy::{Beneficiaries, Contracts, DeployError, deploy, job_price_max};
+pub use embedded::Embedded;
+pub use event::{ContractEvent, Offer, StakeRole};
+pub use explain::explain_revert;
+pub use indexer::{Cursor, Indexed, Indexer, Progress};
+pub use rpc::{Rpc, RpcClientError};
+pub use sender::{SendError, Sender, Turn};
+pub use view::{AllotmentView, StakeView, Totals, View};

@@ -1,0 +1,339 @@
+//! A chain behind Ethereum JSON-RPC, for roles that run apart from it and for public networks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stoa_types::{Address, Digest, Timestamp};
+
+use crate::access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt};
+
+/// How long one question may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcClientError {
+    /// Not an address of an HTTP server.
+    #[error("`{0}` is not an http:// or https:// URL")]
+    Url(String),
+    /// The TLS set-up failed.
+    #[error("the TLS set-up failed: {0}")]
+    Tls(String),
+}
+
+/// [`ChainAccess`] over HTTP. Clones share the connections.
+#[derive(Clone)]
+pub struct Rpc {
+    client: reqwest::Client,
+    url: reqwest::Url,
+    next_id: Arc<AtomicU64>,
+}
+
+impl Rpc {
+    /// A client of the server at `url`. Uses no proxy and only the embedded certificate roots.
+    pub fn new(url: &str) -> Result<Self, RpcClientError> {
+        let parsed = reqwest::Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = parsed.ok_or_else(|| RpcClientError::Url(url.to_owned()))?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls()?)
+            // A proxy from the environment would get the calls to 127.0.0.1 as well.
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|error| RpcClientError::Tls(error.to_string()))?;
+        Ok(Self {
+            client,
+            url,
+            next_id: Arc::new(AtomicU64::new(1)),
+        })
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Result<Value, AccessError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        let unreachable =
+            |error: reqwest::Error| AccessError::Unreachable(error.without_url().to_string());
+        let response = self
+            .client
+            .post(self.url.clone())
+            .json(&request)
+            .send()
+            .await
+            .map_err(unreachable)?;
+        if response.status().is_server_error()
+            || response.status() == reqwest::StatusCode::TOO_MANY_REQUESTS
+        {
+            return Err(AccessError::Unreachable(format!(
+                "HTTP status {}",
+                response.status()
+            )));
+        }
+        let body = read_limited(response).await?;
+        let malformed = || AccessError::Malformed {
+            what: method.to_owned(),
+        };
+        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| malformed())?;
+        if answer["id"] != id {
+            return Err(malformed());
+        }
+        match answer.get("error").filter(|error| !error.is_null()) {
+            Some(error) => Err(refusal(error)),
+            None => Ok(answer["result"].take()),
+        }
+    }
+
+    async fn ask_number(&self, method: &str, params: Value) -> Result<u64, AccessError> {
+        let answer = self.ask(method, params).await?;
+        number(&answer).ok_or_else(|| AccessError::Malformed {
+            what: method.to_owned(),
+        })
+    }
+
+    async fn ask_bytes(&self, method: &str, params: Value) -> Result<Vec<u8>, AccessError> {
+        let answer = self.ask(method, params).await?;
+        bytes(&answer).ok_or_else(|| AccessError::Malformed {
+            what: method.to_owned(),
+        })
+    }
+}
+
+fn tls() -> Result<rustls::ClientConfig, RpcClientError> {
+    // The provider is named here, so that no process-wide one needs to be installed.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| RpcClientError::Tls(error.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, AccessError> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = response
+            .chunk()
+            .await
+            .map_err(|error| AccessError::Unreachable(error.to_string()))?;
+        let Some(chunk) = chunk else { return Ok(body) };
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(AccessError::Refused(format!(
+                "an answer is longer than {ANSWER_BYTES_MAX} bytes"
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// Sorts the errors of the common nodes.
+fn refusal(error: &Value) -> AccessError {
+    let message = error["message"]
+        .as_str()
+        .unwrap_or("no reason given")
+        .to_owned();
+    let revert = error["data"]
+        .as_str()
+        .and_then(|data| bytes(&Value::String(data.to_owned())));
+    if error["code"] == 3 || (message.contains("revert") && revert.is_some()) {
+        return AccessError::Reverted {
+            data: revert.unwrap_or_default(),
+        };
+    }
+    let lower = message.to_lowercase();
+    if lower.contains("nonce too low") || lower.contains("replacement") {
+        AccessError::NonceUsed(message)
+    } else if error["code"] == -32603 {
+        AccessError::Unreachable(message)
+    } else {
+        AccessError::Refused(message)
+    }
+}
+
+fn bytes(value: &Value) -> Option<Vec<u8>> {
+    hex::decode(value.as_str()?.strip_prefix("0x")?).ok()
+}
+
+fn number(value: &Value) -> Option<u64> {
+    u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
+fn digest(value: &Value) -> Option<Digest> {
+    Some(Digest(bytes(value)?.try_into().ok()?))
+}
+
+fn address(value: &Value) -> Option<Address> {
+    Some(Address(bytes(value)?.try_into().ok()?))
+}
+
+fn hex0x(bytes: &[u8]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+fn transaction(from: Address, to: Option<Address>, input: &[u8]) -> Value {
+    let mut object = json!({ "from": hex0x(&from.0), "input": hex0x(input) });
+    if let Some(to) = to {
+        object["to"] = Value::String(hex0x(&to.0));
+    }
+    object
+}
+
+fn read_block(value: &Value) -> Option<BlockId> {
+    Some(BlockId {
+        number: number(&value["number"])?,
+        hash: digest(&value["hash"])?,
+        parent: digest(&value["parentHash"])?,
+        at: Timestamp::from_secs(number(&value["timestamp"])?),
+    })
+}
+
+fn read_receipt(value: &Value) -> Option<TransactionReceipt> {
+    Some(TransactionReceipt {
+        hash: digest(&value["transactionHash"])?,
+        block: number(&value["blockNumber"])?,
+        success: number(&value["status"])? == 1,
+        gas_used: number(&value["gasUsed"])?,
+        contract: address(&value["contractAddress"]),
+        revert_data: bytes(&value["revertReason"]).unwrap_or_default(),
+    })
+}
+
+fn read_log(value: &Value) -> Option<RawLog> {
+    Some(RawLog {
+        address: address(&value["address"])?,
+        topics: value["topics"]
+            .as_array()?
+            .iter()
+            .map(digest)
+            .collect::<Option<_>>()?,
+        data: bytes(&value["data"])?,
+        block: number(&value["blockNumber"])?,
+        block_hash: digest(&value["blockHash"])?,
+        transaction: digest(&value["transactionHash"])?,
+        log_index: number(&value["logIndex"])?,
+    })
+}
+
+impl ChainAccess for Rpc {
+    async fn chain_id(&self) -> Result<u64, AccessError> {
+        self.ask_number("eth_chainId", json!([])).await
+    }
+
+    async fn call(
+        &self,
+        from: Address,
+        to: Address,
+        input: Vec<u8>,
+    ) -> Result<Vec<u8>, AccessError> {
+        self.ask_bytes(
+            "eth_call",
+            json!([transaction(from, Some(to), &input), "latest"]),
+        )
+        .await
+    }
+
+    async fn estimate(
+        &self,
+        from: Address,
+        to: Option<Address>,
+        input: Vec<u8>,
+    ) -> Result<u64, AccessError> {
+        self.ask_number("eth_estimateGas", json!([transaction(from, to, &input)]))
+            .await
+    }
+
+    async fn fees(&self) -> Result<Fees, AccessError> {
+        let price = self.ask_number("eth_gasPrice", json!([])).await?;
+        let tip = self
+            .ask_number("eth_maxPriorityFeePerGas", json!([]))
+            .await?;
+        // Twice the price of now outlasts six full blocks of rising base fees.
+        Ok(Fees {
+            max_fee: u128::from(price) * 2 + u128::from(tip),
+            tip: u128::from(tip),
+        })
+    }
+
+    async fn nonce(&self, account: Address, pending: bool) -> Result<u64, AccessError> {
+        let tag = if pending { "pending" } else { "latest" };
+        self.ask_number("eth_getTransactionCount", json!([hex0x(&account.0), tag]))
+            .await
+    }
+
+    async fn submit(&self, raw: Vec<u8>) -> Result<(), AccessError> {
+        match self
+            .ask("eth_sendRawTransaction", json!([hex0x(&raw)]))
+            .await
+        {
+            Err(AccessError::Refused(reason))
+                if reason.to_lowercase().contains("already known") =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn receipt(
+        &self,
+        transaction: Digest,
+    ) -> Result<Option<TransactionReceipt>, AccessError> {
+        let answer = self
+            .ask("eth_getTransactionReceipt", json!([hex0x(&transaction.0)]))
+            .await?;
+        optional(&answer, read_receipt, "eth_getTransactionReceipt")
+    }
+
+    async fn logs(
+        &self,
+        addresses: Vec<Address>,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<RawLog>, AccessError> {
+        let addresses: Vec<String> = addresses.iter().map(|address| hex0x(&address.0)).collect();
+        let filter = json!([{
+            "address": addresses, "fromBlock": format!("{from:#x}"), "toBlock": format!("{to:#x}"),
+        }]);
+        let answer = self.ask("eth_getLogs", filter).await?;
+        let logs = answer
+            .as_array()
+            .and_then(|logs| logs.iter().map(read_log).collect());
+        logs.ok_or_else(|| AccessError::Malformed {
+            what: "eth_getLogs".to_owned(),
+        })
+    }
+
+    async fn block(&self, number: Option<u64>) -> Result<Option<BlockId>, AccessError> {
+        let tag = number.map_or("latest".to_owned(), |number| format!("{number:#x}"));
+        let answer = self
+            .ask("eth_getBlockByNumber", json!([tag, false]))
+            .await?;
+        optional(&answer, read_block, "eth_getBlockByNumber")
+    }
+
+    async fn code(&self, account: Address) -> Result<Vec<u8>, AccessError> {
+        self.ask_bytes("eth_getCode", json!([hex0x(&account.0), "latest"]))
+            .await
+    }
+}
+
+fn optional<T>(
+    answer: &Value,
+    read: impl Fn(&Value) -> Option<T>,
+    what: &str,
+) -> Result<Option<T>, AccessError> {
+    if answer.is_null() {
+        return Ok(None);
+    }
+    read(answer)
+        .map(Some)
+        .ok_or_else(|| AccessError::Malformed {
+            what: what.to_owned(),
+        })
+}
