@@ -10,7 +10,9 @@ use stoa_crypto::SecretKey;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// Somebody else runs on it.
-    #[error("the data folder {0} is in use by another process; stop that one or choose another with --data")]
+    #[error(
+        "the data folder {0} is in use by another process; stop that one or choose another with --data"
+    )]
     Locked(PathBuf),
     /// The operating system refused.
     #[error("cannot {what} {path}: {source}")]
@@ -23,12 +25,18 @@ pub enum DataError {
         source: io::Error,
     },
     /// A key file holds no key.
-    #[error("the key file {0} is damaged: it must hold 64 hexadecimal digits; restore it from your backup")]
+    #[error(
+        "the key file {0} is damaged: it must hold 64 hexadecimal digits; restore it from your backup"
+    )]
     DamagedKey(PathBuf),
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
-    move |source| DataError::Io { what, path: path.to_owned(), source }
+    move |source| DataError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// A locked data folder. The lock ends with the process, however it ends.
@@ -43,10 +51,17 @@ impl DataDir {
     pub fn open(root: &Path) -> Result<Self, DataError> {
         make_dir(root)?;
         let path = root.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let lock = file.map_err(io_error("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                root: root.to_owned(),
+                _lock: lock,
+            }),
             Err(fs::TryLockError::WouldBlock) => Err(DataError::Locked(root.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
         }
@@ -60,7 +75,11 @@ impl DataDir {
             if path.ends_with("lock") {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             removed.map_err(io_error("remove", &path))?;
         }
         Ok(())
@@ -84,12 +103,14 @@ impl DataDir {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let mut bytes = [0; 32];
-                hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| DataError::DamagedKey(path))?;
+                hex::decode_to_slice(text.trim(), &mut bytes)
+                    .map_err(|_| DataError::DamagedKey(path))?;
                 Ok(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = [0; 32];
-                getrandom::fill(&mut bytes).map_err(|e| io_error("draw random bytes for", &path)(e.into()))?;
+                getrandom::fill(&mut bytes)
+                    .map_err(|e| io_error("draw random bytes for", &path)(e.into()))?;
                 write_private(&path, format!("{}\n", hex::encode(bytes)).as_bytes())?;
                 Ok(bytes)
             }
@@ -104,19 +125,38 @@ impl DataDir {
     }
 }
 
+/// A secret of a network that may be running: the folder is not locked, and nothing is made.
+pub fn read_secret(root: &Path, name: &str) -> Result<[u8; 32], DataError> {
+    let path = root.join("keys").join(format!("{name}.key"));
+    let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| DataError::DamagedKey(path))?;
+    Ok(bytes)
+}
+
 fn make_dir(path: &Path) -> Result<(), DataError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io_error("create", path))
 }
 
 /// Writes a file of mode 0600 whole or not at all.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     let temporary = path.with_extension("new");
     let write = || {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        path.parent()
+            .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
     write().map_err(io_error("write", path))
 }
@@ -132,17 +172,26 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let first = data.secret("router").expect("made");
         assert_eq!(data.secret("router").expect("read"), first);
-        let mode = fs::metadata(folder.path().join("keys/router.key")).expect("exists").permissions().mode();
+        let mode = fs::metadata(folder.path().join("keys/router.key"))
+            .expect("exists")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         fs::write(folder.path().join("keys/router.key"), "zz").expect("writes");
-        assert!(matches!(data.secret("router"), Err(DataError::DamagedKey(_))));
+        assert!(matches!(
+            data.secret("router"),
+            Err(DataError::DamagedKey(_))
+        ));
     }
 
     #[test]
     fn a_second_process_is_refused_while_the_first_runs() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let first = DataDir::open(folder.path()).expect("opens");
-        assert!(matches!(DataDir::open(folder.path()), Err(DataError::Locked(_))));
+        assert!(matches!(
+            DataDir::open(folder.path()),
+            Err(DataError::Locked(_))
+        ));
         drop(first);
         assert!(DataDir::open(folder.path()).is_ok());
     }

@@ -46,12 +46,23 @@ impl Api {
     /// A client for `network`.
     pub fn new(network: &Network) -> Self {
         // Loopback calls must not go through a proxy that the environment names.
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5));
         let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+            .with_root_certificates(rustls::RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            })
             .with_no_client_auth();
-        let client = client.tls_backend_preconfigured(tls).build().expect("the client is built from fixed settings");
-        Self { client, base: network.api.clone(), key: network.key.clone() }
+        let client = client
+            .tls_backend_preconfigured(tls)
+            .build()
+            .expect("the client is built from fixed settings");
+        Self {
+            client,
+            base: network.api.clone(),
+            key: network.key.clone(),
+        }
     }
 
     /// `GET` of a path below `/v1`.
@@ -62,15 +73,29 @@ impl Api {
     }
 
     /// `POST` of exact bytes to a path below `/v1`.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, HttpError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+    ) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let request = self.client.post(&url).bearer_auth(&self.key).header("content-type", "application/json");
+        let request = self
+            .client
+            .post(&url)
+            .bearer_auth(&self.key)
+            .header("content-type", "application/json");
         decode(&url, &read(&url, request.body(body).send().await).await?)
     }
 }
 
-async fn read(url: &str, sent: Result<reqwest::Response, reqwest::Error>) -> Result<Vec<u8>, HttpError> {
-    let unreachable = |error: reqwest::Error| HttpError::Unreachable { url: url.to_owned(), reason: error.to_string() };
+async fn read(
+    url: &str,
+    sent: Result<reqwest::Response, reqwest::Error>,
+) -> Result<Vec<u8>, HttpError> {
+    let unreachable = |error: reqwest::Error| HttpError::Unreachable {
+        url: url.to_owned(),
+        reason: error.to_string(),
+    };
     let response = sent.map_err(unreachable)?;
     let status = response.status();
     let bytes = response.bytes().await.map_err(unreachable)?;
@@ -79,9 +104,16 @@ async fn read(url: &str, sent: Result<reqwest::Response, reqwest::Error>) -> Res
     }
     let error = serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_default();
     let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
-    Err(HttpError::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
+    Err(HttpError::Refused {
+        status: status.as_u16(),
+        code: text("code"),
+        message: text("message"),
+    })
 }
 
 fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> {
-    serde_json::from_slice(bytes).map_err(|error| HttpError::Malformed { url: url.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| HttpError::Malformed {
+        url: url.to_owned(),
+        reason: error.to_string(),
+    })
 }

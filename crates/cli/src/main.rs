@@ -1,2 +1,116 @@
-//! The `stoa` binary.
-fn main() {}
+//! The `stoa` binary: a whole network with `up`, and the commands of developers, providers and auditors.
+
+mod commands;
+mod config;
+mod data;
+mod http;
+mod network;
+mod roles;
+mod up;
+
+use clap::{Parser, Subcommand};
+use commands::{Outcome, ask, audit, chain, money, show, verify};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// An open market hall for AI compute.
+#[derive(Parser)]
+#[command(name = "stoa", version, disable_help_subcommand = true)]
+struct Cli {
+    /// Data folder.
+    #[arg(
+        long,
+        global = true,
+        env = "STOA_DATA",
+        default_value = "stoa-data",
+        value_name = "DIR"
+    )]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts a whole network on loopback: chain, contracts, a router, providers, a funded developer.
+    Up(up::Args),
+    /// Runs the embedded chain alone.
+    Chain(chain::Args),
+    /// Makes one paid call.
+    Ask(ask::Args),
+    /// Puts the settlement proof into a saved receipt file.
+    Receipt(ask::ReceiptArgs),
+    /// Checks a saved receipt file: offline, against the chain, or by computing the answer again.
+    Verify(verify::Args),
+    /// Says why a provider was chosen, and replays the choice.
+    Explain(show::ExplainArgs),
+    /// Shows the developer's balances.
+    Account(show::ShowArgs),
+    /// Lists the developer's jobs.
+    Jobs(show::ShowArgs),
+    /// Lists providers with stake, reputation and prices.
+    Providers(show::ShowArgs),
+    /// Claims and collects what the providers of this data folder earned.
+    Claim(show::ShowArgs),
+    /// Withdraws free balance from the vault to the developer's wallet.
+    Withdraw(money::WithdrawArgs),
+    /// Checks the books of a stopped router.
+    Audit(show::ShowArgs),
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    // One TLS provider for the whole process; a second one in the graph would panic at the first handshake.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("stoa: the TLS provider was installed twice");
+        return ExitCode::FAILURE;
+    }
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,iroh=warn,noq=warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("stoa: the runtime did not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(&cli, started));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stoa: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: &Cli, started: Instant) -> Outcome {
+    let data = &cli.data;
+    match &cli.command {
+        Command::Up(args) => up::run(data, args, started).await,
+        Command::Chain(args) => chain::chain(data, args).await,
+        Command::Ask(args) => ask::ask(data, args).await,
+        Command::Receipt(args) => ask::receipt(data, args).await,
+        Command::Verify(args) => verify::verify(args).await,
+        Command::Explain(args) => show::explain(data, args).await,
+        Command::Account(args) => money::account(data, args).await,
+        Command::Jobs(args) => show::jobs(data, args).await,
+        Command::Providers(args) => show::providers(data, args).await,
+        Command::Claim(args) => money::claim(data, args).await,
+        Command::Withdraw(args) => money::withdraw(data, args).await,
+        Command::Audit(args) => audit::audit(data, args),
+    }
+}

@@ -34,7 +34,9 @@ pub struct Network {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// No file.
-    #[error("no network was started in {0}; run `stoa up` first, or name its data folder with --data")]
+    #[error(
+        "no network was started in {0}; run `stoa up` first, or name its data folder with --data"
+    )]
     NotStarted(PathBuf),
     /// Unreadable.
     #[error("{path} cannot be read: {reason}")]
@@ -62,10 +64,20 @@ impl Network {
         let path = Self::path(data);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(NetworkError::NotStarted(data.to_owned())),
-            Err(error) => return Err(NetworkError::Unreadable { path, reason: error.to_string() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(NetworkError::NotStarted(data.to_owned()));
+            }
+            Err(error) => {
+                return Err(NetworkError::Unreadable {
+                    path,
+                    reason: error.to_string(),
+                });
+            }
         };
-        serde_json::from_slice(&text).map_err(|error| NetworkError::Unreadable { path, reason: error.to_string() })
+        serde_json::from_slice(&text).map_err(|error| NetworkError::Unreadable {
+            path,
+            reason: error.to_string(),
+        })
     }
 
     /// Address of a contract.

@@ -102,7 +102,12 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
         Some(model) => model.clone(),
         None => {
             let models: Models = api.get("/models").await?;
-            models.data.into_iter().next().map(|m| m.id).ok_or("no model is offered now")?
+            models
+                .data
+                .into_iter()
+                .next()
+                .map(|m| m.id)
+                .ok_or("no model is offered now")?
         }
     };
     let mut body = serde_json::json!({"model": model, "temperature": args.temperature, "messages": [{"role": "user", "content": args.text}]});
@@ -120,21 +125,41 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
     }
     if let Some(path) = &args.save {
         write_private(path, &bundle.to_bytes())?;
-        eprintln!("saved to {}; check it with: stoa verify {}", path.display(), path.display());
+        eprintln!(
+            "saved to {}; check it with: stoa verify {}",
+            path.display(),
+            path.display()
+        );
     }
     Ok(())
 }
 
 fn bundle(answer: Answer, request: String) -> Outcome<Bundle> {
-    let choice = answer.choices.into_iter().next().ok_or("the answer holds no choice")?;
+    let choice = answer
+        .choices
+        .into_iter()
+        .next()
+        .ok_or("the answer holds no choice")?;
     let response = Content {
         text: choice.message.content.unwrap_or_default(),
-        tool_calls: choice.message.tool_calls.unwrap_or_default().into_iter().map(|call| call.function).collect(),
+        tool_calls: choice
+            .message
+            .tool_calls
+            .unwrap_or_default()
+            .into_iter()
+            .map(|call| call.function)
+            .collect(),
         finish_reason: choice.finish_reason,
         input_units: answer.usage.prompt_tokens,
         output_units: answer.usage.completion_tokens,
     };
-    Ok(Bundle { receipt: answer.stoa.receipt, proof: None, parameters: answer.stoa.parameters, request, response })
+    Ok(Bundle {
+        receipt: answer.stoa.receipt,
+        proof: None,
+        parameters: answer.stoa.parameters,
+        request,
+        response,
+    })
 }
 
 fn print_answer(bundle: &Bundle) {
@@ -143,7 +168,10 @@ fn print_answer(bundle: &Bundle) {
         println!("call {} {}", call.name, call.arguments);
     }
     let receipt = &bundle.receipt.receipt;
-    eprintln!("job {}, {} for {} + {} tokens", receipt.job_id, receipt.charge, receipt.input_units, receipt.output_units);
+    eprintln!(
+        "job {}, {} for {} + {} tokens",
+        receipt.job_id, receipt.charge, receipt.input_units, receipt.output_units
+    );
 }
 
 /// Puts the settlement proof into a saved file.
@@ -160,11 +188,21 @@ pub async fn receipt(data: &Path, args: &ReceiptArgs) -> Outcome {
             Some(proof) => {
                 bundle.proof = Some(proof);
                 write_private(&args.file, &bundle.to_bytes())?;
-                println!("{job} is {:?}; the proof is in {}", settled.state, args.file.display());
+                println!(
+                    "{job} is {:?}; the proof is in {}",
+                    settled.state,
+                    args.file.display()
+                );
                 return Ok(());
             }
             None if args.wait => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
-            None => return Err(format!("{job} is {:?}: its batch is not posted yet; try again later or use --wait", settled.state).into()),
+            None => {
+                return Err(format!(
+                    "{job} is {:?}: its batch is not posted yet; try again later or use --wait",
+                    settled.state
+                )
+                .into());
+            }
         }
     }
 }

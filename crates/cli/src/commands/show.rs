@@ -59,7 +59,9 @@ struct List<T> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(header);
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(header);
     table
 }
 
@@ -71,10 +73,15 @@ pub async fn jobs(data: &Path, args: &ShowArgs) -> Outcome {
         println!("{}", serde_json::to_string(&jobs.data)?);
         return Ok(());
     }
-    let mut table = table(&["job", "state", "model", "provider", "amount", "ttft ms", "in", "out"]);
+    let mut table = table(&[
+        "job", "state", "model", "provider", "amount", "ttft ms", "in", "out",
+    ]);
     for job in jobs.data {
         let word = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-        let state = serde_json::to_value(job.state)?.as_str().unwrap_or_default().to_owned();
+        let state = serde_json::to_value(job.state)?
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         table.add_row([
             job.job.to_string(),
             state,
@@ -115,7 +122,16 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
         println!("{}", serde_json::to_string(&lines)?);
         return Ok(());
     }
-    let mut table = table(&["id", "stake", "slashed", "reputation", "jobs", "models", "price per 10^6 output tokens", "region"]);
+    let mut table = table(&[
+        "id",
+        "stake",
+        "slashed",
+        "reputation",
+        "jobs",
+        "models",
+        "price per 10^6 output tokens",
+        "region",
+    ]);
     for line in lines {
         table.add_row([
             line.id.to_string(),
@@ -147,15 +163,44 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
         Ok(()) => println!("replayed from the logged inputs: the same choice"),
         Err(error) => return Err(format!("the decision cannot be replayed: {error}").into()),
     }
-    let mut table = table(&["rank", "provider", "score", "price", "latency", "reliability", "reputation"]);
+    let mut table = table(&[
+        "rank",
+        "provider",
+        "score",
+        "price",
+        "latency",
+        "reliability",
+        "reputation",
+    ]);
     let mut scores = decision.scores.clone();
-    let rank = |provider: Address| decision.ranking.iter().position(|p| *p == provider).unwrap_or(usize::MAX);
+    let rank = |provider: Address| {
+        decision
+            .ranking
+            .iter()
+            .position(|p| *p == provider)
+            .unwrap_or(usize::MAX)
+    };
     scores.sort_by_key(|score| rank(score.provider));
     for score in scores {
         let rank = rank(score.provider).saturating_add(1).to_string();
-        let parts = [score.total, score.price, score.latency, score.reliability, score.reputation].map(|part| part.to_string());
+        let parts = [
+            score.total,
+            score.price,
+            score.latency,
+            score.reliability,
+            score.reputation,
+        ]
+        .map(|part| part.to_string());
         let [total, price, latency, reliability, reputation] = parts;
-        table.add_row([rank, score.provider.to_string(), total, price, latency, reliability, reputation]);
+        table.add_row([
+            rank,
+            score.provider.to_string(),
+            total,
+            price,
+            latency,
+            reliability,
+            reputation,
+        ]);
     }
     println!("{table}");
     for (provider, rule) in &decision.excluded {

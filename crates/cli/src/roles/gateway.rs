@@ -4,8 +4,8 @@ use super::router::{RouterHandle, now};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError, KeyRing, ModelEntry, Overview, PartState,
-    ProviderRow, ReceiptView, RequestLimits, Viewer,
+    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
+    KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
 };
 use stoa_ledger::book::{BatchRecord, RouterBook};
 use stoa_nodes::client::ClientRequest;
@@ -41,18 +41,35 @@ pub struct RouterGateway {
 
 impl RouterGateway {
     /// Serves `router` to the holders of `keys`.
-    pub fn new(router: RouterHandle, keys: KeyRing, view: std::sync::Arc<Mutex<ChainView>>, calls_max: u32) -> Self {
-        Self { router, keys, view, calls_max }
+    pub fn new(
+        router: RouterHandle,
+        keys: KeyRing,
+        view: std::sync::Arc<Mutex<ChainView>>,
+        calls_max: u32,
+    ) -> Self {
+        Self {
+            router,
+            keys,
+            view,
+            calls_max,
+        }
     }
 
     fn view(&self) -> ChainView {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Whether `viewer` may see the job.
     fn may_see(&self, viewer: Viewer, job: JobId) -> bool {
         let core = self.router.core();
-        let owner = core.book().receipt(job).map(|signed| signed.receipt.account).or_else(|| core.account_of(job));
+        let owner = core
+            .book()
+            .receipt(job)
+            .map(|signed| signed.receipt.account)
+            .or_else(|| core.account_of(job));
         match (viewer, owner) {
             (Viewer::Operator, _) => true,
             (Viewer::Account(account), Some(owner)) => account == owner,
@@ -76,7 +93,11 @@ impl Gateway for RouterGateway {
             _ => RouterHandle::refused("it has as many calls under way as it can take"),
         };
         let router = self.router.clone();
-        Call { job, events, cancel: CancelHandle::new(move || router.cancel(job)) }
+        Call {
+            job,
+            events,
+            cancel: CancelHandle::new(move || router.cancel(job)),
+        }
     }
 
     fn models(&self) -> Vec<ModelEntry> {
@@ -85,8 +106,13 @@ impl Gateway for RouterGateway {
         let limits = &core.config().profile.limits;
         let mut entries = Vec::new();
         for (id, offers) in core.stock().models() {
-            let Some((_, first)) = offers.first() else { continue };
-            let standings: Vec<&Standing> = offers.iter().filter_map(|(account, _)| core.stock().get(*account)).collect();
+            let Some((_, first)) = offers.first() else {
+                continue;
+            };
+            let standings: Vec<&Standing> = offers
+                .iter()
+                .filter_map(|(account, _)| core.stock().get(*account))
+                .collect();
             let mut tiers: Vec<_> = offers.iter().map(|(_, offer)| offer.tier).collect();
             tiers.sort();
             tiers.dedup();
@@ -98,8 +124,16 @@ impl Gateway for RouterGateway {
                 created: first_offered.get(id).copied().unwrap_or_default(),
                 context: first.context,
                 output_tokens_max: limits.output_tokens_max.min(first.context),
-                input_price: offers.iter().map(|(_, o)| o.input_price).min().unwrap_or_default(),
-                output_price: offers.iter().map(|(_, o)| o.output_price).min().unwrap_or_default(),
+                input_price: offers
+                    .iter()
+                    .map(|(_, o)| o.input_price)
+                    .min()
+                    .unwrap_or_default(),
+                output_price: offers
+                    .iter()
+                    .map(|(_, o)| o.output_price)
+                    .min()
+                    .unwrap_or_default(),
                 quantization: first.quantization.clone(),
                 model_root: first.model_root,
                 tiers,
@@ -118,14 +152,33 @@ impl Gateway for RouterGateway {
         let core = self.router.core();
         let receipt = core.book().receipt(job)?.clone();
         let state = core.book().job_state(job)?;
-        let proof = core.book().proof(job).filter(|proof| proof.posted.is_some()).map(|proof| {
-            let config = core.config();
-            let chain = (config.domain.chain_id, config.domain.vault);
-            let root = (proof.job_root, proof.job_count);
-            let batch = BatchStatement::sign(&config.key, chain, proof.index, root, proof.content_id, proof.previous_head);
-            SettlementProof { batch, siblings: proof.siblings }
-        });
-        Some(ReceiptView { receipt, state, parameters: None, proof })
+        let proof = core
+            .book()
+            .proof(job)
+            .filter(|proof| proof.posted.is_some())
+            .map(|proof| {
+                let config = core.config();
+                let chain = (config.domain.chain_id, config.domain.vault);
+                let root = (proof.job_root, proof.job_count);
+                let batch = BatchStatement::sign(
+                    &config.key,
+                    chain,
+                    proof.index,
+                    root,
+                    proof.content_id,
+                    proof.previous_head,
+                );
+                SettlementProof {
+                    batch,
+                    siblings: proof.siblings,
+                }
+            });
+        Some(ReceiptView {
+            receipt,
+            state,
+            parameters: None,
+            proof,
+        })
     }
 
     fn explain(&self, viewer: Viewer, job: JobId) -> Option<serde_json::Value> {
@@ -133,7 +186,9 @@ impl Gateway for RouterGateway {
             return None;
         }
         let decision = self.router.decision(job)?;
-        let replayed = decision.replay().map_or_else(|error| error.to_string(), |()| "the same choice".to_owned());
+        let replayed = decision
+            .replay()
+            .map_or_else(|error| error.to_string(), |()| "the same choice".to_owned());
         Some(serde_json::json!({
             "job": job,
             "choice": decision.choice(),
@@ -151,8 +206,16 @@ impl Gateway for RouterGateway {
         let core = self.router.core();
         let mut rows = live_rows(&core, |owner| owner == account);
         let book = core.book();
-        let owned = |job: &JobId| book.receipt(*job).is_some_and(|signed| signed.receipt.account == account);
-        rows.extend(book.newest_jobs().filter(owned).take(JOBS_SHOWN).filter_map(|job| past_row(&core, book, job)));
+        let owned = |job: &JobId| {
+            book.receipt(*job)
+                .is_some_and(|signed| signed.receipt.account == account)
+        };
+        rows.extend(
+            book.newest_jobs()
+                .filter(owned)
+                .take(JOBS_SHOWN)
+                .filter_map(|job| past_row(&core, book, job)),
+        );
         rows
     }
 
@@ -169,11 +232,20 @@ impl Gateway for RouterGateway {
                 proof: claim.proof,
             })
         };
-        core.book().claimable_providers().into_iter().filter_map(claim).collect()
+        core.book()
+            .claimable_providers()
+            .into_iter()
+            .filter_map(claim)
+            .collect()
     }
 
     fn providers(&self) -> Vec<ProviderRow> {
-        self.router.core().stock().iter().map(|(account, standing)| provider_row(*account, standing)).collect()
+        self.router
+            .core()
+            .stock()
+            .iter()
+            .map(|(account, standing)| provider_row(*account, standing))
+            .collect()
     }
 
     fn overview(&self) -> Overview {
@@ -181,7 +253,11 @@ impl Gateway for RouterGateway {
         let core = self.router.core();
         let book = core.book();
         let mut jobs = live_rows(&core, |_| true);
-        jobs.extend(book.newest_jobs().take(JOBS_SHOWN).filter_map(|job| past_row(&core, book, job)));
+        jobs.extend(
+            book.newest_jobs()
+                .take(JOBS_SHOWN)
+                .filter_map(|job| past_row(&core, book, job)),
+        );
         jobs.truncate(JOBS_SHOWN);
         let mut accounts: Vec<Address> = book.allotments().map(|(account, ..)| account).collect();
         accounts.dedup();
@@ -190,9 +266,22 @@ impl Gateway for RouterGateway {
             chain_id: core.config().domain.chain_id,
             block: view.block,
             jobs,
-            accounts: accounts.into_iter().filter_map(|account| account_row(book, &view, account)).collect(),
-            batches: book.batches().iter().rev().take(BATCHES_SHOWN).map(|batch| batch_row(book, batch)).collect(),
-            providers: core.stock().iter().map(|(account, standing)| provider_row(*account, standing)).collect(),
+            accounts: accounts
+                .into_iter()
+                .filter_map(|account| account_row(book, &view, account))
+                .collect(),
+            batches: book
+                .batches()
+                .iter()
+                .rev()
+                .take(BATCHES_SHOWN)
+                .map(|batch| batch_row(book, batch))
+                .collect(),
+            providers: core
+                .stock()
+                .iter()
+                .map(|(account, standing)| provider_row(*account, standing))
+                .collect(),
         }
     }
 
@@ -208,20 +297,37 @@ impl Gateway for RouterGateway {
     }
 
     fn ready(&self) -> Vec<PartState> {
-        let online = self.router.core().stock().iter().any(|(_, standing)| standing.online);
+        let online = self
+            .router
+            .core()
+            .stock()
+            .iter()
+            .any(|(_, standing)| standing.online);
         vec![
-            PartState { part: "chain", problem: self.view().problem },
-            PartState { part: "providers", problem: (!online).then(|| "no provider is connected".to_owned()) },
+            PartState {
+                part: "chain",
+                problem: self.view().problem,
+            },
+            PartState {
+                part: "providers",
+                problem: (!online).then(|| "no provider is connected".to_owned()),
+            },
         ]
     }
 }
 
 fn account_row(book: &RouterBook, view: &ChainView, account: Address) -> Option<AccountRow> {
     let (_, state) = book.allotment(account)?;
-    let available = book.available(account, now(), Millis(0)).map_or(TokenAmount::ZERO, |available| available.amount);
+    let available = book
+        .available(account, now(), Millis(0))
+        .map_or(TokenAmount::ZERO, |available| available.amount);
     Some(AccountRow {
         account,
-        vault_balance: view.vault_balances.get(&account).copied().unwrap_or_default(),
+        vault_balance: view
+            .vault_balances
+            .get(&account)
+            .copied()
+            .unwrap_or_default(),
         allotment_cap: state.cap,
         reserved: state.held,
         charged: state.charged,
@@ -231,12 +337,25 @@ fn account_row(book: &RouterBook, view: &ChainView, account: Address) -> Option<
 }
 
 fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
-    let prices = |price: fn(&stoa_nodes::message::ModelOffer) -> Price| standing.hello.models.iter().map(price).min().unwrap_or_default();
+    let prices = |price: fn(&stoa_nodes::message::ModelOffer) -> Price| {
+        standing
+            .hello
+            .models
+            .iter()
+            .map(price)
+            .min()
+            .unwrap_or_default()
+    };
     ProviderRow {
         id,
         online: standing.online,
         region: standing.hello.region,
-        models: standing.hello.models.iter().map(|offer| offer.model.clone()).collect(),
+        models: standing
+            .hello
+            .models
+            .iter()
+            .map(|offer| offer.model.clone())
+            .collect(),
         input_price: prices(|offer| offer.input_price),
         output_price: prices(|offer| offer.output_price),
         slots: standing.hello.slots,
@@ -249,7 +368,11 @@ fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
 
 /// Calls in progress of the accounts that `shown` says, newest first.
 fn live_rows(core: &stoa_nodes::router::Router, shown: impl Fn(Address) -> bool) -> Vec<JobRow> {
-    let mut rows: Vec<JobRow> = core.summaries().filter(|summary| shown(summary.account)).map(|summary| live_row(&summary)).collect();
+    let mut rows: Vec<JobRow> = core
+        .summaries()
+        .filter(|summary| shown(summary.account))
+        .map(|summary| live_row(&summary))
+        .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.reserved_at));
     rows
 }
@@ -272,11 +395,18 @@ fn live_row(summary: &JobSummary<'_>) -> JobRow {
 fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) -> Option<JobRow> {
     let receipt = &book.receipt(job)?.receipt;
     let offers = core.stock().get(receipt.provider).map(|s| &s.hello.models);
-    let model = offers.and_then(|models| models.iter().find(|offer| offer.model_root == receipt.model_root));
+    let model = offers.and_then(|models| {
+        models
+            .iter()
+            .find(|offer| offer.model_root == receipt.model_root)
+    });
     Some(JobRow {
         job,
         state: book.job_state(job).unwrap_or(JobState::Delivered),
-        model: model.map_or_else(|| receipt.model_root.to_string(), |offer| offer.model.clone()),
+        model: model.map_or_else(
+            || receipt.model_root.to_string(),
+            |offer| offer.model.clone(),
+        ),
         provider: Some(receipt.provider),
         output_price: Some(receipt.output_price),
         amount: receipt.charge,
@@ -289,7 +419,10 @@ fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) ->
 
 fn batch_row(book: &RouterBook, batch: &BatchRecord) -> BatchRow {
     let jobs = book.jobs_of(batch.sealed.index);
-    let charges = jobs.iter().filter_map(|job| book.receipt(*job)).map(|signed| signed.receipt.charge);
+    let charges = jobs
+        .iter()
+        .filter_map(|job| book.receipt(*job))
+        .map(|signed| signed.receipt.charge);
     let settled = jobs.first().and_then(|job| book.job_state(*job)) == Some(JobState::Settled);
     let state = match batch.posted {
         None => "sealed",

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use stoa_crypto::Domain;
 use stoa_ledger::book::{Entry, RouterBook};
-use stoa_store::{AppendError, GroupCommit, Journal, JournalOptions, NewRecord, Position, RealDisk, Recovery};
+use stoa_store::{
+    AppendError, GroupCommit, Journal, JournalOptions, NewRecord, Position, RealDisk, Recovery,
+};
 use stoa_types::Address;
 
 /// Kind and version of the journal's records: one entry of the router's book each.
@@ -18,8 +20,13 @@ pub enum JournalError {
     /// The folder cannot be opened, or holds damage.
     #[error(transparent)]
     Open(#[from] stoa_store::OpenError),
+    /// The folder cannot be opened.
+    #[error("the journal's folder cannot be opened: {0}")]
+    Folder(#[from] std::io::Error),
     /// A record is whole but not of this program's making.
-    #[error("journal record {sequence} is not an entry of a router's book: {reason}; it was written by another program or version")]
+    #[error(
+        "journal record {sequence} is not an entry of a router's book: {reason}; it was written by another program or version"
+    )]
     Foreign {
         /// Which.
         sequence: u64,
@@ -27,16 +34,15 @@ pub enum JournalError {
         reason: String,
     },
     /// The entries contradict each other.
-    #[error("journal record {sequence} contradicts those before it: {reason}; keep the folder and report this")]
+    #[error(
+        "journal record {sequence} contradicts those before it: {reason}; keep the folder and report this"
+    )]
     Contradiction {
         /// Which.
         sequence: u64,
         /// Why.
         reason: String,
     },
-    /// The writer thread did not start.
-    #[error("the journal's writer did not start: {0}")]
-    Thread(#[from] std::io::Error),
 }
 
 /// What became of an entry.
@@ -76,13 +82,27 @@ pub struct Recovered {
     pub repaired: Option<String>,
 }
 
+/// A journal that was read and takes no entries yet.
+pub struct OpenJournal(Journal<RealDisk>);
+
+/// Opens the folder and rebuilds the books.
+pub fn open(
+    folder: &Path,
+    domain: Domain,
+    router: Address,
+) -> Result<(OpenJournal, Recovered), JournalError> {
+    let (journal, recovery) = Journal::open(RealDisk::open(folder)?, JournalOptions::default())?;
+    Ok((OpenJournal(journal), rebuild(recovery, domain, router)?))
+}
+
 impl RouterJournal {
-    /// Opens the folder and rebuilds the books.
-    pub fn open(folder: &Path, domain: Domain, router: Address, tell: Tell) -> Result<(Self, Recovered), JournalError> {
-        let (journal, recovery) = Journal::open(RealDisk::new(folder), JournalOptions::default())?;
-        let recovered = rebuild(recovery, domain, router)?;
-        let group = GroupCommit::start(journal)?;
-        Ok((Self { group, tell, backlog: Mutex::default() }, recovered))
+    /// Starts the writer; what becomes of each entry goes to `tell`.
+    pub fn start(opened: OpenJournal, tell: Tell) -> std::io::Result<Self> {
+        Ok(Self {
+            group: GroupCommit::start(opened.0)?,
+            tell,
+            backlog: Mutex::default(),
+        })
     }
 
     /// Writes an entry; what becomes of it is told later. Only reservations may be refused: everything else waits for room.
@@ -96,7 +116,12 @@ impl RouterJournal {
                 Err(AppendError::Failed(failure) | AppendError::Poisoned(failure)) => {
                     return (self.tell)(Written::Fatal(failure.to_string()));
                 }
-                Err(error) if refusable => return (self.tell)(Written::Refused { sequence, reason: error.to_string() }),
+                Err(error) if refusable => {
+                    return (self.tell)(Written::Refused {
+                        sequence,
+                        reason: error.to_string(),
+                    });
+                }
                 Err(error) => tracing::warn!(sequence, %error, "journal entry waits for room"),
             }
         } else if refusable {
@@ -122,7 +147,10 @@ impl RouterJournal {
 
     /// Whether everything asked for has at least been handed to the disk.
     pub fn has_room(&self) -> bool {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.backlog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     fn submit(&self, sequence: u64, payload: &[u8]) -> Result<(), AppendError> {
@@ -131,7 +159,11 @@ impl RouterJournal {
             Ok(_) => tell(Written::Durable(sequence)),
             Err(error) => tell(Written::Fatal(error.to_string())),
         };
-        let record = NewRecord { kind: ENTRY_KIND, version: ENTRY_RECORD_VERSION, payload };
+        let record = NewRecord {
+            kind: ENTRY_KIND,
+            version: ENTRY_RECORD_VERSION,
+            payload,
+        };
         self.group.submit(&[record], Box::new(done)).map(drop)
     }
 }
@@ -142,11 +174,27 @@ fn rebuild(recovery: Recovery, domain: Domain, router: Address) -> Result<Recove
         let sequence = record.sequence.0;
         let foreign = |reason: String| JournalError::Foreign { sequence, reason };
         if (record.kind, record.version) != (ENTRY_KIND, ENTRY_RECORD_VERSION) {
-            return Err(foreign(format!("kind {} version {}", record.kind, record.version)));
+            return Err(foreign(format!(
+                "kind {} version {}",
+                record.kind, record.version
+            )));
         }
         let entry = Entry::decode(record.payload).map_err(|error| foreign(error.to_string()))?;
-        book.apply(&entry).map_err(|error| JournalError::Contradiction { sequence, reason: error.to_string() })?;
+        book.apply(&entry)
+            .map_err(|error| JournalError::Contradiction {
+                sequence,
+                reason: error.to_string(),
+            })?;
     }
-    let repaired = recovery.repaired.map(|tail| format!("{} bytes at {} of {} cut ({})", tail.bytes, tail.offset, tail.file, tail.what));
-    Ok(Recovered { book, entries: recovery.records.len(), repaired })
+    let repaired = recovery.repaired.map(|tail| {
+        format!(
+            "{} bytes at {} of {} cut ({})",
+            tail.bytes, tail.offset, tail.file, tail.what
+        )
+    });
+    Ok(Recovered {
+        book,
+        entries: recovery.records.len(),
+        repaired,
+    })
 }

@@ -4,3 +4,4 @@ pub mod gateway;
 pub mod journal;
 pub mod provider;
 pub mod router;
+pub mod settler;

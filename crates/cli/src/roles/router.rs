@@ -1,7 +1,7 @@
 //! A router as a process: one loop owns the state machine; journal, provider links, clients and chain feed it and carry out what
 //! it wants. The loop never waits for any of them.
 
-use super::journal::{RouterJournal, Written};
+use super::journal::{OpenJournal, RouterJournal, Written};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,16 +24,26 @@ const DECISIONS_KEPT: usize = 4096;
 
 /// Milliseconds since the Unix epoch.
 pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What the loop is told.
 enum Event {
     Input(Box<Input>),
-    Submit { job: JobId, account: Address, request: Box<ClientRequest>, events: mpsc::Sender<ClientEvent> },
+    Submit {
+        job: JobId,
+        account: Address,
+        request: Box<ClientRequest>,
+        events: mpsc::Sender<ClientEvent>,
+    },
     Link(ProviderLink),
-    LinkGone { provider: Address, link: u64 },
+    LinkGone {
+        provider: Address,
+        link: u64,
+    },
     Journal(Written),
 }
 
@@ -55,17 +65,32 @@ pub struct RouterHandle {
 
 impl RouterHandle {
     /// Starts a call; its events arrive in the receiver. Dropping the receiver does not cancel it: use [`RouterHandle::cancel`].
-    pub fn submit(&self, job: JobId, account: Address, request: ClientRequest) -> mpsc::Receiver<ClientEvent> {
+    pub fn submit(
+        &self,
+        job: JobId,
+        account: Address,
+        request: ClientRequest,
+    ) -> mpsc::Receiver<ClientEvent> {
         let (events, receiver) = mpsc::channel(CLIENT_QUEUE);
-        let _ = self.events.send(Event::Submit { job, account, request: Box::new(request), events });
+        let _ = self.events.send(Event::Submit {
+            job,
+            account,
+            request: Box::new(request),
+            events,
+        });
         receiver
     }
 
     /// A call that is refused at the door.
     pub fn refused(reason: &str) -> mpsc::Receiver<ClientEvent> {
         let (events, receiver) = mpsc::channel(1);
-        let cause = Cause::RouterUnavailable { reason: reason.to_owned() };
-        let _ = events.try_send(ClientEvent::Failed(Failure { cause, billed: TokenAmount::ZERO }));
+        let cause = Cause::RouterUnavailable {
+            reason: reason.to_owned(),
+        };
+        let _ = events.try_send(ClientEvent::Failed(Failure {
+            cause,
+            billed: TokenAmount::ZERO,
+        }));
         receiver
     }
 
@@ -86,7 +111,10 @@ impl RouterHandle {
 
     /// Why a provider was chosen.
     pub fn decision(&self, job: JobId) -> Option<Decision> {
-        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).get(job)
+        self.decisions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(job)
     }
 }
 
@@ -96,8 +124,8 @@ pub struct RouterParts {
     pub core: Router,
     /// Outputs of the recovery, to be carried out first.
     pub outputs: Vec<Output>,
-    /// Opens the journal's writer with the callback given; made before the loop so that the callback can reach it.
-    pub journal: Box<dyn FnOnce(super::journal::Tell) -> RouterJournal + Send>,
+    /// Its journal, read.
+    pub journal: OpenJournal,
     /// Where providers connect.
     pub endpoint: Arc<RouterEndpoint>,
     /// Takes chain calls.
@@ -119,17 +147,27 @@ struct Loop {
 }
 
 /// Starts the router's loop. The task ends when every handle is gone, or with the reason why it had to stop.
-pub fn start(parts: RouterParts) -> (RouterHandle, tokio::task::JoinHandle<Result<(), RouterStopped>>) {
+pub fn start(
+    parts: RouterParts,
+) -> std::io::Result<(
+    RouterHandle,
+    tokio::task::JoinHandle<Result<(), RouterStopped>>,
+)> {
     let (events, receiver) = mpsc::unbounded_channel();
     let core = Arc::new(Mutex::new(parts.core));
     let decisions = Arc::new(Mutex::new(parts.decisions));
     let weak = events.downgrade();
-    let journal = (parts.journal)(Arc::new(move |written| {
+    let tell = move |written| {
         if let Some(events) = weak.upgrade() {
             let _ = events.send(Event::Journal(written));
         }
-    }));
-    let handle = RouterHandle { events: events.clone(), core: core.clone(), decisions: decisions.clone() };
+    };
+    let journal = RouterJournal::start(parts.journal, Arc::new(tell))?;
+    let handle = RouterHandle {
+        events: events.clone(),
+        core: core.clone(),
+        decisions: decisions.clone(),
+    };
     tokio::spawn(accept_links(parts.endpoint, events.clone()));
     let state = Loop {
         core,
@@ -143,7 +181,7 @@ pub fn start(parts: RouterParts) -> (RouterHandle, tokio::task::JoinHandle<Resul
         next_link: 0,
     };
     let task = tokio::spawn(state.run(receiver, parts.outputs));
-    (handle, task)
+    Ok((handle, task))
 }
 
 async fn accept_links(endpoint: Arc<RouterEndpoint>, events: mpsc::UnboundedSender<Event>) {
@@ -155,7 +193,11 @@ async fn accept_links(endpoint: Arc<RouterEndpoint>, events: mpsc::UnboundedSend
 }
 
 impl Loop {
-    async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Event>, outputs: Vec<Output>) -> Result<(), RouterStopped> {
+    async fn run(
+        mut self,
+        mut receiver: mpsc::UnboundedReceiver<Event>,
+        outputs: Vec<Output>,
+    ) -> Result<(), RouterStopped> {
         self.carry_out(outputs);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -176,30 +218,53 @@ impl Loop {
     fn event(&mut self, event: Event) -> Result<(), RouterStopped> {
         match event {
             Event::Input(input) => self.handle(*input),
-            Event::Submit { job, account, request, events } => {
+            Event::Submit {
+                job,
+                account,
+                request,
+                events,
+            } => {
                 self.clients.insert(job, events);
                 metrics::counter!("stoa_router_calls_total").increment(1);
                 let mut entropy = [0; 8];
-                getrandom::fill(&mut entropy).map_err(|e| RouterStopped::Journal(format!("no random bytes: {e}")))?;
-                self.handle(Input::Submit { job, account, request, entropy: u64::from_be_bytes(entropy) >> 1 });
+                getrandom::fill(&mut entropy)
+                    .map_err(|e| RouterStopped::Journal(format!("no random bytes: {e}")))?;
+                self.handle(Input::Submit {
+                    job,
+                    account,
+                    request,
+                    entropy: u64::from_be_bytes(entropy) >> 1,
+                });
             }
             Event::Link(link) => self.link(link),
             Event::LinkGone { provider, link } => {
-                if self.links.get(&provider).is_some_and(|(number, _)| *number == link) {
+                if self
+                    .links
+                    .get(&provider)
+                    .is_some_and(|(number, _)| *number == link)
+                {
                     self.links.remove(&provider);
                     tracing::info!(%provider, "provider disconnected");
                     self.handle(Input::ProviderDown(provider));
                 }
             }
-            Event::Journal(Written::Durable(sequence)) => self.handle(Input::Synced { up_to: sequence }),
-            Event::Journal(Written::Refused { sequence, reason }) => self.handle(Input::NotWritten { sequence, reason }),
+            Event::Journal(Written::Durable(sequence)) => {
+                self.handle(Input::Synced { up_to: sequence })
+            }
+            Event::Journal(Written::Refused { sequence, reason }) => {
+                self.handle(Input::NotWritten { sequence, reason })
+            }
             Event::Journal(Written::Fatal(reason)) => return Err(RouterStopped::Journal(reason)),
         }
         Ok(())
     }
 
     fn handle(&mut self, input: Input) {
-        let outputs = self.core.lock().unwrap_or_else(PoisonError::into_inner).handle(input, now());
+        let outputs = self
+            .core
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .handle(input, now());
         self.carry_out(outputs);
     }
 
@@ -210,7 +275,10 @@ impl Loop {
                 Output::Client { job, event } => self.tell_client(job, event),
                 Output::Send { provider, message } => self.send(provider, *message),
                 Output::Decided { job, decision } => {
-                    self.decisions.lock().unwrap_or_else(PoisonError::into_inner).keep(job, *decision);
+                    self.decisions
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .keep(job, *decision);
                 }
                 Output::Chain(call) => drop(self.chain.send(call)),
                 Output::Warn(text) => tracing::warn!("{text}"),
@@ -221,14 +289,18 @@ impl Loop {
     fn tell_client(&mut self, job: JobId, event: ClientEvent) {
         let last = matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_));
         log_end(job, &event);
-        let Some(client) = self.clients.get(&job) else { return };
+        let Some(client) = self.clients.get(&job) else {
+            return;
+        };
         let full = client.try_send(event).is_err();
         if last || full {
             self.clients.remove(&job);
         }
         if full && !last {
             tracing::warn!(%job, "the client reads too slowly or is gone; its stream is cut");
-            let _ = self.events.send(Event::Input(Box::new(Input::ClientGone { job })));
+            let _ = self
+                .events
+                .send(Event::Input(Box::new(Input::ClientGone { job })));
         }
     }
 
@@ -239,31 +311,63 @@ impl Loop {
         tracing::info!(%provider, region = %link.hello().region, slots = link.hello().slots, "provider connected");
         self.links.insert(provider, (number, link.clone()));
         self.handle(Input::ProviderUp(Box::new(link.hello().clone())));
+        let (late, late_events) = (link.clone(), self.events.clone());
+        tokio::spawn(async move {
+            while let Some(message) = late.next_late().await {
+                let _ = late_events.send(Event::Input(Box::new(Input::Provider {
+                    provider,
+                    message,
+                })));
+            }
+        });
         let events = self.events.clone();
         tokio::spawn(async move {
             let mut status = link.status();
             loop {
                 let current = *status.borrow_and_update();
-                let message = ToRouter::Status { free_slots: current.free_slots, draining: current.draining };
-                let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+                let message = ToRouter::Status {
+                    free_slots: current.free_slots,
+                    draining: current.draining,
+                };
+                let _ = events.send(Event::Input(Box::new(Input::Provider {
+                    provider,
+                    message,
+                })));
                 tokio::select! {
                     changed = status.changed() => if changed.is_err() { break },
                     _ = link.closed() => break,
                 }
             }
-            let _ = events.send(Event::LinkGone { provider, link: number });
+            let _ = events.send(Event::LinkGone {
+                provider,
+                link: number,
+            });
         });
     }
 
     fn send(&mut self, provider: Address, message: ToProvider) {
         let attempt = match &message {
             ToProvider::Dispatch(dispatch) => return self.dispatch(provider, (**dispatch).clone()),
-            ToProvider::Cancel { job, attempt, .. } | ToProvider::ReceiptRefused { job, attempt, .. } => (*job, *attempt),
+            ToProvider::Cancel { job, attempt, .. }
+            | ToProvider::ReceiptRefused { job, attempt, .. } => (*job, *attempt),
             ToProvider::Countersigned(signed) => (signed.receipt.job_id, signed.receipt.attempt),
         };
-        if let Some(stream) = self.streams.get(&attempt) {
+        let open = self
+            .streams
+            .get(&attempt)
+            .filter(|stream| !stream.is_closed());
+        if let Some(stream) = open {
             // A stream that takes no message is about to be given up by its own task.
             let _ = stream.try_send(message);
+        } else if let Some((_, link)) = self.links.get(&provider)
+            && !matches!(message, ToProvider::Cancel { .. })
+        {
+            let link = link.clone();
+            tokio::spawn(async move {
+                if let Err(error) = link.answer_late(message).await {
+                    tracing::debug!(%error, "an answer to a repeated receipt was not sent");
+                }
+            });
         }
     }
 
@@ -281,8 +385,15 @@ impl Loop {
                 None => Some("it is not connected".to_owned()),
             };
             if let Some(reason) = reason {
-                let message = ToRouter::Failed { job: attempt.0, attempt: attempt.1, reason };
-                let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+                let message = ToRouter::Failed {
+                    job: attempt.0,
+                    attempt: attempt.1,
+                    reason,
+                };
+                let _ = events.send(Event::Input(Box::new(Input::Provider {
+                    provider,
+                    message,
+                })));
             }
         });
     }
@@ -333,7 +444,8 @@ fn log_end(job: JobId, event: &ClientEvent) {
         ClientEvent::Done(done) => {
             let receipt = &done.receipt.receipt;
             metrics::histogram!("stoa_router_ttft_ms").record(done.ttft_ms as f64);
-            metrics::counter!("stoa_router_tokens_total", "kind" => "output").increment(receipt.output_units);
+            metrics::counter!("stoa_router_tokens_total", "kind" => "output")
+                .increment(receipt.output_units);
             tracing::info!(%job, provider = %receipt.provider, input = receipt.input_units, output = receipt.output_units,
                 charge = %receipt.charge, ttft_ms = done.ttft_ms, failovers = done.started.failovers, "job delivered");
         }
@@ -361,8 +473,15 @@ struct DecisionLine {
 impl DecisionLog {
     /// Opens the file, or makes it.
     pub fn open(path: std::path::PathBuf) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(Self { newest: std::collections::VecDeque::new(), path, file })
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)?;
+        Ok(Self {
+            newest: std::collections::VecDeque::new(),
+            path,
+            file,
+        })
     }
 
     fn keep(&mut self, job: JobId, decision: Decision) {
@@ -388,7 +507,11 @@ impl DecisionLog {
         std::io::BufRead::lines(std::io::BufReader::new(file))
             .map_while(Result::ok)
             .filter(|line| line.contains(&needle))
-            .find_map(|line| serde_json::from_str::<DecisionLine>(&line).ok().filter(|found| found.job == job))
+            .find_map(|line| {
+                serde_json::from_str::<DecisionLine>(&line)
+                    .ok()
+                    .filter(|found| found.job == job)
+            })
             .map(|found| found.decision)
     }
 }

@@ -102,7 +102,12 @@ impl Router {
         // Events may be told again after a restart or a reorganisation; what the book already knows changes nothing.
         match self.book.check(&entry) {
             Ok(()) => self.journal(entry, After::Nothing, outputs),
-            Err(BookError::AlreadyPosted { .. } | BookError::AlreadyPromoted { .. }) => {}
+            Err(
+                BookError::AlreadyPosted { .. }
+                | BookError::AlreadyPromoted { .. }
+                | BookError::ChainWentBack { .. }
+                | BookError::AllotmentReleased { .. },
+            ) => {}
             Err(error) => outputs.push(Output::Warn(format!(
                 "a chain event contradicts the books: {error}"
             ))),

@@ -1,0 +1,53 @@
+//! `stoa audit`: the router's books, rebuilt from its journal while the network is stopped.
+
+use super::Outcome;
+use crate::data::DataDir;
+use crate::roles::journal;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use stoa_crypto::Domain;
+use stoa_types::{JobId, TokenAmount};
+
+/// Rebuilds the books, checks that they balance, and prints the sums.
+pub fn audit(path: &Path, args: &super::show::ShowArgs) -> Outcome {
+    let network = crate::network::Network::load(path)?;
+    let data = DataDir::open(path)?;
+    let vault = network
+        .contract("PaymentVault")
+        .ok_or("network.json names no PaymentVault")?;
+    let domain = Domain {
+        chain_id: network.chain_id,
+        vault,
+    };
+    let (_, recovered) = journal::open(&data.folder("router/journal")?, domain, network.router)?;
+    let book = recovered.book;
+    let conserved = book.check_conservation();
+    let charged: BTreeMap<JobId, TokenAmount> = book
+        .newest_jobs()
+        .filter_map(|job| Some((job, book.receipt(job)?.receipt.charge)))
+        .collect();
+    let open = book.open_reservations().count();
+    let sum = TokenAmount::checked_sum(charged.values().copied()).unwrap_or_default();
+    if args.json {
+        println!(
+            "{}",
+            json!({"entries": recovered.entries, "conserved": conserved.is_ok(), "open": open, "sum": sum, "charged": charged})
+        );
+    } else {
+        println!(
+            "{} journal entries, {} jobs charged {sum} in all, {open} reservations open",
+            recovered.entries,
+            charged.len()
+        );
+        println!(
+            "{}",
+            if conserved.is_ok() {
+                "the books balance"
+            } else {
+                "THE BOOKS DO NOT BALANCE"
+            }
+        );
+    }
+    conserved.map_err(Into::into)
+}

@@ -1,0 +1,402 @@
+//! A provider as a process: one loop owns the state machine; the router's link, the backend's threads and the journal of earned
+//! receipts feed it and carry out what it wants.
+
+use super::router::now;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use stoa_net::{IncomingJob, LinkState, MessageSender, ProviderEndpoint, ProviderStatus};
+use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
+use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
+use stoa_runtime::{
+    Backend, CancelFlag, Event as Made, Executor, LocalTime, Prepared, ProviderPolicy,
+};
+use stoa_store::{AppendError, GroupCommit, Journal, JournalOptions, NewRecord, RealDisk};
+use stoa_types::{SignedReceipt, TokenAmount};
+use tokio::sync::mpsc;
+
+const TICK: Duration = Duration::from_secs(1);
+/// Kind and version of the records in a provider's journal: one earned receipt each, as JSON.
+const EARNED_KIND: u16 = 1;
+const EARNED_VERSION: u16 = 1;
+/// Several providers may share a disk: small segments.
+const EARNED_SEGMENT_BYTES: u64 = 1 << 20;
+
+enum Event {
+    Input(Box<Input>),
+    Job(Box<IncomingJob>),
+    Ready {
+        attempt: Attempt,
+        result: Result<Prepared, RefusalReason>,
+    },
+}
+
+/// Receipts with both signatures, durable: what a provider can claim with alone.
+pub struct Earnings {
+    group: GroupCommit<RealDisk>,
+    total: Mutex<(u64, TokenAmount)>,
+}
+
+impl Earnings {
+    /// Opens the journal in `folder`.
+    pub fn open(folder: &Path) -> Result<Self, String> {
+        let disk = RealDisk::open(folder).map_err(|e| e.to_string())?;
+        let options = JournalOptions {
+            segment_bytes: EARNED_SEGMENT_BYTES,
+        };
+        let (journal, recovery) = Journal::open(disk, options).map_err(|e| e.to_string())?;
+        let mut total = (0, TokenAmount::ZERO);
+        for record in recovery.records.iter() {
+            let receipt: SignedReceipt = serde_json::from_slice(record.payload)
+                .map_err(|e| format!("record {} is not a receipt: {e}", record.sequence))?;
+            total = add(total, receipt.receipt.charge);
+        }
+        let group = GroupCommit::start(journal).map_err(|e| e.to_string())?;
+        Ok(Self {
+            group,
+            total: Mutex::new(total),
+        })
+    }
+
+    /// Jobs and gross charges so far.
+    pub fn total(&self) -> (u64, TokenAmount) {
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, receipt: &SignedReceipt) {
+        let payload = serde_json::to_vec(receipt).expect("plain values");
+        let record = NewRecord {
+            kind: EARNED_KIND,
+            version: EARNED_VERSION,
+            payload: &payload,
+        };
+        let job = receipt.receipt.job_id;
+        let told = move |result: Result<_, AppendError>| {
+            if let Err(error) = result {
+                tracing::error!(%job, %error, "an earned receipt is not on disk; the router still holds it");
+            }
+        };
+        if let Err(error) = self.group.submit(&[record], Box::new(told)) {
+            tracing::error!(%job, %error, "an earned receipt was not written; the router still holds it");
+        }
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        *total = add(*total, receipt.receipt.charge);
+    }
+}
+
+fn add((jobs, gross): (u64, TokenAmount), charge: TokenAmount) -> (u64, TokenAmount) {
+    (jobs + 1, gross.checked_add(charge).unwrap_or(gross))
+}
+
+/// Everything a provider's loop needs.
+pub struct ProviderParts {
+    /// The state machine.
+    pub core: Provider,
+    /// Its link to the router.
+    pub endpoint: Arc<ProviderEndpoint>,
+    /// What computes.
+    pub backend: Arc<dyn Backend>,
+    /// Threads for it.
+    pub executor: Arc<Executor>,
+    /// When it takes work.
+    pub policy: ProviderPolicy,
+    /// Its receipts.
+    pub earnings: Arc<Earnings>,
+}
+
+/// A running provider.
+pub struct ProviderHandle {
+    events: mpsc::UnboundedSender<Event>,
+    endpoint: Arc<ProviderEndpoint>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl ProviderHandle {
+    /// Takes no new work, lets running work end (up to `patience`), and closes the link.
+    pub async fn drain(self, patience: Duration) {
+        let _ = self.events.send(Event::Input(Box::new(Input::Drain(true))));
+        let end = tokio::time::Instant::now() + patience;
+        let mut task = self.task;
+        let _ = tokio::time::timeout_at(end, &mut task).await;
+        task.abort();
+        self.endpoint.close().await;
+    }
+}
+
+struct Loop {
+    core: Provider,
+    endpoint: Arc<ProviderEndpoint>,
+    backend: Arc<dyn Backend>,
+    executor: Arc<Executor>,
+    policy: ProviderPolicy,
+    earnings: Arc<Earnings>,
+    events: mpsc::UnboundedSender<Event>,
+    streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
+    prepared: HashMap<Attempt, Prepared>,
+    flags: HashMap<Attempt, CancelFlag>,
+    /// Number of the present connection; 0 while there is none.
+    connection: u64,
+    draining: bool,
+    outside_window: bool,
+}
+
+/// Starts the provider's loop.
+pub fn start(parts: ProviderParts) -> ProviderHandle {
+    let (events, receiver) = mpsc::unbounded_channel();
+    let endpoint = parts.endpoint;
+    let jobs = endpoint.clone();
+    let job_events = events.clone();
+    tokio::spawn(async move {
+        while let Some(job) = jobs.next_job().await {
+            if job_events.send(Event::Job(Box::new(job))).is_err() {
+                return;
+            }
+        }
+    });
+    let (late, late_events) = (endpoint.clone(), events.clone());
+    tokio::spawn(async move {
+        while let Some(message) = late.next_late().await {
+            if late_events
+                .send(Event::Input(Box::new(Input::Router(message))))
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let state = Loop {
+        core: parts.core,
+        endpoint: endpoint.clone(),
+        backend: parts.backend,
+        executor: parts.executor,
+        policy: parts.policy,
+        earnings: parts.earnings,
+        events: events.clone(),
+        streams: HashMap::new(),
+        prepared: HashMap::new(),
+        flags: HashMap::new(),
+        connection: 0,
+        draining: false,
+        outside_window: false,
+    };
+    let task = tokio::spawn(state.run(receiver));
+    ProviderHandle {
+        events,
+        endpoint,
+        task,
+    }
+}
+
+impl Loop {
+    async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Event>) {
+        let mut link = self.endpoint.state();
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                event = receiver.recv() => match event {
+                    Some(event) => self.event(event),
+                    None => return,
+                },
+                changed = link.changed() => {
+                    if changed.is_err() { return }
+                    let state = link.borrow_and_update().clone();
+                    self.link(&state);
+                }
+                _ = ticks.tick() => {
+                    self.window();
+                    self.handle(Input::Tick);
+                }
+            }
+            if self.draining && self.core.is_idle() {
+                return;
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => {
+                if let Input::Drain(draining) = *input {
+                    self.draining = draining;
+                }
+                self.handle(*input);
+            }
+            Event::Job(job) => self.job(*job),
+            Event::Ready { attempt, result } => {
+                let facts = result
+                    .as_ref()
+                    .map(|prepared| prepared.facts)
+                    .map_err(Clone::clone);
+                if let Ok(prepared) = result {
+                    self.prepared.insert(attempt, prepared);
+                }
+                self.handle(Input::Prepared {
+                    attempt,
+                    result: facts,
+                });
+            }
+        }
+    }
+
+    /// Opens and closes for new work by the operator's windows (RG-6).
+    fn window(&mut self) {
+        let closed = !self.policy.is_open(LocalTime::at(now(), 0));
+        if closed != self.outside_window && !self.draining {
+            self.outside_window = closed;
+            tracing::info!(account = %self.core.account(), closed, "availability window");
+            self.handle(Input::Drain(closed));
+        }
+    }
+
+    fn link(&mut self, state: &LinkState) {
+        let connection = if let LinkState::Connected { connection, .. } = state {
+            *connection
+        } else {
+            0
+        };
+        if let LinkState::Waiting { reason, wait } = state {
+            tracing::warn!(account = %self.core.account(), %reason, ?wait, "not connected to the router");
+        }
+        if connection != self.connection {
+            // A watcher that was slow may have missed that one link ended before the next began.
+            if self.connection != 0 {
+                self.handle(Input::Disconnected);
+            }
+            self.connection = connection;
+            if connection != 0 {
+                self.handle(Input::Connected);
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        for output in self.core.handle(input, now()) {
+            match output {
+                Output::Send(message) => self.send(message),
+                Output::Prepare { attempt, work, .. } => self.prepare(attempt, work),
+                Output::Run(attempt) => self.run_job(attempt),
+                Output::Stop(attempt) => {
+                    self.prepared.remove(&attempt);
+                    if let Some(flag) = self.flags.remove(&attempt) {
+                        flag.cancel();
+                    }
+                }
+                Output::Earned(receipt) => self.earnings.keep(&receipt),
+                Output::Warn(text) => tracing::warn!(account = %self.core.account(), "{text}"),
+            }
+        }
+        self.streams.retain(|_, stream| !stream.is_closed());
+    }
+
+    fn send(&mut self, message: ToRouter) {
+        match message {
+            // The transport says hello itself, on every connection.
+            ToRouter::Hello(_) => {}
+            ToRouter::Status {
+                free_slots,
+                draining,
+            } => self.endpoint.set_status(ProviderStatus {
+                free_slots,
+                draining,
+            }),
+            message => {
+                let stream = message
+                    .job()
+                    .and_then(|attempt| self.streams.get(&attempt))
+                    .filter(|stream| !stream.is_closed());
+                match stream {
+                    Some(stream) => drop(stream.send(message)),
+                    // A receipt whose stream is gone is offered again on the control stream.
+                    None if matches!(message, ToRouter::Final(_)) => {
+                        let endpoint = self.endpoint.clone();
+                        tokio::spawn(async move { endpoint.repeat(message).await });
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn job(&mut self, job: IncomingJob) {
+        let ticket = &job.dispatch.ticket.ticket;
+        let attempt = (ticket.job_id, ticket.attempt);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.streams.insert(attempt, sender);
+        let (to_router, mut from_router) = job.stream.split();
+        let events = self.events.clone();
+        tokio::spawn(write_stream(to_router, receiver));
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = from_router.recv().await {
+                let _ = events.send(Event::Input(Box::new(Input::Router(message))));
+            }
+        });
+        self.handle(Input::Router(ToProvider::Dispatch(job.dispatch)));
+    }
+
+    fn prepare(&mut self, attempt: Attempt, work: stoa_nodes::work::Work) {
+        let (executor, backend, events) = (
+            self.executor.clone(),
+            self.backend.clone(),
+            self.events.clone(),
+        );
+        tokio::spawn(async move {
+            let result = executor.prepare(backend, work).await;
+            let _ = events.send(Event::Ready { attempt, result });
+        });
+    }
+
+    fn run_job(&mut self, attempt: Attempt) {
+        let Some(prepared) = self.prepared.remove(&attempt) else {
+            return;
+        };
+        let flag = CancelFlag::new();
+        self.flags.insert(attempt, flag.clone());
+        let mut made = match self.executor.start(self.backend.clone(), prepared, flag) {
+            Ok(made) => made,
+            Err(busy) => {
+                let event = Generated::Failed {
+                    reason: busy.to_string(),
+                };
+                return drop(
+                    self.events
+                        .send(Event::Input(Box::new(Input::Generated { attempt, event }))),
+                );
+            }
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            while let Some(event) = made.recv().await {
+                let event = match event {
+                    Made::Generated(event) => event,
+                    Made::Disconnect => Generated::Failed {
+                        reason: "the script ends the connection here".to_owned(),
+                    },
+                };
+                let _ = events.send(Event::Input(Box::new(Input::Generated { attempt, event })));
+            }
+        });
+    }
+}
+
+async fn write_stream(
+    mut stream: MessageSender<ToRouter>,
+    mut messages: mpsc::UnboundedReceiver<ToRouter>,
+) {
+    while let Some(message) = messages.recv().await {
+        let last = matches!(message, ToRouter::Refused { .. } | ToRouter::Failed { .. });
+        if let Err(error) = stream.send(&message).await {
+            tracing::debug!(%error, "a job's stream to the router broke");
+            return;
+        }
+        if last {
+            break;
+        }
+    }
+    let _ = stream.finish().await;
+}
+
+/// Folder of a provider's journal below its data folder.
+pub fn earnings_folder(data: &Path) -> PathBuf {
+    data.join("receipts")
+}

@@ -1,0 +1,333 @@
+//! The router's side of the chain: events become inputs of the state machine, its chain calls become transactions.
+
+use super::gateway::ChainView;
+use super::router::RouterHandle;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use stoa_chain::{
+    Account, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexer, Offer, PayRoots,
+    Post, StakeRole, View,
+};
+use stoa_nodes::message::Hello;
+use stoa_nodes::router::{ChainCall, ChainEvent, Input};
+use stoa_types::{Address, EndpointId, Timestamp};
+use tokio::sync::mpsc;
+
+const POLL: Duration = Duration::from_millis(250);
+
+/// Providers as the chain knows them: who may connect with which endpoint key.
+#[derive(Debug, Default)]
+pub struct Registered {
+    endpoints: BTreeMap<Address, EndpointId>,
+    staked: BTreeMap<Address, bool>,
+}
+
+impl Registered {
+    /// Whether this endpoint may speak for the account in its hello.
+    pub fn authorize(&self, endpoint: EndpointId, hello: &Hello) -> Result<(), String> {
+        let account = hello.account;
+        match self.endpoints.get(&account) {
+            None => Err(format!(
+                "{account} is not registered on chain, or not yet seen there"
+            )),
+            Some(known) if *known != endpoint => Err(format!(
+                "{account} is registered with endpoint {known}, not {endpoint}"
+            )),
+            Some(_) if !self.staked.get(&account).copied().unwrap_or(false) => {
+                Err(format!("{account} has less stake than its loadout demands"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Shared with the endpoint's check of providers.
+pub type SharedRegistered = Arc<Mutex<Registered>>;
+
+/// Follows the chain for one router. Runs until the router's loop ends.
+pub struct Follower<C> {
+    /// The chain.
+    pub chain: C,
+    /// The contracts.
+    pub contracts: Contracts,
+    /// Chain id, for endpoint proofs.
+    pub chain_id: u64,
+    /// The router.
+    pub router: RouterHandle,
+    /// Its account.
+    pub account: Address,
+    /// Providers by the chain's word.
+    pub registered: SharedRegistered,
+    /// What pages show of the chain.
+    pub view: Arc<Mutex<ChainView>>,
+}
+
+impl<C: ChainAccess + Clone> Follower<C> {
+    /// Reads from the first block: the state machine recognises what it knows.
+    pub async fn run(self, caught_up: tokio::sync::oneshot::Sender<()>) {
+        let mut indexer = Indexer::new(
+            self.chain.clone(),
+            self.contracts,
+            Cursor::starting_at(0),
+            0,
+        );
+        let mut caught_up = Some(caught_up);
+        loop {
+            match indexer.step().await {
+                Ok(progress) => {
+                    for indexed in progress.events {
+                        self.told(indexed.event, indexed.block, indexed.at).await;
+                    }
+                    self.refresh(indexer.cursor().next_block().saturating_sub(1), None)
+                        .await;
+                    if progress.at_head {
+                        if let Some(told) = caught_up.take() {
+                            let _ = told.send(());
+                        }
+                        tokio::time::sleep(POLL).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the chain cannot be read");
+                    self.refresh(0, Some(error.to_string())).await;
+                    tokio::time::sleep(4 * POLL).await;
+                }
+            }
+        }
+    }
+
+    async fn told(&self, event: ContractEvent, block: u64, at: Timestamp) {
+        if let Err(error) = event.check_endpoint(self.chain_id, self.contracts.provider_registry) {
+            return tracing::warn!(%error, "a registration without proof of its endpoint is ignored");
+        }
+        match &event {
+            ContractEvent::ProviderRegistered {
+                provider, endpoint, ..
+            } => {
+                self.lock().endpoints.insert(*provider, *endpoint);
+                self.check_stake(*provider).await;
+            }
+            ContractEvent::LoadoutSet { provider, offers } => {
+                self.first_offered(offers, at);
+                self.check_stake(*provider).await;
+            }
+            ContractEvent::Staked { who, .. }
+            | ContractEvent::UnbondRequested { who, .. }
+            | ContractEvent::Slashed { offender: who, .. } => {
+                self.check_stake(*who).await;
+            }
+            _ => {}
+        }
+        if let Some(event) = self.as_router_event(event, block, at).await {
+            self.router.input(Input::Chain(event));
+        }
+    }
+
+    fn first_offered(&self, offers: &[Offer], at: Timestamp) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        for offer in offers {
+            view.first_offered.entry(offer.name.clone()).or_insert(at);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Registered> {
+        self.registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn check_stake(&self, provider: Address) {
+        let view = View::new(self.chain.clone(), self.contracts);
+        match view.stake(StakeRole::Provider, provider).await {
+            Ok(stake) => drop(self.lock().staked.insert(provider, stake.is_active)),
+            Err(error) => tracing::warn!(%provider, %error, "the stake cannot be read"),
+        }
+    }
+
+    async fn as_router_event(
+        &self,
+        event: ContractEvent,
+        block: u64,
+        at: Timestamp,
+    ) -> Option<ChainEvent> {
+        let mine = |router: Address| router == self.account;
+        Some(match event {
+            ContractEvent::Allotted {
+                developer, router, ..
+            }
+            | ContractEvent::ToppedUp {
+                developer, router, ..
+            }
+            | ContractEvent::Revoked {
+                developer, router, ..
+            } if mine(router) => {
+                return self.allotment(developer).await;
+            }
+            ContractEvent::Released {
+                developer,
+                router,
+                generation,
+                ..
+            } if mine(router) => ChainEvent::AllotmentClosed {
+                account: developer,
+                generation,
+            },
+            ContractEvent::BatchPosted {
+                router,
+                index,
+                chain_head,
+                ..
+            } if mine(router) => ChainEvent::BatchPosted {
+                index,
+                head: chain_head,
+                block,
+                at,
+            },
+            ContractEvent::Promoted {
+                router,
+                pay_root,
+                gross,
+            } if mine(router) => ChainEvent::PayoutPromoted { pay_root, gross },
+            ContractEvent::DebitSynced {
+                router,
+                developer,
+                generation,
+                lifetime_debit,
+            } if mine(router) => ChainEvent::DebitSynced {
+                account: developer,
+                generation,
+                debited: lifetime_debit,
+            },
+            _ => return None,
+        })
+    }
+
+    /// The allotment as it stands now: an event of an old block must not take back what a newer one gave.
+    async fn allotment(&self, developer: Address) -> Option<ChainEvent> {
+        let view = View::new(self.chain.clone(), self.contracts);
+        match view.allotment(developer, self.account).await {
+            Ok(found) if found.live => Some(ChainEvent::Allotment {
+                account: developer,
+                generation: found.generation,
+                cap: found.cap,
+                debited: found.debited,
+                expiry: found.expiry,
+                fee_version: self.router.core().config().profile.fees.version,
+            }),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%developer, %error, "an allotment cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn refresh(&self, block: u64, problem: Option<String>) {
+        let accounts: Vec<Address> = self
+            .router
+            .core()
+            .book()
+            .allotments()
+            .map(|(account, ..)| account)
+            .collect();
+        let chain = View::new(self.chain.clone(), self.contracts);
+        let mut balances = BTreeMap::new();
+        if problem.is_none() {
+            for account in accounts {
+                if let Ok(free) = chain.free(account).await {
+                    balances.insert(account, free);
+                }
+            }
+        }
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.block = view.block.max(block);
+        view.problem = problem;
+        view.vault_balances.extend(balances);
+    }
+}
+
+/// Carries out chain calls, one after the other. A call that fails is asked for again by the state machine.
+pub async fn carry_out<C: ChainAccess>(
+    account: Account<C>,
+    router: RouterHandle,
+    mut calls: mpsc::UnboundedReceiver<ChainCall>,
+) {
+    while let Some(call) = calls.recv().await {
+        let what = format!("{call:?}");
+        match carry(&account, &router, call).await {
+            Ok(true) => tracing::info!(call = %what, "on chain"),
+            Ok(false) => tracing::debug!(call = %what, "was on chain already"),
+            Err(error) => {
+                tracing::warn!(call = %what, %error, "a chain call failed; it will be tried again")
+            }
+        }
+    }
+}
+
+async fn carry<C: ChainAccess>(
+    account: &Account<C>,
+    router: &RouterHandle,
+    call: ChainCall,
+) -> Result<bool, String> {
+    match call {
+        ChainCall::Post {
+            index,
+            job_root,
+            job_count,
+            pay_root,
+            gross,
+            content_id,
+        } => {
+            let post = Post {
+                index,
+                job_root,
+                job_count,
+                pay_root,
+                gross,
+                content_id,
+            };
+            account
+                .post(&post)
+                .await
+                .map(|done| matches!(done, Done::Now(_)))
+                .map_err(|e| e.to_string())
+        }
+        ChainCall::Promote => account
+            .promote(account.address())
+            .await
+            .map(|done| matches!(done, Done::Now(_)))
+            .map_err(|e| e.to_string()),
+        ChainCall::SyncDebits => {
+            let (roots, debits) = {
+                let core = router.core();
+                let Some(batch) = core.book().claimable_batch() else {
+                    return Ok(false);
+                };
+                let roots = PayRoots {
+                    provider_root: batch.sealed.provider_root,
+                    debit_root: batch.sealed.debit_root,
+                };
+                let debit = |entry: stoa_ledger::book::DebitEntry| Debit {
+                    developer: entry.account,
+                    generation: entry.generation,
+                    lifetime_debit: entry.lifetime_debit,
+                    proof: entry.proof,
+                };
+                (
+                    roots,
+                    core.book()
+                        .debit_entries()
+                        .into_iter()
+                        .map(debit)
+                        .collect::<Vec<_>>(),
+                )
+            };
+            account
+                .sync_debits(account.address(), &roots, &debits)
+                .await
+                .map(|sent| !sent.is_empty())
+                .map_err(|e| e.to_string())
+        }
+    }
+}
