@@ -49,6 +49,7 @@ impl HeadCache {
     }
 
     /// Adds the key (after rotation) and value of the next position, both with 16 fraction bits.
+    #[inline(always)]
     pub fn push(&mut self, key: &[i32], value: &[i32], scratch: &mut Push) {
         let position = self.len();
         widen(key, &mut scratch.wide);

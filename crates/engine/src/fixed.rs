@@ -18,6 +18,21 @@ pub fn round_shift(value: i64, shift: i32) -> i64 {
     apply_sign(magnitude, value)
 }
 
+/// [`round_shift`] for shifts from 1 to 63: no branches, so that loops over it become vector code.
+#[inline(always)]
+pub fn round_right(value: i64, shift: u32) -> i64 {
+    let sign = value >> 63;
+    let magnitude = (value ^ sign).wrapping_sub(sign) as u64;
+    let rounded = ((magnitude + (1u64 << (shift - 1))) >> shift) as i64;
+    (rounded ^ sign).wrapping_sub(sign)
+}
+
+/// Whether [`round_right`] covers a shift.
+#[inline(always)]
+pub fn is_plain(shift: i32) -> bool {
+    (1..=63).contains(&shift)
+}
+
 fn shift_left_saturating(value: i64, shift: u32) -> i64 {
     if value == 0 {
         return 0;
@@ -219,6 +234,11 @@ mod tests {
         assert_eq!(round_shift(1, -63), i64::MAX);
         assert_eq!(round_shift(-1, -100), i64::MIN);
         assert_eq!(round_shift(0, -100), 0);
+        for value in [i64::MIN, i64::MIN + 1, -5, -1, 0, 1, 6, i64::MAX] {
+            for shift in 1..64 {
+                assert_eq!(round_right(value, shift), round_shift(value, shift as i32));
+            }
+        }
         assert_eq!(round_shift_wide(-3, 1), -2);
         assert_eq!(round_shift_wide(i128::MAX, 0), i64::MAX);
         assert_eq!(saturate(1 << 40), i32::MAX);

@@ -1,6 +1,8 @@
 //! The operators between the matrices, as `docs/iq8.md` states them.
 
-use crate::fixed::{bit_length, isqrt, round_shift, round_shift_wide, saturate};
+use crate::fixed::{
+    bit_length, is_plain, isqrt, round_right, round_shift, round_shift_wide, saturate,
+};
 use crate::packed::PackedMatrix;
 use crate::quant::BLOCK;
 use crate::tables::Tables;
@@ -22,23 +24,33 @@ pub struct Norm {
 }
 
 /// Sums of a matrix product to 16 fraction bits: `sum * 2^exponent`, rounded and saturated.
-#[inline]
+#[inline(always)]
 pub fn finish(sums: &[i64], exponent: i32, out: &mut [i32]) {
-    let shift = -(exponent + FRACTION);
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = saturate(round_shift(*sum, shift));
-    }
+    finish_with(sums, exponent, out, |_, value| value);
 }
 
 /// [`finish`], added to `residual` with saturation.
+#[inline(always)]
 pub fn finish_onto(sums: &[i64], exponent: i32, residual: &mut [i32]) {
+    finish_with(sums, exponent, residual, i32::saturating_add);
+}
+
+#[inline(always)]
+fn finish_with(sums: &[i64], exponent: i32, out: &mut [i32], join: impl Fn(i32, i32) -> i32) {
     let shift = -(exponent + FRACTION);
-    for (r, sum) in residual.iter_mut().zip(sums) {
-        *r = r.saturating_add(saturate(round_shift(*sum, shift)));
+    if is_plain(shift) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = join(*out, saturate(round_right(*sum, shift as u32)));
+        }
+    } else {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = join(*out, saturate(round_shift(*sum, shift)));
+        }
     }
 }
 
 /// Row `id` of the embedding with 16 fraction bits.
+#[inline(always)]
 pub fn embed(embedding: &PackedMatrix, id: usize, residual: &mut [i32]) {
     let shift = -(embedding.exponent + FRACTION);
     for (block, out) in residual.chunks_exact_mut(BLOCK).enumerate() {
@@ -52,6 +64,7 @@ pub fn embed(embedding: &PackedMatrix, id: usize, residual: &mut [i32]) {
 /// Reciprocal root of the mean square: `factor * 2^-shift` turns residuals into values with 20 fraction bits.
 ///
 /// Squares are taken of magnitudes cut to 23 bits, so that `2^16` of them stay below `2^62`.
+#[inline(always)]
 pub fn inverse_rms(residual: &[i32], epsilon_q32: u64) -> (i64, i32) {
     let largest = residual.iter().map(|r| r.unsigned_abs()).max().unwrap_or(0);
     let cut = bit_length(u64::from(largest)).saturating_sub(23);
@@ -71,10 +84,12 @@ pub fn inverse_rms(residual: &[i32], epsilon_q32: u64) -> (i64, i32) {
 }
 
 /// RMSNorm. The result has `20 - norm.exponent` fraction bits (returned), magnitudes below `2^44`.
+#[inline(always)]
 pub fn rms_norm(residual: &[i32], norm: &Norm, epsilon_q32: u64, out: &mut [i64]) -> i32 {
     let (factor, shift) = inverse_rms(residual, epsilon_q32);
     for ((out, r), g) in out.iter_mut().zip(residual).zip(&norm.g) {
-        *out = round_shift(i64::from(*r) * factor, shift) * i64::from(*g);
+        // The shift is from 10 to 42.
+        *out = round_right(i64::from(*r) * factor, shift as u32) * i64::from(*g);
     }
     NORM_FRACTION - norm.exponent
 }
@@ -90,13 +105,14 @@ pub fn rotation(frequencies: &[u64], position: usize, out: &mut Vec<(i32, i32)>)
 }
 
 /// Turns the pairs `(2i, 2i + 1)` of every head.
+#[inline(always)]
 pub fn rotate(heads: &mut [i32], rotation: &[(i32, i32)]) {
     for head in heads.chunks_exact_mut(2 * rotation.len()) {
         for (pair, (cosine, sine)) in head.chunks_exact_mut(2).zip(rotation) {
             let (a, b) = (i64::from(pair[0]), i64::from(pair[1]));
             let (c, s) = (i64::from(*cosine), i64::from(*sine));
-            pair[0] = saturate(round_shift(a * c - b * s, 15));
-            pair[1] = saturate(round_shift(a * s + b * c, 15));
+            pair[0] = saturate(round_right(a * c - b * s, 15));
+            pair[1] = saturate(round_right(a * s + b * c, 15));
         }
     }
 }
@@ -109,6 +125,7 @@ pub fn query_factor(head_width: usize) -> i64 {
 }
 
 /// A query head for scoring: each element times [`query_factor`]. Returns the fraction bits.
+#[inline(always)]
 pub fn scale_query(head: &[i32], factor: i64, out: &mut [i64]) -> i32 {
     for (out, q) in out.iter_mut().zip(head) {
         *out = i64::from(*q) * factor;
@@ -119,6 +136,7 @@ pub fn scale_query(head: &[i32], factor: i64, out: &mut [i64]) -> i32 {
 /// Scores to softmax weights with 16 fraction bits, the highest being `2^16`; returns their sum.
 ///
 /// Score `i` is `sums[i] * 2^(query_exponent + key_exponents[i])` in powers of two, taken with 16 fraction bits.
+#[inline(always)]
 pub fn softmax_weights(
     sums: &[i64],
     query_exponent: i32,
@@ -126,8 +144,17 @@ pub fn softmax_weights(
     scores: &mut [i32],
     weights: &mut [u32],
 ) -> u64 {
-    for ((score, sum), exponent) in scores.iter_mut().zip(sums).zip(key_exponents) {
-        *score = saturate(round_shift(*sum, -(query_exponent + exponent + FRACTION)));
+    let shift = |key_exponent: i32| -(query_exponent + key_exponent + FRACTION);
+    let (least, greatest) = range(key_exponents);
+    let all = scores.iter_mut().zip(sums).zip(key_exponents);
+    if is_plain(shift(least)) && is_plain(shift(greatest)) {
+        for ((score, sum), exponent) in all {
+            *score = saturate(round_right(*sum, shift(*exponent) as u32));
+        }
+    } else {
+        for ((score, sum), exponent) in all {
+            *score = saturate(round_shift(*sum, shift(*exponent)));
+        }
     }
     let highest = scores.iter().copied().max().unwrap_or(0);
     let tables = Tables::get();
@@ -142,33 +169,53 @@ pub fn softmax_weights(
 /// Softmax weights times value scales, as 15-bit integers with one exponent (returned).
 ///
 /// A product is below `2^31`. With `e` the greatest exponent, products are divided by `2^(e - exponent)`; if the greatest of
-/// them (rounded down) still has more than 15 bits, all are divided further.
+/// them (rounded down) still has more than 15 bits, all are divided further. `weights` become the products.
+#[inline(always)]
 pub fn blend_weights(
-    weights: &[u32],
+    weights: &mut [u32],
     value_scales: &[i32],
     value_exponents: &[i32],
     out: &mut [i16],
 ) -> i32 {
-    let greatest = value_exponents.iter().copied().max().unwrap_or(0);
-    let product = |i: usize| weights[i] * value_scales[i] as u32;
-    let largest = (0..weights.len())
-        .map(|i| {
-            product(i)
-                .checked_shr((greatest - value_exponents[i]) as u32)
-                .unwrap_or(0)
-        })
-        .max()
-        .unwrap_or(0);
-    let further = bit_length(u64::from(largest)).saturating_sub(15) as i32;
-    for (i, out) in out.iter_mut().enumerate().take(weights.len()) {
-        let shift = greatest - value_exponents[i] + further;
-        let rounded = round_shift(i64::from(product(i)), shift);
-        *out = rounded.min(i64::from(i16::MAX)) as i16;
+    let (least, greatest) = range(value_exponents);
+    for (weight, scale) in weights.iter_mut().zip(value_scales) {
+        *weight *= *scale as u32;
+    }
+    let spread = greatest - least;
+    let all = weights.iter().zip(value_exponents);
+    let largest = if spread < 32 {
+        all.map(|(a, e)| a >> (greatest - e)).max()
+    } else {
+        all.map(|(a, e)| a.checked_shr((greatest - e) as u32).unwrap_or(0))
+            .max()
+    };
+    let further = bit_length(u64::from(largest.unwrap_or(0))).saturating_sub(15) as i32;
+    let all = out.iter_mut().zip(weights.iter()).zip(value_exponents);
+    if is_plain(further) && is_plain(spread + further) {
+        for ((out, a), e) in all {
+            let rounded = round_right(i64::from(*a), (greatest - e + further) as u32);
+            *out = rounded.min(i64::from(i16::MAX)) as i16;
+        }
+    } else {
+        for ((out, a), e) in all {
+            let rounded = round_shift(i64::from(*a), greatest - e + further);
+            *out = rounded.min(i64::from(i16::MAX)) as i16;
+        }
     }
     greatest + further
 }
 
+/// Least and greatest of a list; zeros for an empty one.
+#[inline(always)]
+fn range(values: &[i32]) -> (i32, i32) {
+    let first = values.first().copied().unwrap_or(0);
+    values
+        .iter()
+        .fold((first, first), |(low, high), v| (low.min(*v), high.max(*v)))
+}
+
 /// Blended sums over the softmax sum, with 16 fraction bits.
+#[inline(always)]
 pub fn normalise_blend(sums: &[i64], exponent: i32, weight_sum: u64, out: &mut [i32]) {
     let inverse = i128::from((1u64 << 62) / weight_sum.max(1));
     let shift = 62 - (exponent + FRACTION);
@@ -178,10 +225,11 @@ pub fn normalise_blend(sums: &[i64], exponent: i32, weight_sum: u64, out: &mut [
 }
 
 /// SwiGLU: `up * gate * sigmoid(gate)` with 32 fraction bits.
+#[inline(always)]
 pub fn swiglu(gate: &[i32], up: &[i32], out: &mut [i64]) {
     let tables = Tables::get();
     for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-        let silu = round_shift(i64::from(*g) * i64::from(tables.sigmoid(*g)), 31);
+        let silu = round_right(i64::from(*g) * i64::from(tables.sigmoid(*g)), 31);
         *out = silu * i64::from(*u);
     }
 }
@@ -287,7 +335,7 @@ mod tests {
             [-16, -16, -18],
         );
         let mut out = [0i16; 4];
-        let e = blend_weights(&weights, &scales, &exponents, &mut out);
+        let e = blend_weights(&mut weights.clone(), &scales, &exponents, &mut out);
         for i in 0..3 {
             let expected = f64::from(weights[i]) * f64::from(scales[i]) * 2f64.powi(exponents[i]);
             let got = f64::from(out[i]) * 2f64.powi(e);

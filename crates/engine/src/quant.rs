@@ -1,6 +1,6 @@
 //! Activations as int8: blocks of 32 with a 16-bit scale each, and one exponent for the vector.
 
-use crate::fixed::round_shift;
+use crate::fixed::round_right;
 
 /// Elements of a block.
 pub const BLOCK: usize = 32;
@@ -40,6 +40,7 @@ impl Quantised {
     /// `shift` is the least for which the largest magnitude, divided by `2^shift` and rounded, is at most `127 (2^bits - 1)`.
     /// With `t` the values so divided, a block's scale is `ceil(max |t| / 127)` and an element is `t / scale`, rounded half
     /// away from zero; a block of zeros has scale 0. Hence `|q| <= 127` without clamping.
+    #[inline(always)]
     pub fn assign(&mut self, values: &[i64], fraction: i32, bits: u32) {
         debug_assert_eq!(values.len(), self.q.len());
         let shift = shift_for(largest_magnitude(values), bits);
@@ -54,6 +55,7 @@ impl Quantised {
 }
 
 /// Least shift that brings `largest` to at most `127 (2^bits - 1)`.
+#[inline(always)]
 pub fn shift_for(largest: u64, bits: u32) -> i32 {
     let limit = Q_MAX * ((1 << bits) - 1);
     // The limit has `bits + 7` bits; a value of one bit more may still need a shift of one less than its excess.
@@ -63,6 +65,7 @@ pub fn shift_for(largest: u64, bits: u32) -> i32 {
         .expect("a shift of 64 brings every value to at most one")
 }
 
+#[inline(always)]
 fn rounded(value: u64, shift: i32) -> u64 {
     if shift == 0 {
         value
@@ -72,16 +75,18 @@ fn rounded(value: u64, shift: i32) -> u64 {
 }
 
 /// Quantises `values` as one block of any length: elements to `q`, and the block's scale and exponent.
+#[inline(always)]
 pub fn quantise_whole(values: &[i64], fraction: i32, bits: u32, q: &mut [i8]) -> (i32, i32) {
     let shift = shift_for(largest_magnitude(values), bits);
     (quantise_block(values, shift, q).0, shift - fraction)
 }
 
+#[inline(always)]
 fn largest_magnitude(values: &[i64]) -> u64 {
     values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0)
 }
 
-#[inline]
+#[inline(always)]
 fn quantise_block(values: &[i64], shift: i32, q: &mut [i8]) -> (i32, i32) {
     // Rounding keeps order, so the largest divided value is the divided largest.
     let scale = rounded(largest_magnitude(values), shift).div_ceil(Q_MAX) as u32;
@@ -90,9 +95,26 @@ fn quantise_block(values: &[i64], shift: i32, q: &mut [i8]) -> (i32, i32) {
         return (0, 0);
     }
     let divide = Reciprocal::new(scale);
+    if shift == 0 {
+        divide_all(values, scale, divide, |v| v as i32, q)
+    } else {
+        let bring = |v| round_right(v, shift as u32) as i32;
+        divide_all(values, scale, divide, bring, q)
+    }
+}
+
+/// Elements of a block, each brought to its `t` first; the scale and the sum of the elements.
+#[inline(always)]
+fn divide_all(
+    values: &[i64],
+    scale: u32,
+    divide: Reciprocal,
+    bring: impl Fn(i64) -> i32,
+    q: &mut [i8],
+) -> (i32, i32) {
     let mut sum = 0;
     for (q, v) in q.iter_mut().zip(values) {
-        let t = round_shift(*v, shift) as i32;
+        let t = bring(*v);
         let magnitude = divide.floor(t.unsigned_abs() + scale / 2) as i32;
         let value = if t < 0 { -magnitude } else { magnitude };
         *q = value as i8;
@@ -104,29 +126,31 @@ fn quantise_block(values: &[i64], shift: i32, q: &mut [i8]) -> (i32, i32) {
 /// Exact division of numbers below `2^24` by one divisor: multiply by `ceil(2^(24 + l) / divisor)`, `l = bit length`, and shift.
 #[derive(Debug, Clone, Copy)]
 struct Reciprocal {
-    factor: u64,
+    /// From `2^24` to `2^25`.
+    factor: u32,
     shift: u32,
 }
 
 impl Reciprocal {
-    #[inline]
+    #[inline(always)]
     fn new(divisor: u32) -> Self {
         let shift = 24 + (32 - divisor.leading_zeros());
         Self {
-            factor: (1u64 << shift).div_ceil(u64::from(divisor)),
+            factor: (1u64 << shift).div_ceil(u64::from(divisor)) as u32,
             shift,
         }
     }
 
     #[inline(always)]
     fn floor(self, value: u32) -> u32 {
-        ((u64::from(value) * self.factor) >> self.shift) as u32
+        ((u64::from(value) * u64::from(self.factor)) >> self.shift) as u32
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixed::round_shift;
     use proptest::prelude::*;
 
     #[test]

@@ -179,7 +179,7 @@ impl Session {
 
     fn forward(&mut self, tokens: &[u32], want_logits: bool) {
         let model = Arc::clone(&self.model);
-        let (c, weights) = (model.config(), model.weights());
+        let (c, weights, kernel) = (model.config(), model.weights(), model.kernel());
         for (i, id) in tokens.iter().enumerate() {
             ops::embed(&weights.embedding, *id as usize, &mut self.room.residual[i]);
             ops::rotation(&c.rotary, self.length + i, &mut self.room.rotations[i]);
@@ -189,8 +189,9 @@ impl Session {
             .iter()
             .zip(self.caches.chunks_exact_mut(c.kv_heads))
         {
-            self.room.attend(&model, layer, caches, tokens.len());
-            self.room.feed_forward(&model, layer, tokens.len());
+            // The closures are small so that all of the operators inline and use the kernel's instructions.
+            kernel.run(|| self.room.attend(&model, layer, caches, tokens.len()));
+            kernel.run(|| self.room.feed_forward(&model, layer, tokens.len()));
         }
         self.length += tokens.len();
         if want_logits {
@@ -202,6 +203,7 @@ impl Session {
 }
 
 impl Room {
+    #[inline(always)]
     fn attend(&mut self, model: &Model, layer: &Layer, caches: &mut [HeadCache], count: usize) {
         let (c, kernel) = (model.config(), model.kernel());
         self.normalise(&layer.attention_norm, c.epsilon_q32, count);
@@ -241,6 +243,7 @@ impl Room {
         );
     }
 
+    #[inline(always)]
     fn feed_forward(&mut self, model: &Model, layer: &Layer, count: usize) {
         let (c, kernel) = (model.config(), model.kernel());
         self.normalise(&layer.ffn_norm, c.epsilon_q32, count);
@@ -263,18 +266,21 @@ impl Room {
     }
 
     /// Normalised and quantised residuals, in `narrow`.
+    #[inline(always)]
     fn normalise(&mut self, norm: &ops::Norm, epsilon_q32: u64, count: usize) {
         for i in 0..count {
             self.normalise_one(norm, epsilon_q32, i, i);
         }
     }
 
+    #[inline(always)]
     fn normalise_one(&mut self, norm: &ops::Norm, epsilon_q32: u64, from: usize, to: usize) {
         let wide = &mut self.wide[..norm.g.len()];
         let fraction = ops::rms_norm(&self.residual[from], norm, epsilon_q32, wide);
         self.narrow[to].assign(wide, fraction, ACTIVATION_BITS);
     }
 
+    #[inline(always)]
     fn logits(&mut self, model: &Model, output: &PackedMatrix, last: usize, logits: &mut [i32]) {
         let norm = &model.weights().output_norm;
         self.normalise_one(norm, model.config().epsilon_q32, last, 0);
@@ -286,6 +292,7 @@ impl Room {
 
 impl AttentionRoom {
     /// Attention of the query heads that share one key head; the output takes the place of the queries.
+    #[inline(always)]
     fn run(&mut self, model: &Model, cache: &HeadCache, queries: &mut [i32]) {
         let (width, length) = (model.config().head_width, cache.len());
         for (query, head) in self.queries.iter_mut().zip(queries.chunks_exact(width)) {
@@ -311,7 +318,7 @@ impl AttentionRoom {
                 *partner = 0;
             }
             let exponent = ops::blend_weights(
-                &self.weights,
+                &mut self.weights,
                 &cache.value_scales,
                 &cache.value_exponents,
                 &mut self.blend,
@@ -325,11 +332,17 @@ impl AttentionRoom {
 }
 
 /// `sums` = matrix times vectors, rows padded to tiles.
+#[inline(always)]
 fn multiply(kernel: Kernel, matrix: &PackedMatrix, vectors: &[Quantised], sums: &mut Vec<i64>) {
-    sums.resize(matrix.tiles() * TILE_ROWS * vectors.len(), 0);
-    kernel.multiply(matrix, vectors, sums);
+    let length = matrix.tiles() * TILE_ROWS * vectors.len();
+    // Never shortened: growing again would write zeros over and over.
+    if sums.len() < length {
+        sums.resize(length, 0);
+    }
+    kernel.multiply(matrix, vectors, &mut sums[..length]);
 }
 
+#[inline(always)]
 fn project(
     kernel: Kernel,
     matrix: &PackedMatrix,
@@ -345,6 +358,7 @@ fn project(
     }
 }
 
+#[inline(always)]
 fn add_projection(
     kernel: Kernel,
     matrix: &PackedMatrix,

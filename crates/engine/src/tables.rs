@@ -18,11 +18,11 @@ pub const GUMBEL_STEPS: usize = 64;
 #[derive(Debug)]
 pub struct Tables {
     /// `2^22 * 2^(-i/256)`, 257 entries.
-    pub exp2: Vec<u32>,
+    pub exp2: [u32; EXP2_STEPS + 1],
     /// `2^21 / (1 + e^(-i/64))`, 1,025 entries.
-    pub sigmoid: Vec<u32>,
+    pub sigmoid: [u32; SIGMOID_STEPS + 1],
     /// `2^30 * sin(i/1024 * quarter turn)`, 1,025 entries.
-    pub sine: Vec<u32>,
+    pub sine: [u32; SINE_STEPS + 1],
     /// Standard Gumbel quantiles with 16 fraction bits: two sides of 32 octaves of 65 entries (see [`Tables::gumbel_noise`]).
     pub gumbel: Vec<i32>,
 }
@@ -36,23 +36,24 @@ impl Tables {
     }
 
     fn build() -> Self {
-        let entries = |steps: usize, entry: &dyn Fn(i128) -> i128| {
-            (0..=steps as i128)
-                .map(|i| entry(i) as u32)
-                .collect::<Vec<_>>()
-        };
         let one = 1i128 << FINE;
-        let scale = |value: i128, bits: u32| fixed::round_div(value, 1 << (FINE - bits));
+        let scale = |value: i128, bits: u32| fixed::round_div(value, 1 << (FINE - bits)) as u32;
         Self {
-            exp2: entries(EXP2_STEPS, &|i| {
-                scale(fixed::exp2_negative(i * one / EXP2_STEPS as i128), 22)
+            exp2: std::array::from_fn(|i| {
+                scale(
+                    fixed::exp2_negative(i as i128 * one / EXP2_STEPS as i128),
+                    22,
+                )
             }),
-            sigmoid: entries(SIGMOID_STEPS, &|i| {
-                let e = fixed::exp_negative_any(i * one / 64);
-                fixed::round_div(one << 21, one + e)
+            sigmoid: std::array::from_fn(|i| {
+                let e = fixed::exp_negative_any(i as i128 * one / 64);
+                fixed::round_div(one << 21, one + e) as u32
             }),
-            sine: entries(SINE_STEPS, &|i| {
-                scale(fixed::sin(i * fixed::pi() / (2 * SINE_STEPS as i128)), 30)
+            sine: std::array::from_fn(|i| {
+                scale(
+                    fixed::sin(i as i128 * fixed::pi() / (2 * SINE_STEPS as i128)),
+                    30,
+                )
             }),
             gumbel: gumbel_table(),
         }
@@ -60,7 +61,7 @@ impl Tables {
 
     /// The bytes that the model root hashes: the tables in the order of the fields, each entry 4 bytes big-endian.
     pub fn canonical_bytes(&self) -> Vec<u8> {
-        let unsigned = [&self.exp2, &self.sigmoid, &self.sine];
+        let unsigned: [&[u32]; 3] = [&self.exp2, &self.sigmoid, &self.sine];
         let mut bytes: Vec<u8> = unsigned
             .iter()
             .flat_map(|t| t.iter().flat_map(|e| e.to_be_bytes()))
@@ -74,27 +75,28 @@ impl Tables {
     /// All of it fits 32 bits: the interpolated mantissa is at most `2^30`, the rounding half at most `2^30`.
     #[inline(always)]
     pub fn exp2_weight(&self, distance: u32) -> u32 {
-        let whole = distance >> 16;
-        if whole >= 18 {
-            return 0;
-        }
+        let whole = (distance >> 16).min(18);
         let index = (distance >> 8 & 255) as usize;
         let part = distance & 255;
         let (low, high) = (self.exp2[index], self.exp2[index + 1]);
         let mantissa = (low << 8) - (low - high) * part;
-        (mantissa + (1 << (13 + whole))) >> (14 + whole)
+        // At 18 and more the rounded result is zero; 17 keeps the shift within 31 bits.
+        let shift = 13 + whole.min(17);
+        let weight = (mantissa + (1 << shift)) >> (shift + 1);
+        if whole == 18 { 0 } else { weight }
     }
 
     /// Sigmoid of `x` (16 fraction bits) with 31 fraction bits, in `[0, 2^31]`.
     #[inline(always)]
     pub fn sigmoid(&self, x: i32) -> u32 {
         let magnitude = x.unsigned_abs();
+        let index = (magnitude >> 10 & 1023) as usize;
+        let (low, high) = (self.sigmoid[index], self.sigmoid[index + 1]);
+        let within = (low << 10) + (high - low) * (magnitude & 1023);
         let positive = if magnitude >= 1 << 20 {
             1 << 31
         } else {
-            let index = (magnitude >> 10) as usize;
-            let (low, high) = (self.sigmoid[index], self.sigmoid[index + 1]);
-            (low << 10) + (high - low) * (magnitude & 1023)
+            within
         };
         if x < 0 {
             (1 << 31) - positive

@@ -74,6 +74,19 @@ impl Kernel {
         }
     }
 
+    /// Runs `work`, and compiles what inlines into it for this kernel's instructions. Integer code has the same result with
+    /// any instructions.
+    #[inline(always)]
+    pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        match self.0 {
+            Path::Scalar => work(),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::run_avx2(work),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Vnni => x86::run_avx512(work),
+        }
+    }
+
     /// `out[v][r] = sum over blocks of (row r . vector v) * scale * scale`, for rows padded to whole tiles.
     ///
     /// `out` holds, for each vector, `tiles * 16` sums.

@@ -38,6 +38,26 @@ pub(super) fn multiply_avx2(matrix: &PackedMatrix, vectors: &[Quantised], out: &
     by_lanes!(tiles_avx2, matrix, vectors, out);
 }
 
+/// Runs `work`, with what inlines into it compiled for AVX2.
+pub(super) fn run_avx2<R>(work: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx2")]
+    unsafe fn inner<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    // SAFETY: the kernel was chosen after detection of its features.
+    unsafe { inner(work) }
+}
+
+/// Runs `work`, with what inlines into it compiled for AVX-512.
+pub(super) fn run_avx512<R>(work: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn inner<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    // SAFETY: the kernel was chosen after detection of its features.
+    unsafe { inner(work) }
+}
+
 /// Four bytes of a vector, as one 32-bit lane.
 ///
 /// # Safety
