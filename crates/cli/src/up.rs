@@ -225,11 +225,15 @@ async fn start(
 
     let ground = prepare_chain(data, config, &profile, &chain).await?;
     let developer = fund_developer(&ground).await?;
+    for n in 0..config.up.providers {
+        register_provider(&ground, n, &backend).await?;
+    }
     let (router, router_task, endpoint, follower_ready) = start_router(&ground).await?;
-    let providers = start_providers(&ground, &endpoint, &backend).await?;
+    // Providers dial once the router has read their registrations.
     follower_ready
         .await
         .map_err(|_| "the chain could not be followed")?;
+    let providers = start_providers(&ground, &endpoint, &backend).await?;
 
     let key = api_key(data)?;
     let mut keys = KeyRing::default();
@@ -659,11 +663,10 @@ async fn ensure_stake(
     wanted: stoa_types::StakeAmount,
 ) -> Result<(), Failure> {
     let view = View::new(ground.chain.clone(), ground.contracts);
-    let held = view.stake(role, staker.address()).await?.active;
-    let Some(missing) = wanted
-        .checked_sub(held)
-        .filter(|missing| !missing.is_zero())
-    else {
+    let stake = view.stake(role, staker.address()).await?;
+    // What was claimed in the loadout may demand more than the configuration names.
+    let missing = wanted.max(stake.minimum).checked_sub(stake.active);
+    let Some(missing) = missing.filter(|missing| !missing.is_zero()) else {
         return Ok(());
     };
     ground
@@ -678,6 +681,14 @@ fn provider_key(data: &DataDir, n: u32) -> Result<SecretKey, crate::data::DataEr
     data.account_key(&format!("provider-{n}"))
 }
 
+/// Region and prices of provider `n`.
+fn place(config: &Config, n: u32) -> Result<&ProviderOffer, Failure> {
+    let offers = &config.providers;
+    Ok(offers
+        .get(n as usize % offers.len().max(1))
+        .ok_or("the configuration lists no provider")?)
+}
+
 async fn start_providers(
     ground: &Ground<'_>,
     router: &Arc<RouterEndpoint>,
@@ -685,13 +696,14 @@ async fn start_providers(
 ) -> Result<Vec<ProviderHandle>, Failure> {
     let mut running = Vec::new();
     for n in 0..ground.config.up.providers {
-        let offers = &ground.config.providers;
-        let place = offers
-            .get(n as usize % offers.len().max(1))
-            .ok_or("the configuration lists no provider")?;
-        running.push(start_provider(ground, router, backend, n, place).await?);
+        running.push(start_provider(ground, router, backend, n).await?);
     }
     Ok(running)
+}
+
+fn endpoint_secret(data: &DataDir, n: u32) -> Result<EndpointSecret, crate::data::DataError> {
+    data.secret(&format!("provider-{n}-endpoint"))
+        .map(EndpointSecret::from_bytes)
 }
 
 async fn start_provider(
@@ -699,13 +711,9 @@ async fn start_provider(
     router: &Arc<RouterEndpoint>,
     backend: &Arc<ExactBackend>,
     n: u32,
-    place: &ProviderOffer,
 ) -> Result<ProviderHandle, Failure> {
     let key = provider_key(ground.data, n)?;
-    let secret = EndpointSecret::from_bytes(ground.data.secret(&format!("provider-{n}-endpoint"))?);
-    let folder = ground.data.folder(&format!("provider-{n}"))?;
-    register_provider(ground, &key, &secret, &folder, place, backend).await?;
-
+    let place = place(ground.config, n)?;
     let policy = ProviderPolicy {
         slots: ground.config.provider.slots,
         reserved_percent: 0,
@@ -726,18 +734,16 @@ async fn start_provider(
     };
     let core = Provider::new(config);
     let link = stoa_net::ProviderConfig {
-        secret,
+        secret: endpoint_secret(ground.data, n)?,
         bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         router: router.address(),
         hello: core.hello(),
         backoff: Backoff::default(),
         timeouts: stoa_net::Timeouts::default(),
     };
-    let earnings_path = earnings_folder(&folder);
-    std::fs::create_dir_all(&earnings_path)?;
-    let earnings = Arc::new(
-        Earnings::open(&earnings_path).map_err(|e| format!("provider {n}'s receipts: {e}"))?,
-    );
+    let folder = earnings_folder(&ground.data.folder(&format!("provider-{n}"))?);
+    let earnings =
+        Arc::new(Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?);
     let (jobs, gross) = earnings.total();
     tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
     let endpoint = Arc::new(ProviderEndpoint::connect(link).await?);
@@ -752,27 +758,29 @@ async fn start_provider(
     }))
 }
 
-/// Stake, registration and loadout; what stands on chain already is not sent again.
+/// Registration, loadout and stake of provider `n`; what stands on chain already is not sent again.
 async fn register_provider(
     ground: &Ground<'_>,
-    key: &SecretKey,
-    secret: &EndpointSecret,
-    folder: &Path,
-    place: &ProviderOffer,
+    n: u32,
     backend: &Arc<ExactBackend>,
 ) -> Result<(), Failure> {
-    let provider = account(&ground.chain, key.clone(), ground.contracts).await?;
+    let (key, place) = (provider_key(ground.data, n)?, place(ground.config, n)?);
     let facts = backend.facts();
     let loadout = format!(
         "{} {} {} {}",
         facts.model, facts.model_root, place.input_price, place.output_price
     );
-    let path = folder.join("loadout");
+    let path = ground
+        .data
+        .folder(&format!("provider-{n}"))?
+        .join("loadout");
     if std::fs::read_to_string(&path).ok().as_deref() == Some(&loadout) {
         return Ok(());
     }
+    let provider = account(&ground.chain, key.clone(), ground.contracts).await?;
     let view = View::new(ground.chain.clone(), ground.contracts);
     if view.payee(key.address()).await?.is_none() {
+        let secret = endpoint_secret(ground.data, n)?;
         let proof = secret.prove(
             ground.chain_id,
             ground.contracts.provider_registry,

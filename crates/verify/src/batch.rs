@@ -26,7 +26,7 @@ pub fn chain_head(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchStatement {
-    /// Number of the batch, from 0.
+    /// Number of the batch, from 1.
     pub index: u64,
     /// Root over the receipts' leaves.
     pub job_root: Digest,

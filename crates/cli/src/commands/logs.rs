@@ -1,10 +1,38 @@
-//! The vault's log as `verify` reads it.
+//! Contract logs as the commands read them.
 
-use stoa_chain::{ChainAccess, ContractEvent, Contracts};
-use stoa_types::{Address, Digest};
+use stoa_chain::{ChainAccess, ContractEvent, Contracts, StakeRole};
+use stoa_types::{Address, Digest, StakeAmount};
 
 /// Blocks asked for at once.
 const STEP: u64 = 5_000;
+
+/// Events of one contract, from the first block to the newest, as far as `pick` takes them.
+async fn events<T>(
+    chain: &impl ChainAccess,
+    contracts: &Contracts,
+    contract: Address,
+    mut pick: impl FnMut(ContractEvent) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let head = chain
+        .block(None)
+        .await
+        .map_err(|error| error.to_string())?
+        .ok_or("the chain has no block")?;
+    let (mut from, mut found) = (0, Vec::new());
+    while from <= head.number {
+        let to = head.number.min(from + STEP - 1);
+        let logs = chain
+            .logs(vec![contract], from, to)
+            .await
+            .map_err(|error| error.to_string())?;
+        found.extend(
+            logs.iter()
+                .filter_map(|log| pick(ContractEvent::decode(contracts, log)?)),
+        );
+        from = to + 1;
+    }
+    Ok(found)
+}
 
 /// Head of the chain of batches after batch `index` of `router`, from the event in `vault`; `None` when there is none.
 pub async fn batch_head(
@@ -12,37 +40,47 @@ pub async fn batch_head(
     vault: Address,
     router: Address,
     index: u64,
-    last: u64,
 ) -> Result<Option<Digest>, String> {
-    // Only the vault is known from a receipt; logs of other contracts are not asked for.
+    // Only the vault is known from a receipt.
+    let zero = Address::ZERO;
     let contracts = Contracts {
-        payment_token: Address::ZERO,
-        stake_token: Address::ZERO,
-        provider_registry: Address::ZERO,
-        stake_registry: Address::ZERO,
+        payment_token: zero,
+        stake_token: zero,
+        provider_registry: zero,
+        stake_registry: zero,
         vault,
     };
-    let mut from = 0;
-    while from <= last {
-        let to = last.min(from + STEP - 1);
-        let logs = chain
-            .logs(vec![vault], from, to)
-            .await
-            .map_err(|error| error.to_string())?;
-        for log in logs {
-            match ContractEvent::decode(&contracts, &log) {
-                Some(ContractEvent::BatchPosted {
-                    router: by,
-                    index: number,
-                    chain_head,
-                    ..
-                }) if by == router && number == index => {
-                    return Ok(Some(chain_head));
-                }
-                _ => {}
-            }
-        }
-        from = to + 1;
-    }
-    Ok(None)
+    let heads = events(chain, &contracts, vault, |event| match event {
+        ContractEvent::BatchPosted {
+            router: by,
+            index: number,
+            chain_head,
+            ..
+        } => (by == router && number == index).then_some(chain_head),
+        _ => None,
+    });
+    Ok(heads.await?.into_iter().next())
+}
+
+/// What each slash took from a provider.
+pub async fn slashes(
+    chain: &impl ChainAccess,
+    contracts: &Contracts,
+    provider: Address,
+) -> Result<Vec<StakeAmount>, String> {
+    events(
+        chain,
+        contracts,
+        contracts.stake_registry,
+        |event| match event {
+            ContractEvent::Slashed {
+                offender,
+                role: StakeRole::Provider,
+                sigma,
+                ..
+            } => (offender == provider).then_some(sigma),
+            _ => None,
+        },
+    )
+    .await
 }

@@ -29,20 +29,25 @@ pub struct WithdrawArgs {
 /// Reads the network's contracts over RPC.
 pub struct Reader {
     view: View<Rpc>,
+    chain: Rpc,
+    contracts: Contracts,
 }
 
 /// Stake of a provider.
 pub struct ProviderStake {
     /// Active stake.
     pub staked: StakeAmount,
-    /// Taken by slashes: what left the stake without being withdrawn. This version has no slasher, so it is zero until one is set.
+    /// Taken by slashes, over the registry's whole log.
     pub slashed: StakeAmount,
 }
 
 /// A reader of `network`'s contracts.
 pub fn reader(network: &Network) -> Outcome<Reader> {
+    let (chain, contracts) = (Rpc::new(&network.rpc)?, contracts(network)?);
     Ok(Reader {
-        view: View::new(Rpc::new(&network.rpc)?, contracts(network)?),
+        view: View::new(Rpc::new(&network.rpc)?, contracts),
+        chain,
+        contracts,
     })
 }
 
@@ -50,9 +55,12 @@ impl Reader {
     /// Stake of a provider.
     pub async fn provider_stake(&self, provider: Address) -> Outcome<ProviderStake> {
         let stake = self.view.stake(StakeRole::Provider, provider).await?;
+        let slashes = super::logs::slashes(&self.chain, &self.contracts, provider).await?;
+        let slashed =
+            StakeAmount::checked_sum(slashes).ok_or("the slashes do not fit an amount")?;
         Ok(ProviderStake {
             staked: stake.active,
-            slashed: StakeAmount::ZERO,
+            slashed,
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::Outcome;
 use std::path::{Path, PathBuf};
 use stoa_api::codec::{parse_chat, parse_completion};
-use stoa_chain::{BlockId, ChainAccess, Rpc};
+use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::work::Work;
@@ -95,19 +95,8 @@ async fn posted(bundle: &Bundle, url: &str) -> Result<Result<(), String>, String
             receipt.chain_id
         )));
     }
-    let head: BlockId = chain
-        .block(None)
-        .await
-        .map_err(|e| e.to_string())?
-        .ok_or("the chain has no block")?;
-    let found = super::logs::batch_head(
-        &chain,
-        receipt.vault,
-        receipt.router,
-        proof.batch.index,
-        head.number,
-    )
-    .await?;
+    let found =
+        super::logs::batch_head(&chain, receipt.vault, receipt.router, proof.batch.index).await?;
     Ok(match found {
         Some(head) if head == proof.batch.head() => Ok(()),
         Some(head) => Err(format!(

@@ -145,14 +145,6 @@ impl RouterJournal {
         }
     }
 
-    /// Whether everything asked for has at least been handed to the disk.
-    pub fn has_room(&self) -> bool {
-        self.backlog
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
-    }
-
     fn submit(&self, sequence: u64, payload: &[u8]) -> Result<(), AppendError> {
         let tell = self.tell.clone();
         let done = move |result: Result<Position, AppendError>| match result {

@@ -180,7 +180,7 @@ pub enum Output {
 /// A transaction that a router wants on chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChainCall {
-    /// Post a batch; done already if the vault's number of posts is above `index`.
+    /// Post a batch; done already if the vault holds `index` posts or more.
     Post {
         /// Its number.
         index: u64,
