@@ -2,7 +2,7 @@
 
 use crate::cache::{HeadCache, Push};
 use crate::error::EngineError;
-use crate::kernel::{Kernel, LANES};
+use crate::kernel::{Kernel, LANES, Work};
 use crate::model::{Layer, Model};
 use crate::ops::{self, FRACTION};
 use crate::packed::{PackedMatrix, TILE_ROWS};
@@ -184,21 +184,58 @@ impl Session {
             ops::embed(&weights.embedding, *id as usize, &mut self.room.residual[i]);
             ops::rotation(&c.rotary, self.length + i, &mut self.room.rotations[i]);
         }
-        for (layer, caches) in weights
-            .layers
-            .iter()
-            .zip(self.caches.chunks_exact_mut(c.kv_heads))
-        {
-            // The closures are small so that all of the operators inline and use the kernel's instructions.
-            kernel.run(|| self.room.attend(&model, layer, caches, tokens.len()));
-            kernel.run(|| self.room.feed_forward(&model, layer, tokens.len()));
+        let per_layer = self.caches.chunks_exact_mut(c.kv_heads);
+        for (layer, caches) in weights.layers.iter().zip(per_layer) {
+            kernel.run(LayerPass {
+                room: &mut self.room,
+                model: &model,
+                layer,
+                caches,
+                count: tokens.len(),
+            });
         }
         self.length += tokens.len();
         if want_logits {
-            let output = weights.output.as_ref().unwrap_or(&weights.embedding);
-            self.room
-                .logits(&model, output, tokens.len() - 1, &mut self.logits);
+            kernel.run(OutputPass {
+                room: &mut self.room,
+                model: &model,
+                last: tokens.len() - 1,
+                logits: &mut self.logits,
+            });
         }
+    }
+}
+
+/// One layer for some tokens.
+struct LayerPass<'a> {
+    room: &'a mut Room,
+    model: &'a Model,
+    layer: &'a Layer,
+    caches: &'a mut [HeadCache],
+    count: usize,
+}
+
+impl Work for LayerPass<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.room
+            .attend(self.model, self.layer, self.caches, self.count);
+        self.room.feed_forward(self.model, self.layer, self.count);
+    }
+}
+
+/// Logits of one token.
+struct OutputPass<'a> {
+    room: &'a mut Room,
+    model: &'a Model,
+    last: usize,
+    logits: &'a mut [i32],
+}
+
+impl Work for OutputPass<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.room.logits(self.model, self.last, self.logits);
     }
 }
 
@@ -281,9 +318,10 @@ impl Room {
     }
 
     #[inline(always)]
-    fn logits(&mut self, model: &Model, output: &PackedMatrix, last: usize, logits: &mut [i32]) {
-        let norm = &model.weights().output_norm;
-        self.normalise_one(norm, model.config().epsilon_q32, last, 0);
+    fn logits(&mut self, model: &Model, last: usize, logits: &mut [i32]) {
+        let weights = model.weights();
+        let output = weights.output.as_ref().unwrap_or(&weights.embedding);
+        self.normalise_one(&weights.output_norm, model.config().epsilon_q32, last, 0);
         let vectors = &self.narrow[..1];
         multiply(model.kernel(), output, vectors, &mut self.sums);
         ops::finish(&self.sums, output.exponent + vectors[0].exponent, logits);

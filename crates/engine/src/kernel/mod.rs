@@ -33,6 +33,13 @@ enum Path {
     Avx512Vnni,
 }
 
+/// Work that is compiled once per kernel. `run` and what it calls must be `#[inline(always)]`: only what is inlined uses the
+/// kernel's instructions (a closure would not be).
+pub(crate) trait Work {
+    /// Does it.
+    fn run(self);
+}
+
 impl Kernel {
     /// Plain Rust, the reference.
     pub const SCALAR: Self = Self(Path::Scalar);
@@ -74,12 +81,10 @@ impl Kernel {
         }
     }
 
-    /// Runs `work`, and compiles what inlines into it for this kernel's instructions. Integer code has the same result with
-    /// any instructions.
-    #[inline(always)]
-    pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+    /// Runs `work`, compiled for this kernel's instructions. Integer code has the same result with any instructions.
+    pub(crate) fn run(self, work: impl Work) {
         match self.0 {
-            Path::Scalar => work(),
+            Path::Scalar => work.run(),
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => x86::run_avx2(work),
             #[cfg(target_arch = "x86_64")]

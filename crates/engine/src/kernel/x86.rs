@@ -4,6 +4,7 @@
 //! processor for the features, and after [`super::Kernel`] has checked the lengths that the pointers below rely on.
 #![allow(unsafe_code)]
 
+use super::Work;
 use crate::packed::{PackedMatrix, PackedValues, TILE_BLOCK, TILE_ROWS};
 use crate::quant::{BLOCK, Quantised};
 use std::arch::x86_64::*;
@@ -38,21 +39,21 @@ pub(super) fn multiply_avx2(matrix: &PackedMatrix, vectors: &[Quantised], out: &
     by_lanes!(tiles_avx2, matrix, vectors, out);
 }
 
-/// Runs `work`, with what inlines into it compiled for AVX2.
-pub(super) fn run_avx2<R>(work: impl FnOnce() -> R) -> R {
+/// Runs `work` with AVX2.
+pub(super) fn run_avx2(work: impl Work) {
     #[target_feature(enable = "avx2")]
-    unsafe fn inner<R>(work: impl FnOnce() -> R) -> R {
-        work()
+    unsafe fn inner(work: impl Work) {
+        work.run();
     }
     // SAFETY: the kernel was chosen after detection of its features.
     unsafe { inner(work) }
 }
 
-/// Runs `work`, with what inlines into it compiled for AVX-512.
-pub(super) fn run_avx512<R>(work: impl FnOnce() -> R) -> R {
+/// Runs `work` with AVX-512.
+pub(super) fn run_avx512(work: impl Work) {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn inner<R>(work: impl FnOnce() -> R) -> R {
-        work()
+    unsafe fn inner(work: impl Work) {
+        work.run();
     }
     // SAFETY: the kernel was chosen after detection of its features.
     unsafe { inner(work) }
