@@ -197,9 +197,12 @@ async fn transactions_of_one_account_do_not_collide_when_sent_at_once() {
     );
 }
 
+/// Hash and events of a made-up block.
+type MadeUp = (Digest, Vec<RawLog>);
+
 /// A chain of made-up blocks that can be rewritten.
 #[derive(Clone, Default)]
-struct Rewritable(Arc<Mutex<Vec<(Digest, Vec<RawLog>)>>>);
+struct Rewritable(Arc<Mutex<Vec<MadeUp>>>);
 
 impl Rewritable {
     /// Cuts the chain after block `keep` and appends blocks of fork `fork`, each with one deposit.
