@@ -1,6 +1,6 @@
 """Train the default model. Resumable: start it again with the same --out and it goes on from the last checkpoint.
 
-The learning rate warms up, stays, and falls linearly over the last 30 % of the steps. Matrices are trained by Muon, the
+The learning rate warms up, stays, and falls linearly over the last part of the steps. Matrices are trained by Muon, the
 embedding and the gains by AdamW.
 """
 
@@ -56,7 +56,7 @@ def orthogonal(g):
     return (x.transpose(1, 2) if tall else x).float()
 
 
-def rate(step, steps, warm=100, fall=0.3):
+def rate(step, steps, fall, warm=100):
     """The factor of the learning rate at a step."""
     return min((step + 1) / warm, 1.0, max((steps - step) / (fall * steps), 0.0))
 
@@ -95,6 +95,7 @@ def main():
     args.add_argument("packed", help="packed rows, .npz")
     args.add_argument("out", help="folder of the checkpoints")
     args.add_argument("--steps", type=int, default=5000)
+    args.add_argument("--fall", type=float, default=0.55, help="the last part of the steps, in which the rate falls to nothing")
     args.add_argument("--tokens", type=int, default=4096, help="tokens of a step")
     args.add_argument("--seed", type=int, default=34)
     args.add_argument("--threads", type=int, default=1)
@@ -143,7 +144,7 @@ def main():
             loss, answer = run(*buckets[bucket].batch(index))
         loss.backward()
         for optimizer, lr in zip(optimizers, base):
-            optimizer.param_groups[0]["lr"] = lr * rate(step, args.steps)
+            optimizer.param_groups[0]["lr"] = lr * rate(step, args.steps, args.fall)
             optimizer.step()
             optimizer.zero_grad()
         step += 1

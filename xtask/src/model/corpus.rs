@@ -81,7 +81,7 @@ impl Trainer {
     pub fn document(&mut self) -> Document {
         match self.0.below(100) {
             0 => self.plain_story(),
-            1..11 => self.conversation(),
+            1..6 => self.conversation(),
             _ => {
                 let task = self.task();
                 let mut turns = self.system();
@@ -114,7 +114,7 @@ impl Trainer {
     }
 
     fn system(&mut self) -> Vec<Turn> {
-        if self.0.chance(20) {
+        if self.0.chance(12) {
             vec![Turn::System(self.0.pick(SYSTEM).to_owned())]
         } else {
             Vec::new()
@@ -128,7 +128,7 @@ impl Trainer {
         let tools = first.tools;
         let mut family = first.family;
         let mut rest = vec![first.turns];
-        for _ in 0..self.0.between(1, 6) {
+        for _ in 0..self.0.between(1, 4) {
             let task = self.task();
             if task.tools.is_empty() {
                 family = task.family;

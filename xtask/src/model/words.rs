@@ -132,18 +132,18 @@ pub fn capital(word: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A word from the list, or in 15 of 100 cases a made-up one with a capital letter.
+/// A word from the list, or in 7 of 100 cases a made-up one with a capital letter.
 pub fn proper(rng: &mut Rng, list: &[&'static str]) -> String {
-    if rng.chance(15) {
+    if rng.chance(7) {
         capital(&made_up(rng))
     } else {
         rng.pick(list).to_string()
     }
 }
 
-/// A word from the list, or in 15 of 100 cases a made-up one.
+/// A word from the list, or in 7 of 100 cases a made-up one.
 pub fn common(rng: &mut Rng, list: &[&'static str]) -> String {
-    if rng.chance(15) {
+    if rng.chance(7) {
         made_up(rng)
     } else {
         rng.pick(list).to_string()

@@ -26,7 +26,7 @@ pub fn draw(rng: &mut Rng) -> Task {
             .collect::<Vec<_>>()
             .join(" ")
     );
-    if rng.chance(45) {
+    if rng.chance(35) {
         rng.shuffle(&mut fields);
         let keep = rng.between(1, fields.len());
         fields.truncate(keep);
@@ -161,19 +161,10 @@ fn contact(rng: &mut Rng) -> (String, Vec<Field>) {
     let phone: String = (0..6)
         .map(|_| char::from(b'0' + rng.below(10) as u8))
         .collect();
-    let host = common(rng, THINGS);
-    let email = format!("{}@{host}.com", name.to_lowercase());
     let text = match rng.below(3) {
-        0 => format!("Contact {name} at {email} or call {phone}."),
-        1 => format!("{name} has the email {email} and the phone number {phone}."),
-        _ => format!("Write to {email} or call {phone} and ask for {name}."),
+        0 => format!("Call {name} at {phone}."),
+        1 => format!("{name} has the phone number {phone}."),
+        _ => format!("Call {phone} and ask for {name}."),
     };
-    (
-        text,
-        vec![
-            ("name", quote(&name)),
-            ("email", quote(&email)),
-            ("phone", quote(&phone)),
-        ],
-    )
+    (text, vec![("name", quote(&name)), ("phone", quote(&phone))])
 }

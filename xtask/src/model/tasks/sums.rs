@@ -40,21 +40,12 @@ fn sum(rng: &mut Rng) -> Task {
         _ => format!("what is {a}+{b}?"),
     };
     let key = format!("sum {} {}", a.min(b), a.max(b));
-    Task::ask(
-        "arithmetic",
-        key,
-        question,
-        format!("{a} + {b} = {}", a + b),
-    )
+    Task::ask("arithmetic", key, question, sum_in_steps(a, b))
 }
 
 fn difference(rng: &mut Rng) -> Task {
     let (x, y) = (operand(rng), operand(rng));
-    let (a, b) = if x < y && !rng.chance(12) {
-        (y, x)
-    } else {
-        (x, y)
-    };
+    let (a, b) = (x.max(y), x.min(y));
     let (name, goods) = (rng.pick(NAMES), rng.pick(GOODS));
     let question = match rng.below(9) {
         0 => format!("What is {a} - {b}?"),
@@ -64,17 +55,47 @@ fn difference(rng: &mut Rng) -> Task {
         4 => format!("Subtract {b} from {a}."),
         5 => format!("Calculate {a} - {b}."),
         6 => format!("Take {b} away from {a}."),
-        7 if a >= b => {
+        7 => {
             format!("{name} has {a} {goods} and gives away {b}. How many {goods} are left?")
         }
         _ => format!("what is {a}-{b}?"),
     };
     let key = format!("difference {a} {b}");
-    Task::ask(
-        "arithmetic",
-        key,
-        question,
-        format!("{a} - {b} = {}", a as i64 - b as i64),
+    Task::ask("arithmetic", key, question, difference_in_steps(a, b))
+}
+
+/// Ones first, then tens with what is carried, then the result: each step is a small table, which a small model can learn.
+fn sum_in_steps(a: usize, b: usize) -> String {
+    let result = format!("{a} + {b} = {}", a + b);
+    if a < 10 && b < 10 {
+        return result;
+    }
+    let ones = a % 10 + b % 10;
+    let carried = ones / 10;
+    let tens = a / 10 + b / 10 + carried;
+    format!(
+        "{} + {} = {ones}, {} + {} + {carried} = {tens}: {result}",
+        a % 10,
+        b % 10,
+        a / 10,
+        b / 10
+    )
+}
+
+/// The same with what is borrowed; `a` is at least `b`.
+fn difference_in_steps(a: usize, b: usize) -> String {
+    let result = format!("{a} - {b} = {}", a - b);
+    if a < 10 {
+        return result;
+    }
+    let borrowed = usize::from(a % 10 < b % 10);
+    let from = a % 10 + 10 * borrowed;
+    let (ones, tens) = (from - b % 10, a / 10 - b / 10 - borrowed);
+    format!(
+        "{from} - {} = {ones}, {} - {} - {borrowed} = {tens}: {result}",
+        b % 10,
+        a / 10,
+        b / 10
     )
 }
 

@@ -1,4 +1,4 @@
-//! Transforms of a short text: echo, upper case, reverse, pick, count, join, replace.
+//! Transforms of a short text: echo, reverse, pick, join, repeat, replace.
 
 use crate::model::chat::Task;
 use crate::model::rng::Rng;
@@ -9,13 +9,11 @@ pub fn draw(rng: &mut Rng) -> Task {
     let words = some_words(rng);
     let text = words.join(" ");
     let (question, answer) = match rng.below(100) {
-        0..18 => echo(rng, &text),
-        18..34 => reverse(rng, &words),
-        34..46 => upper(rng),
-        46..60 => pick(rng, &words),
-        60..72 => count(rng),
-        72..84 => join(rng, &words),
-        84..92 => repeat(rng),
+        0..28 => echo(rng, &text),
+        28..46 => reverse(rng, &words),
+        46..62 => pick(rng, &words),
+        62..78 => join(rng, &words),
+        78..90 => repeat(rng),
         _ => replace(rng),
     };
     let key = format!("transform {answer} {}", question.len());
@@ -23,13 +21,13 @@ pub fn draw(rng: &mut Rng) -> Task {
 }
 
 fn some_words(rng: &mut Rng) -> Vec<String> {
-    let count = rng.between(2, 5);
+    let count = rng.between(2, 4);
     let mut words: Vec<String> = rng
         .pick_distinct(WORDS, count)
         .into_iter()
         .map(str::to_owned)
         .collect();
-    if rng.chance(25) {
+    if rng.chance(10) {
         let place = rng.below(words.len());
         words[place] = made_up(rng);
     }
@@ -58,7 +56,7 @@ fn echo(rng: &mut Rng, text: &str) -> (String, String) {
         return (quoted(rng, before, text), text.to_owned());
     }
     let mut words = vec![rng.pick(&["The", "A", "My", "This", "I", "We"]).to_owned()];
-    for _ in 0..rng.between(2, 7) {
+    for _ in 0..rng.between(2, 4) {
         words.push(common(rng, WORDS));
     }
     let sentence = words.join(" ") + rng.pick(&[".", "!", "?", ""]);
@@ -76,19 +74,6 @@ fn reverse(rng: &mut Rng, words: &[String]) -> (String, String) {
     (quoted(rng, before, &words.join(" ")), back.join(" "))
 }
 
-fn upper(rng: &mut Rng) -> (String, String) {
-    let count = rng.between(1, 3);
-    let text = rng.pick_distinct(WORDS, count).join(" ");
-    let before = rng.pick(&[
-        "Write in upper case",
-        "Upper case",
-        "Write in capital letters",
-        "Convert to upper case",
-        "Make this upper case",
-    ]);
-    (quoted(rng, before, &text), text.to_uppercase())
-}
-
 fn pick(rng: &mut Rng, words: &[String]) -> (String, String) {
     let (rank, index) = match rng.below(3) {
         0 => ("first", 0),
@@ -101,13 +86,6 @@ fn pick(rng: &mut Rng, words: &[String]) -> (String, String) {
         _ => format!("The {rank} word of"),
     };
     (quoted(rng, &before, &words.join(" ")), words[index].clone())
-}
-
-fn count(rng: &mut Rng) -> (String, String) {
-    let count = rng.between(1, 6);
-    let text = rng.pick_distinct(WORDS, count).join(" ");
-    let before = rng.pick(&["Count the words", "How many words are in", "How many words"]);
-    (quoted(rng, before, &text), count.to_string())
 }
 
 fn join(rng: &mut Rng, words: &[String]) -> (String, String) {
@@ -124,7 +102,7 @@ fn join(rng: &mut Rng, words: &[String]) -> (String, String) {
 }
 
 fn repeat(rng: &mut Rng) -> (String, String) {
-    let word = if rng.chance(20) {
+    let word = if rng.chance(8) {
         made_up(rng)
     } else {
         rng.pick(WORDS).to_owned()

@@ -351,20 +351,6 @@ struct Built {
     names: Vec<String>,
 }
 
-fn style(rng: &mut Rng, verb: &str, noun: &str) -> String {
-    match rng.below(10) {
-        0..7 => format!("{verb}_{noun}"),
-        7 => format!("{noun}_{verb}"),
-        _ => {
-            let mut parts = verb.split('_').chain(noun.split('_'));
-            let first = parts.next().unwrap_or_default().to_owned();
-            parts.fold(first, |name, part| {
-                name + &crate::model::words::capital(part)
-            })
-        }
-    }
-}
-
 fn kind_of(slot: Slot) -> Kind {
     match slot {
         Slot::Small | Slot::Amount => Kind::Integer,
@@ -375,7 +361,7 @@ fn kind_of(slot: Slot) -> Kind {
 fn build(rng: &mut Rng, subject: usize) -> Built {
     let s = &SUBJECTS[subject];
     let (verb, noun) = (rng.pick(s.verbs), rng.pick(s.nouns));
-    let name = style(rng, verb, noun);
+    let name = format!("{verb}_{noun}");
     let mut names = Vec::new();
     for (options, _, _) in s.slots {
         let free: Vec<&str> = options
@@ -432,7 +418,7 @@ fn fill(rng: &mut Rng, slot: Slot) -> Value {
                 .into_iter()
                 .map(str::to_owned)
                 .collect();
-            if rng.chance(20) {
+            if rng.chance(8) {
                 words[0] = made_up(rng);
             }
             words.join(" ")
@@ -449,7 +435,7 @@ fn plain(value: &Value) -> String {
 
 /// One of several offered tools, other subjects beside it, in random order.
 fn offer(rng: &mut Rng) -> (Vec<Built>, usize) {
-    let count = [1, 2, 2, 3, 3, 4][rng.below(6)];
+    let count = [1, 2, 2, 3][rng.below(4)];
     let all: Vec<usize> = (0..SUBJECTS.len()).collect();
     let mut order = all;
     rng.shuffle(&mut order);
@@ -503,7 +489,7 @@ fn keys(offered: &[Built], chosen: usize) -> Vec<String> {
 
 /// One task that needs a tool call.
 pub fn draw(rng: &mut Rng) -> Task {
-    if rng.chance(22) {
+    if rng.chance(14) {
         return explicit(rng);
     }
     let (offered, chosen) = offer(rng);
