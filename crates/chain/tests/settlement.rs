@@ -67,34 +67,9 @@ fn payout(router: Address, earned: [(Address, u128); 2], charged: (Address, u128
     }
 }
 
-#[tokio::test]
-async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
-    let network = network().await;
-    let (view, router_address) = (network.view(), who("router"));
-    let developer = network.developer("developer", 100_000_000).await;
-    let router = network.account("router").await;
-    let provider = network.account("provider").await;
-    register(&network, &provider).await;
-    let expiry = Timestamp::from_secs(START + 86_400);
-    developer
-        .allot(router_address, units(50_000_000), expiry)
-        .await
-        .expect("allots");
-    let allotment = view
-        .allotment(developer.address(), router_address)
-        .await
-        .expect("readable");
-    assert_eq!(
-        (allotment.generation, allotment.cap, allotment.live),
-        (1, units(50_000_000), true)
-    );
-    assert_eq!(
-        view.free(developer.address()).await.expect("readable"),
-        units(50_000_000)
-    );
+const ROUTER: &str = "router";
 
-    let earned = [(provider.address(), 2_000_000), (who("other"), 1_000_000)];
-    let payout = payout(router_address, earned, (developer.address(), 3_000_000));
+async fn post_and_promote(network: &Network, router: &Account<Embedded>, payout: &Payout) {
     let post = Post {
         index: 1,
         job_root: keccak256("jobs"),
@@ -120,16 +95,19 @@ async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
         matches!(early, PostError::OutOfOrder { index: 3, posts: 1 }),
         "{early}"
     );
-    assert_eq!(view.head(router_address).await.expect("readable").0, 1);
+    assert_eq!(
+        network.view().head(who(ROUTER)).await.expect("readable").0,
+        1
+    );
 
     // Too early, and it says so in the contract's words; nothing was sent.
     let nonce = network
         .access()
-        .nonce(router_address, false)
+        .nonce(who(ROUTER), false)
         .await
         .expect("readable");
     let refused = router
-        .promote(router_address)
+        .promote(who(ROUTER))
         .await
         .expect_err("the window is open")
         .to_string();
@@ -137,7 +115,7 @@ async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
     assert_eq!(
         network
             .access()
-            .nonce(router_address, false)
+            .nonce(who(ROUTER), false)
             .await
             .expect("readable"),
         nonce
@@ -146,40 +124,42 @@ async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
         .clock
         .advance(network.profile.settlement.window_seconds);
     assert!(matches!(
-        router.promote(router_address).await.expect("promotes"),
+        router.promote(who(ROUTER)).await.expect("promotes"),
         Done::Now(_)
     ));
     assert_eq!(
-        router.promote(router_address).await.expect("promoted"),
+        router.promote(who(ROUTER)).await.expect("promoted"),
         Done::Before
     );
+}
 
-    let debit = Debit {
-        developer: developer.address(),
+async fn sync_and_claim(network: &Network, provider: &Account<Embedded>, payout: &Payout) {
+    let view = network.view();
+    let debits = [Debit {
+        developer: who("developer"),
         generation: 1,
         lifetime_debit: units(3_000_000),
         proof: payout.debits.proof(0).expect("there"),
-    };
-    let debits = [debit];
+    }];
+    // Anyone may sync: here the provider does.
     assert_eq!(
-        router
-            .sync_debits(router_address, &payout.roots, &debits)
+        provider
+            .sync_debits(who(ROUTER), &payout.roots, &debits)
             .await
             .expect("syncs")
             .len(),
         1
     );
     assert_eq!(
-        router
-            .sync_debits(router_address, &payout.roots, &debits)
+        provider
+            .sync_debits(who(ROUTER), &payout.roots, &debits)
             .await
             .expect("synced")
             .len(),
         0
     );
-
     let claim = Claim {
-        router: router_address,
+        router: who(ROUTER),
         provider: provider.address(),
         fee_version: 1,
         lifetime_gross: units(2_000_000),
@@ -199,7 +179,7 @@ async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
         units(1_940_000)
     );
     assert_eq!(
-        view.owed(router_address).await.expect("readable"),
+        view.owed(who(ROUTER)).await.expect("readable"),
         units(30_000)
     );
     assert_eq!(
@@ -214,38 +194,70 @@ async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
         view.token_balance(who("payee")).await.expect("readable"),
         units(1_940_000)
     );
-    router.collect_protocol().await.expect("collects");
+    provider.collect_protocol().await.expect("collects");
     assert_eq!(
         view.token_balance(who("treasury")).await.expect("readable"),
         units(10_000)
     );
+}
 
-    // Conservation: all that was deposited is free, allotted, claimable, owed or paid out.
-    let totals = view.totals(router_address).await.expect("readable");
+/// All that was deposited is free, allotted, claimable, owed or paid out.
+async fn check_conservation(network: &Network) {
+    let view = network.view();
+    let totals = view.totals(who(ROUTER)).await.expect("readable");
     let held = view
         .token_balance(network.contracts.vault)
         .await
         .expect("readable")
         .units();
-    let free = view
-        .free(developer.address())
-        .await
-        .expect("readable")
-        .units();
+    let free = view.free(who("developer")).await.expect("readable").units();
     let bound = totals.allotted.units() - totals.debited.units() - totals.released.units();
     let claimable = totals.debited.units() - totals.claimed.units();
-    let owed = view.owed(router_address).await.expect("readable").units();
+    let owed = view.owed(who(ROUTER)).await.expect("readable").units();
     assert_eq!(held, free + bound + claimable + owed);
     assert_eq!(held, 100_000_000 - 1_940_000 - 30_000);
+}
+
+#[tokio::test]
+async fn money_goes_from_the_developer_to_the_provider_and_the_sums_agree() {
+    let network = network().await;
+    let view = network.view();
+    let developer = network.developer("developer", 100_000_000).await;
+    let router = network.account(ROUTER).await;
+    let provider = network.account("provider").await;
+    register(&network, &provider).await;
+    let expiry = Timestamp::from_secs(START + 86_400);
+    developer
+        .allot(who(ROUTER), units(50_000_000), expiry)
+        .await
+        .expect("allots");
+    let allotment = view
+        .allotment(developer.address(), who(ROUTER))
+        .await
+        .expect("readable");
+    assert_eq!(
+        (allotment.generation, allotment.cap, allotment.live),
+        (1, units(50_000_000), true)
+    );
+    assert_eq!(
+        view.free(developer.address()).await.expect("readable"),
+        units(50_000_000)
+    );
+
+    let earned = [(provider.address(), 2_000_000), (who("other"), 1_000_000)];
+    let payout = payout(who(ROUTER), earned, (developer.address(), 3_000_000));
+    post_and_promote(&network, &router, &payout).await;
+    sync_and_claim(&network, &provider, &payout).await;
+    check_conservation(&network).await;
 
     // The developer leaves.
-    developer.revoke(router_address).await.expect("revokes");
+    developer.revoke(who(ROUTER)).await.expect("revokes");
     let settlement = &network.profile.settlement;
     network
         .clock
         .advance(settlement.notice_seconds + settlement.settle_delay_seconds);
     developer
-        .release(developer.address(), router_address)
+        .release(developer.address(), who(ROUTER))
         .await
         .expect("releases");
     developer

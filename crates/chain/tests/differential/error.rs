@@ -7,7 +7,9 @@ use stoa_ledger::vault::VaultError as E;
 
 /// Exactly the bytes that the contract reverts with; `None` where an amount leaves its type and Solidity panics.
 pub fn in_contract_words(error: &E) -> Option<Vec<u8>> {
-    allotments(error).or_else(|| settlement(error))
+    allotments(error)
+        .or_else(|| posts(error))
+        .or_else(|| settlement(error))
 }
 
 fn allotments(error: &E) -> Option<Vec<u8>> {
@@ -70,7 +72,7 @@ fn allotments(error: &E) -> Option<Vec<u8>> {
     })
 }
 
-fn settlement(error: &E) -> Option<Vec<u8>> {
+fn posts(error: &E) -> Option<Vec<u8>> {
     Some(match *error {
         E::BadJobCount { count, max } => V::BadJobCount { count, max }.abi_encode(),
         E::PayRootPending {
@@ -95,6 +97,12 @@ fn settlement(error: &E) -> Option<Vec<u8>> {
             covered: covered.units(),
         }
         .abi_encode(),
+        _ => return None,
+    })
+}
+
+fn settlement(error: &E) -> Option<Vec<u8>> {
+    Some(match *error {
         E::NotClaimable { router, pay_root } => V::NotClaimable {
             router: evm_address(router),
             payRoot: evm_digest(pay_root),

@@ -862,6 +862,13 @@ fn in_contract_words(event: &Event) -> ContractEvent {
             generation,
             released,
         },
+        other => settlement_in_contract_words(other),
+    }
+}
+
+fn settlement_in_contract_words(event: Event) -> ContractEvent {
+    use ContractEvent as C;
+    match event {
         Event::BatchPosted {
             router,
             index,
@@ -942,6 +949,7 @@ fn in_contract_words(event: &Event) -> ContractEvent {
         Event::AdminSet { admin } => C::Administration {
             what: format!("the vault's admin is {}", evm_address(admin)),
         },
+        other => unreachable!("an event of allotments: {other:?}"),
     }
 }
 
