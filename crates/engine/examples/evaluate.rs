@@ -1,6 +1,9 @@
 //! Measures a model in the exact engine: speed, equality of the kernels, distance from float32, held-out tasks.
 //!
 //! `cargo run --release -p stoa-engine --example evaluate -- models/stoa-tiny [speed] [equal] [float] [heldout] [wrong]`
+//!
+//! With the one part `answers` it prints prompt and greedy answer of every seventh task as JSON lines, for
+//! `against_llama_cpp.py`.
 
 #[path = "../tests/support/float_reference.rs"]
 mod float_reference;
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use stoa_engine::import::Checkpoint;
-use stoa_engine::{Kernel, LoadOptions, Model, Session, TextOptions, generate};
+use stoa_engine::{Answer, Kernel, LoadOptions, Model, Session, TextOptions, generate};
 use stoa_types::{Q16, SamplingParameters};
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,6 +35,9 @@ fn main() -> Result<(), Failure> {
     let file = gguf_in(&path).unwrap_or_else(|| path.clone());
     let started = Instant::now();
     let model = Arc::new(Model::open(&file)?);
+    if parts == ["answers"] {
+        return print_answers(&model, &tasks(&path)?);
+    }
     println!("{}: {:?}", file.display(), model.info());
     println!(
         "loaded in {} ms, root {:?}",
@@ -211,7 +217,9 @@ fn held_out(model: &Arc<Model>, tasks: &[Value], show_wrong: bool) -> Result<(),
     let clock = Instant::now();
     let start = cpu_seconds(clock);
     for task in tasks {
-        let text = answer(model, &prompt(model, task)?, &mut decoded)?;
+        let answer = greedy_answer(model, &prompt(model, task)?)?;
+        decoded += answer.tokens.len() as u32;
+        let text = answer.text;
         let right = is_right(task, &text, &names);
         let score = scores
             .entry(task["family"].as_str().unwrap_or(""))
@@ -257,7 +265,17 @@ fn held_out(model: &Arc<Model>, tasks: &[Value], show_wrong: bool) -> Result<(),
     Ok(())
 }
 
-fn answer(model: &Arc<Model>, prompt: &[u32], decoded: &mut u32) -> Result<String, Failure> {
+fn print_answers(model: &Arc<Model>, tasks: &[Value]) -> Result<(), Failure> {
+    for task in tasks.iter().step_by(7) {
+        let prompt = prompt(model, task)?;
+        let answer = greedy_answer(model, &prompt)?;
+        let text = model.tokenizer().decode(&answer.tokens, false);
+        println!("{}", serde_json::json!({"prompt": prompt, "text": text}));
+    }
+    Ok(())
+}
+
+fn greedy_answer(model: &Arc<Model>, prompt: &[u32]) -> Result<Answer, Failure> {
     let greedy = SamplingParameters {
         temperature: Q16(0),
         min_p: Q16(0),
@@ -268,16 +286,9 @@ fn answer(model: &Arc<Model>, prompt: &[u32], decoded: &mut u32) -> Result<Strin
     let options = TextOptions {
         render_special: true,
     };
-    let answer = generate(
-        model,
-        prompt,
-        &greedy,
-        options,
-        &AtomicBool::new(false),
-        |_| ControlFlow::Continue(()),
-    )?;
-    *decoded += answer.tokens.len() as u32;
-    Ok(answer.text)
+    let never = AtomicBool::new(false);
+    let go_on = |_: &_| ControlFlow::Continue(());
+    Ok(generate(model, prompt, &greedy, options, &never, go_on)?)
 }
 
 fn tool_call(text: &str) -> Option<Value> {
