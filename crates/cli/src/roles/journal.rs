@@ -1,12 +1,14 @@
 //! The router's journal on a disk: entries go in with their numbers, and come back as inputs when they are durable.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use stoa_crypto::Domain;
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_store::{
-    AppendError, GroupCommit, Journal, JournalOptions, NewRecord, Position, RealDisk, Recovery,
+    AppendError, Disk, GroupCommit, Journal, JournalOptions, LockError, NewRecord, OpenError,
+    Position, RealDisk, Recovery,
 };
 use stoa_types::Address;
 
@@ -14,15 +16,20 @@ use stoa_types::Address;
 const ENTRY_KIND: u16 = 1;
 const ENTRY_RECORD_VERSION: u16 = 1;
 
-/// Why the journal cannot be used.
+/// Why the journal cannot be used. No record was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The folder cannot be opened, or holds damage.
+    /// The folder is in use, or what it holds is damaged or of another version.
     #[error(transparent)]
-    Open(#[from] stoa_store::OpenError),
-    /// The folder cannot be opened.
-    #[error("the journal's folder cannot be opened: {0}")]
-    Folder(#[from] std::io::Error),
+    Open(OpenError),
+    /// The folder itself cannot be used.
+    #[error("the journal's folder {folder} cannot be used: {source}; {}. No record was changed", advice(source.kind()))]
+    Folder {
+        /// Which.
+        folder: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A record is whole but not of this program's making.
     #[error(
         "journal record {sequence} is not an entry of a router's book: {reason}; it was written by another program or version"
@@ -45,6 +52,32 @@ pub enum JournalError {
     },
 }
 
+impl From<OpenError> for JournalError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Locked(LockError::Io { folder, source }) => Self::Folder { folder, source },
+            other => Self::Open(other),
+        }
+    }
+}
+
+/// What a person does about a folder that the system refuses.
+fn advice(refused: ErrorKind) -> &'static str {
+    match refused {
+        ErrorKind::PermissionDenied => {
+            "let this user read and write it, or choose another data folder with --data"
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "something that is no folder stands in its place: move that away, or choose another data folder with --data"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "mount the file system writable, or choose another data folder with --data"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some disk space and start again",
+        _ => "check the disk and start again",
+    }
+}
+
 /// What became of an entry.
 #[derive(Debug)]
 pub enum Written {
@@ -65,8 +98,8 @@ pub enum Written {
 pub type Tell = Arc<dyn Fn(Written) + Send + Sync>;
 
 /// The open journal of one router.
-pub struct RouterJournal {
-    group: GroupCommit<RealDisk>,
+pub struct RouterJournal<D: Disk = RealDisk> {
+    group: GroupCommit<D>,
     tell: Tell,
     /// Entries that must be written but found no room: they keep their order, and reservations behind them are refused.
     backlog: Mutex<VecDeque<(u64, Vec<u8>)>>,
@@ -83,7 +116,7 @@ pub struct Recovered {
 }
 
 /// A journal that was read and takes no entries yet.
-pub struct OpenJournal(Journal<RealDisk>);
+pub struct OpenJournal<D: Disk = RealDisk>(Journal<D>);
 
 /// Opens the folder and rebuilds the books.
 pub fn open(
@@ -91,13 +124,27 @@ pub fn open(
     domain: Domain,
     router: Address,
 ) -> Result<(OpenJournal, Recovered), JournalError> {
-    let (journal, recovery) = Journal::open(RealDisk::open(folder)?, JournalOptions::default())?;
+    let disk = RealDisk::open(folder).map_err(|source| JournalError::Folder {
+        folder: folder.display().to_string(),
+        source,
+    })?;
+    open_on(disk, JournalOptions::default(), domain, router)
+}
+
+/// Opens the folder of any disk.
+fn open_on<D: Disk>(
+    disk: D,
+    options: JournalOptions,
+    domain: Domain,
+    router: Address,
+) -> Result<(OpenJournal<D>, Recovered), JournalError> {
+    let (journal, recovery) = Journal::open(disk, options)?;
     Ok((OpenJournal(journal), rebuild(recovery, domain, router)?))
 }
 
-impl RouterJournal {
+impl<D: Disk> RouterJournal<D> {
     /// Starts the writer; what becomes of each entry goes to `tell`.
-    pub fn start(opened: OpenJournal, tell: Tell) -> std::io::Result<Self> {
+    pub fn start(opened: OpenJournal<D>, tell: Tell) -> std::io::Result<Self> {
         Ok(Self {
             group: GroupCommit::start(opened.0)?,
             tell,
