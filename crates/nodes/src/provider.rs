@@ -8,6 +8,7 @@ use crate::receipts::{Facts, expected_receipt};
 use crate::work::Work;
 use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey, receipt_digest, recover, ticket_digest};
+use stoa_ledger::fees::{self, Usage};
 use stoa_types::{
     Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedReceipt, Ticket,
     Timestamp,
@@ -348,6 +349,15 @@ impl Provider {
         if ticket.deadline <= now {
             return bad("its deadline has passed");
         }
+        let most = fees::reserve(&Usage {
+            input_units: ticket.input_units_max,
+            output_units: ticket.output_units_max,
+            input_price: ticket.input_price,
+            output_price: ticket.output_price,
+        });
+        if !most.is_ok_and(|most| most <= ticket.reserve) {
+            return bad("its reserve does not cover what it orders");
+        }
         if dispatch.work.sampling.max_output_tokens as u64 > ticket.output_units_max {
             return bad("the work asks for more tokens than the ticket covers");
         }
@@ -476,6 +486,16 @@ impl Provider {
         let Some(running) = self.attempts.get_mut(&attempt) else {
             return Vec::new();
         };
+        if now > running.ticket.deadline {
+            self.attempts.remove(&attempt);
+            self.offered.remove(&attempt);
+            let failed = ToRouter::Failed {
+                job: attempt.0,
+                attempt: attempt.1,
+                reason: "the ticket's deadline passed".to_owned(),
+            };
+            return vec![Output::Send(failed), Output::Send(self.status())];
+        }
         running.phase = Phase::Offered;
         running.facts.delivered_at = now.max(running.facts.accepted_at);
         let (domain, profile) = (&self.config.domain, self.config.profile_hash);
@@ -526,6 +546,14 @@ impl Provider {
             outputs.push(Output::Send(self.status()));
             return outputs;
         };
+        let cut_before = running.phase == Phase::Offered
+            && self.offered.get(&attempt).is_some_and(|end| {
+                end.content.output_units == delivered
+                    && end.content.finish_reason == FinishReason::Cancelled
+            });
+        if cut_before {
+            return outputs; // Repeated: a second receipt would not be the one that was charged.
+        }
         running.output.truncate(tokens);
         running.text.truncate(bytes);
         let content = Content {

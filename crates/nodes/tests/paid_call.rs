@@ -720,3 +720,355 @@ fn a_restart_releases_what_was_open_and_keeps_what_was_charged() {
     assert!(router.book().receipt(job(1)).is_some());
     assert_eq!(router.book().job_state(job(2)), Some(JobState::Refunded));
 }
+
+#[test]
+fn with_the_chain_unreachable_known_cover_serves_and_unknown_cover_is_not_denied() {
+    let mut world = World::new(1);
+    world.input(Input::ChainReachable(false));
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    world.done(1);
+    let stranger = SecretKey::for_tests("stranger").address();
+    world.input(Input::Submit {
+        job: job(2),
+        account: stranger,
+        request: Box::new(request(2)),
+        entropy: 1,
+    });
+    assert_eq!(world.failure(2).cause, Cause::SettlementUnavailable);
+}
+
+#[test]
+fn a_clock_that_jumps_loses_no_money_and_ends_every_call() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    world.now = Timestamp(START.0 - 3_600_000);
+    world.input(Input::Tick);
+    world.tokens(1);
+    world.end();
+    let charge = world.done(1).receipt.receipt.charge.units();
+    world.now = START;
+    world.submit(2);
+    world.prepare();
+    world.tick(40 * 86_400_000);
+    assert_eq!(world.failure(2).cause, Cause::DeadlineExceeded);
+    assert_eq!(world.router.active(), 0);
+    world.now = START;
+    assert_eq!(world.free(), 1_000_000 - charge);
+}
+
+#[test]
+fn an_allotment_that_ends_before_a_ticket_could_is_told_as_expired() {
+    let mut world = World::new(1);
+    world.now = START.plus(Millis::from_secs(86_400 - 60));
+    world.submit(1);
+    assert_eq!(world.failure(1).cause, Cause::AllotmentExpired);
+}
+
+#[test]
+fn a_cap_that_is_reached_says_what_is_needed_and_what_is_free() {
+    let mut world = World::new(1);
+    world.input(Input::Chain(ChainEvent::Allotment {
+        account: SecretKey::for_tests("poor").address(),
+        generation: 1,
+        cap: TokenAmount::from_units(3),
+        debited: TokenAmount::ZERO,
+        expiry: START.plus(Millis::from_secs(86_400)),
+        fee_version: 1,
+    }));
+    let account = SecretKey::for_tests("poor").address();
+    world.input(Input::Submit {
+        job: job(1),
+        account,
+        request: Box::new(request(1)),
+        entropy: 1,
+    });
+    assert!(
+        matches!(world.failure(1).cause, Cause::CapReached { available, .. } if available.units() == 3)
+    );
+}
+
+#[test]
+fn a_client_that_leaves_while_the_full_disk_refuses_its_reservation_leaves_no_trace() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    let written = world.journal.len();
+    world.submit(1);
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    world.journal.truncate(written); // The reservation never reached the disk.
+    world.input(Input::ClientGone { job: job(1) });
+    assert_eq!(
+        world.journal.len(),
+        written,
+        "nothing to release is known yet"
+    );
+    world.input(Input::NotWritten {
+        sequence,
+        reason: "the disk is full".to_owned(),
+    });
+    assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
+    assert!(
+        !world.heard.contains_key(&job(1)),
+        "nobody listens any more"
+    );
+    RouterBook::new(domain(), SecretKey::for_tests("router").address())
+        .replay(&world.journal)
+        .expect("what was written replays");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_reservation_is_written_is_released_once_it_is() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(1);
+    let sequence = world.unsynced.take().expect("gathering")[0];
+    world.input(Input::ClientGone { job: job(1) });
+    world.input(Input::ClientGone { job: job(1) });
+    world.input(Input::Synced { up_to: sequence });
+    assert!(world.prepared.is_empty(), "nothing was ordered");
+    assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
+    RouterBook::new(domain(), SecretKey::for_tests("router").address())
+        .replay(&world.journal)
+        .expect("what was written replays");
+}
+
+#[test]
+fn an_allotment_released_while_a_job_runs_costs_the_job_and_not_the_router() {
+    for tokens in [0, 2] {
+        let mut world = World::new(2);
+        world.submit(1);
+        world.prepare();
+        world.tokens(tokens);
+        world.input(Input::Chain(ChainEvent::AllotmentClosed {
+            account: account(),
+            generation: 1,
+        }));
+        world.end();
+        assert_eq!(world.failure(1).cause, Cause::AllotmentExpired);
+        assert_eq!(world.failure(1).billed, TokenAmount::ZERO);
+        assert!(world.earned.is_empty());
+        assert_eq!(world.router.active(), 0);
+        assert_eq!(world.router.book().open_reservations().count(), 0);
+        assert!(world.providers.values().all(Provider::is_idle));
+    }
+}
+
+#[test]
+fn an_allotment_that_expires_or_is_renewed_while_a_job_runs_still_pays_for_it() {
+    for (cap, expires_after_ms) in [(1_000_000, 1), (2_000_000, 1_000)] {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.prepare();
+        world.tokens(2);
+        world.input(Input::Chain(ChainEvent::Allotment {
+            account: account(),
+            generation: 1,
+            cap: TokenAmount::from_units(cap),
+            debited: TokenAmount::ZERO,
+            expiry: world.now.plus(Millis(expires_after_ms)),
+            fee_version: 2,
+        }));
+        world.now = world.now.plus(Millis(5));
+        world.end();
+        assert_eq!(world.done(1).receipt.receipt.fee_version, 1, "as ordered");
+        world.submit(2);
+        assert_eq!(world.failure(2).cause, Cause::AllotmentExpired);
+    }
+}
+
+#[test]
+fn a_provider_whose_clock_runs_ahead_cannot_hold_up_the_settlement_of_all() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    let router_time = world.now;
+    world.now = router_time.plus(Millis::from_secs(110));
+    let (account, attempt) = world.running[0];
+    let event = Generated::End {
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Stop,
+    };
+    let outputs = world
+        .providers
+        .get_mut(&account)
+        .expect("there")
+        .handle(provider::Input::Generated { attempt, event }, world.now);
+    world.now = router_time;
+    for output in outputs {
+        if let provider::Output::Send(message) = output {
+            world.input(Input::Provider {
+                provider: account,
+                message,
+            });
+        }
+    }
+    assert!(world.done(1).receipt.receipt.delivered_at > world.now);
+    world.tick(1_000);
+    let sealed = |entry: &Entry| matches!(entry, Entry::BatchSealed(_));
+    assert!(world.journal.iter().any(sealed), "sealed without waiting");
+}
+
+#[test]
+fn a_receipt_dated_after_its_ticket_is_refused() {
+    let mut world = World::new(1);
+    world.tamper = |mut message| {
+        if let ToRouter::Final(end) = &mut message {
+            end.receipt.delivered_at = Timestamp(u64::MAX);
+            end.signature =
+                SecretKey::for_tests("provider 0").sign(stoa_crypto::receipt_digest(&end.receipt));
+        }
+        vec![message]
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::ProviderInvalid { .. }
+    ));
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn more_text_than_the_tokens_can_stand_for_ends_the_attempt() {
+    let mut world = World::new(1);
+    world.tamper = |mut message| {
+        if let ToRouter::Delta { text, .. } = &mut message {
+            *text = "x".repeat(1 << 20);
+        }
+        vec![message]
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::ProviderInvalid { .. }
+    ));
+}
+
+#[test]
+fn a_provider_that_claims_endless_slots_changes_nothing_for_the_router() {
+    let mut world = World::new(1);
+    let account = *world.providers.keys().next().expect("one");
+    let hello = stoa_nodes::message::Hello {
+        slots: u32::MAX,
+        ..world.providers[&account].hello()
+    };
+    world.input(Input::ProviderUp(Box::new(hello)));
+    world.tamper = |message| {
+        let status = ToRouter::Status {
+            free_slots: u32::MAX,
+            draining: false,
+        };
+        vec![status, message]
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    world.done(1);
+}
+
+#[test]
+fn a_provider_that_comes_back_dearer_than_it_was_chosen_is_not_ordered_from() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(1);
+    let sequence = world.unsynced.take().expect("gathering")[0];
+    let account = *world.providers.keys().next().expect("one");
+    let mut hello = world.providers[&account].hello();
+    hello.models[0].output_price = price(900_000);
+    world.input(Input::ProviderUp(Box::new(hello)));
+    world.input(Input::Synced { up_to: sequence });
+    world.failure(1);
+    assert!(world.prepared.is_empty());
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn calls_admitted_together_that_find_no_slot_left_are_told_so() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    for n in 1..=3 {
+        world.submit(n);
+    }
+    let last = *world
+        .unsynced
+        .take()
+        .expect("gathering")
+        .last()
+        .expect("three");
+    world.input(Input::Synced { up_to: last });
+    assert_eq!(world.prepared.len(), 2);
+    assert!(matches!(world.failure(3).cause, Cause::OverCapacity { .. }));
+}
+
+#[test]
+fn a_cancellation_that_arrives_twice_gives_one_receipt() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(3);
+    let account = *world.providers.keys().next().expect("one");
+    let cancel = ToProvider::Cancel {
+        job: job(1),
+        attempt: 0,
+        delivered: 2,
+    };
+    let provider = world.providers.get_mut(&account).expect("there");
+    let finals = |outputs: Vec<provider::Output>| {
+        outputs
+            .iter()
+            .filter(|o| matches!(o, provider::Output::Send(ToRouter::Final(_))))
+            .count()
+    };
+    let first = provider.handle(provider::Input::Router(cancel.clone()), world.now);
+    let later = world.now.plus(Millis(5));
+    let second = provider.handle(provider::Input::Router(cancel), later);
+    assert_eq!((finals(first), finals(second)), (1, 0));
+}
+
+#[test]
+fn a_ticket_whose_reserve_would_cut_the_pay_is_not_worked_on_though_the_router_signed_it() {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(1);
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    let outputs = world
+        .router
+        .handle(Input::Synced { up_to: sequence }, world.now);
+    let mut dispatch = outputs
+        .into_iter()
+        .find_map(|output| match output {
+            Output::Send { message, .. } => match *message {
+                ToProvider::Dispatch(dispatch) => Some(*dispatch),
+                _ => None,
+            },
+            _ => None,
+        })
+        .expect("ordered");
+    let ticket = &mut dispatch.ticket.ticket;
+    ticket.reserve = TokenAmount::from_units(ticket.reserve.units() - 1);
+    dispatch.ticket.signature =
+        SecretKey::for_tests("router").sign(stoa_crypto::ticket_digest(&domain(), ticket));
+    let provider = world.providers.values_mut().next().expect("one");
+    let input = provider::Input::Router(ToProvider::Dispatch(Box::new(dispatch)));
+    let outputs = provider.handle(input, START);
+    assert!(
+        matches!(
+            &outputs[..],
+            [provider::Output::Send(ToRouter::Refused {
+                reason: RefusalReason::BadTicket { .. },
+                ..
+            })]
+        ),
+        "{outputs:?}"
+    );
+}

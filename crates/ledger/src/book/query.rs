@@ -317,7 +317,8 @@ impl RouterBook {
     pub fn seal_due(&self, now: Timestamp, rule: &SealRule) -> Option<Entry> {
         let full = self.unsealed_count() >= u64::from(rule.job_limit);
         // The leaf held back by the batch before stays old; the batch's own age keeps it from making a batch of each later leaf.
-        let since = |earlier| now.since(earlier) >= rule.age;
+        // Times of receipts are providers' and clocks jump: what seems to lie ahead of us must not hold up everybody's settlement.
+        let since = |earlier| earlier > now || now.since(earlier) >= rule.age;
         let rested = self
             .batches
             .last()

@@ -113,6 +113,8 @@ impl Router {
             .book
             .available(account, now, lifetime)
             .map_err(|error| match error {
+                // Whether there is cover is for the chain to say, and nobody can ask it now.
+                _ if !self.chain_reachable => Cause::SettlementUnavailable,
                 CoverError::NoAllotment => Cause::NoAllotment,
                 CoverError::Expired => Cause::AllotmentExpired,
             })?;
@@ -246,7 +248,8 @@ fn input_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
     bound.min(context)
 }
 
-fn reserve(
+/// The most that any of the offers can cost.
+pub(super) fn reserve(
     offers: &[ModelOffer],
     input_units: u64,
     output_units: u32,

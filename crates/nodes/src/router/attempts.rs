@@ -1,17 +1,20 @@
 //! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
 
-use super::admission::parameters_digest;
+use super::admission::{parameters_digest, reserve};
 use super::{After, Current, Job, Output, Phase, Router};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Work;
 use stoa_crypto::{receipt_digest, recover, ticket_digest};
-use stoa_ledger::book::{Entry, ReleaseCause};
+use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
     Address, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
     Timestamp, TokenAmount,
 };
+
+/// Text that one token can stand for, in bytes: far above any vocabulary, and a bound on what a provider can make us hold.
+const TOKEN_BYTES_MAX: usize = 1024;
 
 /// What became of an attempt that ends without a receipt.
 enum Lost {
@@ -26,12 +29,13 @@ enum Lost {
 impl Router {
     /// The reservation is durable: order the work.
     pub(super) fn reserved(&mut self, job: JobId, now: Timestamp, outputs: &mut Vec<Output>) {
-        if self
-            .jobs
-            .get(&job)
-            .is_some_and(|j| j.phase == Phase::Reserving)
-        {
-            self.dispatch(job, now, outputs);
+        match self.jobs.get(&job).map(|state| &state.phase) {
+            Some(Phase::Reserving) => self.dispatch(job, now, outputs),
+            Some(Phase::Abandoned) => {
+                self.jobs.remove(&job);
+                self.release(job, ReleaseCause::Cancelled, outputs);
+            }
+            _ => {}
         }
     }
 
@@ -47,6 +51,10 @@ impl Router {
                 return self.give_up(job, cause, TokenAmount::ZERO, outputs);
             };
             if !self.stock.can_take(provider) {
+                // Calls that were admitted together may find the last slot taken.
+                if state.attempt == 0 && self.stock.is_full(provider) {
+                    state.last_failure = Cause::OverCapacity { retry_ms: 500 };
+                }
                 continue;
             }
             let Some(ticket) = self.ticket(job, provider, now) else {
@@ -60,6 +68,23 @@ impl Router {
         let state = self.jobs.get(&job)?;
         let offer = self.stock.offer(provider, &state.request.model)?;
         let until = self.book.reservation(job)?.until;
+        // A provider that came back with other prices than it was chosen by is not ordered from.
+        let cost = reserve(
+            std::slice::from_ref(offer),
+            state.input_units_max,
+            state.parameters.max_output_tokens,
+        );
+        let limits = &state.request.constraints;
+        let dearer = !cost.is_ok_and(|cost| cost <= state.reserve)
+            || limits
+                .input_price_max
+                .is_some_and(|most| offer.input_price > most)
+            || limits
+                .output_price_max
+                .is_some_and(|most| offer.output_price > most);
+        if dearer {
+            return None;
+        }
         Some(Ticket {
             job_id: job,
             account: state.account,
@@ -251,10 +276,14 @@ impl Router {
         let Some(current) = state.current.as_mut() else {
             return;
         };
-        let over = (current.output.len() + tokens.len()) as u64 > current.ticket.output_units_max;
-        if over || current.accepted_input.is_none() {
+        let count = current.output.len() + tokens.len();
+        let over = count as u64 > current.ticket.output_units_max;
+        let long = current.text.len() + text.len() > count.saturating_mul(TOKEN_BYTES_MAX);
+        if over || long || current.accepted_input.is_none() {
             let reason = if over {
                 "it sent more tokens than were ordered"
+            } else if long {
+                "it sent more text than its tokens can stand for"
             } else {
                 "it sent tokens before it accepted"
             };
@@ -394,8 +423,13 @@ impl Router {
             .offer(current.provider, &state.request.model)
             .ok_or("the offer is gone")?;
         let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
-        if delivered_at < accepted_at {
-            return Err("delivered before accepted".to_owned());
+        if delivered_at < accepted_at || delivered_at > current.ticket.deadline {
+            return Err(
+                "delivered before it was accepted or after the ticket's deadline".to_owned(),
+            );
+        }
+        if end.content.finish_reason == FinishReason::Cancelled && state.phase == Phase::Running {
+            return Err("it counts as cancelled what nobody cancelled".to_owned());
         }
         let facts = Facts {
             prompt_root: end.receipt.prompt_root,
@@ -437,6 +471,12 @@ impl Router {
             provider_signature: signature,
             router_signature,
         };
+        let entry = Entry::Charged {
+            receipt: Box::new(signed.clone()),
+        };
+        if let Err(error) = self.book.check(&entry) {
+            return self.not_chargeable(&signed, &error, now, outputs);
+        }
         let started = self.started(job, provider);
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
@@ -468,13 +508,29 @@ impl Router {
         self.remember_ttft(job, ttft_ms);
         self.stock.give_slot(provider);
         self.stock.delivered(provider, now);
-        self.journal(
-            Entry::Charged {
-                receipt: Box::new(signed),
-            },
-            After::Deliver(job),
-            outputs,
-        );
+        self.journal(entry, After::Deliver(job), outputs);
+    }
+
+    /// The books refuse a right receipt: the vault released the allotment while the job ran (a revocation, or clocks that disagree).
+    /// Nobody can be paid from it any more, so nothing is charged.
+    fn not_chargeable(
+        &mut self,
+        signed: &SignedReceipt,
+        error: &BookError,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let (job, provider) = (signed.receipt.job_id, signed.receipt.provider);
+        outputs.push(Output::Warn(format!("{job} cannot be charged: {error}")));
+        outputs.push(Output::Send {
+            provider,
+            message: Box::new(ToProvider::ReceiptRefused {
+                job,
+                attempt: signed.receipt.attempt,
+                reason: error.to_string(),
+            }),
+        });
+        self.lost(job, Lost::Hopeless(Cause::AllotmentExpired), now, outputs);
     }
 
     /// The charge is durable: tell both sides.
@@ -591,7 +647,9 @@ impl Router {
             return;
         };
         match (&state.phase, state.current.as_mut()) {
-            (Phase::Charging(_) | Phase::Cancelling { .. }, _) => {}
+            (Phase::Charging(_) | Phase::Cancelling { .. } | Phase::Abandoned, _) => {}
+            // Whether there is anything to release is known once the journal has answered.
+            (Phase::Reserving, _) => state.phase = Phase::Abandoned,
             (Phase::Running, Some(current)) => {
                 let delivered = current.output.len() as u64;
                 let (provider, attempt) = (current.provider, state.attempt);

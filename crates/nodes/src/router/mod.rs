@@ -80,6 +80,8 @@ pub enum Input {
     },
     /// Something happened on chain.
     Chain(ChainEvent),
+    /// Whether the chain can be read. While it cannot, calls are served on the cover that is known.
+    ChainReachable(bool),
     /// Take no new calls; finish those that run.
     Drain,
     /// Time passed.
@@ -245,6 +247,8 @@ struct Current {
 enum Phase {
     /// The reservation is being written.
     Reserving,
+    /// The client left while the reservation was being written: what is written is released, what is not leaves no trace.
+    Abandoned,
     /// A provider works on it.
     Running,
     /// The client is gone; the provider owes a receipt for `delivered` tokens.
@@ -263,6 +267,7 @@ pub struct Router {
     next_sequence: u64,
     waiting: BTreeMap<u64, After>,
     draining: bool,
+    chain_reachable: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
     /// Times to first token of the newest delivered jobs, for display.
@@ -285,6 +290,7 @@ impl Router {
             next_sequence,
             waiting: BTreeMap::new(),
             draining: false,
+            chain_reachable: true,
             asked: None,
             recent_ttft: std::collections::VecDeque::new(),
         };
@@ -341,6 +347,7 @@ impl Router {
                 self.not_written(sequence, &reason, &mut outputs)
             }
             Input::Chain(event) => self.chain_event(event, &mut outputs),
+            Input::ChainReachable(reachable) => self.chain_reachable = reachable,
             Input::Drain => self.draining = true,
             Input::Tick => {
                 self.deadlines(now, &mut outputs);

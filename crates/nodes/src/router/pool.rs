@@ -131,7 +131,10 @@ impl Stock {
 
     pub(super) fn give_slot(&mut self, provider: Address) {
         if let Some(standing) = self.providers.get_mut(&provider).filter(|s| s.online) {
-            standing.free_slots = (standing.free_slots + 1).min(standing.hello.slots);
+            standing.free_slots = standing
+                .free_slots
+                .saturating_add(1)
+                .min(standing.hello.slots);
         }
     }
 
@@ -139,6 +142,13 @@ impl Stock {
         self.providers
             .get(&provider)
             .is_some_and(|s| s.online && !s.draining && s.free_slots > 0)
+    }
+
+    /// Whether nothing but a free slot is missing.
+    pub(super) fn is_full(&self, provider: Address) -> bool {
+        self.providers
+            .get(&provider)
+            .is_some_and(|s| s.online && !s.draining && s.free_slots == 0)
     }
 
     pub(super) fn first_token(&mut self, provider: Address, after: Millis) {
@@ -166,10 +176,11 @@ impl Stock {
         }
     }
 
-    /// Offers of a model, connected or not.
+    /// Offers of a model that are online.
     pub(super) fn offers(&self, model: &str) -> Vec<&ModelOffer> {
         self.providers
             .values()
+            .filter(|s| s.online)
             .filter_map(|s| s.hello.models.iter().find(|offer| offer.model == model))
             .collect()
     }

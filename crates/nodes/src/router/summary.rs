@@ -64,7 +64,7 @@ fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
     let current = state.current.as_ref();
     let accepted = current.and_then(|current| current.accepted_input);
     let place = match state.phase {
-        Phase::Reserving => JobState::Reserved,
+        Phase::Reserving | Phase::Abandoned => JobState::Reserved,
         Phase::Charging(_) => JobState::Delivered,
         _ if accepted.is_some() => JobState::Accepted,
         _ => JobState::Dispatched,
