@@ -13,16 +13,16 @@ type Draw = fn(&mut Rng) -> Task;
 
 /// The families, their weights in the training text and the number of held-out tasks of each.
 pub const FAMILIES: &[(&str, Draw, usize, usize)] = &[
-    ("chat", talk::draw, 14, 100),
-    ("refusal", talk::draw_refusal, 5, 60),
-    ("story", story::draw, 6, 100),
-    ("arithmetic", sums::draw, 20, 200),
-    ("extract", extract::draw, 12, 160),
-    ("transform", text::draw, 13, 160),
-    ("lookup", facts::draw, 9, 120),
-    ("tool_call", tools::draw, 15, 200),
-    ("no_tool", tools::draw_none, 3, 50),
-    ("tool_result", tools::draw_result, 4, 60),
+    ("chat", talk::draw, 12, 100),
+    ("refusal", talk::draw_refusal, 3, 60),
+    ("story", story::draw, 4, 100),
+    ("arithmetic", sums::draw, 22, 200),
+    ("extract", extract::draw, 11, 160),
+    ("transform", text::draw, 14, 160),
+    ("lookup", facts::draw, 15, 120),
+    ("tool_call", tools::draw, 20, 200),
+    ("no_tool", tools::draw_none, 6, 50),
+    ("tool_result", tools::draw_result, 2, 60),
 ];
 
 const SYSTEM: &[&str] = &[

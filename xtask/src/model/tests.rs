@@ -119,24 +119,42 @@ fn every_extraction_answer_is_a_json_object() {
     }
 }
 
+/// The value of `a + b - c ...` or `a * b`, read from left to right.
+fn value_of(formula: &str) -> i64 {
+    let mut parts = formula.split(' ');
+    let mut next = || parts.next().map(str::to_owned);
+    let number = |text: Option<String>| text.expect("a number").parse::<i64>().expect("digits");
+    let mut value = number(next());
+    while let Some(sign) = next() {
+        let right = number(next());
+        match sign.as_str() {
+            "+" => value += right,
+            "-" => value -= right,
+            _ => value *= right,
+        }
+    }
+    value
+}
+
 #[test]
-fn every_sum_is_right() {
+fn every_step_of_every_sum_is_right_and_its_result_is_not_negative() {
     let mut seen = 0;
     for task in draws(500).iter().filter(|t| t.family == "arithmetic") {
         let answer = task.turns.last().expect("an answer").body();
-        let parts: Vec<&str> = answer.split(' ').collect();
-        if let [a, sign @ ("+" | "-" | "*"), b, "=", result] = parts[..] {
-            let (a, b): (i64, i64) = (a.parse().expect("number"), b.parse().expect("number"));
-            let right = match sign {
-                "+" => a + b,
-                "-" => a - b,
-                _ => a * b,
+        for step in answer.split([',', ':']) {
+            let Some((formula, result)) = step.trim().split_once(" = ") else {
+                continue;
             };
-            assert_eq!(result, right.to_string());
+            assert_eq!(
+                value_of(formula),
+                result.parse::<i64>().expect("a number"),
+                "{answer}"
+            );
+            assert!(!result.starts_with('-'), "{answer}");
             seen += 1;
         }
     }
-    assert!(seen > 300);
+    assert!(seen > 1_000, "{seen}");
 }
 
 #[test]

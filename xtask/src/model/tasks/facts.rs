@@ -7,7 +7,7 @@ use crate::model::words::{ANIMALS, CITIES, COLOURS, JOBS, NAMES, PLACES, THINGS,
 /// One look-up task.
 pub fn draw(rng: &mut Rng) -> Task {
     let kind = rng.below(6);
-    let count = rng.between(2, 5);
+    let count = rng.between(2, 4);
     let subjects = subjects(rng, kind, count);
     let values = values(rng, kind, count);
     let facts: Vec<String> = subjects
