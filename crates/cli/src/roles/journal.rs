@@ -237,3 +237,6 @@ fn rebuild(recovery: Recovery, domain: Domain, router: Address) -> Result<Recove
         repaired,
     })
 }
+
+#[cfg(test)]
+mod tests;

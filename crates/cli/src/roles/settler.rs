@@ -79,6 +79,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                     for indexed in progress.events {
                         self.told(indexed.event, indexed.block, indexed.at).await;
                     }
+                    self.router.input(Input::ChainReachable(true));
                     self.refresh(indexer.cursor().next_block().saturating_sub(1), None)
                         .await;
                     if progress.at_head {
@@ -90,6 +91,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the chain cannot be read");
+                    self.router.input(Input::ChainReachable(false));
                     self.refresh(0, Some(error.to_string())).await;
                     tokio::time::sleep(4 * POLL).await;
                 }
