@@ -10,7 +10,7 @@ use stoa_api::{
 use stoa_ledger::book::{BatchRecord, RouterBook};
 use stoa_nodes::client::ClientRequest;
 use stoa_nodes::router::{JobSummary, Standing};
-use stoa_types::{Address, JobId, JobState, Millis, Price, Timestamp, TokenAmount};
+use stoa_types::{Address, Digest, JobId, JobState, Millis, Price, Timestamp, TokenAmount};
 use stoa_verify::{BatchStatement, SettlementProof};
 
 /// Jobs, batches and jobs per batch on the dashboard.
@@ -27,6 +27,8 @@ pub struct ChainView {
     pub vault_balances: BTreeMap<Address, TokenAmount>,
     /// When each model was first offered.
     pub first_offered: BTreeMap<String, Timestamp>,
+    /// Transaction of each posted batch.
+    pub posted: BTreeMap<u64, Digest>,
     /// What is wrong with the chain, if anything.
     pub problem: Option<String>,
 }
@@ -139,7 +141,9 @@ impl Gateway for RouterGateway {
                 tiers,
                 regions,
                 providers: u32::try_from(offers.len()).unwrap_or(u32::MAX),
-                free_slots: standings.iter().map(|s| s.free_slots).sum(),
+                free_slots: standings
+                    .iter()
+                    .fold(0, |sum, s| sum.saturating_add(s.free_slots)),
             });
         }
         entries
@@ -150,6 +154,10 @@ impl Gateway for RouterGateway {
             return None;
         }
         let core = self.router.core();
+        // While the call is under way its charge may not be durable: a receipt that is given must never be untrue.
+        if core.account_of(job).is_some() {
+            return None;
+        }
         let receipt = core.book().receipt(job)?.clone();
         let state = core.book().job_state(job)?;
         let proof = core
@@ -275,7 +283,7 @@ impl Gateway for RouterGateway {
                 .iter()
                 .rev()
                 .take(BATCHES_SHOWN)
-                .map(|batch| batch_row(book, batch))
+                .map(|batch| batch_row(book, &view, batch))
                 .collect(),
             providers: core
                 .stock()
@@ -417,7 +425,7 @@ fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) ->
     })
 }
 
-fn batch_row(book: &RouterBook, batch: &BatchRecord) -> BatchRow {
+fn batch_row(book: &RouterBook, view: &ChainView, batch: &BatchRecord) -> BatchRow {
     let jobs = book.jobs_of(batch.sealed.index);
     let charges = jobs
         .iter()
@@ -433,7 +441,7 @@ fn batch_row(book: &RouterBook, batch: &BatchRecord) -> BatchRow {
         batch: batch.sealed.index,
         state: state.to_owned(),
         root: batch.sealed.job_root,
-        transaction: None,
+        transaction: view.posted.get(&batch.sealed.index).copied(),
         receipts: u64::from(batch.sealed.job_count),
         total: TokenAmount::checked_sum(charges).unwrap_or_default(),
         jobs: jobs.iter().copied().take(JOBS_PER_BATCH_SHOWN).collect(),

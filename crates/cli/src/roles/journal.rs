@@ -1,5 +1,14 @@
 //! The router's journal on a disk: entries go in with their numbers, and come back as inputs when they are durable.
+//!
+//! A thread beside folds the durable entries into a book of its own and writes it down as a snapshot now and then, so that a start
+//! reads the newest snapshot and the entries behind it. That book is the fold of what the journal kept and of nothing else: the
+//! router's own is ahead of the disk, and remembers reservations that the journal refused. The router's loop never waits for it.
 
+mod fold;
+mod snapshots;
+
+use fold::{ENTRY_KIND, Fold, OWNER_KIND, RECORD_VERSION};
+use snapshots::Keeper;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -12,9 +21,10 @@ use stoa_store::{
 };
 use stoa_types::Address;
 
-/// Kind and version of the journal's records: one entry of the router's book each.
-const ENTRY_KIND: u16 = 1;
-const ENTRY_RECORD_VERSION: u16 = 1;
+pub use fold::{Owner, Unusable};
+
+/// Entries between two snapshots, while the book is small.
+const ENTRIES_PER_SNAPSHOT: u64 = 50_000;
 
 /// Why the journal cannot be used. No record was changed.
 #[derive(Debug, thiserror::Error)]
@@ -30,25 +40,15 @@ pub enum JournalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A record is whole but not of this program's making.
-    #[error(
-        "journal record {sequence} is not an entry of a router's book: {reason}; it was written by another program or version"
-    )]
-    Foreign {
-        /// Which.
-        sequence: u64,
-        /// Why.
-        reason: String,
-    },
-    /// The entries contradict each other.
-    #[error(
-        "journal record {sequence} contradicts those before it: {reason}; keep the folder and report this"
-    )]
-    Contradiction {
-        /// Which.
-        sequence: u64,
-        /// Why.
-        reason: String,
+    /// What the journal holds is undamaged and of no use here.
+    #[error("{what} in {folder} {why}")]
+    Content {
+        /// The record or snapshot.
+        what: String,
+        /// The journal's folder.
+        folder: String,
+        /// Why it is of no use.
+        why: Unusable,
     },
 }
 
@@ -99,24 +99,31 @@ pub type Tell = Arc<dyn Fn(Written) + Send + Sync>;
 
 /// The open journal of one router.
 pub struct RouterJournal<D: Disk = RealDisk> {
+    /// Goes before the journal closes: it writes into the same folder.
+    keeper: Keeper,
     group: GroupCommit<D>,
     tell: Tell,
     /// Entries that must be written but found no room: they keep their order, and reservations behind them are refused.
-    backlog: Mutex<VecDeque<(u64, Vec<u8>)>>,
+    backlog: Mutex<VecDeque<(u64, Arc<[u8]>)>>,
 }
 
 /// What a journal held when it was opened.
 pub struct Recovered {
     /// The books.
     pub book: RouterBook,
-    /// Entries read.
+    /// Entries that they are made of.
     pub entries: usize,
     /// What was repaired, in words for the log.
     pub repaired: Option<String>,
 }
 
 /// A journal that was read and takes no entries yet.
-pub struct OpenJournal<D: Disk = RealDisk>(Journal<D>);
+pub struct OpenJournal<D: Disk = RealDisk> {
+    journal: Journal<D>,
+    fold: Fold,
+    /// Entries behind the newest snapshot.
+    unsaved: u64,
+}
 
 /// Opens the folder and rebuilds the books.
 pub fn open(
@@ -138,15 +145,54 @@ fn open_on<D: Disk>(
     domain: Domain,
     router: Address,
 ) -> Result<(OpenJournal<D>, Recovered), JournalError> {
+    let folder = disk.describe("");
     let (journal, recovery) = Journal::open(disk, options)?;
-    Ok((OpenJournal(journal), rebuild(recovery, domain, router)?))
+    report(&recovery);
+    let (fold, unsaved) = rebuild(&folder, &recovery, Owner { domain, router })?;
+    let recovered = Recovered {
+        book: fold.book.clone(),
+        entries: usize::try_from(fold.entries).unwrap_or(usize::MAX),
+        repaired: recovery.repaired.map(|tail| {
+            format!(
+                "{} bytes at {} of {} cut ({})",
+                tail.bytes, tail.offset, tail.file, tail.what
+            )
+        }),
+    };
+    let opened = OpenJournal {
+        journal,
+        fold,
+        unsaved,
+    };
+    Ok((opened, recovered))
 }
 
 impl<D: Disk> RouterJournal<D> {
     /// Starts the writer; what becomes of each entry goes to `tell`.
     pub fn start(opened: OpenJournal<D>, tell: Tell) -> std::io::Result<Self> {
+        Self::start_with(opened, tell, ENTRIES_PER_SNAPSHOT)
+    }
+
+    fn start_with(opened: OpenJournal<D>, tell: Tell, every: u64) -> std::io::Result<Self> {
+        let OpenJournal {
+            mut journal,
+            fold,
+            unsaved,
+        } = opened;
+        if !fold.signed {
+            let owner = NewRecord {
+                kind: OWNER_KIND,
+                version: RECORD_VERSION,
+                payload: &fold.owner.encode(),
+            };
+            journal
+                .append_batch(&[owner])
+                .map_err(std::io::Error::other)?;
+        }
+        let (position, snapshots) = (journal.position(), journal.snapshots());
         Ok(Self {
-            group: GroupCommit::start(opened.0)?,
+            keeper: Keeper::start(fold, position, unsaved, snapshots, every)?,
+            group: GroupCommit::start(journal)?,
             tell,
             backlog: Mutex::default(),
         })
@@ -154,7 +200,7 @@ impl<D: Disk> RouterJournal<D> {
 
     /// Writes an entry; what becomes of it is told later. Only reservations may be refused: everything else waits for room.
     pub fn write(&self, sequence: u64, entry: &Entry) {
-        let payload = entry.encode();
+        let payload: Arc<[u8]> = entry.encode().into();
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
         let refusable = matches!(entry, Entry::Reserved { .. });
         if backlog.is_empty() {
@@ -192,50 +238,58 @@ impl<D: Disk> RouterJournal<D> {
         }
     }
 
-    fn submit(&self, sequence: u64, payload: &[u8]) -> Result<(), AppendError> {
-        let tell = self.tell.clone();
+    fn submit(&self, sequence: u64, payload: &Arc<[u8]>) -> Result<(), AppendError> {
+        let (tell, durable, kept) = (self.tell.clone(), self.keeper.durable(), payload.clone());
         let done = move |result: Result<Position, AppendError>| match result {
-            Ok(_) => tell(Written::Durable(sequence)),
+            Ok(position) => {
+                tell(Written::Durable(sequence));
+                durable.tell(position, kept);
+            }
             Err(error) => tell(Written::Fatal(error.to_string())),
         };
         let record = NewRecord {
             kind: ENTRY_KIND,
-            version: ENTRY_RECORD_VERSION,
+            version: RECORD_VERSION,
             payload,
         };
         self.group.submit(&[record], Box::new(done)).map(drop)
     }
 }
 
-fn rebuild(recovery: Recovery, domain: Domain, router: Address) -> Result<Recovered, JournalError> {
-    let mut book = RouterBook::new(domain, router);
+/// The book that the newest snapshot and the records behind it come to, and how many entries are behind it.
+fn rebuild(folder: &str, recovery: &Recovery, owner: Owner) -> Result<(Fold, u64), JournalError> {
+    let content = |what: String| {
+        let folder = folder.to_owned();
+        move |why| JournalError::Content { what, folder, why }
+    };
+    let mut fold = match &recovery.snapshot {
+        Some(snapshot) => Fold::restore(owner, &snapshot.state).map_err(content(format!(
+            "the snapshot of record {}",
+            snapshot.covers.sequence
+        )))?,
+        None => Fold::new(owner),
+    };
+    let saved = fold.entries;
     for record in recovery.records.iter() {
-        let sequence = record.sequence.0;
-        let foreign = |reason: String| JournalError::Foreign { sequence, reason };
-        if (record.kind, record.version) != (ENTRY_KIND, ENTRY_RECORD_VERSION) {
-            return Err(foreign(format!(
-                "kind {} version {}",
-                record.kind, record.version
-            )));
-        }
-        let entry = Entry::decode(record.payload).map_err(|error| foreign(error.to_string()))?;
-        book.apply(&entry)
-            .map_err(|error| JournalError::Contradiction {
-                sequence,
-                reason: error.to_string(),
-            })?;
+        fold.record(&record)
+            .map_err(content(format!("record {}", record.sequence)))?;
     }
-    let repaired = recovery.repaired.map(|tail| {
-        format!(
-            "{} bytes at {} of {} cut ({})",
-            tail.bytes, tail.offset, tail.file, tail.what
-        )
-    });
-    Ok(Recovered {
-        book,
-        entries: recovery.records.len(),
-        repaired,
-    })
+    let unsaved = fold.entries - saved;
+    Ok((fold, unsaved))
+}
+
+/// Says in the log what was not as written and did no harm.
+fn report(recovery: &Recovery) {
+    for finding in &recovery.findings {
+        tracing::warn!(
+            ?finding,
+            "the router's journal is not quite as it was written; nothing is lost"
+        );
+    }
+    if let Some(snapshot) = &recovery.snapshot {
+        let (covers, behind) = (snapshot.covers.sequence, recovery.records.len());
+        tracing::info!(%covers, behind, "the router's book starts from a snapshot");
+    }
 }
 
 #[cfg(test)]

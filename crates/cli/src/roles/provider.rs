@@ -235,6 +235,8 @@ impl Loop {
                     attempt,
                     result: facts,
                 });
+                // Cancelled or refused meanwhile: nobody will run it.
+                self.prepared.remove(&attempt);
             }
         }
     }
@@ -282,7 +284,11 @@ impl Loop {
                         flag.cancel();
                     }
                 }
-                Output::Earned(receipt) => self.earnings.keep(&receipt),
+                Output::Earned(receipt) => {
+                    let attempt = (receipt.receipt.job_id, receipt.receipt.attempt);
+                    self.flags.remove(&attempt);
+                    self.earnings.keep(&receipt);
+                }
                 Output::Warn(text) => tracing::warn!(account = %self.core.account(), "{text}"),
             }
         }
@@ -325,12 +331,12 @@ impl Loop {
         self.streams.insert(attempt, sender);
         let (to_router, mut from_router) = job.stream.split();
         let events = self.events.clone();
-        tokio::spawn(write_stream(to_router, receiver));
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             while let Ok(Some(message)) = from_router.recv().await {
                 let _ = events.send(Event::Input(Box::new(Input::Router(message))));
             }
         });
+        tokio::spawn(write_stream(to_router, receiver, reader));
         self.handle(Input::Router(ToProvider::Dispatch(job.dispatch)));
     }
 
@@ -379,11 +385,19 @@ impl Loop {
     }
 }
 
+/// Ends with the last message, or when the router ended its direction: a stream left half open would count against those that
+/// the link may carry at once, until no further job could be ordered.
 async fn write_stream(
     mut stream: MessageSender<ToRouter>,
     mut messages: mpsc::UnboundedReceiver<ToRouter>,
+    mut reader: tokio::task::JoinHandle<()>,
 ) {
-    while let Some(message) = messages.recv().await {
+    loop {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            _ = &mut reader => None,
+        };
+        let Some(message) = message else { break };
         let last = matches!(message, ToRouter::Refused { .. } | ToRouter::Failed { .. });
         if let Err(error) = stream.send(&message).await {
             tracing::debug!(%error, "a job's stream to the router broke");

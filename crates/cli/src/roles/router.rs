@@ -111,10 +111,16 @@ impl RouterHandle {
 
     /// Why a provider was chosen.
     pub fn decision(&self, job: JobId) -> Option<Decision> {
-        self.decisions
+        // The loop waits for this lock: it is let go before the file is read.
+        let kept = self
+            .decisions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(job)
+            .newest(job);
+        match kept {
+            Ok(decision) => Some(decision),
+            Err(path) => DecisionLog::read(&path, job),
+        }
     }
 }
 
@@ -140,7 +146,8 @@ struct Loop {
     events: mpsc::UnboundedSender<Event>,
     clients: HashMap<JobId, mpsc::Sender<ClientEvent>>,
     links: HashMap<Address, (u64, ProviderLink)>,
-    streams: HashMap<(JobId, u32), mpsc::Sender<ToProvider>>,
+    /// Streams of running attempts. The provider is part of the key: what it is told must not reach another one's stream.
+    streams: HashMap<(Address, JobId, u32), mpsc::Sender<ToProvider>>,
     chain: mpsc::UnboundedSender<ChainCall>,
     decisions: Arc<Mutex<DecisionLog>>,
     next_link: u64,
@@ -217,7 +224,12 @@ impl Loop {
 
     fn event(&mut self, event: Event) -> Result<(), RouterStopped> {
         match event {
-            Event::Input(input) => self.handle(*input),
+            Event::Input(input) => {
+                if let Input::ClientGone { job } = &*input {
+                    self.clients.remove(job);
+                }
+                self.handle(*input);
+            }
             Event::Submit {
                 job,
                 account,
@@ -354,7 +366,7 @@ impl Loop {
         };
         let open = self
             .streams
-            .get(&attempt)
+            .get(&(provider, attempt.0, attempt.1))
             .filter(|stream| !stream.is_closed());
         if let Some(stream) = open {
             // A stream that takes no message is about to be given up by its own task.
@@ -376,7 +388,8 @@ impl Loop {
         let attempt = (ticket.job_id, ticket.attempt);
         self.streams.retain(|_, sender| !sender.is_closed());
         let (sender, receiver) = mpsc::channel(JOB_QUEUE);
-        self.streams.insert(attempt, sender);
+        self.streams
+            .insert((provider, attempt.0, attempt.1), sender);
         let events = self.events.clone();
         let link = self.links.get(&provider).map(|(_, link)| link.clone());
         tokio::spawn(async move {
@@ -407,6 +420,8 @@ async fn run_stream(
     mut outgoing: mpsc::Receiver<ToProvider>,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Option<String> {
+    let ticket = &dispatch.ticket.ticket;
+    let attempt = (ticket.job_id, ticket.attempt);
     let stream: JobStream = match link.open_job(dispatch).await {
         Ok(stream) => stream,
         Err(error) => return Some(error.to_string()),
@@ -417,8 +432,16 @@ async fn run_stream(
         tokio::select! {
             incoming = receiver.recv() => match incoming {
                 Ok(Some(message)) => {
-                    answered |= matches!(message, ToRouter::Final(_) | ToRouter::Refused { .. } | ToRouter::Failed { .. });
+                    if message.job() != Some(attempt) {
+                        return Some("it spoke of another job on this job's stream".to_owned());
+                    }
+                    // After these there is nothing more to say: a provider cannot keep the stream open.
+                    let over = matches!(message, ToRouter::Refused { .. } | ToRouter::Failed { .. });
+                    answered |= matches!(message, ToRouter::Final(_));
                     let _ = events.send(Event::Input(Box::new(Input::Provider { provider, message })));
+                    if over {
+                        return None;
+                    }
                 }
                 Ok(None) => return (!answered).then(|| "it ended the stream without a receipt".to_owned()),
                 Err(error) => return (!answered).then(|| error.to_string()),
@@ -498,11 +521,15 @@ impl DecisionLog {
         }
     }
 
-    fn get(&self, job: JobId) -> Option<Decision> {
-        if let Some((_, decision)) = self.newest.iter().rev().find(|(id, _)| *id == job) {
-            return Some(decision.clone());
-        }
-        let file = std::fs::File::open(&self.path).ok()?;
+    /// A decision that is kept in memory, or the file to look for it in.
+    fn newest(&self, job: JobId) -> Result<Decision, std::path::PathBuf> {
+        let kept = self.newest.iter().rev().find(|(id, _)| *id == job);
+        kept.map(|(_, decision)| decision.clone())
+            .ok_or_else(|| self.path.clone())
+    }
+
+    fn read(path: &std::path::Path, job: JobId) -> Option<Decision> {
+        let file = std::fs::File::open(path).ok()?;
         let needle = job.to_string();
         std::io::BufRead::lines(std::io::BufReader::new(file))
             .map_while(Result::ok)

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stoa_chain::{
-    Account, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexer, Offer, PayRoots,
-    Post, StakeRole, View,
+    Account, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexed, Indexer, Offer,
+    PayRoots, Post, StakeRole, View,
 };
 use stoa_nodes::message::Hello;
 use stoa_nodes::router::{ChainCall, ChainEvent, Input};
@@ -77,7 +77,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
             match indexer.step().await {
                 Ok(progress) => {
                     for indexed in progress.events {
-                        self.told(indexed.event, indexed.block, indexed.at).await;
+                        self.told(indexed).await;
                     }
                     self.router.input(Input::ChainReachable(true));
                     self.refresh(indexer.cursor().next_block().saturating_sub(1), None)
@@ -99,7 +99,14 @@ impl<C: ChainAccess + Clone> Follower<C> {
         }
     }
 
-    async fn told(&self, event: ContractEvent, block: u64, at: Timestamp) {
+    async fn told(&self, indexed: Indexed) {
+        let Indexed {
+            event,
+            block,
+            at,
+            transaction,
+            ..
+        } = indexed;
         if let Err(error) = event.check_endpoint(self.chain_id, self.contracts.provider_registry) {
             return tracing::warn!(%error, "a registration without proof of its endpoint is ignored");
         }
@@ -113,6 +120,10 @@ impl<C: ChainAccess + Clone> Follower<C> {
             ContractEvent::LoadoutSet { provider, offers } => {
                 self.first_offered(offers, at);
                 self.check_stake(*provider).await;
+            }
+            ContractEvent::BatchPosted { router, index, .. } if *router == self.account => {
+                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+                view.posted.insert(*index, transaction);
             }
             ContractEvent::Staked { who, .. }
             | ContractEvent::UnbondRequested { who, .. }
@@ -208,21 +219,25 @@ impl<C: ChainAccess + Clone> Follower<C> {
     /// The allotment as it stands now: an event of an old block must not take back what a newer one gave.
     async fn allotment(&self, developer: Address) -> Option<ChainEvent> {
         let view = View::new(self.chain.clone(), self.contracts);
-        match view.allotment(developer, self.account).await {
-            Ok(found) if found.live => Some(ChainEvent::Allotment {
-                account: developer,
-                generation: found.generation,
-                cap: found.cap,
-                debited: found.debited,
-                expiry: found.expiry,
-                fee_version: self.router.core().config().profile.fees.version,
-            }),
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(%developer, %error, "an allotment cannot be read");
-                None
+        // The event is told once: without an answer it waits here, or a revocation would be missed until the next start.
+        let found = loop {
+            match view.allotment(developer, self.account).await {
+                Ok(found) => break found,
+                Err(error) => {
+                    tracing::warn!(%developer, %error, "an allotment cannot be read; it is tried again");
+                    self.router.input(Input::ChainReachable(false));
+                    tokio::time::sleep(4 * POLL).await;
+                }
             }
-        }
+        };
+        found.live.then(|| ChainEvent::Allotment {
+            account: developer,
+            generation: found.generation,
+            cap: found.cap,
+            debited: found.debited,
+            expiry: found.expiry,
+            fee_version: self.router.core().config().profile.fees.version,
+        })
     }
 
     async fn refresh(&self, block: u64, problem: Option<String>) {
