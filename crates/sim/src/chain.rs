@@ -28,6 +28,27 @@ pub enum Transaction {
     ),
 }
 
+/// What a developer does to its allotment.
+#[derive(Debug, Clone, Copy)]
+pub enum Act {
+    /// Deposits, raises the cap, and moves the expiry to `life` seconds from now (0: not).
+    TopUp {
+        /// Units.
+        add: u128,
+        /// Seconds.
+        life: u64,
+    },
+    /// Ends it after the notice.
+    Revoke,
+    /// Takes back what is left.
+    Release,
+    /// Allots all that is free as the next generation.
+    Allot {
+        /// Seconds.
+        life: u64,
+    },
+}
+
 /// The simulated chain.
 pub struct ModelChain {
     /// The vault.
@@ -45,7 +66,7 @@ impl ModelChain {
     pub fn new(
         profile: &NetworkProfile,
         router: Address,
-        developer: Address,
+        developers: &[Address],
         providers: &[Address],
         cap: u128,
         now: u64,
@@ -78,17 +99,44 @@ impl ModelChain {
         };
         let deposit = TokenAmount::from_units(cap + 5);
         let expiry = now + profile.settlement.allotment_seconds;
-        let deposited = chain
-            .vault
-            .deposit(developer, developer, deposit)
-            .expect("a fresh vault takes a deposit");
-        let allotted = chain
-            .vault
-            .allot(developer, router, TokenAmount::from_units(cap), expiry, now)
-            .expect("it was just deposited");
-        chain.note(deposited, now);
-        chain.note(allotted, now);
+        for developer in developers.iter().copied() {
+            let deposited = chain
+                .vault
+                .deposit(developer, developer, deposit)
+                .expect("a fresh vault takes a deposit");
+            let allotted = chain
+                .vault
+                .allot(developer, router, TokenAmount::from_units(cap), expiry, now)
+                .expect("it was just deposited");
+            chain.note(deposited, now);
+            chain.note(allotted, now);
+        }
         chain
+    }
+
+    /// A developer does something to its allotment; true when the vault let it.
+    pub fn act(&mut self, developer: Address, act: Act, now: u64) -> bool {
+        let (vault, router) = (&mut self.vault, self.router);
+        let result = match act {
+            Act::TopUp { add, life } => {
+                let add = TokenAmount::from_units(add);
+                let deposited = vault.deposit(developer, developer, add);
+                let expiry = if life == 0 { 0 } else { now + life };
+                deposited.and_then(|mut events| {
+                    events.extend(vault.top_up(developer, router, add, expiry, now)?);
+                    Ok(events)
+                })
+            }
+            Act::Revoke => vault.revoke(developer, router, now),
+            Act::Release => vault.release(developer, router, now),
+            Act::Allot { life } => {
+                let cap = vault.free(developer);
+                vault.allot(developer, router, cap, now + life, now)
+            }
+        };
+        let Ok(events) = result else { return false };
+        self.note(events, now);
+        true
     }
 
     fn note(&mut self, events: Vec<Event>, at: u64) {
@@ -209,26 +257,30 @@ impl ModelChain {
         let logged = self.log.get(position)?;
         let at = Timestamp::from_secs(logged.at);
         Some(match &logged.event {
-            Event::Allotted {
-                developer,
-                generation,
-                cap,
-                expiry,
-                ..
+            // Like the real reader: the allotment as it stands now, not as it stood at the event.
+            Event::Allotted { developer, .. }
+            | Event::ToppedUp { developer, .. }
+            | Event::Revoked { developer, .. } => {
+                let (generation, allotment) = self.vault.allotment(*developer, self.router)?;
+                if !allotment.live {
+                    return None;
+                }
+                ChainEvent::Allotment {
+                    account: *developer,
+                    generation,
+                    cap: allotment.cap,
+                    debited: allotment.debited,
+                    expiry: Timestamp::from_secs(allotment.expiry),
+                    fee_version: 1,
+                }
             }
-            | Event::ToppedUp {
+            Event::Released {
                 developer,
                 generation,
-                cap,
-                expiry,
                 ..
-            } => ChainEvent::Allotment {
+            } => ChainEvent::AllotmentClosed {
                 account: *developer,
                 generation: *generation,
-                cap: *cap,
-                debited: self.debited_at(position, *developer, *generation),
-                expiry: Timestamp::from_secs(*expiry),
-                fee_version: 1,
             },
             Event::BatchPosted {
                 index, chain_head, ..
@@ -256,21 +308,5 @@ impl ModelChain {
             },
             _ => return None,
         })
-    }
-
-    fn debited_at(&self, position: usize, developer: Address, generation: u32) -> TokenAmount {
-        let synced = self.log[..position]
-            .iter()
-            .rev()
-            .find_map(|logged| match &logged.event {
-                Event::DebitSynced {
-                    developer: d,
-                    generation: g,
-                    lifetime_debit,
-                    ..
-                } if (*d, *g) == (developer, generation) => Some(*lifetime_debit),
-                _ => None,
-            });
-        synced.unwrap_or_default()
     }
 }

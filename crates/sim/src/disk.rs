@@ -54,6 +54,13 @@ impl Journal {
             .collect()
     }
 
+    /// Whether a reservation of this job is durable.
+    pub fn holds_reservation(&self, job: stoa_types::JobId) -> bool {
+        self.entries()
+            .iter()
+            .any(|entry| matches!(entry, Entry::Reserved { job: held, .. } if *held == job))
+    }
+
     /// Whether a charge of this job is durable.
     pub fn holds_charge(&self, job: stoa_types::JobId) -> bool {
         self.entries().iter().any(

@@ -53,6 +53,14 @@ pub enum Fault {
     Outage,
     /// An event was told twice.
     EventTwice,
+    /// A developer raised a cap or moved an expiry while calls ran.
+    ToppedUp,
+    /// A developer revoked an allotment while calls ran.
+    Revoked,
+    /// An allotment was released while calls ran or debits were outstanding.
+    Released,
+    /// A released allotment was followed by its next generation.
+    Renewed,
 }
 
 /// Each fault with the roles it can hit: a campaign in which one never fired has tested less than it says.
@@ -79,6 +87,10 @@ pub const EXPECTED: &[(Fault, Role)] = &[
     (Fault::TransactionTwice, Role::Chain),
     (Fault::Outage, Role::Chain),
     (Fault::EventTwice, Role::Chain),
+    (Fault::ToppedUp, Role::Client),
+    (Fault::Revoked, Role::Client),
+    (Fault::Released, Role::Client),
+    (Fault::Renewed, Role::Client),
 ];
 
 /// How often each fault hit each role.
@@ -149,6 +161,10 @@ pub struct Ranges {
     pub cap: u128,
     /// Seconds per batch.
     pub batch_seconds: u64,
+    /// Mean time between what developers do to their allotments; 0 = nothing.
+    pub developer_every_ms: u64,
+    /// Lives of tickets, notices and allotments are so short that allotments end and are released within the run.
+    pub short_lives: bool,
 }
 
 impl Ranges {
@@ -187,6 +203,8 @@ impl Ranges {
             chain_faults: rate(rng, 300),
             cap: if rng.chance(200) { 400 } else { 1_000_000 },
             batch_seconds: rng.between(1, 20),
+            developer_every_ms: rate(rng, 8_000),
+            short_lives: !calm && rng.chance(300),
         }
     }
 }

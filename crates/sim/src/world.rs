@@ -1,6 +1,6 @@
 //! One schedule: hosts, links, disk, chain and clients on one virtual time line.
 
-use crate::chain::ModelChain;
+use crate::chain::{Act, ModelChain};
 use crate::disk::Journal;
 use crate::faults::{Coverage, Fault, Ranges, Role};
 use crate::invariants::{self, Told};
@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::book::RouterBook;
-use stoa_nodes::client::{ClientEvent, ClientRequest, Constraints};
+use stoa_nodes::client::{ClientEvent, ClientRequest, Constraints, Done};
 use stoa_nodes::message::{ModelOffer, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{Input, Output, Router, RouterConfig};
@@ -23,6 +23,8 @@ const START_MS: u64 = 1_790_000_000_000;
 const MODEL: &str = "model";
 /// How long the network gets to drain after it was healed.
 const DRAIN_MS: u64 = 400_000;
+/// Accounts that call in turn.
+const DEVELOPERS: u64 = 2;
 const TICK_MS: u64 = 500;
 const BLOCK_MS: u64 = 1_000;
 /// Lines of the trace shown with a violation.
@@ -92,6 +94,7 @@ enum Event {
     Block,
     Crash(Option<usize>),
     Restart(Option<usize>),
+    Developer(u64, Act),
     Cut(usize),
     Heal(usize),
     AllHealed,
@@ -125,6 +128,8 @@ struct World {
     next_link: u64,
     chain: ModelChain,
     told: Told,
+    /// Text that each client heard.
+    heard: BTreeMap<JobId, String>,
     network: Rng,
     disk: Rng,
     schedule: Rng,
@@ -152,6 +157,12 @@ impl World {
         profile.settlement.batch_seconds = ranges.batch_seconds;
         profile.settlement.window_seconds = 2 * ranges.batch_seconds;
         profile.settlement.claim_min = TokenAmount::from_units(1);
+        if ranges.short_lives {
+            profile.settlement.ticket_seconds = 10;
+            profile.settlement.notice_seconds = 10;
+            profile.settlement.settle_delay_seconds = 3;
+            profile.settlement.allotment_seconds = 25;
+        }
         let profile_hash = keccak256("simulated profile");
         let key = SecretKey::for_tests("router");
         let domain = Domain {
@@ -182,7 +193,7 @@ impl World {
         let chain = ModelChain::new(
             &profile,
             key.address(),
-            developer(),
+            &developers(),
             &accounts,
             ranges.cap,
             START_MS / 1000,
@@ -208,6 +219,7 @@ impl World {
             next_link: 0,
             chain,
             told: Told::default(),
+            heard: BTreeMap::new(),
             network: Rng::stream(seed, "network"),
             disk: Rng::stream(seed, "disk"),
             schedule: Rng::stream(seed, "schedule"),
@@ -260,9 +272,41 @@ impl World {
             world.at(time, Event::Cut(whom));
             world.at(back, Event::Heal(whom));
         });
+        self.plan_repeated(self.ranges.developer_every_ms, end, Self::plan_act);
         self.at(self.now + TICK_MS, Event::Tick);
         self.at(self.now + BLOCK_MS, Event::Block);
         self.at(end + 16_000, Event::AllHealed);
+    }
+
+    fn plan_act(&mut self, time: u64) {
+        let whom = self.schedule.below(DEVELOPERS);
+        let life = self.schedule.between(11, 40);
+        let add = u128::from(self.schedule.between(1, 500));
+        let act = match self
+            .schedule
+            .below(if self.ranges.short_lives { 6 } else { 4 })
+        {
+            0 => Act::TopUp { add, life: 0 },
+            1 => Act::TopUp { add, life },
+            2 => Act::Revoke,
+            3 | 4 => Act::Release,
+            _ => Act::Allot { life },
+        };
+        self.at(time, Event::Developer(whom, act));
+    }
+
+    fn act(&mut self, n: u64, act: Act) {
+        if !self.chain.act(developer(n), act, self.now / 1000) {
+            return;
+        }
+        let fault = match act {
+            Act::TopUp { .. } => Fault::ToppedUp,
+            Act::Revoke => Fault::Revoked,
+            Act::Release => Fault::Released,
+            Act::Allot { .. } => Fault::Renewed,
+        };
+        self.coverage.saw(fault, Role::Client);
+        self.follow_chain();
     }
 
     fn plan_repeated(&mut self, every: u64, end: u64, mut plan: impl FnMut(&mut Self, u64)) {
@@ -339,13 +383,7 @@ impl World {
             .iter()
             .map(|p| p.config.key.address())
             .collect();
-        invariants::check_drained(
-            router.book(),
-            &self.chain,
-            &providers,
-            developer(),
-            self.ranges.cap,
-        )
+        invariants::check_drained(router.book(), &self.chain, &providers, &developers())
     }
 
     fn finish(self) -> Result<Outcome, Box<Violation>> {
@@ -420,6 +458,7 @@ impl World {
             Event::Crash(Some(n)) => self.crash_provider(n),
             Event::Restart(None) => self.restart_router(),
             Event::Restart(Some(n)) => self.restart_provider(n),
+            Event::Developer(n, act) => self.act(n, act),
             Event::Cut(n) => self.cut(n),
             Event::Heal(n) => self.heal(n),
             Event::AllHealed => self.heal_all(),
@@ -441,7 +480,7 @@ impl World {
         let entropy = self.schedule.next();
         self.router_input(Input::Submit {
             job,
-            account: developer(),
+            account: developer(n % DEVELOPERS),
             request: Box::new(request(self.seed, n)),
             entropy,
         });
@@ -468,6 +507,13 @@ impl World {
                 Output::Journal { sequence, entry } => self.journal(sequence, &entry),
                 Output::Client { job, event } => self.client(job, event),
                 Output::Send { provider, message } => {
+                    if let ToProvider::Dispatch(dispatch) = &*message {
+                        let job = dispatch.ticket.ticket.job_id;
+                        assert!(
+                            self.journal.holds_reservation(job),
+                            "{job}: ordered before its reservation was durable"
+                        );
+                    }
                     if let Some(n) = self
                         .providers
                         .iter()
@@ -527,11 +573,44 @@ impl World {
                     self.journal.holds_charge(job),
                     "{job}: the client was told before the charge was durable"
                 );
+                self.check_answer(job, &done);
                 drop(self.told.done.insert(job, done.receipt));
             }
             ClientEvent::Failed(failure) => drop(self.told.failed.insert(job, failure.billed)),
-            ClientEvent::Started(_) | ClientEvent::Delta { .. } => {}
+            ClientEvent::Delta { text, .. } => self.heard.entry(job).or_default().push_str(&text),
+            ClientEvent::Started(_) => {}
         }
+    }
+
+    /// The receipt that a client is given is about what it heard and about the offer as it was made: what no book can check.
+    fn check_answer(&self, job: JobId, done: &Done) {
+        let receipt = &done.receipt.receipt;
+        let heard = self.heard.get(&job).map_or("", String::as_str);
+        assert_eq!(heard, done.content.text, "{job}: another text was heard");
+        let config = self
+            .providers
+            .iter()
+            .map(|host| &host.config)
+            .find(|config| config.key.address() == receipt.provider)
+            .expect("only these providers exist");
+        let offer = &config.offers[0];
+        let tokens: Vec<u32> = heard
+            .split_whitespace()
+            .map(|n| n.parse().expect("simulated providers write their tokens"))
+            .collect();
+        let same = receipt.response_digest == done.content.digest()
+            && receipt.output_root == stoa_crypto::token_root(&tokens)
+            && receipt.output_units == tokens.len() as u64
+            && receipt.model_root == offer.model_root
+            && receipt.runtime_digest == offer.runtime_digest
+            && receipt.profile_hash == config.profile_hash
+            && (receipt.input_price, receipt.output_price)
+                == (offer.input_price, offer.output_price);
+        assert!(
+            same,
+            "{job}: the receipt is not about this answer: {receipt:?}"
+        );
+        stoa_verify::check_signatures(&done.receipt).expect("both signed it");
     }
 
     fn crash_router(&mut self) {
@@ -852,8 +931,14 @@ impl World {
     }
 }
 
-fn developer() -> Address {
-    Address([0xde; 20])
+fn developer(n: u64) -> Address {
+    let mut bytes = [0xde; 20];
+    bytes[19] = n as u8;
+    Address(bytes)
+}
+
+fn developers() -> Vec<Address> {
+    (0..DEVELOPERS).map(developer).collect()
 }
 
 fn provider_config(
@@ -905,11 +990,29 @@ fn request(seed: u64, n: u64) -> ClientRequest {
 
 /// A provider that tries to be paid for what it did not do, signing its lie.
 fn forge(end: &mut stoa_nodes::message::Final, rng: &mut Rng, key: &SecretKey) {
-    match rng.below(5) {
+    match rng.below(11) {
         0 => end.receipt.output_units += 1,
         1 => end.receipt.charge = TokenAmount::from_units(end.receipt.charge.units() + 1),
         2 => end.receipt.account = Address([1; 20]),
         3 => end.receipt.attempt += 1,
+        4 => end.receipt.model_root = Digest::ZERO,
+        5 => end.receipt.response_digest = Digest::ZERO,
+        6 => end.receipt.output_root = Digest::ZERO,
+        7 => end.receipt.runtime_digest = Digest::ZERO,
+        8 => end.receipt.profile_hash = Digest::ZERO,
+        9 => {
+            // Dearer than ordered, and consistent with itself.
+            let r = &mut end.receipt;
+            r.output_price = Price::per_million(TokenAmount::from_units(3_000_000));
+            let usage = stoa_ledger::fees::Usage {
+                input_units: r.input_units,
+                output_units: r.output_units,
+                input_price: r.input_price,
+                output_price: r.output_price,
+            };
+            let most = TokenAmount::from_units(u128::MAX);
+            r.charge = stoa_ledger::fees::charge(&usage, most).unwrap_or(r.charge);
+        }
         _ => end.receipt.job_id = JobId([7; 32]),
     }
     end.signature = key.sign(stoa_crypto::receipt_digest(&end.receipt));
