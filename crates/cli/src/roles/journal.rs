@@ -48,7 +48,7 @@ pub enum JournalError {
         /// The journal's folder.
         folder: String,
         /// Why it is of no use.
-        why: Unusable,
+        why: Box<Unusable>,
     },
 }
 
@@ -145,7 +145,7 @@ fn open_on<D: Disk>(
     domain: Domain,
     router: Address,
 ) -> Result<(OpenJournal<D>, Recovered), JournalError> {
-    let folder = disk.describe("");
+    let folder = disk.describe("").trim_end_matches('/').to_owned();
     let (journal, recovery) = Journal::open(disk, options)?;
     report(&recovery);
     let (fold, unsaved) = rebuild(&folder, &recovery, Owner { domain, router })?;
@@ -167,6 +167,22 @@ fn open_on<D: Disk>(
     Ok((opened, recovered))
 }
 
+impl<D: Disk> OpenJournal<D> {
+    /// The journal with a record that says whose it is.
+    fn signed(mut self) -> Result<Self, AppendError> {
+        if !self.fold.signed {
+            let owner = NewRecord {
+                kind: OWNER_KIND,
+                version: RECORD_VERSION,
+                payload: &self.fold.owner.encode(),
+            };
+            self.journal.append_batch(&[owner])?;
+            self.fold.signed = true;
+        }
+        Ok(self)
+    }
+}
+
 impl<D: Disk> RouterJournal<D> {
     /// Starts the writer; what becomes of each entry goes to `tell`.
     pub fn start(opened: OpenJournal<D>, tell: Tell) -> std::io::Result<Self> {
@@ -175,20 +191,10 @@ impl<D: Disk> RouterJournal<D> {
 
     fn start_with(opened: OpenJournal<D>, tell: Tell, every: u64) -> std::io::Result<Self> {
         let OpenJournal {
-            mut journal,
+            journal,
             fold,
             unsaved,
-        } = opened;
-        if !fold.signed {
-            let owner = NewRecord {
-                kind: OWNER_KIND,
-                version: RECORD_VERSION,
-                payload: &fold.owner.encode(),
-            };
-            journal
-                .append_batch(&[owner])
-                .map_err(std::io::Error::other)?;
-        }
+        } = opened.signed().map_err(std::io::Error::other)?;
         let (position, snapshots) = (journal.position(), journal.snapshots());
         Ok(Self {
             keeper: Keeper::start(fold, position, unsaved, snapshots, every)?,
@@ -258,21 +264,22 @@ impl<D: Disk> RouterJournal<D> {
 
 /// The book that the newest snapshot and the records behind it come to, and how many entries are behind it.
 fn rebuild(folder: &str, recovery: &Recovery, owner: Owner) -> Result<(Fold, u64), JournalError> {
-    let content = |what: String| {
-        let folder = folder.to_owned();
-        move |why| JournalError::Content { what, folder, why }
+    let content = |what: String, why| JournalError::Content {
+        what,
+        folder: folder.to_owned(),
+        why: Box::new(why),
     };
     let mut fold = match &recovery.snapshot {
-        Some(snapshot) => Fold::restore(owner, &snapshot.state).map_err(content(format!(
-            "the snapshot of record {}",
-            snapshot.covers.sequence
-        )))?,
+        Some(snapshot) => Fold::restore(owner, &snapshot.state).map_err(|why| {
+            let covers = snapshot.covers.sequence;
+            content(format!("the snapshot of record {covers}"), why)
+        })?,
         None => Fold::new(owner),
     };
     let saved = fold.entries;
     for record in recovery.records.iter() {
         fold.record(&record)
-            .map_err(content(format!("record {}", record.sequence)))?;
+            .map_err(|why| content(format!("record {}", record.sequence), why))?;
     }
     let unsaved = fold.entries - saved;
     Ok((fold, unsaved))

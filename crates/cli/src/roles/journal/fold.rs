@@ -84,9 +84,9 @@ pub enum Unusable {
     )]
     Another {
         /// Whose it is.
-        found: Box<Owner>,
+        found: Owner,
         /// Who wanted to use it.
-        expected: Box<Owner>,
+        expected: Owner,
     },
 }
 
@@ -193,8 +193,5 @@ fn same(found: Owner, expected: Owner) -> Result<(), Unusable> {
     if found == expected {
         return Ok(());
     }
-    Err(Unusable::Another {
-        found: Box::new(found),
-        expected: Box::new(expected),
-    })
+    Err(Unusable::Another { found, expected })
 }

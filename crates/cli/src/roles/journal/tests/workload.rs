@@ -29,6 +29,7 @@ pub fn fingerprint(book: &RouterBook) -> [u8; 32] {
 pub struct Workload {
     pub router: Address,
     pub entries: Vec<Entry>,
+    pub payloads: Vec<Vec<u8>>,
     /// Fingerprint of the book after the first so many entries.
     pub books: Vec<[u8; 32]>,
 }
@@ -43,6 +44,7 @@ impl Workload {
         }
         Self {
             router: life.book.router(),
+            payloads: entries.iter().map(Entry::encode).collect(),
             entries,
             books,
         }
