@@ -10,13 +10,13 @@ impl Rng {
         let mix = purpose
             .bytes()
             .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |state, byte| {
-                Self(state ^ u64::from(byte)).next()
+                Self(state ^ u64::from(byte)).draw()
             });
         Self(mix)
     }
 
     /// Next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Rng {
 
     /// Below `bound`; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.draw() % bound }
     }
 
     /// From `low` to `high`, both included.

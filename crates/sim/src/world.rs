@@ -311,7 +311,10 @@ impl World {
 
     fn plan_repeated(&mut self, every: u64, end: u64, mut plan: impl FnMut(&mut Self, u64)) {
         let mut time = self.now;
-        while every > 0 {
+        if every == 0 {
+            return;
+        }
+        loop {
             time += 100 + self.schedule.below(2 * every);
             if time >= end {
                 return;
@@ -477,7 +480,7 @@ impl World {
             self.coverage.saw(Fault::Left, Role::Client);
             self.at(time, Event::Leave(job));
         }
-        let entropy = self.schedule.next();
+        let entropy = self.schedule.draw();
         self.router_input(Input::Submit {
             job,
             account: developer(n % DEVELOPERS),
@@ -574,7 +577,7 @@ impl World {
                     "{job}: the client was told before the charge was durable"
                 );
                 self.check_answer(job, &done);
-                drop(self.told.done.insert(job, done.receipt));
+                self.told.done.insert(job, done.receipt);
             }
             ClientEvent::Failed(failure) => drop(self.told.failed.insert(job, failure.billed)),
             ClientEvent::Delta { text, .. } => self.heard.entry(job).or_default().push_str(&text),
@@ -685,7 +688,7 @@ impl World {
                     );
                 }
                 provider::Output::Earned(receipt) => {
-                    drop(self.told.earned.insert(receipt.receipt.job_id, *receipt))
+                    self.told.earned.insert(receipt.receipt.job_id, *receipt);
                 }
                 provider::Output::Stop(_) | provider::Output::Warn(_) => {}
             }
