@@ -13,16 +13,16 @@ type Draw = fn(&mut Rng) -> Task;
 
 /// The families, their weights in the training text and the number of held-out tasks of each.
 pub const FAMILIES: &[(&str, Draw, usize, usize)] = &[
-    ("chat", talk::draw, 12, 100),
-    ("refusal", talk::draw_refusal, 3, 60),
-    ("story", story::draw, 4, 100),
+    ("chat", talk::draw, 10, 100),
+    ("refusal", talk::draw_refusal, 2, 60),
+    ("story", story::draw, 3, 100),
     ("arithmetic", sums::draw, 22, 200),
-    ("extract", extract::draw, 11, 160),
-    ("transform", text::draw, 14, 160),
-    ("lookup", facts::draw, 15, 120),
+    ("extract", extract::draw, 10, 160),
+    ("transform", text::draw, 18, 160),
+    ("lookup", facts::draw, 9, 120),
     ("tool_call", tools::draw, 20, 200),
-    ("no_tool", tools::draw_none, 6, 50),
-    ("tool_result", tools::draw_result, 2, 60),
+    ("no_tool", tools::draw_none, 7, 50),
+    ("tool_result", tools::draw_result, 3, 60),
 ];
 
 const SYSTEM: &[&str] = &[

@@ -51,7 +51,7 @@ pub const WORDS: &[&str] = &[
     "paper", "queen", "rain", "snow", "tree", "voice", "water", "yellow", "zebra", "blue", "cold",
     "door", "eagle", "fish", "gold", "happy", "iron", "lamp", "milk", "north", "open", "plant",
     "quiet", "road", "silver", "train", "under", "warm", "young", "sun", "dog", "cat", "red",
-    "big", "small", "fast", "slow", "old", "new",
+    "big", "small", "fast", "slow", "old", "new", "hello", "world", "good", "quick",
 ];
 /// Days of the week.
 pub const DAYS: &[&str] = &[

@@ -1,110 +1,110 @@
-//! Questions about facts that the prompt states.
+//! Questions about facts that the prompt states: several facts of different kinds, and a question about each of some.
 
-use crate::model::chat::Task;
+use crate::model::chat::{Task, Turn};
 use crate::model::rng::Rng;
-use crate::model::words::{ANIMALS, CITIES, COLOURS, JOBS, NAMES, PLACES, THINGS, made_up};
+use crate::model::words::{ANIMALS, CITIES, COLOURS, JOBS, NAMES, PLACES, THINGS, common, proper};
 
-/// One look-up task.
+/// A fact and a question that it answers.
+struct Fact {
+    statement: String,
+    question: String,
+}
+
+/// How many kinds of facts there are.
+const KINDS: usize = 7;
+
+/// One look-up task: a question, and often one more about each of the other facts.
 pub fn draw(rng: &mut Rng) -> Task {
-    let kind = rng.below(6);
-    let count = rng.between(2, 4);
-    let subjects = subjects(rng, kind, count);
-    let values = values(rng, kind, count);
-    let facts: Vec<String> = subjects
+    let mut kinds: Vec<usize> = (0..KINDS).collect();
+    rng.shuffle(&mut kinds);
+    kinds.truncate(rng.between(2, 4));
+    let facts: Vec<Fact> = kinds.into_iter().map(|kind| fact(rng, kind)).collect();
+    let story = facts
         .iter()
-        .zip(&values)
-        .map(|(s, v)| statement(kind, s, v))
-        .collect();
-    let target = rng.below(count);
-    let question = question(rng, kind, &subjects[target]);
-    let story = facts.join(" ");
+        .map(|f| f.statement.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut order: Vec<usize> = (0..facts.len()).collect();
+    rng.shuffle(&mut order);
+    let first = &facts[order[0]];
     let text = match rng.below(4) {
-        0 => format!("{question} {story}"),
-        1 => format!("Read this: {story} {question}"),
-        2 => format!("{story}\n{question}"),
-        _ => format!("{story} {question}"),
+        0 => format!("{} {story}", first.question),
+        1 => format!("Read this: {story} {}", first.question),
+        2 => format!("{story}\n{}", first.question),
+        _ => format!("{story} {}", first.question),
     };
-    Task::ask(
+    let mut task = Task::ask(
         "lookup",
         format!("lookup {story}"),
         text,
-        facts[target].clone(),
-    )
-}
-
-fn subjects(rng: &mut Rng, kind: usize, count: usize) -> Vec<String> {
-    let list = match kind {
-        0 | 2 | 4 => THINGS,
-        _ => NAMES,
-    };
-    rng.pick_distinct(list, count)
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
-}
-
-fn values(rng: &mut Rng, kind: usize, count: usize) -> Vec<String> {
-    let mut values: Vec<String> = match kind {
-        0 => rng
-            .pick_distinct(PLACES, count)
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        1 => rng
-            .pick_distinct(CITIES, count)
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        2 => rng
-            .pick_distinct(COLOURS, count)
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        3 => rng
-            .pick_distinct(JOBS, count)
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        4 => (0..count)
-            .map(|_| rng.between(1, 999).to_string())
-            .collect(),
-        _ => rng
-            .pick_distinct(ANIMALS, count)
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-    };
-    if kind == 1 && rng.chance(20) {
-        values[0] = crate::model::words::capital(&made_up(rng));
+        first.statement.clone(),
+    );
+    if rng.chance(50) {
+        for &more in &order[1..] {
+            task.turns.push(Turn::User(facts[more].question.clone()));
+            task.turns
+                .push(Turn::Assistant(facts[more].statement.clone()));
+        }
     }
-    values
+    task
 }
 
-fn statement(kind: usize, subject: &str, value: &str) -> String {
-    match kind {
-        0 => format!("The {subject} is in the {value}."),
-        1 => format!("{subject} lives in {value}."),
-        2 => format!("The {subject} is {value}."),
-        3 => format!("{subject} works as a {value}."),
-        4 => format!("The {subject} costs {value} dollars."),
-        _ => format!("{subject} has a pet {value}."),
-    }
-}
-
-fn question(rng: &mut Rng, kind: usize, subject: &str) -> String {
-    let second = rng.chance(40);
-    match (kind, second) {
-        (0, false) => format!("Where is the {subject}?"),
-        (0, true) => format!("In which place is the {subject}?"),
-        (1, false) => format!("Where does {subject} live?"),
-        (1, true) => format!("In which city does {subject} live?"),
-        (2, false) => format!("What color is the {subject}?"),
-        (2, true) => format!("Which color does the {subject} have?"),
-        (3, false) => format!("What is the job of {subject}?"),
-        (3, true) => format!("What does {subject} work as?"),
-        (4, false) => format!("How much does the {subject} cost?"),
-        (4, true) => format!("What is the price of the {subject}?"),
-        (_, false) => format!("Which pet does {subject} have?"),
-        _ => format!("What pet does {subject} have?"),
+fn fact(rng: &mut Rng, kind: usize) -> Fact {
+    let (name, thing, first) = (proper(rng, NAMES), common(rng, THINGS), rng.chance(60));
+    let (statement, questions) = match kind {
+        0 => (
+            format!("The {thing} is in the {}.", rng.pick(PLACES)),
+            [
+                format!("Where is the {thing}?"),
+                format!("In which place is the {thing}?"),
+            ],
+        ),
+        1 => (
+            format!("{name} lives in {}.", proper(rng, CITIES)),
+            [
+                format!("Where does {name} live?"),
+                format!("In which city does {name} live?"),
+            ],
+        ),
+        2 => (
+            format!("The {thing} is {}.", rng.pick(COLOURS)),
+            [
+                format!("What color is the {thing}?"),
+                format!("Which color does the {thing} have?"),
+            ],
+        ),
+        3 => (
+            format!("{name} works as a {}.", rng.pick(JOBS)),
+            [
+                format!("What is the job of {name}?"),
+                format!("What does {name} work as?"),
+            ],
+        ),
+        4 => (
+            format!("The {thing} costs {} dollars.", rng.between(1, 999)),
+            [
+                format!("How much does the {thing} cost?"),
+                format!("What is the price of the {thing}?"),
+            ],
+        ),
+        5 => (
+            format!("{name} is {} years old.", rng.between(10, 99)),
+            [
+                format!("How old is {name}?"),
+                format!("What is the age of {name}?"),
+            ],
+        ),
+        _ => (
+            format!("{name} has a pet {}.", rng.pick(ANIMALS)),
+            [
+                format!("Which pet does {name} have?"),
+                format!("What pet does {name} have?"),
+            ],
+        ),
+    };
+    let [one, other] = questions;
+    Fact {
+        statement,
+        question: if first { one } else { other },
     }
 }

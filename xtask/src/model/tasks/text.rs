@@ -1,4 +1,4 @@
-//! Transforms of a short text: echo, reverse, pick, join, repeat, replace.
+//! Transforms of a short text: echo, reverse, pick, join, repeat.
 
 use crate::model::chat::Task;
 use crate::model::rng::Rng;
@@ -9,12 +9,11 @@ pub fn draw(rng: &mut Rng) -> Task {
     let words = some_words(rng);
     let text = words.join(" ");
     let (question, answer) = match rng.below(100) {
-        0..28 => echo(rng, &text),
-        28..46 => reverse(rng, &words),
-        46..62 => pick(rng, &words),
-        62..78 => join(rng, &words),
-        78..90 => repeat(rng),
-        _ => replace(rng),
+        0..32 => echo(rng, &text),
+        32..52 => reverse(rng, &words),
+        52..68 => pick(rng, &words),
+        68..86 => join(rng, &words),
+        _ => repeat(rng),
     };
     let key = format!("transform {answer} {}", question.len());
     Task::ask("transform", key, question, answer)
@@ -27,7 +26,7 @@ fn some_words(rng: &mut Rng) -> Vec<String> {
         .into_iter()
         .map(str::to_owned)
         .collect();
-    if rng.chance(10) {
+    if rng.chance(7) {
         let place = rng.below(words.len());
         words[place] = made_up(rng);
     }
@@ -123,17 +122,6 @@ fn repeat(rng: &mut Rng) -> (String, String) {
         _ => format!("Write {times}"),
     };
     (quoted(rng, &before, &word), vec![word; count].join(" "))
-}
-
-fn replace(rng: &mut Rng) -> (String, String) {
-    let count = rng.between(2, 4);
-    let mut words: Vec<&str> = rng.pick_distinct(WORDS, count + 1);
-    let new = words.remove(0);
-    let place = rng.below(count);
-    let old = words[place];
-    let question = format!("Replace {old} with {new}: {}", words.join(" "));
-    words[place] = new;
-    (question, words.join(" "))
 }
 
 fn rng_pick<'a, T>(rng: &mut Rng, list: &'a [T]) -> &'a T {
