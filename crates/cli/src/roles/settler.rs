@@ -9,7 +9,7 @@ use stoa_chain::{
     Account, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexed, Indexer, Offer,
     PayRoots, Post, StakeRole, View,
 };
-use stoa_nodes::message::Hello;
+use stoa_nodes::message::{Hello, ModelOffer};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input};
 use stoa_types::{Address, EndpointId, Timestamp};
 use tokio::sync::mpsc;
@@ -21,7 +21,11 @@ const POLL: Duration = Duration::from_millis(250);
 pub struct Registered {
     endpoints: BTreeMap<Address, EndpointId>,
     staked: BTreeMap<Address, bool>,
+    loadouts: BTreeMap<Address, Vec<Offer>>,
 }
+
+/// Most tokens that a template may add per message: the bound enters every reserve.
+const MESSAGE_OVERHEAD_MAX: u32 = 1024;
 
 impl Registered {
     /// Whether this endpoint may speak for the account in its hello.
@@ -37,9 +41,36 @@ impl Registered {
             Some(_) if !self.staked.get(&account).copied().unwrap_or(false) => {
                 Err(format!("{account} has less stake than its loadout demands"))
             }
-            Some(_) => Ok(()),
+            Some(_) => {
+                let loadout = self.loadouts.get(&account).map_or(&[][..], Vec::as_slice);
+                hello
+                    .models
+                    .iter()
+                    .try_for_each(|model| as_published(model, loadout))
+            }
         }
     }
+}
+
+/// What a provider offers must be what it published and staked for; what the chain does not hold is bounded.
+fn as_published(model: &ModelOffer, loadout: &[Offer]) -> Result<(), String> {
+    let same = |offer: &&Offer| {
+        (&offer.name, offer.model_root, offer.tier) == (&model.model, model.model_root, model.tier)
+            && (offer.input_price, offer.output_price) == (model.input_price, model.output_price)
+    };
+    if loadout.iter().find(same).is_none() {
+        return Err(format!(
+            "`{}` is not in the loadout on chain with this root, tier and price",
+            model.model
+        ));
+    }
+    if model.context == 0 || model.message_overhead > MESSAGE_OVERHEAD_MAX {
+        return Err(format!(
+            "`{}` has context {} and {} tokens of template per message: at least 1 and at most {MESSAGE_OVERHEAD_MAX} are taken",
+            model.model, model.context, model.message_overhead
+        ));
+    }
+    Ok(())
 }
 
 /// Shared with the endpoint's check of providers.
@@ -119,6 +150,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
             }
             ContractEvent::LoadoutSet { provider, offers } => {
                 self.first_offered(offers, at);
+                self.lock().loadouts.insert(*provider, offers.clone());
                 self.check_stake(*provider).await;
             }
             ContractEvent::BatchPosted { router, index, .. } if *router == self.account => {
@@ -346,5 +378,73 @@ async fn carry<C: ChainAccess>(
                 .map(|sent| !sent.is_empty())
                 .map_err(|e| e.to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoa_types::{Digest, Hardware, Price, Region, Tier, TokenAmount};
+
+    fn price(units: u128) -> Price {
+        Price::per_million(TokenAmount::from_units(units))
+    }
+
+    fn model() -> ModelOffer {
+        ModelOffer {
+            model: "m".to_owned(),
+            model_root: Digest([1; 32]),
+            runtime_digest: Digest([2; 32]),
+            tier: Tier::Exact,
+            context: 1024,
+            input_price: price(1),
+            output_price: price(2),
+            quantization: "iq8".to_owned(),
+            message_overhead: 8,
+        }
+    }
+
+    fn refused(
+        change: impl FnOnce(&mut ModelOffer, &mut Registered, &mut EndpointId),
+    ) -> Option<String> {
+        let (account, mut endpoint, mut offered) = (Address([7; 20]), EndpointId([8; 32]), model());
+        let offer = Offer {
+            model_root: offered.model_root,
+            input_price: offered.input_price,
+            output_price: offered.output_price,
+            tokens_per_second: 1,
+            tier: offered.tier,
+            name: offered.model.clone(),
+        };
+        let mut registered = Registered::default();
+        registered.endpoints.insert(account, endpoint);
+        registered.staked.insert(account, true);
+        registered.loadouts.insert(account, vec![offer]);
+        change(&mut offered, &mut registered, &mut endpoint);
+        let hello = Hello {
+            account,
+            region: Region(*b"XA"),
+            slots: 1,
+            hardware: Hardware::default(),
+            models: vec![offered],
+        };
+        registered.authorize(endpoint, &hello).err()
+    }
+
+    #[test]
+    fn a_provider_is_taken_in_as_it_is_published_and_staked_and_not_otherwise() {
+        assert_eq!(refused(|_, _, _| {}), None);
+        assert!(refused(|_, r, _| r.staked.clear()).is_some_and(|e| e.contains("stake")));
+        assert!(
+            refused(|_, r, _| r.endpoints.clear()).is_some_and(|e| e.contains("not registered"))
+        );
+        assert!(refused(|_, _, endpoint| *endpoint = EndpointId([9; 32])).is_some());
+        assert!(
+            refused(|m, _, _| m.output_price = price(1)).is_some_and(|e| e.contains("loadout"))
+        );
+        assert!(refused(|m, _, _| m.model_root = Digest::ZERO).is_some());
+        assert!(refused(|m, _, _| m.tier = Tier::Zk).is_some());
+        assert!(refused(|m, _, _| m.context = 0).is_some_and(|e| e.contains("context 0")));
+        assert!(refused(|m, _, _| m.message_overhead = u32::MAX).is_some());
     }
 }
