@@ -118,6 +118,20 @@ pub fn run(args: &Args) -> Result<(), CiError> {
     Ok(())
 }
 
+/// Takes away what the cargo that runs this task has set about xtask: build scripts that watch those variables would be run again,
+/// and everything above them built again.
+pub fn plain(command: &mut Command) -> &mut Command {
+    let about_xtask = |name: &str| {
+        name == "CARGO" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(about_xtask) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The workspace's folder.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -138,7 +152,7 @@ fn cargo(step: &'static str, args: &[&str]) -> Result<(), CiError> {
 
 fn command(step: &'static str, command: &mut Command) -> Result<(), CiError> {
     let shown = format!("{command:?}");
-    let status = command.current_dir(root()).status();
+    let status = plain(command).current_dir(root()).status();
     let status = status.map_err(|source| CiError::Start {
         step,
         command: shown.clone(),
@@ -156,7 +170,7 @@ fn command(step: &'static str, command: &mut Command) -> Result<(), CiError> {
 
 fn output(step: &'static str, args: &[&str]) -> Result<(bool, String), CiError> {
     let mut command = Command::new(env!("CARGO"));
-    let out = command
+    let out = plain(&mut command)
         .args(args)
         .current_dir(root())
         .stderr(Stdio::null())

@@ -1,7 +1,7 @@
 //! The whole network as a user meets it: the release binary, the openai package, the README's commands, and kill -9 under load.
 //! Needs Python for the clients; everything runs on loopback.
 
-use crate::ci::{root, target};
+use crate::ci::{plain, root, target};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -46,7 +46,7 @@ fn python(work: &Path) -> Outcome<PathBuf> {
 
 fn run_command(command: &mut Command) -> Outcome<String> {
     let shown = format!("{command:?}");
-    let output = command
+    let output = plain(command)
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("{shown} did not start: {e}"))?;
@@ -367,7 +367,7 @@ fn readme(work: &Path) -> Outcome {
         .env("STOA_DATA", &data)
         .current_dir(root());
     up.stdout(Stdio::null()).stderr(Stdio::from(log(&data)?));
-    let child = up.spawn().map_err(|e| e.to_string())?;
+    let child = plain(&mut up).spawn().map_err(|e| e.to_string())?;
     let network = Network {
         child,
         ready: Value::Null,

@@ -31,7 +31,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct CorpusArgs {
     /// The seed of the training text.
-    #[arg(long, default_value_t = 34)]
+    #[arg(long, default_value_t = 37)]
     seed: u64,
     /// How many training documents to write.
     #[arg(long, default_value_t = 200_000)]
