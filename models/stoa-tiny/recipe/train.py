@@ -94,7 +94,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("packed", help="packed rows, .npz")
     args.add_argument("out", help="folder of the checkpoints")
-    args.add_argument("--steps", type=int, default=5000)
+    args.add_argument("--steps", type=int, default=3700)
     args.add_argument("--fall", type=float, default=0.55, help="the last part of the steps, in which the rate falls to nothing")
     args.add_argument("--tokens", type=int, default=4096, help="tokens of a step")
     args.add_argument("--seed", type=int, default=34)
