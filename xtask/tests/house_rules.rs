@@ -174,7 +174,7 @@ fn unsafe_code_stands_only_where_it_is_listed() {
 #[test]
 fn each_heavy_dependency_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("revm", &["evm"][..]),
+        ("revm", &["evm", "chain"][..]), // chain: only in its differential test, the vault's bytecode in memory
         ("redb", &["evm", "store"][..]), // store: only in its benchmark, as the peer
         ("iroh", &["net"][..]),
         ("tokenizers", &["engine"][..]),
