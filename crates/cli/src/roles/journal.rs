@@ -7,7 +7,7 @@
 mod fold;
 mod snapshots;
 
-use fold::{ENTRY_KIND, Fold, OWNER_KIND, RECORD_VERSION};
+use fold::{ENTRY_KIND, OWNER_KIND, RECORD_VERSION};
 use snapshots::Keeper;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -120,9 +120,11 @@ pub struct Recovered {
 /// A journal that was read and takes no entries yet.
 pub struct OpenJournal<D: Disk = RealDisk> {
     journal: Journal<D>,
-    fold: Fold,
-    /// Entries behind the newest snapshot.
-    unsaved: u64,
+    owner: Owner,
+    /// Whether the journal says whose it is.
+    signed: bool,
+    /// What was read: the thread of the snapshots makes its own book of it.
+    recovery: Recovery,
 }
 
 /// Opens the folder and rebuilds the books.
@@ -148,21 +150,24 @@ fn open_on<D: Disk>(
     let folder = disk.describe("").trim_end_matches('/').to_owned();
     let (journal, recovery) = Journal::open(disk, options)?;
     report(&recovery);
-    let (fold, unsaved) = rebuild(&folder, &recovery, Owner { domain, router })?;
+    let owner = Owner { domain, router };
+    let (fold, _) = fold::rebuild(&recovery, owner)
+        .map_err(|(what, why)| JournalError::Content { what, folder, why })?;
+    let opened = OpenJournal {
+        journal,
+        owner,
+        signed: fold.signed,
+        recovery,
+    };
     let recovered = Recovered {
-        book: fold.book.clone(),
         entries: usize::try_from(fold.entries).unwrap_or(usize::MAX),
-        repaired: recovery.repaired.map(|tail| {
+        book: fold.book,
+        repaired: opened.recovery.repaired.as_ref().map(|tail| {
             format!(
                 "{} bytes at {} of {} cut ({})",
                 tail.bytes, tail.offset, tail.file, tail.what
             )
         }),
-    };
-    let opened = OpenJournal {
-        journal,
-        fold,
-        unsaved,
     };
     Ok((opened, recovered))
 }
@@ -170,14 +175,14 @@ fn open_on<D: Disk>(
 impl<D: Disk> OpenJournal<D> {
     /// The journal with a record that says whose it is.
     fn signed(mut self) -> Result<Self, AppendError> {
-        if !self.fold.signed {
+        if !self.signed {
             let owner = NewRecord {
                 kind: OWNER_KIND,
                 version: RECORD_VERSION,
-                payload: &self.fold.owner.encode(),
+                payload: &self.owner.encode(),
             };
             self.journal.append_batch(&[owner])?;
-            self.fold.signed = true;
+            self.signed = true;
         }
         Ok(self)
     }
@@ -190,15 +195,10 @@ impl<D: Disk> RouterJournal<D> {
     }
 
     fn start_with(opened: OpenJournal<D>, tell: Tell, every: u64) -> std::io::Result<Self> {
-        let OpenJournal {
-            journal,
-            fold,
-            unsaved,
-        } = opened.signed().map_err(std::io::Error::other)?;
-        let (position, snapshots) = (journal.position(), journal.snapshots());
+        let opened = opened.signed().map_err(std::io::Error::other)?;
         Ok(Self {
-            keeper: Keeper::start(fold, position, unsaved, snapshots, every)?,
-            group: GroupCommit::start(journal)?,
+            keeper: Keeper::start(&opened.journal, opened.owner, opened.recovery, every)?,
+            group: GroupCommit::start(opened.journal)?,
             tell,
             backlog: Mutex::default(),
         })
@@ -260,29 +260,6 @@ impl<D: Disk> RouterJournal<D> {
         };
         self.group.submit(&[record], Box::new(done)).map(drop)
     }
-}
-
-/// The book that the newest snapshot and the records behind it come to, and how many entries are behind it.
-fn rebuild(folder: &str, recovery: &Recovery, owner: Owner) -> Result<(Fold, u64), JournalError> {
-    let content = |what: String, why| JournalError::Content {
-        what,
-        folder: folder.to_owned(),
-        why: Box::new(why),
-    };
-    let mut fold = match &recovery.snapshot {
-        Some(snapshot) => Fold::restore(owner, &snapshot.state).map_err(|why| {
-            let covers = snapshot.covers.sequence;
-            content(format!("the snapshot of record {covers}"), why)
-        })?,
-        None => Fold::new(owner),
-    };
-    let saved = fold.entries;
-    for record in recovery.records.iter() {
-        fold.record(&record)
-            .map_err(|why| content(format!("record {}", record.sequence), why))?;
-    }
-    let unsaved = fold.entries - saved;
-    Ok((fold, unsaved))
 }
 
 /// Says in the log what was not as written and did no harm.

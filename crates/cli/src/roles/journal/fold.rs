@@ -3,7 +3,7 @@
 use stoa_crypto::Domain;
 use stoa_ledger::book::{BookError, ENTRY_VERSION, Entry, Imbalance, RestoreError, RouterBook};
 use stoa_ledger::wire::{Wire, WireError};
-use stoa_store::Record;
+use stoa_store::{Record, Recovery};
 use stoa_types::Address;
 
 /// One entry of the book.
@@ -106,7 +106,7 @@ impl From<RestoreError> for Unusable {
 }
 
 /// The book after some records.
-#[derive(Clone)]
+#[derive(Debug)]
 pub(super) struct Fold {
     pub(super) owner: Owner,
     pub(super) book: RouterBook,
@@ -183,6 +183,27 @@ impl Fold {
         self.entries += 1;
         Ok(())
     }
+}
+
+/// The record or snapshot that was not taken, and why.
+pub(super) type Misfit = (String, Box<Unusable>);
+
+/// The book that the newest snapshot and the records behind it come to, and how many entries are behind it.
+pub(super) fn rebuild(recovery: &Recovery, owner: Owner) -> Result<(Fold, u64), Misfit> {
+    let mut fold = match &recovery.snapshot {
+        Some(snapshot) => Fold::restore(owner, &snapshot.state).map_err(|why| {
+            let covers = snapshot.covers.sequence;
+            (format!("the snapshot of record {covers}"), why.into())
+        })?,
+        None => Fold::new(owner),
+    };
+    let saved = fold.entries;
+    for record in recovery.records.iter() {
+        fold.record(&record)
+            .map_err(|why| (format!("record {}", record.sequence), why.into()))?;
+    }
+    let unsaved = fold.entries - saved;
+    Ok((fold, unsaved))
 }
 
 fn newer(found: u16, known: u16) -> Unusable {

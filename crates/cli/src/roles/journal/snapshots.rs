@@ -1,12 +1,12 @@
 //! The thread that folds durable entries and writes the fold down now and then.
 
-use super::fold::Fold;
+use super::fold::{Fold, Owner, rebuild};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use stoa_store::{Disk, Position, Snapshots};
+use stoa_store::{Disk, Journal, Position, Recovery, Snapshots};
 
 /// A snapshot holds the whole book: as it grows, more entries go by between two, at least this part of those in the book. So all
 /// that is ever written stays within a small multiple of the journal, and a start folds at most a quarter of the entries.
@@ -37,28 +37,37 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts from the book as of `position`, of which the last `unsaved` entries are in no snapshot; takes one at least every
-    /// `every` entries.
+    /// Starts from what was read of an open journal; takes a snapshot at least every `every` entries, the first at once when so
+    /// many are in none.
     pub(super) fn start<D: Disk>(
-        fold: Fold,
-        position: Position,
-        unsaved: u64,
-        snapshots: Snapshots<D>,
+        journal: &Journal<D>,
+        owner: Owner,
+        recovery: Recovery,
         every: u64,
     ) -> std::io::Result<Self> {
         let (sender, events) = channel();
         let closing = Arc::new(AtomicBool::new(false));
-        let work = Work {
-            saved: fold.entries - unsaved,
-            fold,
-            position,
-            snapshots,
-            every,
-            closing: closing.clone(),
+        let (position, snapshots, ends) =
+            (journal.position(), journal.snapshots(), closing.clone());
+        let run = move || {
+            // The start has folded the same: it went on with its book, and a copy would have kept it waiting.
+            let Ok((fold, unsaved)) = rebuild(&recovery, owner) else {
+                return;
+            };
+            drop(recovery);
+            let work = Work {
+                saved: fold.entries - unsaved,
+                fold,
+                position,
+                snapshots,
+                every,
+                closing: ends,
+            };
+            work.run(&events);
         };
         let thread = thread::Builder::new()
             .name("journal-snapshots".to_owned())
-            .spawn(move || work.run(&events))?;
+            .spawn(run)?;
         Ok(Self {
             durable: Durable(sender),
             closing,

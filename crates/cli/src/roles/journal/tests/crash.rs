@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::workload::{DOMAIN, Workload, fingerprint};
-use super::{SMALL, owner};
+use super::{SMALL, fold, owner};
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use stoa_store::faulty::{Call, FaultyDisk, PowerCut};
@@ -23,7 +23,7 @@ struct Told {
 }
 
 /// Appends entries `from..to` of the workload as one batch.
-fn append(journal: &mut OpenJournal<FaultyDisk>, from: usize, to: usize) {
+fn append(journal: &mut Journal<FaultyDisk>, from: usize, to: usize) {
     let records: Vec<_> = workload().payloads[from..to]
         .iter()
         .map(|payload| NewRecord {
@@ -32,10 +32,7 @@ fn append(journal: &mut OpenJournal<FaultyDisk>, from: usize, to: usize) {
             payload,
         })
         .collect();
-    journal.journal.append_batch(&records).expect("appends");
-    for payload in &workload().payloads[from..to] {
-        journal.fold.entry(payload).expect("follows");
-    }
+    journal.append_batch(&records).expect("appends");
 }
 
 /// What recoveries from the same records come to is worked out once: it depends on nothing else.
@@ -80,8 +77,8 @@ fn check_recovery(
 }
 
 fn check_fold(recovery: &Recovery, saved: usize, kept: usize, when: &str) {
-    let (fold, unsaved) = rebuild("simulated", recovery, owner(workload().router))
-        .unwrap_or_else(|error| panic!("{when}: {error}"));
+    let (fold, unsaved) = fold::rebuild(recovery, owner(workload().router))
+        .unwrap_or_else(|error| panic!("{when}: {error:?}"));
     assert_eq!(
         (fold.entries, unsaved),
         (kept as u64, (kept - saved) as u64)
@@ -106,7 +103,7 @@ fn go_on(disk: &FaultyDisk, folded: &mut Folded, when: &str) {
     let (opened, recovered) = opened.unwrap_or_else(|error| panic!("{when}: {error}"));
     let mut opened = opened.signed().expect("signs");
     for from in (recovered.entries..OPERATIONS).step_by(60) {
-        append(&mut opened, from, (from + 60).min(OPERATIONS));
+        append(&mut opened.journal, from, (from + 60).min(OPERATIONS));
     }
     drop(opened);
     disk.power_cycle(1, PowerCut::LoseAll);
@@ -154,14 +151,18 @@ fn a_power_cut_at_any_write_or_sync_of_2000_operations_loses_nothing_acknowledge
     })));
     let (opened, _) = open_on(disk.clone(), SMALL, DOMAIN, workload().router).unwrap();
     let mut opened = opened.signed().unwrap();
+    let mut book = fold(&opened);
     let mut from = 0;
     while from < OPERATIONS {
         let to = (from + 1 + from % 3).min(OPERATIONS);
         told.lock().unwrap().handed_in = to;
-        append(&mut opened, from, to);
+        append(&mut opened.journal, from, to);
         told.lock().unwrap().acknowledged = to;
+        for payload in &workload().payloads[from..to] {
+            book.entry(payload).unwrap();
+        }
         if from / SNAPSHOT_EVERY < to / SNAPSHOT_EVERY {
-            let state = opened.fold.state().unwrap();
+            let state = book.state().unwrap();
             let covers = opened.journal.position();
             opened.journal.snapshots().take(covers, &state).unwrap();
         }
