@@ -567,6 +567,10 @@ async fn start_router(ground: &Ground<'_>) -> Result<RouterStarted, Failure> {
         chain_id: ground.chain_id,
         vault: ground.contracts.vault,
     };
+    let folder = ground.data.folder("router")?;
+    let journal_folder = ground.data.folder("router/journal")?;
+    let (journal, recovered) = journal::open(&journal_folder, domain, account_address)?;
+    tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let registered = SharedRegistered::default();
     let secret = EndpointSecret::from_bytes(ground.data.secret("router-endpoint")?);
     let proof = secret.prove(
@@ -605,10 +609,6 @@ async fn start_router(ground: &Ground<'_>) -> Result<RouterStarted, Failure> {
         .register_router(secret.endpoint_id(), proof, &addresses)
         .await?;
 
-    let folder = ground.data.folder("router")?;
-    let journal_folder = ground.data.folder("router/journal")?;
-    let (journal, recovered) = journal::open(&journal_folder, domain, account_address)?;
-    tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let config = RouterConfig {
         key,
         domain,
