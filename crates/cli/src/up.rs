@@ -147,6 +147,9 @@ fn settle_profile(data: &DataDir, config: &Config, args: &Args) -> Result<Profil
         }
         profile.settlement.batch_seconds = seconds;
         profile.settlement.window_seconds = 2 * seconds;
+        // A batch and two windows must fit between the end of an allotment and its return.
+        profile.settlement.settle_delay_seconds =
+            profile.settlement.settle_delay_seconds.max(6 * seconds);
         profile.settlement.claim_min = TokenAmount::from_units(1);
     }
     let asked = args.profile.is_some() || args.batch_seconds.is_some();

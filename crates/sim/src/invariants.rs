@@ -58,7 +58,17 @@ pub fn check_drained(
         || book.next_post().is_some()
         || book.outstanding_payouts().next().is_some()
     {
-        return Err("charges are left that were not settled".to_owned());
+        return Err(format!(
+            "charges are left that were not settled: {} unsealed, next post {:?}, {} payout roots outstanding, vault at {} posts",
+            book.unsealed_count(),
+            book.next_post().map(|batch| (
+                batch.sealed.index,
+                batch.sealed.pay_root.is_zero(),
+                batch.voided
+            )),
+            book.outstanding_payouts().count(),
+            chain.vault.totals(book.router()).posts,
+        ));
     }
     let gross = providers
         .iter()

@@ -214,6 +214,16 @@ impl NetworkProfile {
                 "a ticket must not outlive the notice of a revoked allotment",
             ));
         }
+        let settlement = &self.settlement;
+        let settled_within = settlement
+            .window_seconds
+            .checked_mul(2)
+            .and_then(|w| w.checked_add(settlement.batch_seconds));
+        if settled_within.is_none_or(|seconds| settlement.settle_delay_seconds < seconds) {
+            return Err(ProfileError::Inconsistent(
+                "an allotment must not return before a batch and two windows have passed after its end",
+            ));
+        }
         if self.stake.slash_developer_bps.get() + self.stake.slash_challenger_bps.get() > 10_000 {
             return Err(ProfileError::Inconsistent("slash shares exceed the whole"));
         }
@@ -250,6 +260,12 @@ mod tests {
         assert!(NetworkProfile::parse(&format!("suprise = 1\n{text}")).is_err());
         assert!(
             NetworkProfile::parse(&text.replace("price_bps = 3000", "price_bps = 3001")).is_err()
+        );
+        assert!(
+            NetworkProfile::parse(
+                &text.replace("settle_delay_seconds = 3600", "settle_delay_seconds = 100")
+            )
+            .is_err()
         );
         assert!(NetworkProfile::builtin_text("nope").is_err());
     }
