@@ -155,8 +155,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        path.parent()
-            .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        // A bare file name has the empty path as its parent: the present folder.
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(io_error("write", path))
 }
