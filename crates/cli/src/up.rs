@@ -575,42 +575,7 @@ async fn start_router(ground: &Ground<'_>) -> Result<RouterStarted, Failure> {
     let (journal, recovered) = journal::open(&journal_folder, domain, account_address)?;
     tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let registered = SharedRegistered::default();
-    let secret = EndpointSecret::from_bytes(ground.data.secret("router-endpoint")?);
-    let proof = secret.prove(
-        ground.chain_id,
-        ground.contracts.provider_registry,
-        account_address,
-    );
-    let welcome = Welcome {
-        router: account_address,
-        chain_id: ground.chain_id,
-        vault: ground.contracts.vault,
-        profile_hash: ground.profile.hash,
-    };
-    let known = registered.clone();
-    let authorize = Arc::new(move |endpoint, hello: &_| {
-        known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .authorize(endpoint, hello)
-    });
-    let listen = stoa_net::RouterConfig {
-        secret: secret.clone(),
-        bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        welcome,
-        timeouts: stoa_net::Timeouts::default(),
-    };
-    let endpoint = Arc::new(RouterEndpoint::bind(listen, authorize).await?);
-    let addresses = endpoint
-        .address()
-        .addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",");
-    chain_account
-        .register_router(secret.endpoint_id(), proof, &addresses)
-        .await?;
+    let endpoint = open_router_endpoint(ground, &chain_account, &registered).await?;
 
     let config = RouterConfig {
         key,
@@ -657,6 +622,43 @@ async fn start_router(ground: &Ground<'_>) -> Result<RouterStarted, Failure> {
         endpoint,
         ready,
     ))
+}
+
+/// Opens the socket that providers dial, and publishes it on chain.
+async fn open_router_endpoint(
+    ground: &Ground<'_>,
+    router: &Account<Embedded>,
+    registered: &SharedRegistered,
+) -> Result<Arc<RouterEndpoint>, Failure> {
+    let registry = ground.contracts.provider_registry;
+    let secret = EndpointSecret::from_bytes(ground.data.secret("router-endpoint")?);
+    let proof = secret.prove(ground.chain_id, registry, router.address());
+    let welcome = Welcome {
+        router: router.address(),
+        chain_id: ground.chain_id,
+        vault: ground.contracts.vault,
+        profile_hash: ground.profile.hash,
+    };
+    let known = registered.clone();
+    let authorize = Arc::new(move |endpoint, hello: &_| {
+        known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .authorize(endpoint, hello)
+    });
+    let listen = stoa_net::RouterConfig {
+        secret: secret.clone(),
+        bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        welcome,
+        timeouts: stoa_net::Timeouts::default(),
+    };
+    let endpoint = Arc::new(RouterEndpoint::bind(listen, authorize).await?);
+    let addresses = endpoint.address().addresses;
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    router
+        .register_router(secret.endpoint_id(), proof, &addresses.join(","))
+        .await?;
+    Ok(endpoint)
 }
 
 async fn ensure_stake(

@@ -16,7 +16,7 @@ pub use eip712::{Domain, receipt_digest, receipt_leaf, ticket_digest};
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};
 pub use key::{KeyError, SecretKey, SignatureError, recover};
 pub use merkle::{MerkleTree, hash_pair, verify_proof};
-pub use tokens::{debit_leaf, payout_leaf, token_root};
+pub use tokens::{chain_head, debit_leaf, payout_leaf, token_root};
 
 use stoa_types::Digest;
 

@@ -1,6 +1,6 @@
-//! Leaves of the trees that the EVM opens besides the receipts: token ids, payouts, debits.
+//! What the EVM opens besides receipts: leaves of token ids, payouts and debits, and the chain of batches.
 
-use crate::{MerkleTree, Words, double_keccak};
+use crate::{MerkleTree, Words, double_keccak, keccak256};
 use stoa_types::{Address, Digest, TokenAmount};
 
 /// Root over token ids (prompt root, output root; DECISIONS 8). Leaf = `(index, count, id)`, hashed twice: sorted pairs forget
@@ -51,6 +51,17 @@ pub fn debit_leaf(
         .uint(generation)
         .uint(lifetime_debit.units());
     double_keccak(words.as_bytes())
+}
+
+/// Head of a router's chain of batches after one more: `keccak256(abi.encode(head, jobRoot, jobCount, contentId))`, as the vault
+/// computes it.
+pub fn chain_head(head: Digest, job_root: Digest, job_count: u32, content_id: Digest) -> Digest {
+    let words = Words::new()
+        .digest(head)
+        .digest(job_root)
+        .uint(job_count)
+        .digest(content_id);
+    keccak256(words.as_bytes())
 }
 
 #[cfg(test)]

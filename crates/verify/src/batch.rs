@@ -1,26 +1,8 @@
 //! A receipt's place in a posted batch.
 
 use serde::{Deserialize, Serialize};
-use stoa_crypto::{SecretKey, Words, keccak256, recover, verify_proof};
+use stoa_crypto::{SecretKey, Words, chain_head, keccak256, recover, verify_proof};
 use stoa_types::{Address, Digest, Signature};
-
-/// Head of a router's chain of batches after one more: `keccak256(abi.encode(previous, jobRoot, jobCount, contentId))`, as the
-/// vault computes it.
-pub fn chain_head(
-    previous: Digest,
-    job_root: Digest,
-    job_count: u32,
-    content_id: Digest,
-) -> Digest {
-    keccak256(
-        Words::new()
-            .digest(previous)
-            .digest(job_root)
-            .uint(job_count)
-            .digest(content_id)
-            .as_bytes(),
-    )
-}
 
 /// What a router says it posted. Whether it did is for the chain to tell: compare `head` with the vault's event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

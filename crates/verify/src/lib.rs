@@ -8,7 +8,7 @@ mod bundle;
 mod content;
 mod report;
 
-pub use batch::{BatchStatement, SettlementProof, chain_head};
+pub use batch::{BatchStatement, SettlementProof};
 pub use bundle::{Bundle, BundleError, check_bundle, check_signatures};
 pub use content::{Content, ToolCall};
 pub use report::{Check, Outcome, Report};
