@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use redb::Database;
@@ -19,10 +19,13 @@ use crate::logs::{self, LogFilter};
 use crate::pool::{Pool, Waiting};
 use crate::records::{BlockHeader, Head, LogEntry, Receipt, SealedBlock};
 use crate::state::{BlockState, CodeCache};
-use crate::tx::SignedTransaction;
+use crate::tx::{SignedTransaction, Transaction, TransactionType};
 
 /// How often transactions behind a gap are looked at.
 const GAP_CHECK: Duration = Duration::from_secs(1);
+
+/// Gas of one authorization before anything runs (EIP-7702).
+const AUTHORIZATION_GAS: u64 = 25_000;
 
 /// A transaction that the chain has taken; its receipt comes when the block is durable.
 #[derive(Debug)]
@@ -399,6 +402,29 @@ fn found(snapshot: &Snapshot, place: db::Place) -> Result<Option<FoundTransactio
     }))
 }
 
+/// What a set-code transaction must have before its authorizations are worth the work of recovering their signers.
+fn check_set_code(body: &Transaction) -> Result<(), SubmitError> {
+    if body.kind != TransactionType::SetCode {
+        return Ok(());
+    }
+    if body.to.is_create() {
+        return Err(SubmitError::Invalid(
+            "a set-code transaction names a receiver (EIP-7702)".to_owned(),
+        ));
+    }
+    let count = body.authorization_list.len() as u64;
+    let least = count
+        .saturating_mul(AUTHORIZATION_GAS)
+        .saturating_add(21_000);
+    if body.gas_limit < least {
+        return Err(SubmitError::Invalid(format!(
+            "intrinsic gas too low: gas {}, minimum needed {least}",
+            body.gas_limit
+        )));
+    }
+    Ok(())
+}
+
 impl Inner {
     fn lock_pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
@@ -437,6 +463,7 @@ impl Inner {
                 "the nonce has no successor (EIP-2681)".to_owned(),
             ));
         }
+        check_set_code(body)?;
         let sender = transaction.recover_sender()?;
         Ok((transaction, sender))
     }
@@ -537,7 +564,8 @@ impl Inner {
             }
         }
         let _closing = Closing(self);
-        while self.wait_for_transactions() {
+        let mut gaps_checked = Instant::now();
+        while self.wait_for_transactions(&mut gaps_checked) {
             if !self.config.seal_window.is_zero() {
                 std::thread::sleep(self.config.seal_window);
             }
@@ -551,9 +579,16 @@ impl Inner {
     }
 
     /// False when the chain is closed and nothing is ready.
-    fn wait_for_transactions(&self) -> bool {
+    fn wait_for_transactions(&self, gaps_checked: &mut Instant) -> bool {
         let mut pool = self.lock_pool();
         loop {
+            // Before looking for ready ones: under steady load there always are some, and gaps must run out all the same.
+            if pool.has_queued() && gaps_checked.elapsed() >= GAP_CHECK {
+                pool.expire(self.config.nonce_gap_wait, |pool, sender| {
+                    pool.next_nonce(sender, self.state_nonce(sender).unwrap_or(0))
+                });
+                *gaps_checked = Instant::now();
+            }
             if pool.has_ready() {
                 return true;
             }
@@ -561,9 +596,6 @@ impl Inner {
                 return false;
             }
             if pool.has_queued() {
-                pool.expire(self.config.nonce_gap_wait, |pool, sender| {
-                    pool.next_nonce(sender, self.state_nonce(sender).unwrap_or(0))
-                });
                 pool = self
                     .arrived
                     .wait_timeout(pool, GAP_CHECK)

@@ -374,19 +374,21 @@ impl Snapshot {
             .map(|row| row.value().to_vec()))
     }
 
-    /// Places of logs of `address` in a block range, by the first topic where one is given. At most `max`, sorted.
+    /// Places of logs of `address` in a block range, by the first topic where one is given, sorted. Every index entry that is
+    /// read counts against `visits`; at 0 the search has stopped early.
     pub(crate) fn log_places(
         &self,
         address: Address,
         topics: &[B256],
         blocks: (u64, u64),
-        max: usize,
+        visits: &mut usize,
     ) -> Result<Vec<Place>, StoreError> {
         let table = self.transaction.open_table(LOGS)?;
         let mut places = Vec::new();
         if topics.is_empty() {
             let mut next = Some(B256::ZERO);
-            while let Some(from) = next {
+            while let (Some(from), 1..) = (next, *visits) {
+                *visits -= 1;
                 let (low, high) = (
                     log_key(address, from, 0, 0),
                     log_key(address, B256::repeat_byte(0xff), u64::MAX, u32::MAX),
@@ -395,14 +397,14 @@ impl Snapshot {
                     break;
                 };
                 let topic = B256::from_slice(&row?.0.value()[20..52]);
-                collect_places(&table, address, topic, blocks, max, &mut places)?;
+                collect_places(&table, address, topic, blocks, visits, &mut places)?;
                 next = U256::from_be_bytes(topic.0)
                     .checked_add(U256::ONE)
                     .map(B256::from);
             }
         }
         for topic in topics {
-            collect_places(&table, address, *topic, blocks, max, &mut places)?;
+            collect_places(&table, address, *topic, blocks, visits, &mut places)?;
         }
         places.sort_unstable();
         places.dedup();
@@ -415,7 +417,7 @@ fn collect_places(
     address: Address,
     topic: B256,
     (from, to): (u64, u64),
-    max: usize,
+    visits: &mut usize,
     places: &mut Vec<Place>,
 ) -> Result<(), StoreError> {
     let (low, high) = (
@@ -430,7 +432,8 @@ fn collect_places(
         if places.last() != Some(&place) {
             places.push(place);
         }
-        if places.len() > max {
+        *visits = visits.saturating_sub(1);
+        if *visits == 0 {
             break;
         }
     }

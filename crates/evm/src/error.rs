@@ -179,7 +179,7 @@ pub enum SubmitError {
     AlreadyKnown(B256),
     /// Another transaction with this nonce waits; it is not replaced.
     #[error(
-        "nonce {nonce} is taken by pending transaction {pending}; replacement is not supported"
+        "replacement transaction underpriced: nonce {nonce} is taken by pending transaction {pending}, and none is replaced here"
     )]
     Replacement {
         /// The nonce.
@@ -206,10 +206,17 @@ pub enum SubmitError {
         needed: U256,
     },
     /// The pool is full.
-    #[error("{pending} transactions are pending; try again when some are sealed")]
+    #[error(
+        "txpool is full: {pending} transactions of {bytes} bytes wait, {queued} of them behind a missing nonce; try again when \
+         some are sealed"
+    )]
     PoolFull {
         /// How many wait.
         pending: usize,
+        /// How many of them wait for one with a lower nonce.
+        queued: usize,
+        /// Bytes of all of them.
+        bytes: usize,
     },
     /// The EVM refused it before running it.
     #[error("the transaction is invalid: {0}")]
@@ -298,6 +305,18 @@ pub enum LogsError {
     #[error("more than {max} logs match; ask for a smaller range")]
     TooMany {
         /// Logs allowed.
+        max: usize,
+    },
+    /// Too many index entries stand between the question and its answer.
+    #[error("more than {max} log entries would have to be read; ask for a smaller range")]
+    TooMuchToRead {
+        /// Entries allowed.
+        max: usize,
+    },
+    /// The logs that match are too large together.
+    #[error("the logs that match have more than {max} bytes; ask for a smaller range")]
+    TooLarge {
+        /// Bytes allowed.
         max: usize,
     },
     /// The store failed.

@@ -1,5 +1,7 @@
 //! Running transactions and calls.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::{Address, B256, Bloom, BloomInput, Bytes, Log, TxKind, U256, keccak256};
 use revm::context::result::{EVMError, ExecutionResult, InvalidTransaction, Output};
 use revm::context::{BlockEnv, CfgEnv, Context, TxEnv};
@@ -114,8 +116,13 @@ pub(crate) fn execute_block(
     let mut receipts: Vec<ReceiptRow> = Vec::with_capacity(transactions.len());
     let mut outcomes = Vec::with_capacity(transactions.len());
     let mut log_count = 0u32;
+    // A smaller one that would still fit must not overtake the one before it from the same sender: its nonce would be too
+    // high, and a sound transaction would be refused.
+    let mut held_back = BTreeSet::new();
     for (sender, transaction) in transactions {
-        if transaction.body.gas_limit > header.gas_limit - header.gas_used {
+        let too_large = transaction.body.gas_limit > header.gas_limit - header.gas_used;
+        if too_large || held_back.contains(sender) {
+            held_back.insert(*sender);
             outcomes.push(Err(Refusal::BlockFull));
             continue;
         }

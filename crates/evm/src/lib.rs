@@ -32,5 +32,5 @@ pub use error::{
     CallError, ChainError, DecodeError, LogsError, StoreError, SubmitError, revert_reason,
 };
 pub use exec::{CallOutcome, CallRequest};
-pub use logs::{LOGS_MAX, LogFilter, UNINDEXED_BLOCKS_MAX};
+pub use logs::{LOGS_BYTES_MAX, LOGS_MAX, LogFilter, UNINDEXED_BLOCKS_MAX};
 pub use records::{BlockHeader, Head, LogEntry, Receipt};

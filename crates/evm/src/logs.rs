@@ -10,6 +10,8 @@ use crate::records::LogEntry;
 pub const UNINDEXED_BLOCKS_MAX: u64 = 10_000;
 /// Logs one query may return.
 pub const LOGS_MAX: usize = 20_000;
+/// Bytes of data and topics of the logs that one query may return.
+pub const LOGS_BYTES_MAX: usize = 16 << 20;
 /// Index entries one query may visit.
 const VISITS_MAX: usize = 200_000;
 
@@ -70,21 +72,22 @@ fn look_up(
 ) -> Result<Vec<LogEntry>, LogsError> {
     let first_topics = filter.topics.first().map_or(&[][..], Vec::as_slice);
     let mut places = Vec::new();
+    let mut visits_left = VISITS_MAX;
     for address in &filter.addresses {
-        places.extend(snapshot.log_places(*address, first_topics, (from, to), VISITS_MAX)?);
-        if places.len() > VISITS_MAX {
-            return Err(LogsError::TooMany { max: VISITS_MAX });
+        places.extend(snapshot.log_places(*address, first_topics, (from, to), &mut visits_left)?);
+        if visits_left == 0 {
+            return Err(LogsError::TooMuchToRead { max: VISITS_MAX });
         }
     }
     places.sort_unstable();
     places.dedup();
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for place in places {
         if let Some(receipt) = snapshot.receipt(place)? {
-            keep(&mut found, receipt.log_entries(), filter)?;
+            found.keep(receipt.log_entries(), filter)?;
         }
     }
-    Ok(found)
+    Ok(found.entries)
 }
 
 fn scan(
@@ -100,7 +103,7 @@ fn scan(
             max: UNINDEXED_BLOCKS_MAX,
         });
     }
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for number in from..=to {
         let Some((header, hash)) = snapshot.header(number)? else {
             continue;
@@ -110,22 +113,37 @@ fn scan(
         }
         for index in 0..header.transaction_count {
             if let Some(receipt) = snapshot.receipt_in(&header, hash, index)? {
-                keep(&mut found, receipt.log_entries(), filter)?;
+                found.keep(receipt.log_entries(), filter)?;
             }
         }
     }
-    Ok(found)
+    Ok(found.entries)
 }
 
-fn keep(
-    found: &mut Vec<LogEntry>,
-    entries: impl Iterator<Item = LogEntry>,
-    filter: &LogFilter,
-) -> Result<(), LogsError> {
-    found.extend(entries.filter(|entry| filter.matches(&entry.log)));
-    if found.len() > LOGS_MAX {
-        Err(LogsError::TooMany { max: LOGS_MAX })
-    } else {
+#[derive(Default)]
+struct Found {
+    entries: Vec<LogEntry>,
+    bytes: usize,
+}
+
+impl Found {
+    fn keep(
+        &mut self,
+        entries: impl Iterator<Item = LogEntry>,
+        filter: &LogFilter,
+    ) -> Result<(), LogsError> {
+        for entry in entries.filter(|entry| filter.matches(&entry.log)) {
+            self.bytes += 32 * entry.log.topics().len() + entry.log.data.data.len();
+            if self.entries.len() == LOGS_MAX {
+                return Err(LogsError::TooMany { max: LOGS_MAX });
+            }
+            if self.bytes > LOGS_BYTES_MAX {
+                return Err(LogsError::TooLarge {
+                    max: LOGS_BYTES_MAX,
+                });
+            }
+            self.entries.push(entry);
+        }
         Ok(())
     }
 }

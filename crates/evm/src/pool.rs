@@ -13,8 +13,26 @@ use crate::error::SubmitError;
 use crate::records::Receipt;
 use crate::tx::SignedTransaction;
 
-/// Transactions that may wait altogether.
-pub(crate) const PENDING_MAX: usize = 65_536;
+/// What may wait at once. Without a fee anybody may send, so memory is bounded here.
+struct Limits {
+    /// Transactions altogether.
+    pending: usize,
+    /// Of these, behind a gap. They are not sealed soon and must not take the place of those that are.
+    queued: usize,
+    /// Raw bytes altogether.
+    bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pending: 65_536,
+            queued: 4_096,
+            bytes: 64 << 20,
+        }
+    }
+}
+
 /// How far beyond a gap a nonce may lie.
 const GAP_MAX: u64 = 1_024;
 
@@ -54,6 +72,9 @@ pub(crate) struct Pool {
     runs: HashMap<Address, Run>,
     /// Everything that waits or is being sealed, for lookups by hash.
     known: HashMap<B256, (Address, SignedTransaction)>,
+    /// Raw bytes of all that is known.
+    bytes: usize,
+    limits: Limits,
     pub(crate) closed: bool,
 }
 
@@ -101,11 +122,18 @@ impl Pool {
                 got: nonce,
             });
         }
-        if self.known.len() >= PENDING_MAX {
+        let bytes = self.bytes + waiting.transaction.raw.len();
+        if self.known.len() >= self.limits.pending
+            || bytes > self.limits.bytes
+            || (nonce > expected && self.queued.len() >= self.limits.queued)
+        {
             return Err(SubmitError::PoolFull {
                 pending: self.known.len(),
+                queued: self.queued.len(),
+                bytes: self.bytes,
             });
         }
+        self.bytes = bytes;
         self.known
             .insert(hash, (sender, waiting.transaction.clone()));
         if nonce > expected {
@@ -167,7 +195,7 @@ impl Pool {
 
     /// Forgets a transaction that is in a block or was refused.
     pub(crate) fn finish(&mut self, sender: Address, nonce: u64, hash: &B256) {
-        self.known.remove(hash);
+        self.forget(hash);
         if let Some(run) = self.runs.get_mut(&sender) {
             run.hashes.remove(&nonce);
             if run.hashes.is_empty() {
@@ -217,9 +245,15 @@ impl Pool {
         }
     }
 
+    fn forget(&mut self, hash: &B256) {
+        if let Some((_, transaction)) = self.known.remove(hash) {
+            self.bytes = self.bytes.saturating_sub(transaction.raw.len());
+        }
+    }
+
     fn drop_queued(&mut self, key: (Address, u64), error: SubmitError) {
         if let Some(waiting) = self.queued.remove(&key) {
-            self.known.remove(&waiting.transaction.hash);
+            self.forget(&waiting.transaction.hash);
             // Nobody may be waiting for the answer any more.
             let _ = waiting.answer.send(Err(error));
         }
@@ -234,5 +268,86 @@ impl Pool {
         }
         self.runs.clear();
         self.known.clear();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tx::Transaction;
+    use alloy_primitives::{Bytes, U256};
+
+    fn sender(number: u8) -> Address {
+        Address::repeat_byte(number)
+    }
+
+    /// Adds a transaction with 1,000 bytes of call data; the pool does not look at signatures.
+    fn add(pool: &mut Pool, from: u8, nonce: u64) -> Result<B256, SubmitError> {
+        let input = Bytes::from(vec![from; 1_000]);
+        let body = Transaction::call(1, nonce, Address::ZERO, input, 100_000);
+        let transaction = body.into_signed(false, U256::ONE, U256::ONE);
+        let hash = transaction.hash;
+        let (answer, _) = oneshot::channel();
+        pool.add(Waiting::new(transaction, sender(from), answer), 0)
+            .map(|_| hash)
+    }
+
+    fn bounded(pending: usize, queued: usize, bytes: usize) -> Pool {
+        Pool {
+            limits: Limits {
+                pending,
+                queued,
+                bytes,
+            },
+            ..Pool::default()
+        }
+    }
+
+    fn is_full(result: Result<B256, SubmitError>) -> bool {
+        matches!(result, Err(SubmitError::PoolFull { .. }))
+    }
+
+    #[test]
+    fn what_waits_behind_gaps_leaves_room_for_what_is_ready() {
+        let mut pool = bounded(10, 2, 1 << 20);
+        add(&mut pool, 1, 5).unwrap();
+        add(&mut pool, 2, 5).unwrap();
+        assert!(is_full(add(&mut pool, 3, 5)));
+        let ready = add(&mut pool, 3, 0).unwrap();
+        // One that is ready moves on those behind it; then there is room behind gaps again.
+        for nonce in 0..5 {
+            add(&mut pool, 1, nonce).unwrap();
+        }
+        add(&mut pool, 3, 5).unwrap();
+        assert!(pool.find(&ready).is_some());
+    }
+
+    #[test]
+    fn the_bytes_that_wait_are_bounded_and_given_back() {
+        let mut pool = bounded(10, 10, 2_500);
+        let first = add(&mut pool, 1, 0).unwrap();
+        add(&mut pool, 1, 2).unwrap();
+        assert!(is_full(add(&mut pool, 2, 0)));
+        assert_eq!(pool.take(10).len(), 1);
+        assert!(is_full(add(&mut pool, 2, 0)), "it is still being sealed");
+        pool.finish(sender(1), 0, &first);
+        pool.finish(sender(1), 0, &first);
+        add(&mut pool, 2, 0).unwrap();
+        assert!(is_full(add(&mut pool, 2, 1)));
+        std::thread::sleep(Duration::from_millis(5));
+        pool.expire(Duration::from_millis(1), |_, _| 1);
+        let third = add(&mut pool, 2, 1).unwrap();
+        assert!(pool.find(&third).is_some());
+        pool.close();
+        assert_eq!(pool.bytes, 0);
+    }
+
+    #[test]
+    fn the_number_that_waits_is_bounded() {
+        let mut pool = bounded(2, 2, 1 << 20);
+        add(&mut pool, 1, 0).unwrap();
+        add(&mut pool, 1, 1).unwrap();
+        assert!(is_full(add(&mut pool, 1, 2)));
     }
 }

@@ -10,7 +10,7 @@ use common::*;
 use stoa_evm::tx::{Authorization, SignedAuthorization, Transaction, TransactionType};
 use stoa_evm::{
     CallError, CallRequest, Chain, ChainConfig, ChainError, DecodeError, Genesis, LogFilter,
-    SubmitError,
+    LogsError, SubmitError, TX_GAS_LIMIT_CAP,
 };
 
 #[test]
@@ -767,4 +767,153 @@ fn malformed_transactions_are_refused_with_the_reason() {
         Transaction::create(1, 0, Bytes::new(), 1).to,
         TxKind::Create
     );
+}
+
+#[test]
+fn what_does_not_fit_into_a_block_is_never_overtaken_by_the_next_of_its_sender() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ChainConfig {
+        block_gas_limit: 700_000,
+        seal_window: Duration::from_millis(100),
+        ..config().0
+    };
+    let chain = Chain::open(folder.path().join("c"), config).unwrap();
+    let target = deploy_box(&chain);
+    let raw = |nonce, gas| {
+        let call = Transaction::call(chain.chain_id(), nonce, target, word(nonce), gas);
+        Key::new(1).sign(call).raw
+    };
+    // After the first there is no room for 690,000, but for 100,000 there is.
+    let raws = [raw(1, 100_000), raw(2, 690_000), raw(3, 100_000)];
+    let other = set_box(&chain, &Key::new(2), 0, target, 9).raw;
+    let pending = chain.submit_batch(&[&raws[..], &[other]].concat());
+    let receipts: Vec<_> = pending
+        .into_iter()
+        .map(|pending| pending.unwrap().wait().unwrap())
+        .collect();
+    assert!(receipts.iter().all(|receipt| receipt.success));
+    let blocks: Vec<u64> = receipts
+        .iter()
+        .map(|receipt| receipt.block_number)
+        .collect();
+    assert_eq!(
+        blocks,
+        [2, 3, 3, 2],
+        "another sender's may use the room that is left"
+    );
+}
+
+#[test]
+fn a_gap_runs_out_also_while_others_send_without_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ChainConfig {
+        nonce_gap_wait: Duration::from_millis(50),
+        seal_window: Duration::from_millis(5),
+        block_transactions_max: 2,
+        ..config().0
+    };
+    let chain = Chain::open(folder.path().join("c"), config).unwrap();
+    let waits = chain
+        .submit(&set_box(&chain, &Key::new(1), 2, Address::ZERO, 1).raw)
+        .unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut nonce = 0;
+            let mut send = || {
+                nonce += 1;
+                let raw = set_box(&chain, &Key::new(2), nonce - 1, Address::ZERO, 1).raw;
+                chain.submit(&raw).unwrap()
+            };
+            // More than fits into a block, at any time: whenever one is sealed, the next is due.
+            let mut waiting: std::collections::VecDeque<_> = (0..12).map(|_| send()).collect();
+            while !done.load(std::sync::atomic::Ordering::SeqCst) && chain.head().number < 1_000 {
+                waiting.pop_front().unwrap().wait().unwrap();
+                waiting.push_back(send());
+            }
+        });
+        let error = waits.wait().unwrap_err();
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(matches!(error, SubmitError::NonceGap { .. }), "{error}");
+    });
+    assert!(chain.head().number < 1_000, "the load outlived the gap");
+}
+
+#[test]
+fn a_set_code_transaction_needs_a_receiver_and_the_gas_of_its_authorizations() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = open(folder.path());
+    let inner = Authorization {
+        chain_id: U256::from(chain.chain_id()),
+        address: Address::repeat_byte(9),
+        nonce: 0,
+    };
+    let (parity, r, s) = Key::new(3).sign_digest(inner.signature_hash());
+    let one = SignedAuthorization::new_unchecked(inner, parity.into(), r, s);
+    let transaction = |to, count, gas_limit| {
+        let body = Transaction {
+            kind: TransactionType::SetCode,
+            to,
+            gas_limit,
+            authorization_list: vec![one.clone(); count],
+            ..Transaction::create(chain.chain_id(), 0, Bytes::new(), 0)
+        };
+        chain.submit(&Key::new(1).sign(body).raw)
+    };
+    let receiver = TxKind::Call(Address::repeat_byte(7));
+    for (refused, reason) in [
+        (transaction(TxKind::Create, 1, 1_000_000), "receiver"),
+        (transaction(receiver, 3, 95_999), "intrinsic gas too low"),
+    ] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(
+        transaction(receiver, 3, 200_000)
+            .unwrap()
+            .wait()
+            .unwrap()
+            .success
+    );
+}
+
+#[test]
+fn logs_that_are_too_large_together_are_refused_and_fewer_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = open(folder.path());
+    // Emits 1 MiB of zeros without a topic.
+    let create = Transaction::create(chain.chain_id(), 0, init_code("621000006000a000"), 500_000);
+    let target = chain
+        .submit_and_wait(&Key::new(1).sign(create).raw)
+        .unwrap()
+        .contract_address
+        .unwrap();
+    for nonce in 1..=17 {
+        let call = Transaction::call(
+            chain.chain_id(),
+            nonce,
+            target,
+            Bytes::new(),
+            TX_GAS_LIMIT_CAP,
+        );
+        assert!(
+            chain
+                .submit_and_wait(&Key::new(1).sign(call).raw)
+                .unwrap()
+                .success
+        );
+    }
+    for addresses in [vec![target], Vec::new()] {
+        let all = LogFilter {
+            addresses,
+            ..LogFilter::default()
+        };
+        let error = chain.logs(&all).unwrap_err();
+        assert!(matches!(error, LogsError::TooLarge { .. }), "{error}");
+        let fewer = LogFilter {
+            from_block: 3,
+            ..all
+        };
+        assert_eq!(chain.logs(&fewer).unwrap().len(), 16);
+    }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use common::*;
@@ -13,32 +14,46 @@ use stoa_evm::rpc::{RpcConfig, serve};
 use stoa_evm::tx::{SignedTransaction, Transaction};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 struct Server {
     address: SocketAddr,
     chain: Arc<Chain>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<std::io::Result<()>>,
     _folder: tempfile::TempDir,
 }
 
 async fn start() -> Server {
+    start_with(small()).await
+}
+
+fn small() -> RpcConfig {
+    RpcConfig {
+        body_bytes_max: 300_000,
+        batch_max: 50,
+        filters_max: 8,
+        ..RpcConfig::default()
+    }
+}
+
+async fn start_with(config: RpcConfig) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let chain = Arc::new(open(folder.path()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let config = RpcConfig {
-        body_bytes_max: 300_000,
-        batch_max: 50,
-        filters_max: 8,
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        let _ = stopped.await;
     };
-    tokio::spawn(serve(
-        listener,
-        chain.clone(),
-        config,
-        std::future::pending(),
-    ));
+    let serving = tokio::spawn(serve(listener, chain.clone(), config, stopped));
     Server {
         address,
         chain,
+        stop: Some(stop),
+        serving,
         _folder: folder,
     }
 }
@@ -595,4 +610,130 @@ async fn a_websocket_answers_methods_and_pushes_heads_and_logs() {
         .await
         .unwrap();
     assert_eq!(read_frame(&mut stream).await["result"], true);
+}
+
+fn many(request: &Value, count: usize) -> String {
+    Value::Array(vec![request.clone(); count]).to_string()
+}
+
+#[tokio::test]
+async fn a_batch_whose_answers_grow_too_large_is_cut_off_by_name() {
+    let server = start_with(RpcConfig {
+        answer_bytes_max: 10_000,
+        ..small()
+    })
+    .await;
+    let block = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["latest", true] });
+    let answers = server.post(&many(&block, 50)).await;
+    let answers = answers.as_array().unwrap();
+    assert_eq!(answers.len(), 50, "each request gets its answer");
+    let given = answers.iter().take_while(|a| a["result"].is_object());
+    let given = given.count();
+    assert!(
+        (1..12).contains(&given),
+        "{given} blocks of about 1,700 bytes"
+    );
+    for answer in &answers[given..] {
+        assert_eq!(answer["error"]["code"], -32003, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_runs_too_long_is_cut_off_and_the_rest_is_not_run() {
+    let server = start_with(RpcConfig {
+        time_max: Duration::ZERO,
+        ..small()
+    })
+    .await;
+    let raw = hex0x(&set_box(&server.chain, &Key::new(1), 0, Address::ZERO, 1).raw);
+    let error = server.error("eth_sendRawTransaction", json!([raw])).await;
+    assert_eq!(error, (-32002, "request timed out".to_owned()));
+    let nonce = server.chain.pending_nonce(Key::new(1).address()).unwrap();
+    assert_eq!((nonce, server.chain.head().number), (0, 0));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_given_up() {
+    let server = start_with(RpcConfig {
+        upload_time_max: Duration::from_millis(200),
+        ..small()
+    })
+    .await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
+    let mut head = [0; 12];
+    timeout(Duration::from_secs(10), stream.read_exact(&mut head))
+        .await
+        .expect("an answer comes")
+        .unwrap();
+    assert_eq!(&head, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn silent_connections_give_their_places_back() {
+    let silence_max = Duration::from_millis(700);
+    let server = start_with(RpcConfig {
+        connections_max: 3,
+        silence_max,
+        ..small()
+    })
+    .await;
+    let begun = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"POST / HT").await.unwrap();
+        silent.push(stream);
+    }
+    // All places are taken: this one waits for one of them.
+    let id = timeout(
+        Duration::from_secs(20),
+        server.get("eth_chainId", json!([])),
+    );
+    assert!(id.await.expect("it is served in the end").is_string());
+    assert!(begun.elapsed() >= silence_max, "{:?}", begun.elapsed());
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_client_does_not_hold_up_the_end() {
+    let mut server = start_with(RpcConfig {
+        grace: Duration::from_millis(100),
+        ..small()
+    })
+    .await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"POST / HT").await.unwrap();
+    server.get("eth_chainId", json!([])).await;
+    server.stop.take().unwrap().send(()).unwrap();
+    timeout(Duration::from_secs(10), &mut server.serving)
+        .await
+        .expect("serving ends")
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_filter_is_not_found_by_counting() {
+    let server = start().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = server.get("eth_newBlockFilter", json!([])).await;
+        let id = id.as_str().unwrap().trim_start_matches("0x").to_owned();
+        ids.push(u64::from_str_radix(&id, 16).unwrap());
+    }
+    for guess in (0..64).chain(ids.iter().map(|id| id.wrapping_add(1))) {
+        let guess = json!([format!("{guess:#x}")]);
+        assert_eq!(server.get("eth_uninstallFilter", guess).await, false);
+    }
+    for id in ids {
+        let id = json!([format!("{id:#x}")]);
+        assert_eq!(server.get("eth_uninstallFilter", id).await, true);
+    }
 }

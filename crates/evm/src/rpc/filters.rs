@@ -1,7 +1,8 @@
 //! Filters that clients poll.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -27,16 +28,28 @@ struct Filter {
     used: Instant,
 }
 
+/// Locked while it is polled, so that two polls never report the same event; other filters go on.
+type Shared = Arc<Mutex<Filter>>;
+
+#[derive(Default)]
+struct Open {
+    made: u64,
+    by_id: HashMap<u64, Shared>,
+}
+
 pub(crate) struct Filters {
     max: usize,
-    inner: Mutex<(u64, HashMap<u64, Filter>)>,
+    /// Makes ids that nobody else can guess: who knows an id can take its events and uninstall it.
+    ids: RandomState,
+    open: Mutex<Open>,
 }
 
 impl Filters {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max,
-            inner: Mutex::new((1, HashMap::new())),
+            ids: RandomState::new(),
+            open: Mutex::default(),
         }
     }
 
@@ -49,40 +62,49 @@ impl Filters {
     }
 
     fn add(&self, kind: Kind, chain: &Chain) -> Result<Value, RpcError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.1.retain(|_, filter| filter.used.elapsed() < IDLE_MAX);
-        if inner.1.len() >= self.max {
+        let mut open = self.lock();
+        // One that is locked is being polled.
+        open.by_id.retain(|_, filter| {
+            filter
+                .try_lock()
+                .map_or(true, |filter| filter.used.elapsed() < IDLE_MAX)
+        });
+        if open.by_id.len() >= self.max {
             return Err(RpcError::server(format!(
                 "{} filters exist, the limit; uninstall some",
                 self.max
             )));
         }
-        let id = inner.0;
-        inner.0 += 1;
-        inner.1.insert(
-            id,
-            Filter {
-                kind,
-                next_block: chain.head().number + 1,
-                used: Instant::now(),
-            },
-        );
+        open.made += 1;
+        let id = self.ids.hash_one(open.made);
+        let filter = Filter {
+            kind,
+            next_block: chain.head().number + 1,
+            used: Instant::now(),
+        };
+        open.by_id.insert(id, Arc::new(Mutex::new(filter)));
         Ok(format::quantity(id))
     }
 
     pub(crate) fn remove(&self, id: u64) -> bool {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .1
-            .remove(&id)
-            .is_some()
+        self.lock().by_id.remove(&id).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: u64) -> Result<Shared, RpcError> {
+        let found = self.lock().by_id.get(&id).cloned();
+        found.ok_or_else(|| {
+            RpcError::server("filter not found; filters unused for 5 minutes are removed")
+        })
     }
 
     /// What came since the last poll.
     pub(crate) fn changes(&self, id: u64, chain: &Chain) -> Result<Value, RpcError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let filter = inner.1.get_mut(&id).ok_or_else(unknown)?;
+        let filter = self.find(id)?;
+        let mut filter = filter.lock().unwrap_or_else(PoisonError::into_inner);
         filter.used = Instant::now();
         let head = chain.head().number;
         let from = filter.next_block;
@@ -110,8 +132,8 @@ impl Filters {
     /// Everything a log filter matches.
     pub(crate) fn all(&self, id: u64, chain: &Chain) -> Result<Value, RpcError> {
         let asked = {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let filter = inner.1.get_mut(&id).ok_or_else(unknown)?;
+            let filter = self.find(id)?;
+            let mut filter = filter.lock().unwrap_or_else(PoisonError::into_inner);
             filter.used = Instant::now();
             match &filter.kind {
                 Kind::Logs(asked) => asked.clone(),
@@ -122,10 +144,6 @@ impl Filters {
         };
         Ok(chain.logs(&asked)?.iter().map(format::log).collect())
     }
-}
-
-fn unknown() -> RpcError {
-    RpcError::server("filter not found; filters unused for 5 minutes are removed")
 }
 
 fn block_hashes(chain: &Chain, from: u64, to: u64) -> Result<Value, RpcError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::ws::{Message, WebSocket};
@@ -13,6 +14,8 @@ use crate::logs::LogFilter;
 
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 64;
+/// The longest message that can be a subscription: a filter with all the values that one may name.
+const SUBSCRIBE_BYTES_MAX: usize = 128 << 10;
 
 enum Subscription {
     Heads,
@@ -30,6 +33,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut socket: WebSocket) {
     let mut head = shared.chain.watch_head();
     let mut reported = shared.chain.head().number;
     let mut subscriptions = Subscriptions::default();
+    // The answers show that the other side is still there, and keep the connection from being silent.
+    let mut ping =
+        tokio::time::interval((shared.config.silence_max / 3).max(Duration::from_millis(1)));
+    ping.reset();
     loop {
         let sent = tokio::select! {
             message = socket.recv() => match message {
@@ -49,6 +56,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut socket: WebSocket) {
                 let from = std::mem::replace(&mut reported, newest) + 1;
                 notify(&shared, &subscriptions, from, newest, &mut socket).await
             }
+            _ = ping.tick() => socket.send(Message::Ping(Bytes::new())).await,
         };
         if sent.is_err() {
             return;
@@ -63,11 +71,11 @@ async fn reply(
     socket: &mut WebSocket,
 ) -> Result<(), axum::Error> {
     let answer = match subscriptions.take(&body) {
-        Some(answer) => Some(answer),
+        Some(answer) => Some(answer.to_string()),
         None => answer(shared, body).await,
     };
     match answer {
-        Some(answer) => socket.send(Message::Text(answer.to_string().into())).await,
+        Some(answer) => socket.send(Message::Text(answer.into())).await,
         None => Ok(()),
     }
 }
@@ -75,6 +83,9 @@ async fn reply(
 impl Subscriptions {
     /// Answers the two methods that belong to the connection; `None` for everything else.
     fn take(&mut self, body: &[u8]) -> Option<Value> {
+        if body.len() > SUBSCRIBE_BYTES_MAX {
+            return None;
+        }
         let request: Value = serde_json::from_slice(body).ok()?;
         let result = match request.get("method")?.as_str()? {
             "eth_subscribe" => self.add(request.get("params").cloned().unwrap_or_default()),
@@ -137,7 +148,12 @@ async fn notify(
             Ok::<_, crate::StoreError>(block.zip(shared.chain.block_receipts(number)?))
         });
         let Ok(Ok(Some(((header, hash), receipts)))) = read.await else {
-            continue;
+            // Closing tells the client that it missed something; going on would not.
+            tracing::warn!(
+                number,
+                "a block could not be read for a subscription; its connection is closed"
+            );
+            return Err(axum::Error::new("a block could not be read"));
         };
         for (id, subscription) in &subscriptions.open {
             let results: Vec<Value> = match subscription {
