@@ -79,7 +79,8 @@ pub struct SettlementProof {
 }
 
 impl SettlementProof {
-    /// Whether `leaf` is in the batch that `router` signed for.
+    /// Whether `leaf` is in the batch that `router` signed for, no deeper than its number of receipts allows: a longer path leads to a leaf
+    /// that the router did not count.
     pub fn check(
         &self,
         leaf: Digest,
@@ -87,6 +88,13 @@ impl SettlementProof {
         vault: Address,
         router: Address,
     ) -> Result<(), String> {
+        let (steps, most) = (self.siblings.len(), depth(self.batch.job_count));
+        if most.is_none_or(|most| steps > most) {
+            return Err(format!(
+                "a path of {steps} steps in a batch of {} receipts",
+                self.batch.job_count
+            ));
+        }
         if !verify_proof(self.batch.job_root, leaf, &self.siblings) {
             return Err(format!(
                 "the path from leaf {leaf} does not lead to job root {}",
@@ -104,4 +112,10 @@ impl SettlementProof {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Longest path in a tree of so many leaves, `None` where there is no leaf.
+fn depth(leaves: u32) -> Option<usize> {
+    let last = leaves.checked_sub(1)?;
+    usize::try_from(u32::BITS - last.leading_zeros()).ok()
 }

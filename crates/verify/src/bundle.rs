@@ -4,14 +4,15 @@ use crate::{Content, Report, SettlementProof};
 use serde::{Deserialize, Serialize};
 use stoa_crypto::{keccak256, receipt_digest, receipt_leaf, recover};
 use stoa_types::{
-    Address, Digest, RECEIPT_VERSION, Receipt, SamplingParameters, Signature, SignedReceipt, Tier,
+    Address, Digest, PaidBy, RECEIPT_VERSION, Receipt, SamplingParameters, Signature,
+    SignedReceipt, Tier,
 };
 
 /// Why a file is no bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// It does not parse.
-    #[error("the file is not a receipt file: {0}")]
+    #[error("the file is not a receipt file: {}", printable(.0))]
     Malformed(#[from] serde_json::Error),
     /// It parses but its bytes are not the one canonical form.
     #[error(
@@ -21,6 +22,12 @@ pub enum BundleError {
         /// First byte that differs.
         position: usize,
     },
+}
+
+/// An error's text quotes the file, which may hold control characters of a terminal.
+fn printable(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 /// Everything a third party needs to check an answer without trusting anyone.
@@ -98,14 +105,43 @@ fn well_formed(r: &Receipt) -> Result<(), String> {
     if r.delivered_at < r.accepted_at {
         return Err("delivered before it was accepted".to_owned());
     }
+    if r.paid_by != PaidBy::Allotment {
+        return Err("paid by a voucher, which this version does not know".to_owned());
+    }
+    let evidence = matches!(r.tier, Tier::None | Tier::Exact);
+    if evidence && !r.evidence_digest.is_zero() {
+        return Err(format!(
+            "tier `{}` has no evidence, but the receipt names some",
+            r.tier
+        ));
+    }
+    if r.tier == Tier::Exact && r.model_root.is_zero() {
+        return Err("tier `exact` names no model".to_owned());
+    }
     equal("a receipt of one segment", Digest::ZERO, r.segments_root)
+}
+
+/// Whose receipt this is, for the reader to compare: keys, contracts and chains are as good as whoever vouches for them.
+fn about(r: &Receipt) -> Vec<(&'static str, String)> {
+    let vault = format!("{} on chain {}", r.vault, r.chain_id);
+    vec![
+        ("job", r.job_id.to_string()),
+        ("account", r.account.to_string()),
+        ("provider", r.provider.to_string()),
+        ("router", r.router.to_string()),
+        ("vault", vault),
+        ("profile", r.profile_hash.to_string()),
+    ]
 }
 
 /// Every check that needs nothing but the file. The charge is checked by the caller, who knows the rounding rule.
 pub fn check_bundle(bundle: &Bundle) -> Report {
     let (r, signed) = (&bundle.receipt.receipt, &bundle.receipt);
     let digest = receipt_digest(r);
-    let mut report = Report::default();
+    let mut report = Report {
+        about: about(r),
+        ..Report::default()
+    };
     report.check("the receipt is well formed", well_formed(r));
     report.check(
         "the provider signed it",
@@ -150,11 +186,16 @@ pub fn check_bundle(bundle: &Bundle) -> Report {
             "the file holds no proof yet; fetch it once the job is settled",
         ),
     }
-    if r.tier == Tier::None {
-        report.not_checked(
+    match r.tier {
+        Tier::Exact => {}
+        Tier::None => report.not_checked(
             "the model computed this answer",
             "tier `none`: a float backend, nothing to recompute",
-        );
+        ),
+        Tier::Statistical | Tier::Tee | Tier::Zk => report.not_checked(
+            "its evidence holds",
+            format!("this version cannot check evidence of tier `{}`", r.tier),
+        ),
     }
     report
 }
