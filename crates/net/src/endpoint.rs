@@ -125,24 +125,44 @@ pub(crate) fn path_info(connection: &Connection) -> Option<PathInfo> {
     })
 }
 
+/// Which end of a link an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Listens. Its peer opens one stream, for control; a stranger who opens more would fill a window for each.
+    Router,
+    /// Dials. Its peer opens one stream per job.
+    Provider,
+}
+
+impl Role {
+    fn alpns(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Router => vec![crate::ALPN.to_vec()],
+            Self::Provider => Vec::new(),
+        }
+    }
+
+    fn streams_of_peer(self) -> u32 {
+        match self {
+            Self::Router => 1,
+            Self::Provider => JOBS_PER_LINK_MAX,
+        }
+    }
+}
+
 /// Opens an endpoint that knows nobody but who it is told of: no relay, no discovery, no port mapping.
 pub(crate) async fn bind(
     secret: &EndpointSecret,
     address: SocketAddr,
-    accepts: bool,
+    role: Role,
     timeouts: &Timeouts,
 ) -> Result<Endpoint, NetError> {
     let refused = |reason: String| NetError::Bind { address, reason };
-    let alpns = if accepts {
-        vec![crate::ALPN.to_vec()]
-    } else {
-        Vec::new()
-    };
     Endpoint::builder(presets::Minimal)
         .secret_key(secret.0.clone())
         .relay_mode(RelayMode::Disabled)
-        .alpns(alpns)
-        .transport_config(transport_config(timeouts))
+        .alpns(role.alpns())
+        .transport_config(transport_config(role, timeouts))
         .clear_ip_transports()
         .bind_addr(address)
         .map_err(|error| refused(error.to_string()))?
@@ -168,11 +188,11 @@ pub(crate) fn close_in_background(endpoint: &Endpoint) {
     }
 }
 
-fn transport_config(timeouts: &Timeouts) -> QuicTransportConfig {
+fn transport_config(role: Role, timeouts: &Timeouts) -> QuicTransportConfig {
     let silence_ms = u32::try_from(timeouts.silence.as_millis()).unwrap_or(u32::MAX);
     let keep_alive = timeouts.silence / 4;
     QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(JOBS_PER_LINK_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(role.streams_of_peer()))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         // Room for every stream's window: readers that stall cannot starve a neighbour.

@@ -36,6 +36,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Frames may be this long from now on.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Next frame's body, or `None` at a clean end. Cancel safe: bytes that came stay for the next call.
     pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>, StreamError> {
         loop {
@@ -119,6 +124,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             limit,
             stall,
         }
+    }
+
+    /// Frames may be this long from now on.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// Sends one frame. A dropped call leaves the rest of its frame to the next one, so that frames never mix.
@@ -287,5 +297,42 @@ mod tests {
             writer.send(&[0; 100]).await,
             Err(StreamError::StalledReader(GRACE))
         );
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn what_was_framed_comes_out_and_arbitrary_bytes_end_in_an_error_or_an_end(
+            bodies in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), 0..8),
+            tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+            runtime.block_on(async {
+                let (near, mut far) = tokio::io::duplex(1 << 16);
+                let mut writer = FrameWriter::new(near, 200, GRACE);
+                for body in &bodies {
+                    writer.send(body).await.expect("sent");
+                }
+                writer.io.write_all(&tail).await.expect("sent");
+                drop(writer);
+                let mut framed = Vec::new();
+                far.read_to_end(&mut framed).await.expect("all");
+                let mut reader = FrameReader::new(&framed[..], 200, GRACE);
+                for body in &bodies {
+                    assert_eq!(reader.next().await.expect("frame").expect("some"), body[..]);
+                }
+                let mut left = &tail[..];
+                while let Ok(Some(body)) = reader.next().await {
+                    let (frame, rest) = left.split_at(HEADER + body.len());
+                    assert_eq!(frame[..HEADER], (body.len() as u32).to_be_bytes());
+                    assert_eq!(frame[HEADER..], body[..]);
+                    left = rest;
+                }
+                // Nothing but the beginning of a frame, or one that is too long, is left over.
+                let announced = left.first_chunk().map(|h| u32::from_be_bytes(*h) as usize);
+                assert!(announced.is_none_or(|body| body > 200 || left.len() < HEADER + body));
+            });
+        }
     }
 }

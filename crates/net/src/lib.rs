@@ -9,11 +9,15 @@
 //! with a [`CloseCode`] that the peer sees. Nothing is queued without bound: a stalled reader fills one stream window
 //! ([`STREAM_WINDOW_BYTES`]) and then holds the writer back, alone among its neighbours.
 //!
+//! Strangers cost a router little: one stream each, frames of at most [`CONTROL_BYTES_MAX`] until they are admitted, a bounded number of
+//! handshakes in all and from one address, and under load a retry packet that proves the address before anything is kept.
+//!
 //! No relay, discovery service or port mapping is used: the router's addresses come from the caller, who reads them on chain
 //! (DECISIONS 30). What is not there yet: relays and hole punching for routers that have no reachable address.
 
 mod backoff;
 mod control;
+mod door;
 mod endpoint;
 mod error;
 mod frame;
@@ -32,7 +36,8 @@ pub use stream::{JobStream, MessageReceiver, MessageSender, MessageStream, Provi
 /// Protocol of the connection between provider and router, with its version.
 pub const ALPN: &[u8] = b"stoa/provider/1";
 
-/// Largest frame of the control stream in bytes.
+/// Largest frame of the control stream until the provider is admitted, in bytes; afterwards a repeated `Final` may be as large as on the
+/// stream of its job.
 pub const CONTROL_BYTES_MAX: usize = 1 << 20;
 
 /// Jobs that one connection carries at once.

@@ -3,7 +3,7 @@
 use crate::CONTROL_BYTES_MAX;
 use crate::backoff::Backoff;
 use crate::control::{ProviderStatus, RouterControl, Welcome};
-use crate::endpoint::{self, EndpointSecret, PathInfo, RouterAddress, Timeouts, close};
+use crate::endpoint::{self, EndpointSecret, PathInfo, Role, RouterAddress, Timeouts, close};
 use crate::error::{CloseCode, NetError, StreamError};
 use crate::stream::{MessageReceiver, MessageSender, MessageStream, ProviderJobStream};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -92,7 +92,13 @@ impl ProviderEndpoint {
     /// Opens the endpoint and starts to dial; does not wait for the router.
     pub async fn connect(config: ProviderConfig) -> Result<Self, NetError> {
         let router = config.router.to_iroh()?;
-        let endpoint = endpoint::bind(&config.secret, config.bind, false, &config.timeouts).await?;
+        let endpoint = endpoint::bind(
+            &config.secret,
+            config.bind,
+            Role::Provider,
+            &config.timeouts,
+        )
+        .await?;
         let (job_sender, jobs) = mpsc::channel(JOB_QUEUE);
         let (late_sender, late) = mpsc::channel(LATE_QUEUE);
         let (repeated, repeated_receiver) = mpsc::channel(LATE_QUEUE);
@@ -234,19 +240,19 @@ impl Dialler {
         let _closed = ClosedOnDrop(self.state.clone());
         loop {
             self.state.send_replace(LinkState::Connecting);
-            let begun = Instant::now();
             let error = match self.dial().await {
                 Ok((connection, control, welcome)) => {
+                    let admitted = Instant::now();
                     let error = self.serve(&connection, control, welcome).await;
                     close(&connection, error.close_code(), &error.to_string());
+                    if admitted.elapsed() > STABLE_AFTER {
+                        backoff.reset();
+                    }
                     NetError::Stream(error)
                 }
                 Err(error) => error,
             };
             *lock(&self.current) = None;
-            if begun.elapsed() > STABLE_AFTER && matches!(error, NetError::Stream(_)) {
-                backoff.reset();
-            }
             let wait = backoff.next_wait(random());
             tracing::debug!(%error, ?wait, "no link to the router");
             self.state.send_replace(LinkState::Waiting {
@@ -285,7 +291,11 @@ impl Dialler {
             .send(&ToRouter::Hello(Box::new(self.hello.clone())))
             .await?;
         match receiver.recv_within(self.timeouts.handshake).await? {
-            RouterControl::Welcome(welcome) => Ok((Control { sender, receiver }, welcome)),
+            RouterControl::Welcome(welcome) => {
+                sender.trust();
+                receiver.trust();
+                Ok((Control { sender, receiver }, welcome))
+            }
             RouterControl::Refuse { reason } => Err(NetError::Refused(printable(&reason))),
             RouterControl::Late(_) => {
                 Err(StreamError::Unexpected("the first answer is not `welcome`").into())
@@ -293,7 +303,8 @@ impl Dialler {
         }
     }
 
-    /// Carries one link until it ends; returns why.
+    /// Carries one link until it ends; returns why. Three loops side by side: a router that does not read holds up neither its answers
+    /// nor its orders.
     async fn serve(
         &mut self,
         connection: &Connection,
@@ -310,40 +321,10 @@ impl Dialler {
             connection: self.connections,
         });
         self.status.mark_changed();
-        loop {
-            let step = tokio::select! {
-                changed = self.status.changed() => {
-                    let status = *self.status.borrow_and_update();
-                    match changed {
-                        Ok(()) => control.send_status(status).await,
-                        Err(_) => Err(StreamError::Finished),
-                    }
-                }
-                Some(message) = self.repeated.recv() => control.sender.send(&message).await,
-                message = control.receiver.recv() => self.take_late(message).await,
-                accepted = accept_when_free(&self.jobs, connection) => accepted.map(|(permit, streams)| {
-                    let welcome = shared_welcome.clone();
-                    tokio::spawn(receive_dispatch(streams, self.timeouts, welcome, permit));
-                }),
-            };
-            if let Err(error) = step {
-                return error;
-            }
-        }
-    }
-
-    async fn take_late(
-        &self,
-        message: Result<Option<RouterControl>, StreamError>,
-    ) -> Result<(), StreamError> {
-        match message? {
-            Some(RouterControl::Late(message)) => {
-                // The receiver lives as long as this task.
-                let _ = self.late.send(*message).await;
-                Ok(())
-            }
-            Some(_) => Err(StreamError::Unexpected("a second answer to one `hello`")),
-            None => Err(StreamError::EndedByPeer(CloseCode::Done)),
+        tokio::select! {
+            error = write_control(&mut control.sender, &mut self.status, &mut self.repeated) => error,
+            error = read_control(&mut control.receiver, &self.late) => error,
+            error = accept_jobs(connection, &self.jobs, self.timeouts, shared_welcome) => error,
         }
     }
 }
@@ -353,18 +334,64 @@ struct Control {
     receiver: MessageReceiver<RouterControl>,
 }
 
-impl Control {
-    async fn send_status(&mut self, status: ProviderStatus) -> Result<(), StreamError> {
-        let ProviderStatus {
-            free_slots,
-            draining,
-        } = status;
-        self.sender
-            .send(&ToRouter::Status {
-                free_slots,
-                draining,
-            })
-            .await
+/// Sends the newest status and repeated receipts, until the stream breaks.
+async fn write_control(
+    sender: &mut MessageSender<ToRouter>,
+    status: &mut watch::Receiver<ProviderStatus>,
+    repeated: &mut mpsc::Receiver<ToRouter>,
+) -> StreamError {
+    loop {
+        let message = tokio::select! {
+            changed = status.changed() => {
+                let ProviderStatus { free_slots, draining } = *status.borrow_and_update();
+                if changed.is_err() {
+                    return StreamError::Finished;
+                }
+                ToRouter::Status { free_slots, draining }
+            }
+            Some(message) = repeated.recv() => message,
+        };
+        match sender.send(&message).await {
+            Ok(()) => {}
+            // Ending the link would end every job on it, and the next link would meet the same receipt.
+            Err(error @ StreamError::TooLarge { .. }) => {
+                tracing::warn!(%error, job = ?message.job(), "a receipt cannot be repeated");
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Hands on the answers to repeated receipts, until the stream breaks.
+async fn read_control(
+    receiver: &mut MessageReceiver<RouterControl>,
+    late: &mpsc::Sender<ToProvider>,
+) -> StreamError {
+    loop {
+        match receiver.recv().await {
+            // The receiver lives as long as the dialling task.
+            Ok(Some(RouterControl::Late(message))) => drop(late.send(*message).await),
+            Ok(Some(_)) => return StreamError::Unexpected("a second answer to one `hello`"),
+            Ok(None) => return StreamError::EndedByPeer(CloseCode::Done),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Takes orders, until the connection breaks.
+async fn accept_jobs(
+    connection: &Connection,
+    jobs: &mpsc::Sender<IncomingJob>,
+    timeouts: Timeouts,
+    welcome: Arc<Welcome>,
+) -> StreamError {
+    loop {
+        match accept_when_free(jobs, connection).await {
+            Ok((permit, streams)) => {
+                tokio::spawn(receive_dispatch(streams, timeouts, welcome.clone(), permit));
+            }
+            Err(error) => return error,
+        }
     }
 }
 

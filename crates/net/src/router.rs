@@ -1,23 +1,22 @@
 //! The router's end: takes providers in and opens job streams to them.
 
 use crate::control::{ProviderStatus, RouterControl, Welcome};
-use crate::endpoint::{self, EndpointSecret, PathInfo, RouterAddress, Timeouts, close};
+use crate::door::{Answer, Door};
+use crate::endpoint::{self, EndpointSecret, PathInfo, Role, RouterAddress, Timeouts, close};
 use crate::error::{CloseCode, Lost, NetError, StreamError};
 use crate::stream::{JobStream, MessageReceiver, MessageSender, MessageStream};
 use crate::{CONTROL_BYTES_MAX, JOBS_PER_LINK_MAX};
 use iroh::Endpoint;
-use iroh::endpoint::{Connection, Incoming};
+use iroh::endpoint::{Connection, Incoming, IncomingAddr};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stoa_nodes::message::{Dispatch, Hello, MESSAGE_BYTES_MAX, ToProvider, ToRouter};
 use stoa_types::EndpointId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Connections that may be between first packet and admission at once; more are refused at the first packet.
-const HANDSHAKES_MAX: usize = 128;
 /// Admitted providers that wait for [`RouterEndpoint::accept`].
 const ACCEPT_QUEUE: usize = 64;
 /// Repeated receipts that wait for [`ProviderLink::next_late`]; when full, the control stream is not read.
@@ -53,7 +52,6 @@ struct Shared {
     welcome: Welcome,
     timeouts: Timeouts,
     authorize: Authorize,
-    handshakes: Arc<Semaphore>,
     /// The newest connection of each provider endpoint.
     connections: Mutex<BTreeMap<EndpointId, Connection>>,
 }
@@ -61,12 +59,12 @@ struct Shared {
 impl RouterEndpoint {
     /// Starts to listen; `authorize` is asked for every provider and must not block.
     pub async fn bind(config: RouterConfig, authorize: Authorize) -> Result<Self, NetError> {
-        let endpoint = endpoint::bind(&config.secret, config.bind, true, &config.timeouts).await?;
+        let endpoint =
+            endpoint::bind(&config.secret, config.bind, Role::Router, &config.timeouts).await?;
         let shared = Arc::new(Shared {
             welcome: config.welcome,
             timeouts: config.timeouts,
             authorize,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             connections: Mutex::default(),
         });
         let (admitted, links) = mpsc::channel(ACCEPT_QUEUE);
@@ -130,9 +128,14 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes `connection` the endpoint's only one: after a crash the old one may linger until its silence is noticed.
-    fn register(&self, id: EndpointId, connection: &Connection) {
-        let old = self.connections().insert(id, connection.clone());
+    /// Makes this link the endpoint's only one and hands it over: after a crash the old one may linger until its silence is noticed.
+    /// Both under one lock: of two connections of one endpoint, the one that stays is the one that is handed over last.
+    fn hand_over(&self, link: &ProviderLink, place: mpsc::Permit<'_, ProviderLink>) {
+        let (id, connection) = (link.0.endpoint_id, &link.0.connection);
+        let mut connections = self.connections();
+        let old = connections.insert(id, connection.clone());
+        place.send(link.clone());
+        drop(connections);
         if let Some(old) = old {
             close(&old, CloseCode::Replaced, "");
         }
@@ -152,10 +155,23 @@ async fn accept_loop(
     shared: Arc<Shared>,
     admitted: mpsc::Sender<ProviderLink>,
 ) {
+    let door = Door::default();
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(permit) = shared.handshakes.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let source = match incoming.remote_addr() {
+            IncomingAddr::Ip(address) => Some(address.ip()),
+            _ => None,
+        };
+        let at_door = match door.knock(source, incoming.remote_addr_validated()) {
+            Answer::Enter(place) => place,
+            Answer::Prove => {
+                // It fails only for an address that is proved already.
+                let _ = incoming.retry();
+                continue;
+            }
+            Answer::Full => {
+                incoming.refuse();
+                continue;
+            }
         };
         let (shared, admitted) = (shared.clone(), admitted.clone());
         tokio::spawn(async move {
@@ -163,11 +179,13 @@ async fn accept_loop(
             let outcome = tokio::time::timeout(limit, admit(incoming, &shared)).await;
             match outcome.unwrap_or(Err(NetError::Stream(StreamError::Silent(limit)))) {
                 Ok((link, control)) => {
-                    // The permit is kept while the queue is full, so that waiting links are bounded too.
-                    if admitted.send(link.clone()).await.is_ok() {
-                        drop(permit);
-                        follow_control(link, control, shared).await;
-                    }
+                    // The place at the door is kept while the queue is full, so that waiting links are bounded too.
+                    let Ok(place) = admitted.reserve().await else {
+                        return;
+                    };
+                    shared.hand_over(&link, place);
+                    drop(at_door);
+                    follow_control(link, control, shared).await;
                 }
                 Err(error) => tracing::debug!(%error, "a provider was not admitted"),
             }
@@ -225,10 +243,12 @@ async fn greet(
         refuse(connection, answer, &reason).await?;
         return Err(NetError::Refused(reason));
     }
-    shared.register(id, connection);
+    // Known from here on: a receipt that is repeated may be as large as it was on the stream of its job.
+    messages.trust();
     answer
         .send(&RouterControl::Welcome(shared.welcome.clone()))
         .await?;
+    answer.trust();
     let (status, status_receiver) = watch::channel(ProviderStatus {
         free_slots: hello.slots,
         draining: false,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
 use std::time::Duration;
-use stoa_nodes::message::{ToProvider, ToRouter};
+use stoa_nodes::message::{MESSAGE_BYTES_MAX, ToProvider, ToRouter};
 
 /// The router's end of a job.
 pub type JobStream = MessageStream<ToProvider, ToRouter>;
@@ -81,6 +81,11 @@ impl<T: Serialize> MessageSender<T> {
         sent
     }
 
+    /// Messages may be as long as those of a job from now on: the peer is known.
+    pub(crate) fn trust(&mut self) {
+        self.frames.set_limit(MESSAGE_BYTES_MAX);
+    }
+
     /// Ends this direction; the peer's `recv` gives `None` after the last message.
     pub async fn finish(&mut self) -> Result<(), StreamError> {
         self.frames.finish().await
@@ -118,6 +123,11 @@ impl<T: DeserializeOwned> MessageReceiver<T> {
             let _ = self.frames.io.stop(error.close_code().var_int());
         }
         result
+    }
+
+    /// Messages may be as long as those of a job from now on: the peer is known.
+    pub(crate) fn trust(&mut self) {
+        self.frames.set_limit(MESSAGE_BYTES_MAX);
     }
 
     /// As [`MessageReceiver::recv`], for a message that must come within `patience`.

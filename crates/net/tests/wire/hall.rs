@@ -202,9 +202,14 @@ pub fn dispatch(number: u32) -> Dispatch {
 
 /// A `Final` with plausible contents.
 pub fn last_message(number: u32) -> ToRouter {
+    large_last_message(number, 5)
+}
+
+/// A `Final` whose answer has so many bytes.
+pub fn large_last_message(number: u32, bytes: usize) -> ToRouter {
     let ticket = dispatch(number).ticket.ticket;
     let content = Content {
-        text: "hello".to_owned(),
+        text: "x".repeat(bytes),
         tool_calls: Vec::new(),
         finish_reason: FinishReason::Stop,
         input_units: 3,

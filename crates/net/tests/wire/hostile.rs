@@ -266,3 +266,83 @@ async fn a_provider_waits_and_says_so_when_nobody_answers() {
         "{waiting:?}"
     );
 }
+
+#[tokio::test]
+async fn a_stranger_may_open_one_stream_and_no_more() {
+    let hall = Hall::open().await;
+    let bare = Bare::dial(&hall).await;
+    let second = tokio::time::timeout(Duration::from_millis(300), bare.connection.open_bi()).await;
+    assert!(second.is_err(), "each stream is a window of memory");
+    let uni = tokio::time::timeout(Duration::from_millis(100), bare.connection.open_uni()).await;
+    assert!(uni.is_err());
+
+    let (admitted, _link) = Bare::admitted(&hall).await;
+    let second =
+        tokio::time::timeout(Duration::from_millis(300), admitted.connection.open_bi()).await;
+    assert!(second.is_err(), "nor may one that was admitted");
+}
+
+#[tokio::test]
+async fn silent_strangers_of_one_address_take_a_bounded_number_of_places_and_give_them_back() {
+    let hall = Hall::open().await;
+    let endpoint = bare_endpoint(None).await;
+    let mut held = Vec::new();
+    // The later ones of these must prove their address before they are let in.
+    for _ in 0..32 {
+        let dialled = endpoint.connect(address_of(&hall), ALPN);
+        held.push(patient(dialled).await.expect("a place"));
+    }
+    let refused = patient(endpoint.connect(address_of(&hall), ALPN)).await;
+    assert!(refused.is_err(), "all places of this address are taken");
+    // Silence ends at the handshake's limit, and the address is welcome again.
+    let provider = hall::connect(hall.provider_config(1)).await;
+    patient(hall.router.accept()).await.expect("admitted");
+    patient(provider.connected()).await.expect("welcomed");
+    for connection in held {
+        patient(connection.closed()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_router_that_does_not_read_its_control_stream_still_gets_its_jobs_done() {
+    let (endpoint, address) = false_router().await;
+    let hall = Hall::open().await;
+    let mut config = hall.provider_config(1);
+    config.router = address;
+    config.timeouts.stall = Duration::from_secs(30);
+    let provider = std::sync::Arc::new(hall::connect(config).await);
+    let connection = patient(async { endpoint.accept().await.expect("open").await })
+        .await
+        .expect("connected");
+    let (mut answer, _unread) = patient(connection.accept_bi()).await.expect("control");
+    let welcome = serde_json::to_vec(&RouterControl::Welcome(hall::welcome())).expect("json");
+    answer.write_all(&frame(&welcome)).await.expect("sent");
+    patient(provider.connected()).await.expect("welcomed");
+    let repeating = provider.clone();
+    let stuck = tokio::spawn(async move {
+        loop {
+            repeating
+                .repeat(hall::large_last_message(1, 100 << 10))
+                .await;
+        }
+    });
+    // More than one stream window: the provider's writer stands still by then.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let order = stoa_nodes::message::ToProvider::Dispatch(Box::new(dispatch(3)));
+    let (mut send, _recv) = connection.open_bi().await.expect("stream");
+    send.write_all(&frame(&serde_json::to_vec(&order).expect("json")))
+        .await
+        .expect("sent");
+    let job = patient(provider.next_job()).await.expect("job");
+    assert_eq!(*job.dispatch, dispatch(3));
+    let refusal = stoa_nodes::message::ToProvider::ReceiptRefused {
+        job: hall::job_of(1),
+        attempt: 1,
+        reason: "known".to_owned(),
+    };
+    let late = serde_json::to_vec(&RouterControl::Late(Box::new(refusal.clone()))).expect("json");
+    answer.write_all(&frame(&late)).await.expect("sent");
+    assert_eq!(patient(provider.next_late()).await, Some(refusal));
+    stuck.abort();
+}

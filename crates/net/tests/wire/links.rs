@@ -3,8 +3,10 @@
 use crate::hall::{self, Hall, delta, dispatch, job_of, patient};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use stoa_net::{CloseCode, LinkState, Lost, ProviderStatus, StreamError};
-use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
+use stoa_net::{
+    Backoff, CONTROL_BYTES_MAX, CloseCode, LinkState, Lost, ProviderStatus, StreamError,
+};
+use stoa_nodes::message::{MESSAGE_BYTES_MAX, RefusalReason, ToProvider, ToRouter};
 
 #[tokio::test]
 async fn a_job_travels_out_and_its_answer_back_and_a_cancel_arrives_in_between() {
@@ -318,4 +320,50 @@ async fn a_port_in_use_is_one_clear_sentence() {
     };
     assert!(error.contains(&address.to_string()), "{error}");
     assert!(error.contains("choose another port"), "{error}");
+}
+
+#[tokio::test]
+async fn a_receipt_as_large_as_a_job_stream_takes_it_can_be_repeated_and_a_larger_one_ends_no_link()
+{
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    provider
+        .repeat(hall::large_last_message(1, MESSAGE_BYTES_MAX))
+        .await;
+    let large = hall::large_last_message(2, 3 * CONTROL_BYTES_MAX);
+    provider.repeat(large.clone()).await;
+    assert!(
+        patient(link.next_late()).await == Some(large),
+        "the second one arrived, the first was never sent"
+    );
+    let refusal = ToProvider::ReceiptRefused {
+        job: job_of(2),
+        attempt: 2,
+        reason: "x".repeat(2 * CONTROL_BYTES_MAX),
+    };
+    link.answer_late(refusal.clone()).await.expect("sent");
+    assert!(patient(provider.next_late()).await == Some(refusal));
+    assert!(!link.is_closed());
+}
+
+#[tokio::test]
+async fn of_many_connections_of_one_endpoint_the_last_link_handed_over_is_the_one_that_lives() {
+    const RIVALS: usize = 8;
+    let hall = Hall::open().await;
+    let mut config = hall.provider_config(1);
+    config.backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(60));
+    let mut rivals = Vec::new();
+    for _ in 0..RIVALS {
+        rivals.push(hall::connect(config.clone()).await);
+    }
+    let mut links = Vec::new();
+    for _ in 0..RIVALS {
+        links.push(patient(hall.router.accept()).await.expect("admitted"));
+    }
+    let last = links.pop().expect("there are rivals");
+    for earlier in links {
+        patient(earlier.closed()).await;
+    }
+    assert!(!last.is_closed());
+    let _job = last.open_job(dispatch(1)).await.expect("it takes orders");
 }

@@ -3,3 +3,4 @@
 mod hall;
 mod hostile;
 mod links;
+mod messages;
