@@ -1,16 +1,22 @@
 //! Generation on threads of its own: as many as the provider has slots, none of them the network's.
 
 use crate::backend::{Backend, CancelFlag, Prepared, RunError};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Generated;
 use stoa_nodes::work::Work;
+use stoa_types::FinishReason;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 /// Events that wait for a reader; when full, the generation waits too.
 const EVENT_QUEUE: usize = 32;
+/// How often a generation looks whether its reader made room.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a running job says. The last event is `End`, `Failed` or `Disconnect`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +27,7 @@ pub enum Event {
     Disconnect,
 }
 
-/// All slots are taken. Nothing was started.
+/// All slots are taken by jobs that somebody waits for. Nothing was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("all {slots} slots are taken")]
 pub struct Busy {
@@ -30,56 +36,153 @@ pub struct Busy {
 }
 
 struct Task {
+    number: u64,
     backend: Arc<dyn Backend>,
     prepared: Prepared,
     cancel: CancelFlag,
     events: mpsc::Sender<Event>,
-    slot: Slot,
+    /// Room for the last event, so that telling the end never waits for a reader.
+    last: mpsc::OwnedPermit<Event>,
 }
 
-/// A taken slot; dropping it frees it.
-struct Slot(Arc<watch::Sender<u32>>);
+/// A job on a thread.
+struct Running {
+    number: u64,
+    cancel: CancelFlag,
+    events: mpsc::WeakSender<Event>,
+}
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.send_modify(|free| *free += 1);
+impl Running {
+    /// Whether somebody still waits for it. A job that nobody waits for is about to end and takes no slot.
+    fn is_wanted(&self) -> bool {
+        let heard = self.events.upgrade().is_some_and(|e| !e.is_closed());
+        heard && !self.cancel.is_cancelled()
     }
 }
 
-/// A fixed number of generating threads. Dropping it lets running jobs end and then ends the threads.
-pub struct Executor {
+impl Task {
+    fn is_wanted(&self) -> bool {
+        !self.cancel.is_cancelled() && !self.events.is_closed()
+    }
+
+    /// Ends a job that never ran.
+    fn end_unrun(self) {
+        let end = Generated::End {
+            tool_calls: Vec::new(),
+            finish_reason: FinishReason::Cancelled,
+        };
+        self.last.send(Event::Generated(end));
+    }
+}
+
+#[derive(Default)]
+struct State {
+    next_number: u64,
+    /// Started, but its thread still works on a job that nobody waits for.
+    waiting: VecDeque<Task>,
+    running: Vec<Running>,
+    closed: bool,
+}
+
+struct Shared {
     slots: u32,
-    free: Arc<watch::Sender<u32>>,
-    tasks: std::sync::mpsc::Sender<Task>,
+    state: Mutex<State>,
+    /// A task was added, or no more will come.
+    work: Condvar,
+    free: watch::Sender<u32>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held, and no state in between is ever visible.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the slots that no job holds.
+    fn publish(&self, state: &State) {
+        let taken = state.waiting.len() + state.running.len();
+        let free = self
+            .slots
+            .saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
+        self.free
+            .send_if_modified(|known| std::mem::replace(known, free) != free);
+    }
+
+    /// The next task for a thread; `None` when the executor is gone and nothing is left.
+    fn next(&self) -> Option<Task> {
+        let mut state = self.state();
+        loop {
+            if let Some(task) = state.waiting.pop_front() {
+                state.running.push(Running {
+                    number: task.number,
+                    cancel: task.cancel.clone(),
+                    events: task.events.downgrade(),
+                });
+                return Some(task);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn ended(&self, number: u64) {
+        let mut state = self.state();
+        state.running.retain(|running| running.number != number);
+        self.publish(&state);
+    }
+}
+
+/// A fixed number of generating threads. Dropping it lets started jobs end and then ends the threads.
+///
+/// A slot belongs to a job from its start until it ends or nobody waits for it any more. A job that was just cancelled may still
+/// hold its thread for a moment (it looks at its flag once per token); one that is started then waits for that thread instead of
+/// being refused, since the market has counted the slot as free from the cancellation on. At most `slots` jobs wait.
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.shared.state().closed = true;
+        self.shared.work.notify_all();
+    }
 }
 
 impl Executor {
     /// Starts `slots` threads, at least one.
     pub fn new(slots: u32) -> std::io::Result<Self> {
         let slots = slots.max(1);
-        let (tasks, queue) = std::sync::mpsc::channel();
-        let queue = Arc::new(Mutex::new(queue));
+        // Made first: when a thread cannot be had, dropping it ends those before.
+        let executor = Self {
+            shared: Arc::new(Shared {
+                slots,
+                state: Mutex::default(),
+                work: Condvar::new(),
+                free: watch::Sender::new(slots),
+            }),
+        };
         for number in 0..slots {
-            let queue = Arc::clone(&queue);
+            let shared = Arc::clone(&executor.shared);
             std::thread::Builder::new()
                 .name(format!("stoa-generate-{number}"))
-                .spawn(move || work_off(&queue))?;
+                .spawn(move || work_off(&shared))?;
         }
-        Ok(Self {
-            slots,
-            free: Arc::new(watch::Sender::new(slots)),
-            tasks,
-        })
+        Ok(executor)
     }
 
     /// Number of slots.
     pub fn slots(&self) -> u32 {
-        self.slots
+        self.shared.slots
     }
 
-    /// Watch of the free slots.
+    /// Watch of the slots that no job holds; a cancelled job holds its slot here until it has ended.
     pub fn free_slots(&self) -> watch::Receiver<u32> {
-        self.free.subscribe()
+        self.shared.free.subscribe()
     }
 
     /// Tokenizes a prompt without holding up the caller's thread.
@@ -107,70 +210,73 @@ impl Executor {
         prepared: Prepared,
         cancel: CancelFlag,
     ) -> Result<mpsc::Receiver<Event>, Busy> {
-        let busy = Busy { slots: self.slots };
-        let taken = self
-            .free
-            .send_if_modified(|free| match free.checked_sub(1) {
-                Some(rest) => {
-                    *free = rest;
-                    true
-                }
-                None => false,
-            });
-        if !taken {
+        let busy = Busy {
+            slots: self.shared.slots,
+        };
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE + 1);
+        // A new channel has room.
+        let last = events.clone().try_reserve_owned().map_err(|_| busy)?;
+        let mut state = self.shared.state();
+        // What was given up before it ran makes room at once.
+        let (waiting, given_up) = std::mem::take(&mut state.waiting)
+            .into_iter()
+            .partition(Task::is_wanted);
+        state.waiting = waiting;
+        let given_up: VecDeque<Task> = given_up;
+        given_up.into_iter().for_each(Task::end_unrun);
+        let wanted = state.running.iter().filter(|r| r.is_wanted()).count();
+        if state.waiting.len() + wanted >= self.shared.slots as usize {
+            self.shared.publish(&state);
             return Err(busy);
         }
-        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
-        let task = Task {
+        let number = state.next_number;
+        state.next_number += 1;
+        state.waiting.push_back(Task {
+            number,
             backend,
             prepared,
             cancel,
             events,
-            slot: Slot(Arc::clone(&self.free)),
-        };
-        // The threads end only after this sender is dropped.
-        self.tasks.send(task).map_err(|_| busy)?;
+            last,
+        });
+        self.shared.publish(&state);
+        drop(state);
+        self.shared.work.notify_one();
         Ok(receiver)
     }
 
     /// Waits until no job runs. The caller stops new ones first.
     pub async fn idle(&self) {
         // `self` holds the sender, so the wait ends with the condition and not otherwise.
-        let _ = self.free_slots().wait_for(|free| *free == self.slots).await;
+        let slots = self.shared.slots;
+        let _ = self.free_slots().wait_for(|free| *free == slots).await;
     }
 }
 
-fn work_off(queue: &Mutex<std::sync::mpsc::Receiver<Task>>) {
-    loop {
-        // A panic cannot happen while the lock is held: receiving does not panic.
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match next {
-            Ok(task) => run(task),
-            Err(_) => return,
-        }
+fn work_off(shared: &Shared) {
+    while let Some(task) = shared.next() {
+        run(shared, task);
     }
 }
 
-fn run(task: Task) {
+fn run(shared: &Shared, task: Task) {
     let Task {
+        number,
         backend,
         prepared,
         cancel,
         events,
-        slot,
+        last,
     } = task;
     let mut emit = |tokens, text| {
         let event = Event::Generated(Generated::Tokens { tokens, text });
-        match events.blocking_send(event) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        hand_over(&events, event, &cancel)
     };
     let result = catch_unwind(AssertUnwindSafe(|| {
         backend.run(&prepared, &cancel, &mut emit)
     }));
     let failed = |reason: String| Event::Generated(Generated::Failed { reason });
-    let last = match result {
+    let end = match result {
         Ok(Ok(end)) => Event::Generated(Generated::End {
             tool_calls: end.tool_calls,
             finish_reason: end.finish_reason,
@@ -180,6 +286,21 @@ fn run(task: Task) {
         Err(_) => failed("the backend panicked".to_owned()),
     };
     // The slot is free before the end is told: whoever hears of the end can start the next job.
-    drop(slot);
-    let _ = events.blocking_send(last);
+    shared.ended(number);
+    last.send(end);
+}
+
+/// Puts an event into the queue. While the queue is full it waits for the reader, but not longer than until the job is cancelled:
+/// a reader that stalls must not hold a thread for ever.
+fn hand_over(events: &mpsc::Sender<Event>, event: Event, cancel: &CancelFlag) -> ControlFlow<()> {
+    let mut event = event;
+    loop {
+        match events.try_send(event) {
+            Ok(()) => return ControlFlow::Continue(()),
+            Err(TrySendError::Closed(_)) => return ControlFlow::Break(()),
+            Err(TrySendError::Full(_)) if cancel.is_cancelled() => return ControlFlow::Break(()),
+            Err(TrySendError::Full(back)) => event = back,
+        }
+        std::thread::sleep(FULL_QUEUE_PAUSE);
+    }
 }

@@ -1,6 +1,7 @@
 //! Scripts and the threads they run on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Generated;
@@ -169,6 +170,118 @@ async fn a_stalled_job_keeps_its_slot_until_it_is_cancelled() {
     assert_eq!(listen(events).await, (0, end(FinishReason::Cancelled)));
     patient(executor.idle()).await;
     assert_eq!(*executor.free_slots().borrow(), 1);
+}
+
+/// Runs until it is let go, whatever its flag says: a backend in the middle of a token.
+struct Stubborn {
+    inner: ScriptedBackend,
+    begun: Arc<AtomicBool>,
+    go: Arc<AtomicBool>,
+}
+
+impl Backend for Stubborn {
+    fn facts(&self) -> &stoa_runtime::ModelFacts {
+        self.inner.facts()
+    }
+
+    fn prepare(&self, work: &Work) -> Result<stoa_runtime::Prepared, RefusalReason> {
+        self.inner.prepare(work)
+    }
+
+    fn run(
+        &self,
+        _: &stoa_runtime::Prepared,
+        cancel: &CancelFlag,
+        _: &mut stoa_runtime::Emit<'_>,
+    ) -> Result<stoa_runtime::Generation, stoa_runtime::RunError> {
+        self.begun.store(true, Ordering::SeqCst);
+        while !self.go.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let finish_reason = if cancel.is_cancelled() {
+            FinishReason::Cancelled
+        } else {
+            FinishReason::Stop
+        };
+        Ok(stoa_runtime::Generation {
+            tool_calls: Vec::new(),
+            finish_reason,
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_job_started_just_after_a_cancellation_waits_for_the_thread_and_is_not_refused() {
+    let executor = Executor::new(1).expect("threads");
+    let (begun, go) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let slow: Arc<dyn Backend> = Arc::new(Stubborn {
+        inner: named("script-echo"),
+        begun: begun.clone(),
+        go: go.clone(),
+    });
+    let prepared = slow.prepare(&work("x", 9, &[])).expect("prepared");
+    let start = |cancel: &CancelFlag| {
+        executor
+            .start(slow.clone(), prepared.clone(), cancel.clone())
+            .map_err(|busy| busy.to_string())
+    };
+    let first = CancelFlag::new();
+    let held = start(&first).expect("free");
+    assert!(start(&CancelFlag::new()).is_err(), "it is wanted");
+    patient(async {
+        while !begun.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    first.cancel();
+    // Thousands of orders that are taken back leave no pile behind: each waiting one ends as the next comes.
+    let mut last_cancelled = None;
+    for _ in 0..2_000 {
+        let cancel = CancelFlag::new();
+        let events = start(&cancel).expect("the cancelled job takes no slot");
+        cancel.cancel();
+        if let Some(before) = last_cancelled.replace(events) {
+            assert_eq!(listen(before).await, (0, end(FinishReason::Cancelled)));
+        }
+    }
+    let next = start(&CancelFlag::new()).expect("the slot is free");
+    assert!(start(&CancelFlag::new()).is_err(), "it is taken again");
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(listen(held).await, (0, end(FinishReason::Cancelled)));
+    assert_eq!(listen(next).await, (0, end(FinishReason::Stop)));
+    patient(executor.idle()).await;
+    // Nobody listening is as good as cancelled.
+    go.store(false, Ordering::SeqCst);
+    drop(start(&CancelFlag::new()).expect("free"));
+    let next = start(&CancelFlag::new()).expect("nobody listens to the first");
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(listen(next).await, (0, end(FinishReason::Stop)));
+}
+
+#[tokio::test]
+async fn a_cancelled_job_ends_though_its_reader_does_not_read() {
+    let executor = Executor::new(1).expect("threads");
+    let backend: Arc<dyn Backend> = Arc::new(named("script-fixed-1000"));
+    let prepared = backend
+        .prepare(&work("x", u32::MAX, &[]))
+        .expect("prepared");
+    let cancel = CancelFlag::new();
+    let unread = executor
+        .start(backend, prepared, cancel.clone())
+        .expect("free");
+    patient(async {
+        while unread.len() < 32 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    cancel.cancel();
+    patient(executor.idle()).await;
+    assert_eq!(listen(unread).await, (32, end(FinishReason::Cancelled)));
 }
 
 #[tokio::test]
