@@ -374,6 +374,12 @@ fn tell(told: &Receiver<Delivery>) {
     }
 }
 
+/// The panic hook has reported the panic itself.
+fn panicked<D: Disk>(operation: &'static str, journal: &Journal<D>) -> Failure {
+    let error = std::io::Error::other("the journal's thread panicked");
+    Failure::new(operation, journal.disk().describe("journal"), &error)
+}
+
 struct Writer<D: Disk> {
     journal: Journal<D>,
     group: Arc<Group<D::File>>,
@@ -438,7 +444,13 @@ impl<D: Disk> Writer<D> {
             waiting.batch.count() as u64,
             waiting.batch.bytes() - BATCH_HEADER as u64,
         );
-        let failed = self.journal.commit(&mut waiting.batch, waiting.last).err();
+        let committed = catch_unwind(AssertUnwindSafe(|| {
+            self.journal.commit(&mut waiting.batch, waiting.last)
+        }));
+        // Nothing is known of the batch then, as after a failed sync; a writer that is gone without a word would leave all callers waiting.
+        let failed = committed
+            .unwrap_or_else(|_| Err(AppendError::Failed(panicked("write", &self.journal))))
+            .err();
         let mut queue = self.group.queue();
         queue.waiting_bytes -= bytes;
         if rolls {
@@ -484,8 +496,12 @@ impl<D: Disk> Writer<D> {
             let _ = before.join();
         }
         let (disk, group) = (self.journal.disk().clone(), self.group.clone());
+        let gone = panicked("prepare", &self.journal);
         let work = move || {
-            let prepared = prepare_spare(&disk, group.next_segment_bytes);
+            let prepared = catch_unwind(AssertUnwindSafe(|| {
+                prepare_spare(&disk, group.next_segment_bytes)
+            }));
+            let prepared = prepared.unwrap_or(Err(gone));
             let mut queue = group.queue();
             match prepared {
                 Ok(file) => queue.spare = Spare::Ready(file),

@@ -23,16 +23,19 @@ impl RealDisk {
     /// Uses the folder; creates it, and its parents, if it is not there.
     pub fn open(folder: impl Into<PathBuf>) -> io::Result<Self> {
         let folder = folder.into();
-        if !folder.is_dir() {
+        let naming = folders_that_name(&folder, Path::is_dir);
+        let is_there = folder.is_dir();
+        if !is_there {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&folder)?;
-            if let Some(parent) = folder
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-            {
-                File::open(parent)?.sync_all()?;
+        }
+        for parent in naming {
+            match File::open(&parent).and_then(|parent| parent.sync_all()) {
+                // Above a folder that is there already, reading may be forbidden.
+                Err(error) if is_there && error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
             }
         }
         Ok(Self {
@@ -55,6 +58,25 @@ impl RealDisk {
             source,
         }
     }
+}
+
+/// The folders to sync so that `folder` is still found after a power cut: its parent, and the parent of each parent that is not there yet.
+/// The parent of a folder that is there too: who made it may have died before the sync.
+fn folders_that_name(folder: &Path, is_there: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut naming = Vec::new();
+    for below in folder.ancestors() {
+        let Some(parent) = below.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        naming.push(parent.to_owned());
+        if parent == Path::new(".") || is_there(parent) {
+            break;
+        }
+    }
+    naming
 }
 
 /// The lock file of a folder; the system frees it when the process ends, however it ends.
@@ -218,5 +240,50 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_folder_that_gets_a_new_name_in_it_is_synced() {
+        let naming = |folder: &str, there: &[&str]| -> Vec<String> {
+            let is_there = |path: &Path| there.iter().any(|known| path == Path::new(known));
+            folders_that_name(Path::new(folder), is_there)
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect()
+        };
+        assert_eq!(
+            naming("/data/stoa/router/journal", &["/", "/data"]),
+            ["/data/stoa/router", "/data/stoa", "/data"]
+        );
+        assert_eq!(
+            naming("/data/stoa", &["/", "/data", "/data/stoa"]),
+            ["/data"]
+        );
+        assert_eq!(naming("stoa/journal", &[]), ["stoa", "."]);
+        assert_eq!(naming("stoa", &[]), ["."]);
+        assert_eq!(naming("/", &["/"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_folder_of_new_folders_is_made_for_its_owner_alone_and_opened_again() {
+        use std::os::unix::fs::PermissionsExt;
+        let top = tempfile::tempdir().expect("temporary folder");
+        let folder = top.path().join("a/b/c");
+        for _ in 0..2 {
+            let disk = RealDisk::open(&folder).expect("opened");
+            assert_eq!(disk.folder(), folder);
+        }
+        for made in ["a", "a/b", "a/b/c"] {
+            let mode = fs::metadata(top.path().join(made))
+                .expect("made")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o700, "{made}");
+        }
     }
 }

@@ -226,3 +226,34 @@ fn the_last_owner_may_let_go_inside_a_callback() {
     let (_, recovery) = Journal::open(disk, JournalOptions::default()).unwrap();
     assert_eq!(recovery.records.len(), 1);
 }
+
+#[test]
+fn a_writer_that_panics_tells_all_its_callers_and_takes_nothing_more() {
+    let disk = FaultyDisk::new(5);
+    let (journal, _) = Journal::open(disk.clone(), SMALL).unwrap();
+    let group = GroupCommit::start(journal).unwrap();
+    group.append(&[record(b"good")]).unwrap();
+    disk.observe(Some(Box::new(|call, _| {
+        assert!(call != Call::Sync, "simulated panic under the writer");
+    })));
+    let (told, results) = channel();
+    let mut refused = 0;
+    for _ in 0..3 {
+        let told = told.clone();
+        let done = Box::new(move |result| told.send(result).unwrap());
+        // After the panic a submission is refused at once.
+        if let Err(error) = group.submit(&[record(b"unknown")], done) {
+            assert!(matches!(error, AppendError::Poisoned(_)), "{error}");
+            refused += 1;
+        }
+    }
+    drop(told);
+    let results: Vec<_> = results.iter().collect();
+    assert_eq!(results.len() + refused, 3, "each is told once");
+    assert!(results.iter().all(Result::is_err), "{results:?}");
+    assert!(group.append(&[record(b"late")]).is_err());
+    assert!(group.close().is_err());
+    disk.restart_process();
+    let (_, recovery) = Journal::open(disk, SMALL).unwrap();
+    assert_eq!(payloads(&recovery)[&1], b"good");
+}
