@@ -2,9 +2,6 @@
 
 use stoa_types::{Address, Digest};
 
-/// Bytes of one ABI word.
-pub const WORD: usize = 32;
-
 /// Builds the ABI encoding of a tuple of static values, in order.
 #[derive(Debug, Default, Clone)]
 pub struct Words(Vec<u8>);

@@ -153,6 +153,64 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_key_or_no_signature_are_refused() {
+        let order = hex::decode("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141")
+            .expect("hex");
+        let order: [u8; 32] = order.try_into().expect("32 bytes");
+        for bytes in [[0; 32], order, [0xff; 32]] {
+            assert_eq!(SecretKey::from_bytes(bytes), Err(KeyError::OutOfRange));
+        }
+        for text in ["", "0x", "0x01", "zz", &"0".repeat(63), &"0".repeat(65)] {
+            assert_eq!(SecretKey::from_hex(text), Err(KeyError::Malformed));
+        }
+        let digest = keccak256("message");
+        let sound = SecretKey::for_tests("a").sign(digest).0;
+        let with = |range: std::ops::Range<usize>, part: &[u8]| {
+            let mut bytes = sound;
+            bytes[range].copy_from_slice(part);
+            recover(digest, &Signature(bytes))
+        };
+        assert_eq!(with(0..32, &[0; 32]), Err(SignatureError::Invalid), "r = 0");
+        assert_eq!(
+            with(32..64, &[0; 32]),
+            Err(SignatureError::Invalid),
+            "s = 0"
+        );
+        assert_eq!(with(0..32, &order), Err(SignatureError::Invalid), "r = n");
+        assert_eq!(with(32..64, &order), Err(SignatureError::Invalid), "s = n");
+        assert_eq!(
+            recover(digest, &Signature::ZERO),
+            Err(SignatureError::RecoveryByte(0))
+        );
+        for v in [1, 26, 29, 255] {
+            assert_eq!(with(64..65, &[v]), Err(SignatureError::RecoveryByte(v)));
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn arbitrary_signatures_are_no_panic_and_a_changed_one_is_by_nobody_known(
+            r in proptest::prelude::any::<[u8; 32]>(), s in proptest::prelude::any::<[u8; 32]>(), v in proptest::prelude::any::<u8>(),
+            at in 0usize..65, bit in 0u8..8,
+        ) {
+            let key = SecretKey::for_tests("a");
+            let digest = keccak256(r);
+            let mut arbitrary = [0; 65];
+            arbitrary[..32].copy_from_slice(&r);
+            arbitrary[32..64].copy_from_slice(&s);
+            arbitrary[64] = if v < 200 { 27 + v % 2 } else { v };
+            proptest::prop_assert_ne!(recover(digest, &Signature(arbitrary)), Ok(key.address()));
+            let mut changed = key.sign(digest);
+            changed.0[at] ^= 1 << bit;
+            proptest::prop_assert_ne!(recover(digest, &changed), Ok(key.address()));
+            let again: Signature = changed.to_string().parse().expect("its own text");
+            proptest::prop_assert_eq!(again, changed);
+        }
+    }
+
+    #[test]
     fn a_key_never_prints_itself() {
         let key = SecretKey::for_tests("a");
         assert!(!format!("{key:?}").contains(&hex::encode(key.to_bytes())));

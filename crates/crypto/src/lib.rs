@@ -10,7 +10,7 @@ mod key;
 mod merkle;
 mod tokens;
 
-pub use abi::{WORD, Words};
+pub use abi::Words;
 pub use alloy_primitives::keccak256 as keccak256_b256;
 pub use eip712::{Domain, receipt_digest, receipt_leaf, ticket_digest};
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};

@@ -112,7 +112,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Orders the candidates by address; of two offers of one provider the dearer is dropped.
+    /// Orders the candidates by address; of two offers of one provider the one with the lower input price stays, then the lower output
+    /// price.
     pub fn new(
         candidates: impl IntoIterator<Item = Candidate>,
         weights: Weights,

@@ -94,15 +94,18 @@ macro_rules! amount {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                 let text = std::borrow::Cow::<str>::deserialize(d)?;
                 let canonical = text == "0"
-                    || (!text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
+                    || (!text.starts_with('0')
+                        && !text.is_empty()
+                        && text.bytes().all(|b| b.is_ascii_digit()));
                 if !canonical {
                     return Err(serde::de::Error::custom(format!(
-                        "`{text}` is not a whole number of smallest units"
+                        "`{}` is not a whole number of smallest units",
+                        shown(&text)
                     )));
                 }
-                text.parse()
-                    .map(Self)
-                    .map_err(|_| serde::de::Error::custom(format!("`{text}` is too large")))
+                text.parse().map(Self).map_err(|_| {
+                    serde::de::Error::custom(format!("`{}` is too large", shown(&text)))
+                })
             }
         }
     };
@@ -111,9 +114,18 @@ macro_rules! amount {
 amount!(TokenAmount, 6, "Payment token, in units of 10^-6 token.");
 amount!(StakeAmount, 18, "Stake token, in units of 10^-18 token.");
 
+/// As much of a refused text as an error repeats.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
 fn parse_decimal(text: &str, decimals: u32) -> Result<u128, AmountError> {
-    let malformed = || AmountError::Malformed(text.to_owned(), decimals);
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let malformed = || AmountError::Malformed(shown(text), decimals);
+    let (whole, fraction) = match text.split_once('.') {
+        Some((_, "")) => return Err(malformed()),
+        Some(parts) => parts,
+        None => (text, ""),
+    };
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > decimals as usize
     {
@@ -122,7 +134,7 @@ fn parse_decimal(text: &str, decimals: u32) -> Result<u128, AmountError> {
     let padded = format!("{whole}{fraction:0<width$}", width = decimals as usize);
     padded
         .parse()
-        .map_err(|_| AmountError::TooLarge(text.to_owned()))
+        .map_err(|_| AmountError::TooLarge(shown(text)))
 }
 
 fn format_decimal(units: u128, decimals: u32) -> String {
@@ -214,7 +226,7 @@ mod tests {
         }
         for bad in ["", ".", "1.", ".5", "-1", "1e3", "0.0000001", "1,5"] {
             let read = TokenAmount::parse(bad);
-            assert!(read.is_err() || bad == "1.", "{bad} was read as {read:?}");
+            assert!(read.is_err(), "{bad} was read as {read:?}");
         }
     }
 
@@ -236,5 +248,7 @@ mod tests {
         for bad in ["\"07\"", "\"+7\"", "\"7.0\"", "7", "\"\"", "\" 7\""] {
             assert!(serde_json::from_str::<TokenAmount>(bad).is_err(), "{bad}");
         }
+        let empty = serde_json::from_str::<TokenAmount>("\"\"").expect_err("no number");
+        assert!(empty.to_string().contains("not a whole number"), "{empty}");
     }
 }

@@ -232,7 +232,46 @@ impl NetworkProfile {
                 "a batch holds 1 to 10,000 receipts",
             ));
         }
-        Ok(())
+        self.check_usable()
+    }
+
+    /// Values under which nothing could ever be done, or a later division would have no answer.
+    fn check_usable(&self) -> Result<(), ProfileError> {
+        let (settlement, stake) = (&self.settlement, &self.stake);
+        let (routing, limits) = (&self.routing, &self.limits);
+        let rules = [
+            (
+                settlement.batch_seconds > 0 && settlement.window_seconds > 0,
+                "batches and windows last at least a second",
+            ),
+            (
+                settlement.ticket_seconds > 0 && settlement.allotment_seconds > 0,
+                "tickets and allotments live at least a second",
+            ),
+            (
+                !stake.stake_price.is_zero() && stake.sampling_floor_bps.get() > 0,
+                "stake price and sampling floor divide and must be above zero",
+            ),
+            (
+                routing.attempts_max > 0
+                    && routing.first_token_ms_max > 0
+                    && routing.inter_token_ms_max > 0,
+                "a job is tried at least once and waits at least a millisecond",
+            ),
+            (
+                routing.reputation_min_ppm <= 1_000_000,
+                "the least reputation is at most 1,000,000 ppm",
+            ),
+            (
+                limits.body_bytes_max > 0
+                    && (1..=limits.output_tokens_max).contains(&limits.output_tokens_default),
+                "a request has a body, and its default length is 1 to the most output tokens",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(ProfileError::Inconsistent(rule)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -268,5 +307,42 @@ mod tests {
             .is_err()
         );
         assert!(NetworkProfile::builtin_text("nope").is_err());
+    }
+
+    #[test]
+    fn a_profile_under_which_nothing_could_be_done_is_refused() {
+        let text = NetworkProfile::builtin_text("stoa").expect("listed");
+        for (was, is) in [
+            ("batch_seconds = 60", "batch_seconds = 0"),
+            ("window_seconds = 90", "window_seconds = 0"),
+            ("ticket_seconds = 120", "ticket_seconds = 0"),
+            ("allotment_seconds = 86400", "allotment_seconds = 0"),
+            ("stake_price = \"100000\"", "stake_price = \"0\""),
+            ("sampling_floor_bps = 50", "sampling_floor_bps = 0"),
+            ("attempts_max = 3", "attempts_max = 0"),
+            ("first_token_ms_max = 10000", "first_token_ms_max = 0"),
+            ("inter_token_ms_max = 10000", "inter_token_ms_max = 0"),
+            (
+                "reputation_min_ppm = 200000",
+                "reputation_min_ppm = 1000001",
+            ),
+            ("body_bytes_max = 4194304", "body_bytes_max = 0"),
+            ("output_tokens_default = 256", "output_tokens_default = 0"),
+            (
+                "output_tokens_default = 256",
+                "output_tokens_default = 4097",
+            ),
+            ("router_bps = 150", "router_bps = 501"),
+            ("slash_developer_bps = 4000", "slash_developer_bps = 6001"),
+            ("ticket_seconds = 120", "ticket_seconds = 601"),
+            ("batch_receipts_max = 10000", "batch_receipts_max = 10001"),
+        ] {
+            assert_eq!(text.matches(was).count(), 1, "{was}");
+            let refused = NetworkProfile::parse(&text.replace(was, is));
+            assert!(
+                matches!(refused, Err(ProfileError::Inconsistent(_))),
+                "{is}: {refused:?}"
+            );
+        }
     }
 }

@@ -31,6 +31,7 @@ impl Q16 {
 
 /// What decides the tokens besides model and prompt. Its canonical bytes are hashed into ticket and receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SamplingParameters {
     /// 0 is greedy: the highest logit, the lowest id among equals.
     pub temperature: Q16,
