@@ -280,9 +280,11 @@ impl Dialler {
     }
 
     async fn introduce(&self, connection: &Connection) -> Result<(Control, Welcome), NetError> {
-        let streams = connection
-            .open_bi()
+        // A router that lets no stream open would hold the provider for as long as it keeps the connection alive.
+        let patience = self.timeouts.handshake;
+        let streams = tokio::time::timeout(patience, connection.open_bi())
             .await
+            .map_err(|_| StreamError::Silent(patience))?
             .map_err(|error| StreamError::Lost(error.into()))?;
         let control: MessageStream<ToRouter, RouterControl> =
             MessageStream::new(streams, CONTROL_BYTES_MAX, &self.timeouts);
@@ -290,7 +292,7 @@ impl Dialler {
         sender
             .send(&ToRouter::Hello(Box::new(self.hello.clone())))
             .await?;
-        match receiver.recv_within(self.timeouts.handshake).await? {
+        match receiver.recv_within(patience).await? {
             RouterControl::Welcome(welcome) => {
                 sender.trust();
                 receiver.trust();

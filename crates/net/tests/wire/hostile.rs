@@ -1,15 +1,26 @@
 //! Peers that break the protocol, spoken to with bare iroh streams.
 
 use crate::hall::{self, Hall, dispatch, patient};
-use iroh::endpoint::{Connection, ConnectionError, ReadError, RecvStream, SendStream, presets};
+use iroh::endpoint::{
+    Connection, ConnectionError, QuicTransportConfig, ReadError, RecvStream, SendStream, presets,
+};
 use iroh::{Endpoint, EndpointAddr, RelayMode};
 use std::time::Duration;
 use stoa_net::{ALPN, CONTROL_BYTES_MAX, LinkState, ProviderLink, RouterControl, StreamError};
 use stoa_nodes::message::ToRouter;
 
 async fn bare_endpoint(alpn: Option<&[u8]>) -> Endpoint {
+    bare_endpoint_that_lets(100, alpn).await
+}
+
+/// An endpoint whose peer may open so many streams.
+async fn bare_endpoint_that_lets(streams: u32, alpn: Option<&[u8]>) -> Endpoint {
+    let transport = QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(streams.into())
+        .build();
     Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
+        .transport_config(transport)
         .alpns(alpn.iter().map(|a| a.to_vec()).collect())
         .clear_ip_transports()
         .bind_addr("127.0.0.1:0")
@@ -345,4 +356,32 @@ async fn a_router_that_does_not_read_its_control_stream_still_gets_its_jobs_done
     answer.write_all(&frame(&late)).await.expect("sent");
     assert_eq!(patient(provider.next_late()).await, Some(refusal));
     stuck.abort();
+}
+
+#[tokio::test]
+async fn a_router_that_lets_no_stream_open_or_never_answers_is_left_again() {
+    for streams in [0, 1] {
+        let endpoint = bare_endpoint_that_lets(streams, Some(ALPN)).await;
+        let hall = Hall::open().await;
+        let mut config = hall.provider_config(1);
+        config.router = stoa_net::RouterAddress {
+            endpoint: stoa_types::EndpointId(*endpoint.id().as_bytes()),
+            addresses: endpoint.bound_sockets(),
+        };
+        config.timeouts.handshake = Duration::from_millis(500);
+        let provider = hall::connect(config).await;
+        let connection = patient(async { endpoint.accept().await.expect("open").await })
+            .await
+            .expect("connected");
+        let mut state = provider.state();
+        let waiting = patient(state.wait_for(|s| matches!(s, LinkState::Waiting { .. })))
+            .await
+            .expect("still trying")
+            .clone();
+        assert!(
+            format!("{waiting:?}").contains("said nothing"),
+            "{waiting:?}"
+        );
+        patient(connection.closed()).await;
+    }
 }
