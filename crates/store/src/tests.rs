@@ -4,9 +4,10 @@ use proptest::prelude::*;
 
 use crate::disk::Disk;
 use crate::faulty::FaultyDisk;
-use crate::format::{BLOCK, NewRecord, SegmentHeader, Slot, Tip, blocks};
+use crate::format::{BLOCK, NewRecord, Sealer, SegmentHeader, Slot, Tip, blocks};
 use crate::journal::{Journal, JournalOptions};
 use crate::scan::{Records, Scanner, Stop};
+use crate::watermark::{Found, Watermark};
 
 const TINY: JournalOptions = JournalOptions {
     segment_bytes: 16 << 10,
@@ -178,6 +179,28 @@ fn each_flipped_bit_of_a_watermark_slot_makes_the_slot_invalid() {
             "byte {at}"
         );
         block[at] ^= bit;
+    }
+}
+
+#[test]
+fn a_power_cut_that_tears_either_slot_of_the_watermark_leaves_a_witness_that_is_not_old() {
+    let disk = FaultyDisk::new(1);
+    let sealer = Sealer::new([3; 16]);
+    let value = |batch| Slot {
+        batch,
+        batch_hash: sealer.hash(b"any"),
+        record: batch,
+    };
+    let mut watermark = Watermark::create(&disk, &sealer, value(0)).unwrap();
+    for batch in 1..=1_000u64 {
+        watermark.write(&sealer, value(batch)).unwrap();
+        let found = Found::read(&disk, &sealer, true).unwrap();
+        assert_eq!(found.newest().unwrap().1.batch, batch);
+        for slot in found.slots {
+            // One slot is written between two syncs of the file, 256 batches apart, and the other one in the 256 before.
+            let behind = batch - slot.expect("whole").batch;
+            assert!(behind <= 256, "at batch {batch} a slot is {behind} behind");
+        }
     }
 }
 

@@ -512,3 +512,26 @@ fn a_record_cannot_forge_a_batch_header() {
     assert_eq!(check_history(&recovery), 2);
     assert!(recovery.repaired.is_some());
 }
+
+#[test]
+fn a_last_batch_that_landed_elsewhere_is_never_cut_even_with_an_old_watermark() {
+    let disk = FaultyDisk::new(8);
+    let (mut journal, _) = Journal::open(disk.clone(), SMALL).unwrap();
+    append(&mut journal, 2).unwrap();
+    let old = disk.read("watermark").unwrap();
+    append(&mut journal, 2).unwrap();
+    drop(journal);
+    disk.restart_process();
+    let name = "journal-0000000000000001.log";
+    assert!(disk.tamper("watermark", |bytes| bytes.copy_from_slice(&old)));
+    assert_eq!(check_history(&open(&disk.fork()).unwrap()), 4);
+    assert!(disk.tamper(name, |bytes| {
+        bytes.copy_within(2 * 4096..3 * 4096, 3 * 4096);
+        bytes[2 * 4096..3 * 4096].fill(0);
+    }));
+    let error = Journal::open(disk, SMALL).unwrap_err().to_string();
+    assert!(
+        error.contains("the header of batch 2 stands at byte 12288"),
+        "{error}"
+    );
+}
