@@ -178,6 +178,10 @@ fn cause_row(cause: &Cause) -> Row {
         Cause::ProviderInvalid { .. } => {
             row(502, PROVIDER, "provider_invalid_response", Some(1_000))
         }
+        Cause::ClientTooSlow => row_of(
+            "client_too_slow",
+            row(408, REQUEST, "request_timeout", Some(1_000)),
+        ),
         Cause::SettlementUnavailable => row(
             503,
             "settlement_error",
@@ -221,6 +225,7 @@ impl ApiError {
         match row.code {
             "provider_down" => "provider_lost",
             "provider_invalid_response" => "verification_failed",
+            "request_timeout" => "deadline_exceeded",
             code => code,
         }
     }

@@ -16,7 +16,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, ClientEvent, Failure, Started};
-use stoa_types::{JobId, TokenAmount};
+use stoa_types::{FinishReason, JobId, TokenAmount};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -177,11 +177,17 @@ fn failed(job: JobId, failure: Failure) -> Response {
 }
 
 async fn whole(mut call: Call, framing: &Framing) -> Response {
+    let mut tokens = 0;
     while let Some(event) = call.events.recv().await {
         match event {
-            ClientEvent::Started(_) | ClientEvent::Delta { .. } => {}
+            ClientEvent::Started(_) => {}
+            ClientEvent::Delta { tokens: more, .. } => tokens += u64::from(more),
+            // The client still waits: it gets all of it at once, with the receipt.
+            ClientEvent::Complete => {
+                call.client.deliver(tokens);
+            }
             ClientEvent::Done(done) => {
-                call.cancel.disarm();
+                call.client.disarm();
                 record_ttft(done.ttft_ms);
                 let mut headers = job_headers(call.job, Some(&done.started));
                 headers.insert(
@@ -191,7 +197,7 @@ async fn whole(mut call: Call, framing: &Framing) -> Response {
                 return respond(call.job, headers, Body::from(framing.whole(&done)));
             }
             ClientEvent::Failed(failure) => {
-                call.cancel.disarm();
+                call.client.disarm();
                 return failed(call.job, failure);
             }
         }
@@ -205,12 +211,12 @@ async fn streamed(timings: Timings, mut call: Call, framing: Framing) -> Respons
     let started = match &first {
         Some(None) => return failed(call.job, ended_without_a_result()),
         Some(Some(ClientEvent::Failed(failure))) => {
-            call.cancel.disarm();
+            call.client.disarm();
             return failed(call.job, failure.clone());
         }
         Some(Some(ClientEvent::Started(started))) => Some(started.clone()),
         Some(Some(ClientEvent::Done(done))) => Some(done.started.clone()),
-        Some(Some(ClientEvent::Delta { .. })) | None => None,
+        Some(Some(ClientEvent::Delta { .. } | ClientEvent::Complete)) | None => None,
     };
     let mut headers = job_headers(call.job, started.as_ref());
     headers.insert(
@@ -223,28 +229,42 @@ async fn streamed(timings: Timings, mut call: Call, framing: Framing) -> Respons
         HeaderValue::from_static("no"),
     );
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let job = call.job;
+    let (job, written) = (call.job, call.client.written().clone());
     let pump = Pump {
         call,
         out,
         timings,
         pieces: Pieces::new(framing),
+        unwritten: 0,
+        told: 0,
     };
     tokio::spawn(pump.run(first.flatten()));
-    let body = stream::unfold(pieces, |mut pieces| async move {
-        let piece: Bytes = pieces.recv().await?;
-        Some((Ok::<_, Infallible>(piece), pieces))
+    // A piece counts as written when the connection takes it, which it does only while its own small buffer has room.
+    let body = stream::unfold((pieces, written), |(mut pieces, written)| async move {
+        let piece: Piece = pieces.recv().await?;
+        written.add(piece.tokens);
+        Some((Ok::<_, Infallible>(piece.bytes), (pieces, written)))
     });
     respond(job, headers, Body::from_stream(body))
+}
+
+/// Bytes of a stream and the tokens that the client has got with them.
+struct Piece {
+    bytes: Bytes,
+    tokens: u64,
 }
 
 /// Carries one call's events to one client. Ends when the call ends, the client goes, or the client takes nothing for too long;
 /// in the last two cases dropping the call cancels it.
 struct Pump {
     call: Call,
-    out: mpsc::Sender<Bytes>,
+    out: mpsc::Sender<Piece>,
     timings: Timings,
     pieces: Pieces,
+    /// Tokens without text so far, for example half a character: they count with the next text.
+    unwritten: u64,
+    /// All tokens so far.
+    told: u64,
 }
 
 /// The client is gone or takes nothing.
@@ -269,7 +289,7 @@ impl Pump {
                 event = timeout(self.timings.keep_alive, self.call.events.recv()) => event,
             };
             match event {
-                Err(_silence) => self.send(": keep-alive\n\n".to_owned()).await?,
+                Err(_silence) => self.send(": keep-alive\n\n".to_owned(), 0).await?,
                 Ok(Some(event)) => {
                     if self.handle(event).await? {
                         return Ok(());
@@ -284,14 +304,33 @@ impl Pump {
     async fn handle(&mut self, event: ClientEvent) -> Result<bool, ClientLost> {
         match event {
             ClientEvent::Started(_) => Ok(false),
-            ClientEvent::Delta { text, .. } => {
-                for piece in self.pieces.text(&text) {
-                    self.send(format!("data: {piece}\n\n")).await?;
+            ClientEvent::Delta { text, tokens } => {
+                self.told += u64::from(tokens);
+                self.unwritten += u64::from(tokens);
+                let mut pieces = self.pieces.text(&text);
+                let last = pieces.pop();
+                self.send_data(pieces).await?;
+                if let Some(piece) = last {
+                    let tokens = std::mem::take(&mut self.unwritten);
+                    self.send(format!("data: {piece}\n\n"), tokens).await?;
                 }
                 Ok(false)
             }
+            ClientEvent::Complete => {
+                self.all_taken().await?;
+                self.call.client.deliver(self.told);
+                Ok(false)
+            }
+            ClientEvent::Done(done) if done.content.finish_reason == FinishReason::Cancelled => {
+                // The router cut it off: its queue was full.
+                self.call.client.disarm();
+                let billed = done.receipt.receipt.charge;
+                let cause = Cause::ClientTooSlow;
+                self.fail(Failure { cause, billed }).await?;
+                Ok(true)
+            }
             ClientEvent::Done(done) => {
-                self.call.cancel.disarm();
+                self.call.client.disarm();
                 record_ttft(done.ttft_ms);
                 let Ok(pieces) = self.pieces.finish(&done) else {
                     tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
@@ -303,14 +342,12 @@ impl Pump {
                     .await?;
                     return Ok(true);
                 };
-                for piece in pieces {
-                    self.send(format!("data: {piece}\n\n")).await?;
-                }
-                self.send("data: [DONE]\n\n".to_owned()).await?;
+                self.send_data(pieces).await?;
+                self.send("data: [DONE]\n\n".to_owned(), 0).await?;
                 Ok(true)
             }
             ClientEvent::Failed(failure) => {
-                self.call.cancel.disarm();
+                self.call.client.disarm();
                 self.fail(failure).await?;
                 Ok(true)
             }
@@ -323,16 +360,31 @@ impl Pump {
         let row = error.row();
         metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
-        self.send(format!("data: {}\n\n", error.stream_data(self.call.job)))
-            .await
+        let data = format!("data: {}\n\n", error.stream_data(self.call.job));
+        self.send(data, 0).await
     }
 
-    async fn send(&mut self, text: String) -> Result<(), ClientLost> {
-        let sent = self
-            .out
-            .send_timeout(Bytes::from(text), self.timings.slow_reader)
-            .await;
-        sent.map_err(|_| ClientLost)
+    async fn send_data(&mut self, pieces: Vec<String>) -> Result<(), ClientLost> {
+        for piece in pieces {
+            self.send(format!("data: {piece}\n\n"), 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, text: String, tokens: u64) -> Result<(), ClientLost> {
+        let bytes = Bytes::from(text);
+        let piece = Piece { bytes, tokens };
+        let sent = self.out.send_timeout(piece, self.timings.slow_reader);
+        sent.await.map_err(|_| ClientLost)
+    }
+
+    /// Waits until the connection has taken every piece.
+    async fn all_taken(&mut self) -> Result<(), ClientLost> {
+        let room = self.out.reserve_many(PIECES_WAITING_MAX);
+        match timeout(self.timings.slow_reader, room).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ClientLost),
+        }
     }
 }
 

@@ -22,8 +22,9 @@ mod server;
 pub use error::{ApiError, Row};
 pub use keys::{KeyHash, KeyRing};
 pub use port::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError,
     ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    WrittenTokens,
 };
 pub use routes::{Access, ROUTES, Route};
 pub use server::{ServerConfig, Timings, app, serve};

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stoa_nodes::client::{ClientEvent, ClientRequest};
 use stoa_types::{
     Address, Digest, JobId, JobState, Price, Region, SamplingParameters, SignedReceipt, Tier,
@@ -85,39 +87,79 @@ pub enum Viewer {
 pub struct Call {
     /// Its id, also the request's and the receipt's.
     pub job: JobId,
-    /// What happens: `Started`, deltas, then one of `Done` and `Failed`. The channel is bounded; a full one means that the client
-    /// reads slowly, and the router pauses or gives up.
+    /// What happens: `Started`, deltas, `Complete`, then one of `Done` and `Failed`. The channel is bounded; a full one means that the
+    /// client reads slowly: it is cut off, and the end says what it was billed.
     pub events: mpsc::Receiver<ClientEvent>,
-    /// Dropped when the client goes away.
-    pub cancel: CancelHandle,
+    /// The client's end. Dropped when the client goes away.
+    pub client: ClientEnd,
 }
 
-/// Cancels a call when it is dropped, unless the call ended first.
-pub struct CancelHandle(Option<Box<dyn FnOnce() + Send>>);
+/// Tokens that were written to a client. Clones share the count.
+#[derive(Debug, Clone, Default)]
+pub struct WrittenTokens(Arc<AtomicU64>);
 
-impl CancelHandle {
-    /// Runs `cancel` once when dropped.
-    pub fn new(cancel: impl FnOnce() + Send + 'static) -> Self {
-        Self(Some(Box::new(cancel)))
+impl WrittenTokens {
+    /// So many more.
+    pub fn add(&self, tokens: u64) {
+        self.0.fetch_add(tokens, Ordering::AcqRel);
+    }
+
+    /// All so far.
+    pub fn tokens(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The client's end of a call: counts what was written to it, says when it has got everything, and, dropped before the call ended,
+/// that it is gone. A client owes what was written to it and no more.
+pub struct ClientEnd {
+    written: WrittenTokens,
+    delivered: Box<dyn Fn(u64) + Send + Sync>,
+    gone: Option<Box<dyn FnOnce(u64) + Send + Sync>>,
+}
+
+impl ClientEnd {
+    /// `delivered` is told the tokens of the whole answer, `gone` those in `written`.
+    pub fn new(
+        written: WrittenTokens,
+        delivered: impl Fn(u64) + Send + Sync + 'static,
+        gone: impl FnOnce(u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            written,
+            delivered: Box::new(delivered),
+            gone: Some(Box::new(gone)),
+        }
+    }
+
+    /// The count.
+    pub fn written(&self) -> &WrittenTokens {
+        &self.written
+    }
+
+    /// Answers [`ClientEvent::Complete`]: everything before it was written, `tokens` in all.
+    pub fn deliver(&self, tokens: u64) {
+        (self.delivered)(tokens);
     }
 
     /// The call is over: there is nothing left to cancel.
     pub fn disarm(&mut self) {
-        self.0 = None;
+        self.gone = None;
     }
 }
 
-impl Drop for CancelHandle {
+impl Drop for ClientEnd {
     fn drop(&mut self) {
-        if let Some(cancel) = self.0.take() {
-            cancel();
+        if let Some(gone) = self.gone.take() {
+            gone(self.written.tokens());
         }
     }
 }
 
-impl fmt::Debug for CancelHandle {
+impl fmt::Debug for ClientEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CancelHandle(armed: {})", self.0.is_some())
+        let (written, armed) = (self.written.tokens(), self.gone.is_some());
+        write!(f, "ClientEnd(written: {written}, armed: {armed})")
     }
 }
 

@@ -1,6 +1,6 @@
 //! The server: state, the router built from the table, and the loop that accepts connections.
 
-use crate::connection::PatientListener;
+use crate::connection;
 use crate::error::ApiError;
 use crate::port::Gateway;
 use crate::routes::{Endpoint, ROUTES, allow};
@@ -18,7 +18,7 @@ use stoa_types::JobId;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// How long the server waits for what.
+/// How long the server waits for what, and how many connections it has at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
     /// A stream gets its status at the first token, or after this long.
@@ -29,6 +29,12 @@ pub struct Timings {
     pub slow_reader: Duration,
     /// A request body must be complete within this.
     pub upload: Duration,
+    /// The head of a connection's first request must be complete within this.
+    pub first_request: Duration,
+    /// A connection without a request under way is closed after this, even while the head of the next one trickles in.
+    pub idle: Duration,
+    /// Further connections are answered 503 and closed.
+    pub connections_max: usize,
 }
 
 impl Timings {
@@ -38,6 +44,10 @@ impl Timings {
         keep_alive: Duration::from_secs(15),
         slow_reader: Duration::from_secs(30),
         upload: Duration::from_secs(30),
+        first_request: Duration::from_secs(10),
+        idle: Duration::from_secs(75),
+        // Below the 1,024 files that most systems allow a process.
+        connections_max: 800,
     };
 }
 
@@ -48,7 +58,7 @@ pub struct ServerConfig {
     pub seed: [u8; 32],
     /// Secret of the login link `/login?token=…`, new at every start.
     pub login_token: String,
-    /// Waiting times.
+    /// Waiting times and the bound on connections.
     pub timings: Timings,
 }
 
@@ -100,13 +110,9 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let listener = PatientListener {
-        inner: listener,
-        stall: config.timings.slow_reader,
-    };
-    axum::serve(listener, app(gateway, config))
-        .with_graceful_shutdown(shutdown)
-        .await
+    let (timings, seed) = (config.timings, config.seed);
+    connection::serve(listener, app(gateway, config), timings, seed, shutdown).await;
+    Ok(())
 }
 
 fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {

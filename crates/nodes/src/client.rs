@@ -59,7 +59,8 @@ pub struct Constraints {
     pub providers_ignore: BTreeSet<Address>,
 }
 
-/// What a client hears about its call, in order: `Started`, deltas, then exactly one of `Done`, `Failed`.
+/// What a client hears about its call, in order: `Started`, deltas, `Complete`, then exactly one of `Done`, `Failed` (which may come
+/// earlier).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
     /// The first token is there: headers may leave.
@@ -71,6 +72,9 @@ pub enum ClientEvent {
         /// How many tokens it stands for.
         tokens: u32,
     },
+    /// All text was told. Whoever carries it to the client answers with [`crate::router::Input::Delivered`] once everything before
+    /// this was written: only then is the call charged and ended.
+    Complete,
     /// The answer is complete and charged.
     Done(Box<Done>),
     /// The call failed.
@@ -202,6 +206,9 @@ pub enum Cause {
         /// What contradicts.
         reason: String,
     },
+    /// The client took its answer too slowly and was cut off. Told by the HTTP side.
+    #[error("the answer was not read fast enough and was cut off")]
+    ClientTooSlow,
     /// No view of the chain fresh enough to serve on.
     #[error("the chain cannot be reached and no cover is known")]
     SettlementUnavailable,

@@ -30,6 +30,8 @@ struct World {
     /// Messages to the router are changed by this before they arrive.
     tamper: fn(ToRouter) -> Vec<ToRouter>,
     input_units: u64,
+    /// Whether clients take what they are told.
+    reads: bool,
 }
 
 fn profile() -> NetworkProfile {
@@ -98,6 +100,7 @@ impl World {
             running: Vec::new(),
             tamper: |message| vec![message],
             input_units: 5,
+            reads: true,
         };
         world.allot(1_000_000);
         for n in 0..providers {
@@ -133,8 +136,12 @@ impl World {
     }
 
     fn allot(&mut self, cap: u128) {
+        self.allot_to(account(), cap);
+    }
+
+    fn allot_to(&mut self, account: Address, cap: u128) {
         self.input(Input::Chain(ChainEvent::Allotment {
-            account: account(),
+            account,
             generation: 1,
             cap: TokenAmount::from_units(cap),
             debited: TokenAmount::ZERO,
@@ -158,7 +165,14 @@ impl World {
                         None => self.input(Input::Synced { up_to: sequence }),
                     }
                 }
-                Output::Client { job, event } => self.heard.entry(job).or_default().push(event),
+                Output::Client { job, event } => {
+                    let complete = event == ClientEvent::Complete;
+                    self.heard.entry(job).or_default().push(event);
+                    if complete && self.reads {
+                        let tokens = self.told(job);
+                        self.input(Input::Delivered { job, tokens });
+                    }
+                }
                 Output::Send { provider, message } => {
                     self.provider(provider, provider::Input::Router(*message))
                 }
@@ -198,12 +212,29 @@ impl World {
     }
 
     fn submit(&mut self, n: u8) {
+        self.submit_of(account(), n, request(n));
+    }
+
+    fn submit_of(&mut self, account: Address, n: u8, request: ClientRequest) {
         self.input(Input::Submit {
             job: job(n),
-            account: account(),
-            request: Box::new(request(n)),
+            account,
+            request: Box::new(request),
             entropy: 7,
         });
+    }
+
+    /// The provider that was ordered from last refuses.
+    fn refuse(&mut self, reason: RefusalReason) -> Address {
+        let (account, attempt) = self.prepared.pop_front().expect("dispatched");
+        let result = Err(reason);
+        self.provider(account, provider::Input::Prepared { attempt, result });
+        account
+    }
+
+    fn reputation(&self, provider: Address) -> u32 {
+        let standing = self.router.stock().get(provider).expect("met");
+        standing.track.reputation.ppm()
     }
 
     fn prepare(&mut self) {
@@ -242,6 +273,21 @@ impl World {
             };
             self.provider(account, provider::Input::Generated { attempt, event });
         }
+    }
+
+    /// Tokens that the client was told.
+    fn told(&self, job: JobId) -> u64 {
+        let tokens = |event: &ClientEvent| match event {
+            ClientEvent::Delta { tokens, .. } => u64::from(*tokens),
+            _ => 0,
+        };
+        self.heard.get(&job).into_iter().flatten().map(tokens).sum()
+    }
+
+    /// The client leaves after it was told everything so far.
+    fn leave(&mut self, n: u8) {
+        let read = self.told(job(n));
+        self.input(Input::ClientGone { job: job(n), read });
     }
 
     fn done(&self, n: u8) -> &Done {
@@ -385,7 +431,7 @@ fn a_client_that_leaves_pays_for_what_it_got_and_no_more() {
     world.submit(1);
     world.prepare();
     world.tokens(3);
-    world.input(Input::ClientGone { job: job(1) });
+    world.leave(1);
     assert!(world.running.is_empty(), "the provider stopped");
     let receipt = world
         .router
@@ -404,7 +450,7 @@ fn a_client_that_leaves_before_the_first_token_pays_nothing() {
     let mut world = World::new(1);
     world.submit(1);
     world.prepare();
-    world.input(Input::ClientGone { job: job(1) });
+    world.leave(1);
     assert!(world.running.is_empty());
     assert_eq!(world.free(), 1_000_000);
     assert!(world.earned.is_empty());
@@ -424,32 +470,6 @@ fn a_silent_provider_is_given_up_after_the_first_token_deadline() {
         Some(JobState::TimedOut)
     );
     assert_eq!(world.free(), 1_000_000);
-}
-
-#[test]
-fn a_prompt_beyond_the_context_is_the_requests_fault_and_tried_once() {
-    let mut world = World::new(3);
-    world.submit(1);
-    let (account, attempt) = world.prepared.pop_front().expect("dispatched");
-    let reason = RefusalReason::ContextLength {
-        tokens: 2000,
-        context: 1024,
-    };
-    world.provider(
-        account,
-        provider::Input::Prepared {
-            attempt,
-            result: Err(reason),
-        },
-    );
-    assert_eq!(
-        world.failure(1).cause,
-        Cause::ContextLength {
-            tokens: 2000,
-            context: 1024
-        }
-    );
-    assert!(world.prepared.is_empty());
 }
 
 /// Each lie of a provider, and that it earns nothing by it.
@@ -800,7 +820,7 @@ fn a_client_that_leaves_while_the_full_disk_refuses_its_reservation_leaves_no_tr
     world.submit(1);
     let sequence = world.unsynced.as_ref().expect("gathering")[0];
     world.journal.truncate(written); // The reservation never reached the disk.
-    world.input(Input::ClientGone { job: job(1) });
+    world.leave(1);
     assert_eq!(
         world.journal.len(),
         written,
@@ -826,8 +846,8 @@ fn a_client_that_leaves_while_its_reservation_is_written_is_released_once_it_is(
     world.unsynced = Some(Vec::new());
     world.submit(1);
     let sequence = world.unsynced.take().expect("gathering")[0];
-    world.input(Input::ClientGone { job: job(1) });
-    world.input(Input::ClientGone { job: job(1) });
+    world.leave(1);
+    world.leave(1);
     world.input(Input::Synced { up_to: sequence });
     assert!(world.prepared.is_empty(), "nothing was ordered");
     assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
@@ -993,24 +1013,6 @@ fn a_provider_that_comes_back_dearer_than_it_was_chosen_is_not_ordered_from() {
 }
 
 #[test]
-fn calls_admitted_together_that_find_no_slot_left_are_told_so() {
-    let mut world = World::new(1);
-    world.unsynced = Some(Vec::new());
-    for n in 1..=3 {
-        world.submit(n);
-    }
-    let last = *world
-        .unsynced
-        .take()
-        .expect("gathering")
-        .last()
-        .expect("three");
-    world.input(Input::Synced { up_to: last });
-    assert_eq!(world.prepared.len(), 2);
-    assert!(matches!(world.failure(3).cause, Cause::OverCapacity { .. }));
-}
-
-#[test]
 fn a_cancellation_that_arrives_twice_gives_one_receipt() {
     let mut world = World::new(1);
     world.submit(1);
@@ -1071,4 +1073,455 @@ fn a_ticket_whose_reserve_would_cut_the_pay_is_not_worked_on_though_the_router_s
         ),
         "{outputs:?}"
     );
+}
+
+// ---- what the client really got
+
+#[test]
+fn a_client_that_leaves_pays_for_what_was_written_to_it_and_not_for_what_was_passed_on() {
+    for (read, units) in [(0, None), (1, Some(1)), (2, Some(2)), (99, Some(5))] {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.prepare();
+        world.tokens(5);
+        world.input(Input::ClientGone { job: job(1), read });
+        assert!(world.running.is_empty(), "the provider stopped");
+        let receipt = world
+            .router
+            .book()
+            .receipt(job(1))
+            .map(|r| r.receipt.clone());
+        assert_eq!(
+            receipt.as_ref().map(|r| r.output_units),
+            units,
+            "read {read}"
+        );
+        let charge = receipt.map_or(0, |receipt| receipt.charge.units());
+        assert_eq!(world.free(), 1_000_000 - charge);
+        assert_eq!(world.earned.len(), usize::from(units.is_some()));
+        assert_eq!((world.router.active(), world.warnings.len()), (0, 0));
+    }
+}
+
+#[test]
+fn an_answer_is_cut_between_deltas_and_never_within_one() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    let (provider, attempt) = world.running[0];
+    for (tokens, text) in [(vec![1, 2], "ab"), (vec![3, 4, 5], "cde")] {
+        let text = text.to_owned();
+        let event = Generated::Tokens { tokens, text };
+        world.provider(provider, provider::Input::Generated { attempt, event });
+    }
+    world.input(Input::ClientGone {
+        job: job(1),
+        read: 4,
+    });
+    let receipt = &world
+        .router
+        .book()
+        .receipt(job(1))
+        .expect("charged")
+        .receipt;
+    assert_eq!(receipt.output_units, 2, "the second delta was not whole");
+    assert_eq!(
+        world.earned[0].receipt, *receipt,
+        "both hold the same receipt"
+    );
+}
+
+#[test]
+fn nothing_is_charged_before_the_client_has_got_everything() {
+    let mut world = World::new(1);
+    world.reads = false;
+    world.submit(1);
+    world.prepare();
+    world.tokens(3);
+    world.end();
+    let charged = |world: &World| world.router.book().receipt(job(1)).is_some();
+    assert!(!charged(&world));
+    assert_eq!(world.heard[&job(1)].last(), Some(&ClientEvent::Complete));
+    world.input(Input::Delivered {
+        job: job(1),
+        tokens: 2,
+    });
+    assert!(!charged(&world), "one token is still on its way");
+    world.input(Input::Delivered {
+        job: job(1),
+        tokens: 3,
+    });
+    assert_eq!(world.done(1).content.output_units, 3);
+    assert_eq!(world.earned.len(), 1);
+    world.input(Input::Delivered {
+        job: job(1),
+        tokens: 3,
+    });
+    assert_eq!(world.earned.len(), 1, "told twice, charged once");
+}
+
+#[test]
+fn a_client_that_leaves_while_it_still_reads_pays_for_what_it_read_though_the_answer_was_finished()
+{
+    for (read, units) in [(0, None), (2, Some(2)), (3, Some(3))] {
+        let mut world = World::new(1);
+        world.reads = false;
+        world.submit(1);
+        world.prepare();
+        world.tokens(3);
+        world.end();
+        world.input(Input::ClientGone { job: job(1), read });
+        let receipt = world
+            .router
+            .book()
+            .receipt(job(1))
+            .map(|r| r.receipt.clone());
+        assert_eq!(
+            receipt.as_ref().map(|r| r.output_units),
+            units,
+            "read {read}"
+        );
+        let earned: Vec<_> = world.earned.iter().map(|e| e.receipt.clone()).collect();
+        assert_eq!(earned, Vec::from_iter(receipt.clone()), "both agree");
+        let charge = receipt.map_or(0, |receipt| receipt.charge.units());
+        assert_eq!(world.free(), 1_000_000 - charge);
+        assert_eq!(world.router.active(), 0);
+    }
+}
+
+#[test]
+fn a_receipt_repeated_while_the_client_reads_is_neither_refused_nor_charged_twice() {
+    let mut world = World::new(1);
+    world.reads = false;
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    let account = *world.providers.keys().next().expect("one");
+    world.provider(account, provider::Input::Disconnected);
+    world.input(Input::ProviderDown(account));
+    let hello = world.providers[&account].hello();
+    world.input(Input::ProviderUp(Box::new(hello)));
+    world.provider(account, provider::Input::Connected);
+    assert!(world.warnings.is_empty(), "{:?}", world.warnings);
+    world.input(Input::Delivered {
+        job: job(1),
+        tokens: 2,
+    });
+    world.done(1);
+    assert_eq!(world.earned.len(), 1);
+}
+
+#[test]
+fn a_client_that_neither_reads_nor_leaves_pays_for_what_it_read_when_the_ticket_ends() {
+    for (read, units) in [(0, 0), (1, 1)] {
+        let mut world = World::new(1);
+        world.reads = false;
+        world.submit(1);
+        world.prepare();
+        world.tokens(2);
+        world.end();
+        world.input(Input::Delivered {
+            job: job(1),
+            tokens: read,
+        });
+        let seconds = profile().settlement.ticket_seconds;
+        // The provider signs no receipt after the deadline, so the router cuts just at it.
+        world.tick(seconds * 1000);
+        let receipt = world.router.book().receipt(job(1));
+        assert_eq!(receipt.map_or(0, |r| r.receipt.output_units), units);
+        assert_eq!(world.router.active(), 0);
+    }
+}
+
+// ---- refusals that blame the request
+
+fn too_long() -> RefusalReason {
+    RefusalReason::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    }
+}
+
+fn long_request(n: u8) -> ClientRequest {
+    ClientRequest {
+        body_bytes: 3_000,
+        ..request(n)
+    }
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_believed_when_two_providers_say_so() {
+    let mut world = World::new(3);
+    world.submit_of(account(), 1, long_request(1));
+    let first = world.refuse(too_long());
+    let second = world.refuse(too_long());
+    assert_ne!(first, second);
+    let cause = Cause::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    };
+    assert_eq!(world.failure(1).cause, cause);
+    assert!(world.prepared.is_empty(), "a third is not asked");
+    assert_eq!(
+        (world.reputation(first), world.reputation(second)),
+        (500_000, 500_000)
+    );
+}
+
+#[test]
+fn a_lone_provider_is_believed_that_a_prompt_is_too_long() {
+    let mut world = World::new(1);
+    world.submit_of(account(), 1, long_request(1));
+    world.refuse(too_long());
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::ContextLength { .. }
+    ));
+}
+
+#[test]
+fn a_count_above_what_the_request_can_have_is_a_lie_and_costs_reputation() {
+    let mut world = World::new(2);
+    world.submit(1);
+    let liar = world.refuse(too_long());
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert_ne!(world.done(1).started.provider, liar);
+    assert!(world.reputation(liar) < 500_000);
+}
+
+#[test]
+fn a_refusal_that_the_next_provider_contradicts_costs_reputation_each_time() {
+    let mut world = World::new(2);
+    let mut liar = Address([0; 20]);
+    let mut before = 500_000;
+    let reasons = [
+        too_long(),
+        RefusalReason::Unsupported {
+            parameter: "tools".to_owned(),
+            reason: "no template".to_owned(),
+        },
+    ];
+    for (n, reason) in (1..).zip(reasons) {
+        world.submit_of(account(), n, long_request(n));
+        liar = world.refuse(reason);
+        world.prepare();
+        world.tokens(1);
+        world.end();
+        assert_ne!(world.done(n).started.provider, liar);
+        let after = world.reputation(liar);
+        assert!(after < before.max(500_001), "{after} after {before}");
+        before = after;
+    }
+    assert_eq!(world.warnings.len(), 2, "{:?}", world.warnings);
+    assert!(
+        world.warnings[0].contains(&liar.to_string())
+            || world.warnings[1].contains(&liar.to_string())
+    );
+}
+
+// ---- waiting for a slot
+
+/// Two slots, both taken.
+fn full_world() -> World {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.submit(2);
+    world.prepare();
+    world
+}
+
+impl World {
+    /// One running job ends.
+    fn end_one(&mut self) {
+        let (account, attempt) = self.running.remove(0);
+        let event = Generated::End {
+            tool_calls: Vec::new(),
+            finish_reason: FinishReason::Stop,
+        };
+        self.provider(account, provider::Input::Generated { attempt, event });
+    }
+
+    fn waits(&self, n: u8) -> bool {
+        !self.heard.contains_key(&job(n)) && self.router.book().job_state(job(n)).is_none()
+    }
+}
+
+#[test]
+fn a_call_that_finds_all_providers_busy_waits_and_is_served_when_one_is_free() {
+    let mut world = full_world();
+    let free = world.free();
+    world.submit(3);
+    assert!(world.waits(3));
+    assert_eq!(
+        (world.free(), world.router.active()),
+        (free, 3),
+        "nothing is reserved for it"
+    );
+    assert_eq!(world.router.account_of(job(3)), Some(account()));
+    world.tick(1_000);
+    world.end_one();
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert!(world.done(3).ttft_ms >= 1_000, "the wait counts");
+    assert_eq!(world.router.active(), 0);
+}
+
+#[test]
+fn one_free_slot_is_promised_to_one_call() {
+    let mut world = full_world();
+    for n in 3..=5 {
+        world.submit(n);
+    }
+    world.unsynced = Some(Vec::new());
+    world.end_one();
+    let charge_and_reserve = world.unsynced.take().expect("gathering");
+    let reserved = |n| world.router.book().job_state(job(n)) == Some(JobState::Reserved);
+    assert_eq!((3..=5).filter(|n| reserved(*n)).count(), 1);
+    let up_to = *charge_and_reserve.last().expect("entries");
+    world.input(Input::Synced { up_to });
+    assert_eq!(world.prepared.len(), 1);
+}
+
+#[test]
+fn accounts_take_turns_in_the_line() {
+    let mut world = full_world();
+    let other = SecretKey::for_tests("another developer").address();
+    world.allot_to(other, 1_000_000);
+    for n in 3..=6 {
+        world.submit(n);
+    }
+    world.submit_of(other, 7, request(7));
+    world.end_one();
+    world.end_one();
+    let served: Vec<u8> = (3..=7).filter(|n| !world.waits(*n)).collect();
+    assert_eq!(
+        served,
+        [3, 7],
+        "the oldest of each account, though 4 came before 7"
+    );
+}
+
+#[test]
+fn nobody_waits_longer_than_the_limit_and_everybody_is_told_when_to_come_back() {
+    let mut world = full_world();
+    world.submit(3);
+    world.tick(4_999);
+    assert!(world.waits(3));
+    world.tick(1);
+    let Cause::OverCapacity { retry_ms } = world.failure(3).cause else {
+        panic!("{:?}", world.failure(3));
+    };
+    assert!((100..=120_000).contains(&retry_ms));
+    assert_eq!(world.router.active(), 2);
+}
+
+#[test]
+fn what_a_caller_is_told_grows_with_the_line_and_with_how_long_jobs_take() {
+    let told = |slow: u64, waiting: u8| {
+        let mut world = full_world();
+        world.tokens(1);
+        world.tick(slow);
+        world.end_one();
+        world.submit(100);
+        world.prepare();
+        for n in 0..waiting {
+            world.submit(101 + n);
+        }
+        world.tick(5_000);
+        match world.failure(101).cause {
+            Cause::OverCapacity { retry_ms } => retry_ms,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert!(told(4_000, 1) > told(400, 1));
+    assert!(told(400, 8) > told(400, 1));
+}
+
+#[test]
+fn the_line_is_bounded_for_one_account_and_in_all() {
+    let mut world = full_world();
+    let mut n = 0u32;
+    let mut submit = |world: &mut World, account: Address| {
+        n += 1;
+        let job = JobId(keccak256(n.to_be_bytes()).0);
+        let request = Box::new(request(9));
+        world.input(Input::Submit {
+            job,
+            account,
+            request,
+            entropy: 1,
+        });
+        world.heard.contains_key(&job)
+    };
+    let refused = (0..70).filter(|_| submit(&mut world, account())).count();
+    assert_eq!(refused, 6, "64 of one account wait");
+    for k in 0..4 {
+        let other = SecretKey::for_tests(&format!("developer {k}")).address();
+        world.allot_to(other, 1_000_000);
+        let refused = (0..64).filter(|_| submit(&mut world, other)).count();
+        assert_eq!(refused, if k < 3 { 0 } else { 64 }, "256 in all");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_the_line_leaves_no_trace_and_a_router_that_drains_empties_it() {
+    let mut world = full_world();
+    world.submit(3);
+    world.submit(4);
+    world.leave(3);
+    world.input(Input::Drain);
+    assert!(matches!(
+        world.failure(4).cause,
+        Cause::RouterUnavailable { .. }
+    ));
+    world.end();
+    assert!(world.waits(3), "it was never taken in");
+    assert_eq!(world.router.active(), 0);
+}
+
+#[test]
+fn an_account_that_cannot_pay_does_not_wait_to_hear_it() {
+    let mut world = full_world();
+    let poor = SecretKey::for_tests("poor").address();
+    world.allot_to(poor, 3);
+    world.submit_of(poor, 3, request(3));
+    assert!(matches!(world.failure(3).cause, Cause::CapReached { .. }));
+}
+
+#[test]
+fn a_call_whose_provider_goes_while_it_waits_is_told_that_and_not_that_it_is_busy() {
+    let mut world = full_world();
+    world.submit(3);
+    let account = *world.providers.keys().next().expect("one");
+    world.input(Input::ProviderDown(account));
+    world.tick(5_000);
+    assert!(matches!(world.failure(3).cause, Cause::ModelOffline { .. }));
+}
+
+#[test]
+fn jobs_are_found_by_account_before_and_after_a_restart() {
+    let mut world = World::new(1);
+    let other = SecretKey::for_tests("another developer").address();
+    world.allot_to(other, 1_000_000);
+    for n in 1..=4 {
+        let account = if n == 2 { other } else { account() };
+        world.submit_of(account, n, request(n));
+        world.prepare();
+        world.tokens(1);
+        world.end();
+    }
+    let (again, _) = Router::recover(
+        world.router.config().clone(),
+        world.router.book().clone(),
+        99,
+    );
+    for router in [&world.router, &again] {
+        let mine: Vec<_> = router.newest_jobs_of(account()).collect();
+        assert_eq!(mine, [job(4), job(3), job(1)]);
+        assert_eq!(router.newest_jobs_of(other).collect::<Vec<_>>(), [job(2)]);
+    }
 }

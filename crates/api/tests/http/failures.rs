@@ -178,6 +178,15 @@ fn cases() -> Vec<Case> {
             "verification_failed",
         ),
         (
+            Cause::ClientTooSlow,
+            408,
+            "invalid_request_error",
+            "request_timeout",
+            true,
+            "client_too_slow",
+            "deadline_exceeded",
+        ),
+        (
             Cause::SettlementUnavailable,
             503,
             "settlement_error",

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod connections;
 mod dashboard;
 mod failures;
 mod reading;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
-    KeyHash, KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
-    ServerConfig, Timings, Viewer, serve,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError, KeyHash,
+    KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
+    ServerConfig, Timings, Viewer, WrittenTokens, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
 use stoa_nodes::client::{ClientEvent, ClientRequest, Done, Started};
@@ -18,7 +18,7 @@ use stoa_types::*;
 use stoa_verify::{Content, ToolCall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub const KEY: &str = "a key of alice";
 pub const BOB_KEY: &str = "a key of bob";
@@ -48,6 +48,10 @@ pub struct Hall {
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     pub cancelled: Arc<Notify>,
     pub was_cancelled: Arc<AtomicBool>,
+    /// Tokens that the client had got when its call was cancelled.
+    pub read: Arc<AtomicU64>,
+    /// Tokens that it was said to have got in all.
+    pub delivered: Arc<watch::Sender<Option<u64>>>,
     pub ready: bool,
     /// Bounded as in a router.
     channel: usize,
@@ -66,6 +70,8 @@ impl Hall {
             submitted: Mutex::default(),
             cancelled: Arc::default(),
             was_cancelled: Arc::default(),
+            read: Arc::default(),
+            delivered: Arc::new(watch::Sender::new(None)),
             ready: true,
             channel: 8,
         }
@@ -88,11 +94,17 @@ impl Gateway for Hall {
             .push((account, request));
         let (sender, events) = mpsc::channel(self.channel);
         let script = self.script.clone();
+        let mut delivered = self.delivered.subscribe();
         tokio::spawn(async move {
             for step in script {
                 match step {
                     Step::Say(event) => {
+                        let complete = event == ClientEvent::Complete;
                         if sender.send(event).await.is_err() {
+                            return;
+                        }
+                        // As a router: the end follows when the client has got everything.
+                        if complete && delivered.wait_for(Option::is_some).await.is_err() {
                             return;
                         }
                     }
@@ -102,14 +114,24 @@ impl Gateway for Hall {
             }
         });
         let (notify, flag) = (self.cancelled.clone(), self.was_cancelled.clone());
-        let cancel = CancelHandle::new(move || {
+        let read = self.read.clone();
+        let gone = move |tokens| {
+            read.store(tokens, Ordering::SeqCst);
             flag.store(true, Ordering::SeqCst);
             notify.notify_one();
-        });
+        };
+        let delivered = self.delivered.clone();
+        let client = ClientEnd::new(
+            WrittenTokens::default(),
+            move |tokens| {
+                delivered.send_replace(Some(tokens));
+            },
+            gone,
+        );
         Call {
             job: JOB,
             events,
-            cancel,
+            client,
         }
     }
 
@@ -357,6 +379,7 @@ pub fn done(content: Content) -> Done {
 pub fn answer(pieces: &[&str], content: Content) -> Vec<Step> {
     let mut script = vec![Step::Say(ClientEvent::Started(started()))];
     script.extend(pieces.iter().map(|piece| delta(piece)));
+    script.push(Step::Say(ClientEvent::Complete));
     script.push(Step::Say(ClientEvent::Done(Box::new(done(content)))));
     script
 }
@@ -381,6 +404,9 @@ pub fn quick() -> Timings {
         keep_alive: Duration::from_secs(15),
         slow_reader: Duration::from_secs(20),
         upload: Duration::from_secs(20),
+        first_request: Duration::from_secs(20),
+        idle: Duration::from_secs(20),
+        connections_max: 100,
     }
 }
 

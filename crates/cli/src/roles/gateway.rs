@@ -4,8 +4,9 @@ use super::router::{RouterHandle, now};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, CancelHandle, ClaimRow, Gateway, JobRow, KeyError,
-    KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError, KeyRing,
+    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    WrittenTokens,
 };
 use stoa_ledger::book::{BatchRecord, RouterBook};
 use stoa_nodes::client::ClientRequest;
@@ -90,15 +91,20 @@ impl Gateway for RouterGateway {
         let drawn = getrandom::fill(&mut id);
         let job = JobId(id);
         let too_many = self.router.core().active() >= self.calls_max as usize;
+        let written = WrittenTokens::default();
         let events = match drawn {
-            Ok(()) if !too_many => self.router.submit(job, account, request),
+            Ok(()) if !too_many => self.router.submit(job, account, request, written.clone()),
             _ => RouterHandle::refused("it has as many calls under way as it can take"),
         };
-        let router = self.router.clone();
+        let (reads, leaves) = (self.router.clone(), self.router.clone());
         Call {
             job,
             events,
-            cancel: CancelHandle::new(move || router.cancel(job)),
+            client: ClientEnd::new(
+                written,
+                move |tokens| reads.delivered(job, tokens),
+                move |read| leaves.cancel(job, read),
+            ),
         }
     }
 
@@ -143,7 +149,7 @@ impl Gateway for RouterGateway {
                 providers: u32::try_from(offers.len()).unwrap_or(u32::MAX),
                 free_slots: standings
                     .iter()
-                    .fold(0, |sum, s| sum.saturating_add(s.free_slots)),
+                    .fold(0, |sum, s| sum.saturating_add(s.open_slots())),
             });
         }
         entries
@@ -214,13 +220,8 @@ impl Gateway for RouterGateway {
         let core = self.router.core();
         let mut rows = live_rows(&core, |owner| owner == account);
         let book = core.book();
-        let owned = |job: &JobId| {
-            book.receipt(*job)
-                .is_some_and(|signed| signed.receipt.account == account)
-        };
         rows.extend(
-            book.newest_jobs()
-                .filter(owned)
+            core.newest_jobs_of(account)
                 .take(JOBS_SHOWN)
                 .filter_map(|job| past_row(&core, book, job)),
         );
@@ -367,7 +368,7 @@ fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
         input_price: prices(|offer| offer.input_price),
         output_price: prices(|offer| offer.output_price),
         slots: standing.hello.slots,
-        free_slots: standing.free_slots,
+        free_slots: standing.open_slots(),
         reputation_ppm: standing.track.reputation.ppm(),
         jobs: standing.track.delivered,
         ttft_ms: standing.track.latency.predicted_ms(),

@@ -4,17 +4,20 @@
 use super::journal::{OpenJournal, RouterJournal, Written};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use stoa_api::WrittenTokens;
 use stoa_market::Decision;
-use stoa_net::{JobStream, ProviderLink, RouterEndpoint};
+use stoa_net::{JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure};
-use stoa_nodes::message::{Dispatch, ToProvider, ToRouter};
+use stoa_nodes::message::{Dispatch, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
 use stoa_types::{Address, JobId, Timestamp, TokenAmount};
 use tokio::sync::mpsc;
 
 /// Events that a client may leave unread before its stream is cut.
 const CLIENT_QUEUE: usize = 1024;
+/// Room that is kept for the end of a call: `Complete`, then `Done` or `Failed`.
+const LAST_EVENTS: usize = 2;
 /// Messages that wait for a provider's stream.
 const JOB_QUEUE: usize = 16;
 /// How often the state machine learns that time passed.
@@ -22,12 +25,57 @@ const TICK: Duration = Duration::from_millis(100);
 /// Decisions kept in memory for `explain`; older ones are read from the decision log.
 const DECISIONS_KEPT: usize = 4096;
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch, never fewer than said before: see [`SteadyClock`].
 pub fn now() -> Timestamp {
+    static CLOCK: Mutex<Option<SteadyClock>> = Mutex::new(None);
+    let (wall, steady) = (wall_clock(), Instant::now());
+    let mut clock = CLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    clock
+        .get_or_insert_with(|| SteadyClock::new(wall, steady))
+        .read(wall, steady)
+}
+
+fn wall_clock() -> Timestamp {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The wall clock, made steady. Where it jumps ahead (the machine slept, or was wrong) so does this one. Where it is set back, this one
+/// goes on at half the pace until the wall clock has caught up: deadlines and retries come late by at most as long again, and nothing
+/// happens before what happened earlier. A clock that was far ahead is believed again after a restart.
+struct SteadyClock {
+    said: u64,
+    steady: Instant,
+    /// Microseconds that were not given out yet.
+    rest_us: u128,
+}
+
+impl SteadyClock {
+    fn new(wall: Timestamp, steady: Instant) -> Self {
+        Self {
+            said: wall.0,
+            steady,
+            rest_us: 0,
+        }
+    }
+
+    fn read(&mut self, wall: Timestamp, steady: Instant) -> Timestamp {
+        let passed = steady.saturating_duration_since(self.steady).as_micros();
+        self.steady = self.steady.max(steady);
+        if wall.0 >= self.said {
+            (self.said, self.rest_us) = (wall.0, 0);
+        } else {
+            self.rest_us += passed / 2;
+            let ms = self.rest_us / 1000;
+            self.rest_us %= 1000;
+            self.said = self
+                .said
+                .saturating_add(u64::try_from(ms).unwrap_or(u64::MAX));
+        }
+        Timestamp(self.said)
+    }
 }
 
 /// What the loop is told.
@@ -37,8 +85,10 @@ enum Event {
         job: JobId,
         account: Address,
         request: Box<ClientRequest>,
-        events: mpsc::Sender<ClientEvent>,
+        client: ClientLine,
     },
+    /// A client whose queue is full: it still hears the end.
+    Cut(Box<Input>),
     Link(ProviderLink),
     LinkGone {
         provider: Address,
@@ -55,6 +105,16 @@ pub enum RouterStopped {
     Journal(String),
 }
 
+/// The loop's end of one call.
+struct ClientLine {
+    events: mpsc::Sender<ClientEvent>,
+    written: WrittenTokens,
+    /// It was told that all text was sent: what it got ends the call.
+    complete: bool,
+    /// Its queue was full: it hears the end of the call and nothing before it.
+    cut: bool,
+}
+
 /// Calls and queries for a running router. Clones share it.
 #[derive(Clone)]
 pub struct RouterHandle {
@@ -64,19 +124,27 @@ pub struct RouterHandle {
 }
 
 impl RouterHandle {
-    /// Starts a call; its events arrive in the receiver. Dropping the receiver does not cancel it: use [`RouterHandle::cancel`].
+    /// Starts a call; its events arrive in the receiver, and `written` counts what the client got of them. Dropping the receiver does
+    /// not cancel it: use [`RouterHandle::cancel`].
     pub fn submit(
         &self,
         job: JobId,
         account: Address,
         request: ClientRequest,
+        written: WrittenTokens,
     ) -> mpsc::Receiver<ClientEvent> {
-        let (events, receiver) = mpsc::channel(CLIENT_QUEUE);
+        let (events, receiver) = mpsc::channel(CLIENT_QUEUE + LAST_EVENTS);
+        let client = ClientLine {
+            events,
+            written,
+            complete: false,
+            cut: false,
+        };
         let _ = self.events.send(Event::Submit {
             job,
             account,
             request: Box::new(request),
-            events,
+            client,
         });
         receiver
     }
@@ -94,9 +162,14 @@ impl RouterHandle {
         receiver
     }
 
-    /// The client of `job` is gone.
-    pub fn cancel(&self, job: JobId) {
-        self.input(Input::ClientGone { job });
+    /// The client of `job` is gone and got `read` tokens.
+    pub fn cancel(&self, job: JobId, read: u64) {
+        self.input(Input::ClientGone { job, read });
+    }
+
+    /// The client of `job` got all `tokens` of its answer.
+    pub fn delivered(&self, job: JobId, tokens: u64) {
+        self.input(Input::Delivered { job, tokens });
     }
 
     /// Feeds the state machine, for example with a chain event.
@@ -144,7 +217,7 @@ struct Loop {
     core: Arc<Mutex<Router>>,
     journal: RouterJournal,
     events: mpsc::UnboundedSender<Event>,
-    clients: HashMap<JobId, mpsc::Sender<ClientEvent>>,
+    clients: HashMap<JobId, ClientLine>,
     links: HashMap<Address, (u64, ProviderLink)>,
     /// Streams of running attempts. The provider is part of the key: what it is told must not reach another one's stream.
     streams: HashMap<(Address, JobId, u32), mpsc::Sender<ToProvider>>,
@@ -216,6 +289,7 @@ impl Loop {
                 },
                 _ = ticks.tick() => {
                     self.journal.retry();
+                    self.report_progress();
                     self.handle(Input::Tick);
                 }
             }
@@ -225,7 +299,7 @@ impl Loop {
     fn event(&mut self, event: Event) -> Result<(), RouterStopped> {
         match event {
             Event::Input(input) => {
-                if let Input::ClientGone { job } = &*input {
+                if let Input::ClientGone { job, .. } = &*input {
                     self.clients.remove(job);
                 }
                 self.handle(*input);
@@ -234,9 +308,9 @@ impl Loop {
                 job,
                 account,
                 request,
-                events,
+                client,
             } => {
-                self.clients.insert(job, events);
+                self.clients.insert(job, client);
                 metrics::counter!("stoa_router_calls_total").increment(1);
                 let mut entropy = [0; 8];
                 getrandom::fill(&mut entropy)
@@ -248,6 +322,7 @@ impl Loop {
                     entropy: u64::from_be_bytes(entropy) >> 1,
                 });
             }
+            Event::Cut(gone) => self.handle(*gone),
             Event::Link(link) => self.link(link),
             Event::LinkGone { provider, link } => {
                 if self
@@ -298,21 +373,43 @@ impl Loop {
         }
     }
 
+    /// How far the clients are that still take the end of their answers: should their tickets end first, they owe that much.
+    fn report_progress(&mut self) {
+        let taking = self
+            .clients
+            .iter()
+            .filter(|(_, line)| line.complete && !line.cut);
+        let progress: Vec<_> = taking
+            .map(|(job, line)| (*job, line.written.tokens()))
+            .collect();
+        for (job, tokens) in progress {
+            self.handle(Input::Delivered { job, tokens });
+        }
+    }
+
     fn tell_client(&mut self, job: JobId, event: ClientEvent) {
-        let last = matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_));
         log_end(job, &event);
-        let Some(client) = self.clients.get(&job) else {
+        if matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_)) {
+            if let Some(line) = self.clients.remove(&job) {
+                // There is room for it; a receiver that is gone needs it no more.
+                let _ = line.events.try_send(event);
+            }
+            return;
+        }
+        let Some(line) = self.clients.get_mut(&job).filter(|line| !line.cut) else {
             return;
         };
-        let full = client.try_send(event).is_err();
-        if last || full {
-            self.clients.remove(&job);
-        }
-        if full && !last {
-            tracing::warn!(%job, "the client reads too slowly or is gone; its stream is cut");
-            let _ = self
-                .events
-                .send(Event::Input(Box::new(Input::ClientGone { job })));
+        line.complete |= event == ClientEvent::Complete;
+        let full = !line.complete && line.events.capacity() <= LAST_EVENTS;
+        if full {
+            tracing::warn!(%job, "the client reads too slowly; its stream is cut");
+            line.cut = true;
+            let read = line.written.tokens();
+            let gone = Input::ClientGone { job, read };
+            let _ = self.events.send(Event::Cut(Box::new(gone)));
+        } else {
+            // A receiver that is gone is told of by its own end.
+            let _ = line.events.try_send(event);
         }
     }
 
@@ -322,7 +419,10 @@ impl Loop {
         let number = self.next_link;
         tracing::info!(%provider, region = %link.hello().region, slots = link.hello().slots, "provider connected");
         self.links.insert(provider, (number, link.clone()));
-        self.handle(Input::ProviderUp(Box::new(link.hello().clone())));
+        let mut hello = link.hello().clone();
+        // The link carries no more at once, whatever the provider could run.
+        hello.slots = hello.slots.min(JOBS_PER_LINK_MAX);
+        self.handle(Input::ProviderUp(Box::new(hello)));
         let (late, late_events) = (link.clone(), self.events.clone());
         tokio::spawn(async move {
             while let Some(message) = late.next_late().await {
@@ -387,6 +487,18 @@ impl Loop {
         let ticket = &dispatch.ticket.ticket;
         let attempt = (ticket.job_id, ticket.attempt);
         self.streams.retain(|_, sender| !sender.is_closed());
+        let open = self.streams.keys().filter(|(to, ..)| *to == provider);
+        if open.count() >= JOBS_PER_LINK_MAX as usize {
+            // Receipts of finished jobs wait on the other streams: the link is full, which is not the provider's fault.
+            let message = ToRouter::Refused {
+                job: attempt.0,
+                attempt: attempt.1,
+                reason: RefusalReason::Busy,
+            };
+            let refused = Input::Provider { provider, message };
+            let _ = self.events.send(Event::Input(Box::new(refused)));
+            return;
+        }
         let (sender, receiver) = mpsc::channel(JOB_QUEUE);
         self.streams
             .insert((provider, attempt.0, attempt.1), sender);
@@ -476,7 +588,7 @@ fn log_end(job: JobId, event: &ClientEvent) {
             metrics::counter!("stoa_router_failures_total").increment(1);
             tracing::info!(%job, cause = %failure.cause, billed = %failure.billed, "job failed");
         }
-        ClientEvent::Started(_) | ClientEvent::Delta { .. } => {}
+        ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
     }
 }
 
@@ -540,5 +652,37 @@ impl DecisionLog {
                     .filter(|found| found.job == job)
             })
             .map(|found| found.decision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_follows_the_wall_clock_ahead_and_never_goes_back_nor_stands_still() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = SteadyClock::new(Timestamp(1_000_000), start);
+        assert_eq!(
+            clock.read(Timestamp(1_000_500), at(500)),
+            Timestamp(1_000_500)
+        );
+        // The machine slept for an hour, unseen by the steady clock.
+        let woken = Timestamp(1_000_500 + 3_600_000);
+        assert_eq!(clock.read(woken, at(501)), woken);
+        // Set back by that hour: half the pace.
+        assert_eq!(clock.read(Timestamp(1_001_500), at(1_501)).0, woken.0 + 500);
+        // Read often, nothing is lost to rounding.
+        for ms in 1_502..=3_501 {
+            clock.read(Timestamp(1_000_000 + ms), at(ms));
+        }
+        assert_eq!(
+            clock.read(Timestamp(1_003_501), at(3_501)).0,
+            woken.0 + 1_500
+        );
+        // The wall clock has caught up: it leads again.
+        let caught_up = Timestamp(woken.0 + 1_600);
+        assert_eq!(clock.read(caught_up, at(3_600)), caught_up);
     }
 }

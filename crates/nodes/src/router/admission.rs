@@ -1,6 +1,7 @@
 //! From a client's call to a durable reservation. Nothing is sent to a provider before the reservation is on disk.
 
 use super::pool::constraints;
+use super::waiting::Call;
 use super::{After, Job, Output, Phase, Router, failed};
 use crate::client::{Cause, ClientRequest};
 use crate::message::ModelOffer;
@@ -14,14 +15,12 @@ use stoa_types::{
 
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
 const PROMPT_MARGIN_TOKENS: u64 = 64;
-/// How long a caller is told to wait when every provider is busy; a decode step takes milliseconds, a short answer about this.
-const BUSY_RETRY_MS: u64 = 500;
-
 /// What admission decided, before anything is changed.
-struct Admitted {
+pub(super) struct Admitted {
     decision: Decision,
     parameters: SamplingParameters,
     input_units_max: u64,
+    prompt_bound: u64,
     reserve: TokenAmount,
     generation: u32,
     fee_version: u16,
@@ -38,14 +37,36 @@ impl Router {
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
-        let admitted = match self.admit(job, account, &request, entropy, now) {
-            Ok(admitted) => admitted,
-            Err(cause) => return outputs.push(failed(job, cause)),
+        let known = self.account_of(job).is_some() || self.book.job_state(job).is_some();
+        if known {
+            return outputs.push(failed(job, Cause::Internal));
+        }
+        let call = Call {
+            account,
+            request,
+            entropy,
+            since: now,
         };
+        match self.admit(&call, now) {
+            Ok(admitted) => self.take_in(job, call, admitted, outputs),
+            Err(Cause::OverCapacity { .. }) => self.wait(job, call, outputs),
+            Err(cause) => outputs.push(failed(job, cause)),
+        }
+    }
+
+    /// Reserves what an admitted call may cost and keeps a slot for it.
+    pub(super) fn take_in(
+        &mut self,
+        job: JobId,
+        call: Call,
+        admitted: Admitted,
+        outputs: &mut Vec<Output>,
+    ) {
         let Admitted {
             decision,
             parameters,
             input_units_max,
+            prompt_bound,
             reserve,
             generation,
             fee_version,
@@ -53,20 +74,29 @@ impl Router {
         } = admitted;
         let mut remaining: Vec<_> = self.to_try(&decision).collect();
         remaining.reverse();
+        let claimed = remaining.last().copied();
+        if let Some(provider) = claimed {
+            self.stock.claim(provider);
+        }
         outputs.push(Output::Decided {
             job,
             decision: Box::new(decision),
         });
+        let account = call.account;
         let state = Job {
             account,
-            request,
+            request: call.request,
             parameters,
-            submitted_at: now,
+            submitted_at: call.since,
             first_token_at: None,
             input_units_max,
+            prompt_bound,
             reserve,
             fee_version,
             remaining,
+            claimed,
+            read: 0,
+            blamed: None,
             attempt: 0,
             current: None,
             phase: Phase::Reserving,
@@ -86,21 +116,12 @@ impl Router {
         );
     }
 
-    fn admit(
-        &self,
-        job: JobId,
-        account: Address,
-        request: &ClientRequest,
-        entropy: u64,
-        now: Timestamp,
-    ) -> Result<Admitted, Cause> {
+    pub(super) fn admit(&self, call: &Call, now: Timestamp) -> Result<Admitted, Cause> {
+        let request = &*call.request;
         if self.draining {
             return Err(Cause::RouterUnavailable {
                 reason: "it is shutting down".to_owned(),
             });
-        }
-        if self.jobs.contains_key(&job) || self.book.job_state(job).is_some() {
-            return Err(Cause::Internal);
         }
         if !self.stock.knows(&request.model) {
             return Err(Cause::UnknownModel {
@@ -109,22 +130,32 @@ impl Router {
         }
         let settlement = &self.config.profile.settlement;
         let lifetime = Millis::from_secs(settlement.ticket_seconds);
-        let cover = self
-            .book
-            .available(account, now, lifetime)
-            .map_err(|error| match error {
-                // Whether there is cover is for the chain to say, and nobody can ask it now.
-                _ if !self.chain_reachable => Cause::SettlementUnavailable,
-                CoverError::NoAllotment => Cause::NoAllotment,
-                CoverError::Expired => Cause::AllotmentExpired,
+        let cover =
+            self.book
+                .available(call.account, now, lifetime)
+                .map_err(|error| match error {
+                    // Whether there is cover is for the chain to say, and nobody can ask it now.
+                    _ if !self.chain_reachable => Cause::SettlementUnavailable,
+                    CoverError::NoAllotment => Cause::NoAllotment,
+                    CoverError::Expired => Cause::AllotmentExpired,
+                })?;
+        let offered = self.stock.offers(&request.model);
+        let prompt_bound = prompt_bound(request, &offered);
+        let input_units_max = prompt_bound.min(longest_context(&offered));
+        let decision = self
+            .decide(request, input_units_max, now)
+            .map_err(|cause| match cause {
+                // Nobody waits in line for what he cannot pay for.
+                Cause::OverCapacity { .. } => self
+                    .not_covered(request, &offered, input_units_max, cover.amount)
+                    .unwrap_or(cause),
+                cause => cause,
             })?;
-        let input_units_max = input_bound(request, &self.stock.offers(&request.model));
-        let decision = self.decide(request, input_units_max, now)?;
         let offers: Vec<_> = self
             .to_try(&decision)
             .filter_map(|p| self.stock.offer(p, &request.model).cloned())
             .collect();
-        let parameters = self.parameters(request, &offers, input_units_max, entropy)?;
+        let parameters = self.parameters(request, &offers, input_units_max, call.entropy)?;
         let reserve = reserve(&offers, input_units_max, parameters.max_output_tokens)?;
         if reserve > cover.amount {
             return Err(Cause::CapReached {
@@ -137,11 +168,31 @@ impl Router {
             decision,
             parameters,
             input_units_max,
+            prompt_bound,
             reserve,
             generation,
             fee_version,
             until: now.plus(lifetime),
         })
+    }
+
+    /// Whether even the cheapest provider would need more than `available`.
+    fn not_covered(
+        &self,
+        request: &ClientRequest,
+        offers: &[&ModelOffer],
+        input_units: u64,
+        available: TokenAmount,
+    ) -> Option<Cause> {
+        if request.constraints.cost_max.is_some() {
+            return None; // It shortens the answer until it fits.
+        }
+        let output_units = self.output_limit(request).min(shortest_context(offers));
+        let cost = |offer: &&ModelOffer| {
+            reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
+        };
+        let needed = offers.iter().filter_map(cost).min()?;
+        (needed > available).then_some(Cause::CapReached { needed, available })
     }
 
     fn decide(
@@ -175,9 +226,7 @@ impl Router {
                         .collect(),
                 },
                 NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling { lowest },
-                NoMatch::AllBusy { .. } => Cause::OverCapacity {
-                    retry_ms: BUSY_RETRY_MS,
-                },
+                NoMatch::AllBusy { .. } => self.over_capacity(&request.model),
             }
         })
     }
@@ -228,24 +277,27 @@ impl Router {
     }
 }
 
+fn longest_context(offers: &[&ModelOffer]) -> u64 {
+    let contexts = offers.iter().map(|offer| u64::from(offer.context));
+    contexts.max().unwrap_or(0)
+}
+
+fn shortest_context(offers: &[&ModelOffer]) -> u32 {
+    offers.iter().map(|offer| offer.context).min().unwrap_or(0)
+}
+
 /// Upper bound of the prompt's tokens: a byte-level tokenizer makes at most one token of a byte (SPEC C.6.6).
-fn input_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
+fn prompt_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
     let overhead = offers
         .iter()
         .map(|offer| offer.message_overhead)
         .max()
         .unwrap_or(0);
-    let context = offers
-        .iter()
-        .map(|offer| u64::from(offer.context))
-        .max()
-        .unwrap_or(0);
     let messages = u64::from(request.message_count) + 1;
-    let bound = request
+    request
         .body_bytes
         .saturating_add(messages.saturating_mul(u64::from(overhead)))
-        .saturating_add(PROMPT_MARGIN_TOKENS);
-    bound.min(context)
+        .saturating_add(PROMPT_MARGIN_TOKENS)
 }
 
 /// The most that any of the offers can cost.

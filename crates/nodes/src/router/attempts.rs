@@ -9,12 +9,20 @@ use crate::work::Work;
 use stoa_crypto::{receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
-    Address, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
+    Address, Digest, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
     Timestamp, TokenAmount,
 };
 
 /// Text that one token can stand for, in bytes: far above any vocabulary, and a bound on what a provider can make us hold.
 const TOKEN_BYTES_MAX: usize = 1024;
+
+/// A provider that says that nobody could serve the request.
+#[derive(Debug, Clone)]
+pub(super) struct Blame {
+    provider: Address,
+    model_root: Digest,
+    cause: Cause,
+}
 
 /// What became of an attempt that ends without a receipt.
 enum Lost {
@@ -22,7 +30,9 @@ enum Lost {
     Fault(Cause),
     /// Nobody's fault, for example all its slots were taken meanwhile.
     Declined(Cause),
-    /// The request's fault: no other provider would differ.
+    /// The request's fault, says the provider: a second one is asked before it is believed, so that nobody fails calls for free.
+    Blamed(Cause),
+    /// Nobody could do better.
     Hopeless(Cause),
 }
 
@@ -32,7 +42,7 @@ impl Router {
         match self.jobs.get(&job).map(|state| &state.phase) {
             Some(Phase::Reserving) => self.dispatch(job, now, outputs),
             Some(Phase::Abandoned) => {
-                self.jobs.remove(&job);
+                self.end_job(job);
                 self.release(job, ReleaseCause::Cancelled, outputs);
             }
             _ => {}
@@ -46,14 +56,25 @@ impl Router {
                 return;
             };
             state.current = None;
+            if let Some(provider) = state.claimed.take() {
+                self.stock.unclaim(provider);
+            }
             let Some(provider) = state.remaining.pop() else {
-                let cause = state.last_failure.clone();
+                // Where nobody is left to contradict it, a blame is believed.
+                let cause = match state.blamed.take() {
+                    Some(blame) => blame.cause,
+                    None => state.last_failure.clone(),
+                };
                 return self.give_up(job, cause, TokenAmount::ZERO, outputs);
             };
             if !self.stock.can_take(provider) {
-                // Calls that were admitted together may find the last slot taken.
+                // The provider may have taken work elsewhere since the call was admitted.
                 if state.attempt == 0 && self.stock.is_full(provider) {
-                    state.last_failure = Cause::OverCapacity { retry_ms: 500 };
+                    let model = state.request.model.clone();
+                    let full = self.over_capacity(&model);
+                    if let Some(state) = self.jobs.get_mut(&job) {
+                        state.last_failure = full;
+                    }
                 }
                 continue;
             }
@@ -136,6 +157,9 @@ impl Router {
             accepted_input: None,
             output: Vec::new(),
             text: String::new(),
+            marks: Vec::new(),
+            ordered_at: now,
+            holds_slot: true,
             waiting_since: now,
         });
         self.stock.take_slot(provider);
@@ -181,7 +205,8 @@ impl Router {
                 reason,
             } => {
                 if self.is_current(provider, (job, attempt)) {
-                    self.lost(job, refusal(reason), now, outputs);
+                    let how = self.refusal(provider, job, reason);
+                    self.lost(job, how, now, outputs);
                 }
             }
             ToRouter::Delta {
@@ -252,6 +277,16 @@ impl Router {
             );
         }
         current.accepted_input = Some(input_units);
+        let root = current.ticket.model_root;
+        // The same weights count and render alike: whoever blamed the request was wrong.
+        let blamed = self.jobs.get_mut(&id.0).and_then(|s| s.blamed.take());
+        if let Some(blame) = blamed.filter(|blame| blame.model_root == root) {
+            outputs.push(Output::Warn(format!(
+                "provider {} refused {} ({}), which {provider} can serve with the same weights",
+                blame.provider, id.0, blame.cause
+            )));
+            self.stock.failed(blame.provider, now, true);
+        }
     }
 
     fn delta(
@@ -294,15 +329,18 @@ impl Router {
         }
         current.output.extend(tokens);
         current.text.push_str(&text);
+        current
+            .marks
+            .push((current.output.len(), current.text.len()));
+        let waited = now.since(current.ordered_at);
         current.waiting_since = now;
         if state.first_token_at.is_none() {
             state.first_token_at = Some(now);
-            let since = now.since(state.submitted_at);
             outputs.push(Output::Client {
                 job: id.0,
                 event: ClientEvent::Started(self.started(id.0, provider)),
             });
-            self.stock.first_token(provider, since);
+            self.stock.first_token(provider, waited);
         }
         let tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         outputs.push(Output::Client {
@@ -346,7 +384,7 @@ impl Router {
             return; // Made before our cancellation arrived: the receipt for what was delivered follows.
         }
         match self.check_final(&end) {
-            Ok(()) => self.charge(end, now, outputs),
+            Ok(()) => self.complete(end, now, outputs),
             Err(reason) => {
                 let refused = ToProvider::ReceiptRefused {
                     job: id.0,
@@ -367,14 +405,63 @@ impl Router {
         }
     }
 
+    /// The provider is done. A client that is still there is charged once it has got everything; one that left has got what is
+    /// charged.
+    fn complete(&mut self, end: Final, now: Timestamp, outputs: &mut Vec<Output>) {
+        let job = end.receipt.job_id;
+        let started = self.started(job, end.receipt.provider);
+        self.free_slot(job);
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if let Some(current) = &state.current {
+            self.slot_time.observe(now.since(current.ordered_at).0);
+        }
+        if state.phase != Phase::Running {
+            return self.charge(end, now, outputs);
+        }
+        if state.first_token_at.is_none() {
+            outputs.push(Output::Client {
+                job,
+                event: ClientEvent::Started(started),
+            });
+        }
+        state.phase = Phase::Delivering(Box::new(end));
+        outputs.push(Output::Client {
+            job,
+            event: ClientEvent::Complete,
+        });
+    }
+
+    /// So much reached the client. The last of it ends the call.
+    pub(super) fn delivered(
+        &mut self,
+        job: JobId,
+        tokens: u64,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        state.read = state.read.max(tokens);
+        if let Phase::Delivering(end) = &state.phase
+            && state.read >= end.content.output_units
+        {
+            let end = (**end).clone();
+            self.charge(end, now, outputs);
+        }
+    }
+
     /// A receipt offered again after a lost connection: countersigned if it was charged, refused if not.
     fn late_final(&mut self, provider: Address, end: &Final, outputs: &mut Vec<Output>) {
         let (job, attempt) = (end.receipt.job_id, end.receipt.attempt);
-        if self
-            .jobs
-            .get(&job)
-            .is_some_and(|state| matches!(state.phase, Phase::Charging(_)))
-        {
+        let pending = |state: &Job| match &state.phase {
+            Phase::Charging(_) => true,
+            Phase::Delivering(held) => held.receipt == end.receipt,
+            _ => false,
+        };
+        if self.jobs.get(&job).is_some_and(pending) {
             return; // The answer leaves when the charge is durable.
         }
         let message = match self.book.receipt(job) {
@@ -481,12 +568,6 @@ impl Router {
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
-        if state.first_token_at.is_none() && state.phase == Phase::Running {
-            outputs.push(Output::Client {
-                job,
-                event: ClientEvent::Started(started.clone()),
-            });
-        }
         let ttft_ms = state
             .first_token_at
             .unwrap_or(now)
@@ -505,8 +586,9 @@ impl Router {
             ttft_ms,
             refund,
         }));
+        let account = signed.receipt.account;
+        self.by_account.entry(account).or_default().push(job);
         self.remember_ttft(job, ttft_ms);
-        self.stock.give_slot(provider);
         self.stock.delivered(provider, now);
         self.journal(entry, After::Deliver(job), outputs);
     }
@@ -538,7 +620,7 @@ impl Router {
         let Some(Job {
             phase: Phase::Charging(done),
             ..
-        }) = self.jobs.remove(&job)
+        }) = self.end_job(job)
         else {
             return;
         };
@@ -556,6 +638,7 @@ impl Router {
 
     /// An attempt ended without a receipt: the next provider, unless tokens were delivered or nobody could do better.
     fn lost(&mut self, job: JobId, how: Lost, now: Timestamp, outputs: &mut Vec<Output>) {
+        self.free_slot(job);
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
@@ -564,11 +647,19 @@ impl Router {
         };
         let delivered = !current.output.is_empty();
         let cancelled = matches!(state.phase, Phase::Cancelling { .. });
-        self.stock.give_slot(current.provider);
         let (fault, hopeless, cause) = match how {
             Lost::Fault(cause) => (true, false, cause),
             Lost::Declined(cause) => (false, false, cause),
             Lost::Hopeless(cause) => (false, true, cause),
+            Lost::Blamed(cause) if state.blamed.is_some() => (false, true, cause),
+            Lost::Blamed(cause) => {
+                state.blamed = Some(Blame {
+                    provider: current.provider,
+                    model_root: current.ticket.model_root,
+                    cause: cause.clone(),
+                });
+                (false, false, cause)
+            }
         };
         if fault {
             let dishonest = matches!(cause, Cause::ProviderInvalid { .. });
@@ -602,7 +693,7 @@ impl Router {
         billed: TokenAmount,
         outputs: &mut Vec<Output>,
     ) {
-        self.jobs.remove(&job);
+        self.end_job(job);
         let release = if cause == Cause::DeadlineExceeded {
             ReleaseCause::TimedOut
         } else {
@@ -642,16 +733,31 @@ impl Router {
     }
 
     /// The client is gone: it owes what it got and nothing else.
-    pub(super) fn client_gone(&mut self, job: JobId, now: Timestamp, outputs: &mut Vec<Output>) {
+    pub(super) fn client_gone(
+        &mut self,
+        job: JobId,
+        read: u64,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        if self.queue.leave(job).is_some() {
+            return;
+        }
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
+        state.read = state.read.max(read);
+        let read = state.read;
         match (&state.phase, state.current.as_mut()) {
             (Phase::Charging(_) | Phase::Cancelling { .. } | Phase::Abandoned, _) => {}
             // Whether there is anything to release is known once the journal has answered.
             (Phase::Reserving, _) => state.phase = Phase::Abandoned,
-            (Phase::Running, Some(current)) => {
-                let delivered = current.output.len() as u64;
+            (Phase::Delivering(end), Some(_)) if read >= end.content.output_units => {
+                let end = (**end).clone();
+                self.charge(end, now, outputs);
+            }
+            (Phase::Running | Phase::Delivering(_), Some(current)) => {
+                let delivered = current.cut(read);
                 let (provider, attempt) = (current.provider, state.attempt);
                 current.waiting_since = now;
                 let cancel = ToProvider::Cancel {
@@ -666,13 +772,13 @@ impl Router {
                 if delivered > 0 {
                     state.phase = Phase::Cancelling { delivered };
                 } else {
-                    self.jobs.remove(&job);
-                    self.stock.give_slot(provider);
+                    self.free_slot(job);
+                    self.end_job(job);
                     self.release(job, ReleaseCause::Cancelled, outputs);
                 }
             }
             _ => {
-                self.jobs.remove(&job);
+                self.end_job(job);
                 self.release(job, ReleaseCause::Cancelled, outputs);
             }
         }
@@ -701,6 +807,21 @@ impl Router {
             .iter()
             .filter_map(|(job, s)| Some((*job, s.attempt, silent(s)?)))
             .collect();
+        // Whoever carries the answer says when the client got it or left; past the ticket's deadline nobody waits for that.
+        let undelivered = |state: &Job| {
+            let current = state.current.as_ref();
+            matches!(state.phase, Phase::Delivering(_))
+                && current.is_some_and(|current| now >= current.ticket.deadline)
+        };
+        let left: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|(_, state)| undelivered(state))
+            .map(|(job, _)| *job)
+            .collect();
+        for job in left {
+            self.client_gone(job, 0, now, outputs);
+        }
         for (job, attempt, provider) in late {
             let cancel = ToProvider::Cancel {
                 job,
@@ -722,21 +843,60 @@ fn cut_elsewhere(state: &Job, end: &Final) -> bool {
         || end.content.finish_reason != FinishReason::Cancelled)
 }
 
-fn refusal(reason: RefusalReason) -> Lost {
-    match reason {
-        RefusalReason::Busy | RefusalReason::Draining => {
-            Lost::Declined(Cause::OverCapacity { retry_ms: 500 })
+impl Current {
+    /// Cuts the answer to what the client has got: after the last delta that it got whole. Returns the number of tokens.
+    fn cut(&mut self, read: u64) -> u64 {
+        let whole = |(tokens, _): &&(usize, usize)| *tokens as u64 <= read;
+        let (tokens, bytes) = self
+            .marks
+            .iter()
+            .rev()
+            .find(whole)
+            .copied()
+            .unwrap_or((0, 0));
+        self.output.truncate(tokens);
+        self.text.truncate(bytes);
+        self.marks.retain(|mark| mark.0 <= tokens);
+        tokens as u64
+    }
+}
+
+impl Router {
+    fn refusal(&self, provider: Address, job: JobId, reason: RefusalReason) -> Lost {
+        match reason {
+            RefusalReason::Busy | RefusalReason::Draining => {
+                let model = self.jobs.get(&job).map(|s| s.request.model.as_str());
+                Lost::Declined(self.over_capacity(model.unwrap_or_default()))
+            }
+            RefusalReason::ContextLength { tokens, context } => {
+                self.context_refusal(provider, job, tokens, context)
+            }
+            RefusalReason::Unsupported { parameter, reason } => {
+                Lost::Blamed(Cause::Unsupported { parameter, reason })
+            }
+            RefusalReason::TicketTooSmall { tokens } => Lost::Fault(Cause::ProviderInvalid {
+                reason: format!("it counts {tokens} input tokens, above any bound of the request"),
+            }),
+            RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
+            RefusalReason::BadTicket { reason } => {
+                Lost::Declined(Cause::ProviderInvalid { reason })
+            }
         }
-        RefusalReason::ContextLength { tokens, context } => {
-            Lost::Hopeless(Cause::ContextLength { tokens, context })
+    }
+
+    /// A prompt that is said not to fit: it must be possible by what the router knows itself.
+    fn context_refusal(&self, provider: Address, job: JobId, tokens: u64, context: u64) -> Lost {
+        let state = self.jobs.get(&job);
+        let bound = state.map_or(0, |state| state.prompt_bound);
+        let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
+        let offered = offer.map_or(0, |offer| u64::from(offer.context));
+        if context == offered && tokens > context && tokens <= bound {
+            return Lost::Blamed(Cause::ContextLength { tokens, context });
         }
-        RefusalReason::Unsupported { parameter, reason } => {
-            Lost::Hopeless(Cause::Unsupported { parameter, reason })
-        }
-        RefusalReason::TicketTooSmall { tokens } => Lost::Declined(Cause::ProviderInvalid {
-            reason: format!("it counts {tokens} input tokens, above any bound of the request"),
-        }),
-        RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
-        RefusalReason::BadTicket { reason } => Lost::Declined(Cause::ProviderInvalid { reason }),
+        let reason = format!(
+            "it refuses {tokens} input tokens for a context of {context}; the request has at most {bound} and its \
+             context is {offered}"
+        );
+        Lost::Fault(Cause::ProviderInvalid { reason })
     }
 }

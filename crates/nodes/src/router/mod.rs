@@ -9,6 +9,7 @@ mod attempts;
 mod pool;
 mod settlement;
 mod summary;
+mod waiting;
 
 pub use pool::{Standing, Stock, Track};
 pub use summary::JobSummary;
@@ -54,6 +55,15 @@ pub enum Input {
     ClientGone {
         /// Its call.
         job: JobId,
+        /// Tokens that were written to it: it owes these and no more, however many were passed on.
+        read: u64,
+    },
+    /// This much was written to the client. Must follow [`ClientEvent::Complete`]; may come earlier.
+    Delivered {
+        /// Its call.
+        job: JobId,
+        /// Tokens, counted from the first.
+        tokens: u64,
     },
     /// A provider connected; the shell checked that its endpoint belongs to its account.
     ProviderUp(Box<Hello>),
@@ -240,10 +250,18 @@ struct Current {
     output: Vec<u32>,
     text: String,
     /// Since when the next sign of life is awaited.
+    /// What the prompt can have at most, whatever the model's context.
+    prompt_bound: u64,
     waiting_since: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+    /// Whose slot is kept free for it until it is dispatched.
+    claimed: Option<Address>,
+    /// Tokens that the client is known to have got.
+    read: u64,
+    /// A provider that blamed the request, until a second one agrees or shows that it was wrong.
+    blamed: Option<attempts::Blame>,
 enum Phase {
     /// The reservation is being written.
     Reserving,
@@ -258,6 +276,11 @@ enum Phase {
 }
 
 /// State of one router.
+    /// Length of output and text after each delta: where an answer may be cut, as the provider cuts it.
+    marks: Vec<(usize, usize)>,
+    ordered_at: Timestamp,
+    /// Whether the provider works on it; once its receipt is here its slot is free.
+    holds_slot: bool,
 #[derive(Debug, Clone)]
 pub struct Router {
     config: RouterConfig,
@@ -270,6 +293,8 @@ pub struct Router {
     chain_reachable: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
+    /// The provider's receipt is right; it is charged once the client has got everything.
+    Delivering(Box<crate::message::Final>),
     /// Times to first token of the newest delivered jobs, for display.
     recent_ttft: std::collections::VecDeque<(JobId, u64)>,
 }
@@ -283,12 +308,20 @@ impl Router {
         next_sequence: u64,
     ) -> (Self, Vec<Output>) {
         let mut router = Self {
+    /// Calls that wait for a slot.
+    queue: waiting::Queue,
+    /// How long a job holds a slot.
+    slot_time: stoa_market::track::Latency,
+    /// Charged jobs of each account, oldest first.
+    by_account: BTreeMap<Address, Vec<JobId>>,
             config,
             book,
             stock: Stock::default(),
             jobs: BTreeMap::new(),
             next_sequence,
             waiting: BTreeMap::new(),
+    /// Which kind of chain call is asked for first when several are wanted.
+    next_turn: usize,
             draining: false,
             chain_reachable: true,
             asked: None,
@@ -306,13 +339,18 @@ impl Router {
         (router, outputs)
     }
 
+            queue: waiting::Queue::default(),
+            slot_time: stoa_market::track::Latency::default(),
+            by_account: BTreeMap::new(),
     /// The books.
     pub fn book(&self) -> &RouterBook {
         &self.book
     }
 
+            next_turn: 0,
     /// Providers and what they serve.
     pub fn stock(&self) -> &Stock {
+        router.index_accounts();
         &self.stock
     }
 
@@ -321,9 +359,9 @@ impl Router {
         &self.config
     }
 
-    /// Calls in progress.
+    /// Calls in progress, those that wait for a slot included.
     pub fn active(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() + self.queue.len()
     }
 
     /// Advances the router. No clock, no socket, no await.
@@ -336,7 +374,8 @@ impl Router {
                 request,
                 entropy,
             } => self.submit(job, account, request, entropy, now, &mut outputs),
-            Input::ClientGone { job } => self.client_gone(job, now, &mut outputs),
+            Input::ClientGone { job, read } => self.client_gone(job, read, now, &mut outputs),
+            Input::Delivered { job, tokens } => self.delivered(job, tokens, now, &mut outputs),
             Input::ProviderUp(hello) => self.stock.up(*hello, self.config.profile.limits.price_max),
             Input::ProviderDown(provider) => self.provider_down(provider, now, &mut outputs),
             Input::Provider { provider, message } => {
@@ -348,7 +387,10 @@ impl Router {
             }
             Input::Chain(event) => self.chain_event(event, &mut outputs),
             Input::ChainReachable(reachable) => self.chain_reachable = reachable,
-            Input::Drain => self.draining = true,
+            Input::Drain => {
+                self.draining = true;
+                self.turn_waiting_away(&mut outputs);
+            }
             Input::Tick => {
                 self.deadlines(now, &mut outputs);
                 self.settle(now, &mut outputs);
@@ -370,14 +412,16 @@ impl Router {
             entry: Box::new(entry),
         });
     }
+                self.end_waits(now, &mut outputs);
 
     fn synced(&mut self, up_to: u64, now: Timestamp, outputs: &mut Vec<Output>) {
         let later = self.waiting.split_off(&up_to.saturating_add(1));
+        self.serve_waiting(now, &mut outputs);
         for after in std::mem::replace(&mut self.waiting, later).into_values() {
             match after {
                 After::Dispatch(job) => self.reserved(job, now, outputs),
                 After::Deliver(job) => self.charged(job, outputs),
-                After::Post => self.post(now, outputs),
+                After::Post => self.ask_next(now, outputs),
                 After::Nothing => {}
             }
         }
@@ -403,8 +447,7 @@ impl Router {
             reason: reason.to_owned(),
         };
         if self
-            .jobs
-            .remove(&job)
+            .end_job(job)
             .is_some_and(|j| j.phase == Phase::Reserving)
         {
             outputs.push(failed(job, cause));
@@ -425,3 +468,21 @@ fn failed(job: JobId, cause: Cause) -> Output {
         }),
     }
 }
+    /// The call is over: forgets it, and the slot that was kept for it is anybody's.
+    fn end_job(&mut self, job: JobId) -> Option<Job> {
+        let state = self.jobs.remove(&job)?;
+        if let Some(provider) = state.claimed {
+            self.stock.unclaim(provider);
+        }
+        Some(state)
+    }
+
+    /// The provider no longer works on the job.
+    fn free_slot(&mut self, job: JobId) {
+        let current = self.jobs.get_mut(&job).and_then(|s| s.current.as_mut());
+        if let Some(current) = current.filter(|current| current.holds_slot) {
+            current.holds_slot = false;
+            self.stock.give_slot(current.provider);
+        }
+    }
+

@@ -31,14 +31,29 @@ pub struct Standing {
     pub draining: bool,
     /// Slots it reports or that are left by our own count.
     pub free_slots: u32,
+    /// Jobs of ours that it works on.
+    pub ordered: u32,
+    /// Slots kept for calls that were admitted and are not dispatched yet.
+    pub claimed: u32,
     /// How it did.
     pub track: Track,
+}
+
+impl Standing {
+    /// Slots that a new call could have. A report may have been made before our last order reached the provider: what we ordered
+    /// ourselves counts in any case.
+    pub fn open_slots(&self) -> u32 {
+        let ours = self.hello.slots.saturating_sub(self.ordered);
+        self.free_slots.min(ours).saturating_sub(self.claimed)
+    }
 }
 
 /// All providers this router has met.
 #[derive(Debug, Clone, Default)]
 pub struct Stock {
     providers: BTreeMap<Address, Standing>,
+    /// A slot may have become free since this was asked last.
+    freed: bool,
 }
 
 impl Stock {
@@ -85,6 +100,7 @@ impl Stock {
 
     /// Takes a provider in. Offers above the network's price bound are left out.
     pub(super) fn up(&mut self, mut hello: Hello, price_max: Price) {
+        self.freed = true;
         hello
             .models
             .retain(|offer| offer.input_price <= price_max && offer.output_price <= price_max);
@@ -102,6 +118,8 @@ impl Stock {
                     online: true,
                     draining: false,
                     free_slots,
+                    ordered: 0,
+                    claimed: 0,
                     track: Track::default(),
                 };
                 self.providers.insert(standing.hello.account, standing);
@@ -120,35 +138,68 @@ impl Stock {
         if let Some(standing) = self.providers.get_mut(&provider) {
             standing.free_slots = free_slots.min(standing.hello.slots);
             standing.draining = draining;
+            self.freed = true;
         }
     }
 
     pub(super) fn take_slot(&mut self, provider: Address) {
         if let Some(standing) = self.providers.get_mut(&provider) {
             standing.free_slots = standing.free_slots.saturating_sub(1);
+            standing.ordered = standing.ordered.saturating_add(1);
         }
     }
 
     pub(super) fn give_slot(&mut self, provider: Address) {
-        if let Some(standing) = self.providers.get_mut(&provider).filter(|s| s.online) {
-            standing.free_slots = standing
-                .free_slots
-                .saturating_add(1)
-                .min(standing.hello.slots);
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.ordered = standing.ordered.saturating_sub(1);
+            if standing.online {
+                let free = standing.free_slots.saturating_add(1);
+                standing.free_slots = free.min(standing.hello.slots);
+                self.freed = true;
+            }
         }
+    }
+
+    /// Keeps a slot for a call whose reservation is being written.
+    pub(super) fn claim(&mut self, provider: Address) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.claimed = standing.claimed.saturating_add(1);
+        }
+    }
+
+    /// The call uses its slot now, or needs none any more.
+    pub(super) fn unclaim(&mut self, provider: Address) {
+        if let Some(standing) = self.providers.get_mut(&provider) {
+            standing.claimed = standing.claimed.saturating_sub(1);
+            self.freed = true;
+        }
+    }
+
+    /// Whether a slot may have become free since the last time.
+    pub(super) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// Slots, free or not, of all who serve the model.
+    pub(super) fn slots(&self, model: &str) -> u32 {
+        let serves = |s: &&Standing| s.online && s.hello.models.iter().any(|o| o.model == model);
+        self.providers
+            .values()
+            .filter(serves)
+            .fold(0, |sum, s| sum.saturating_add(s.hello.slots))
     }
 
     pub(super) fn can_take(&self, provider: Address) -> bool {
         self.providers
             .get(&provider)
-            .is_some_and(|s| s.online && !s.draining && s.free_slots > 0)
+            .is_some_and(|s| s.online && !s.draining && s.open_slots() > 0)
     }
 
     /// Whether nothing but a free slot is missing.
     pub(super) fn is_full(&self, provider: Address) -> bool {
         self.providers
             .get(&provider)
-            .is_some_and(|s| s.online && !s.draining && s.free_slots == 0)
+            .is_some_and(|s| s.online && !s.draining && s.open_slots() == 0)
     }
 
     pub(super) fn first_token(&mut self, provider: Address, after: Millis) {
@@ -226,7 +277,7 @@ fn candidate(
         reputation_ppm: standing.track.reputation.ppm(),
         region: standing.hello.region,
         tier: offer.tier,
-        free_slots: standing.free_slots,
+        free_slots: standing.open_slots(),
         // Providers load their models before they say hello.
         warm: true,
         online: standing.online && !standing.draining,

@@ -41,7 +41,30 @@ impl Router {
 
     /// Whose call this is, while it is in progress.
     pub fn account_of(&self, job: JobId) -> Option<Address> {
-        self.jobs.get(&job).map(|state| state.account)
+        let waiting = || self.queue.account_of(job);
+        self.jobs
+            .get(&job)
+            .map(|state| state.account)
+            .or_else(waiting)
+    }
+
+    /// Charged jobs of an account, newest first.
+    pub fn newest_jobs_of(&self, account: Address) -> impl Iterator<Item = JobId> {
+        let jobs = self.by_account.get(&account);
+        jobs.into_iter().flatten().rev().copied()
+    }
+
+    /// Finds the account of every charged job once, so that nobody has to look through all of them later.
+    pub(super) fn index_accounts(&mut self) {
+        for job in self.book.newest_jobs() {
+            if let Some(signed) = self.book.receipt(job) {
+                let jobs = self.by_account.entry(signed.receipt.account).or_default();
+                jobs.push(job);
+            }
+        }
+        for jobs in self.by_account.values_mut() {
+            jobs.reverse();
+        }
     }
 
     /// Time to first token of a recently delivered job.
@@ -65,7 +88,7 @@ fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
     let accepted = current.and_then(|current| current.accepted_input);
     let place = match state.phase {
         Phase::Reserving | Phase::Abandoned => JobState::Reserved,
-        Phase::Charging(_) => JobState::Delivered,
+        Phase::Delivering(_) | Phase::Charging(_) => JobState::Delivered,
         _ if accepted.is_some() => JobState::Accepted,
         _ => JobState::Dispatched,
     };
