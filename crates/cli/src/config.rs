@@ -1,15 +1,69 @@
 //! Settings of `stoa up`: one file, embedded as the default and its documentation.
 
 use serde::Deserialize;
+use std::path::Path;
+use stoa_runtime::{ProviderPolicy, Window};
 use stoa_types::{Price, Region, StakeAmount, TokenAmount};
 
 /// The default configuration file.
 pub const DEFAULT: &str = include_str!("../../../config/default.toml");
 
-/// Why a configuration was refused.
+/// Why a configuration was refused. Nothing was started.
 #[derive(Debug, thiserror::Error)]
-#[error("the configuration cannot be read: {0}")]
-pub struct ConfigError(#[from] toml::de::Error);
+pub enum ConfigError {
+    /// Not a configuration.
+    #[error("the configuration{} cannot be read: {reason}", of(.file))]
+    Malformed {
+        /// The file laid over the defaults; empty for the defaults themselves.
+        file: String,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// The file is not there or not readable.
+    #[error("cannot read {file}: {reason}")]
+    Unreadable {
+        /// Which.
+        file: String,
+        /// Why.
+        reason: std::io::Error,
+    },
+    /// A number out of its range.
+    #[error("{key} is {found}; it must be {allowed}")]
+    Range {
+        /// Which setting.
+        key: &'static str,
+        /// What was set.
+        found: u64,
+        /// What may be set.
+        allowed: &'static str,
+    },
+    /// A provider would take no job at all.
+    #[error(
+        "provider {provider} of the configuration reserves {reserved_percent} % of {slots} slots and {cores} cores, which leaves no \
+         room for a job; reserve less, or leave the provider out"
+    )]
+    NothingToOffer {
+        /// Its place in the list, from 0.
+        provider: usize,
+        /// What stays the operator's own.
+        reserved_percent: u8,
+        /// Jobs at once.
+        slots: u32,
+        /// Cores of this machine.
+        cores: u32,
+    },
+}
+
+fn of(file: &str) -> String {
+    if file.is_empty() {
+        String::new()
+    } else {
+        format!(" {file}")
+    }
+}
+
+/// Providers that `up` starts at most: each has a key, a stake, sockets and threads.
+const PROVIDERS_MAX: u32 = 100;
 
 /// All settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,6 +107,8 @@ pub struct Developer {
     /// Allotted to the router.
     #[serde(deserialize_with = "tokens")]
     pub cap: TokenAmount,
+    /// Life of the allotment.
+    pub allotment_seconds: u64,
     /// Prolonged this long before the end.
     pub renew_before_seconds: u64,
 }
@@ -79,11 +135,17 @@ pub struct Provider {
     pub stake: StakeAmount,
     /// Jobs at once.
     pub slots: u32,
+    /// Share of slots and cores that stays the operator's own.
+    pub reserved_percent: u8,
+    /// When work is taken; empty = always.
+    pub windows: Vec<Window>,
+    /// Offset of the windows' clock from UTC.
+    pub utc_offset_minutes: i32,
     /// Tokens per second that the stake stands for.
     pub claimed_tps: u32,
 }
 
-/// One provider's place and prices.
+/// One provider's place and prices, and where its policy differs from the others'.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderOffer {
@@ -95,12 +157,144 @@ pub struct ProviderOffer {
     /// Price of 10^6 output tokens.
     #[serde(deserialize_with = "price")]
     pub output_price: Price,
+    /// In place of the common one.
+    pub slots: Option<u32>,
+    /// In place of the common one.
+    pub reserved_percent: Option<u8>,
+    /// In place of the common ones.
+    pub windows: Option<Vec<Window>>,
 }
 
 impl Config {
-    /// Reads a configuration.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        Ok(toml::from_str(text)?)
+    /// The defaults, with the settings of `file` laid over them.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = file else {
+            return Self::layered(DEFAULT, "", "");
+        };
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::layered(DEFAULT, &text, &name),
+            Err(reason) => Err(ConfigError::Unreadable { file: name, reason }),
+        }
+    }
+
+    /// Tables are laid over tables, key by key; anything else replaces what it stands over, lists as a whole.
+    fn layered(base: &str, over: &str, name: &str) -> Result<Self, ConfigError> {
+        let malformed = |error: toml::de::Error| {
+            let line = error.span().map(|span| {
+                let before = over.get(..span.start).unwrap_or_default();
+                format!("line {}: ", before.matches('\n').count() + 1)
+            });
+            ConfigError::Malformed {
+                file: name.to_owned(),
+                reason: line.unwrap_or_default() + error.message(),
+            }
+        };
+        let mut settings: toml::Table = toml::from_str(base).map_err(malformed)?;
+        lay(&mut settings, toml::from_str(over).map_err(malformed)?);
+        settings.try_into().map_err(malformed)
+    }
+
+    /// Whether a network can be started with these settings on a machine of so many cores.
+    pub fn check(&self, cores: u32) -> Result<(), ConfigError> {
+        let range = |key, found: u64, ok, allowed| {
+            if ok {
+                Ok(())
+            } else {
+                Err(ConfigError::Range {
+                    key,
+                    found,
+                    allowed,
+                })
+            }
+        };
+        let (providers, day) = (self.up.providers, 24 * 3600);
+        let life = self.developer.allotment_seconds;
+        range(
+            "the number of providers",
+            providers.into(),
+            (1..=PROVIDERS_MAX).contains(&providers),
+            "1 to 100",
+        )?;
+        range(
+            "the number of [[providers]] to choose from",
+            self.providers.len() as u64,
+            !self.providers.is_empty(),
+            "1 or more",
+        )?;
+        range(
+            "developer.allotment_seconds",
+            life,
+            (600..30 * day).contains(&life),
+            "600 to 2591999, the vault takes 30 days at most",
+        )?;
+        range(
+            "developer.renew_before_seconds",
+            self.developer.renew_before_seconds,
+            self.developer.renew_before_seconds < life,
+            "less than developer.allotment_seconds",
+        )?;
+        for n in 0..self.providers.len() {
+            let policy = self.policy(n);
+            range(
+                "reserved_percent",
+                policy.reserved_percent.into(),
+                policy.check().is_ok(),
+                "0 to 100",
+            )?;
+            range(
+                "slots",
+                policy.slots.into(),
+                (1..=1024).contains(&policy.slots),
+                "1 to 1024",
+            )?;
+            if market_slots(&policy, cores) == 0 {
+                return Err(ConfigError::NothingToOffer {
+                    provider: n,
+                    reserved_percent: policy.reserved_percent,
+                    slots: policy.slots,
+                    cores,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Entry of the list that provider `n` is started from: more providers than entries repeat the list.
+    pub fn offer(&self, n: u32) -> usize {
+        n as usize % self.providers.len().max(1)
+    }
+
+    /// What provider `n` of the list lets the market have.
+    pub fn policy(&self, n: usize) -> ProviderPolicy {
+        let (common, own) = (&self.provider, self.providers.get(n));
+        let own_windows = own.and_then(|own| own.windows.clone());
+        ProviderPolicy {
+            slots: own.and_then(|own| own.slots).unwrap_or(common.slots),
+            reserved_percent: own
+                .and_then(|own| own.reserved_percent)
+                .unwrap_or(common.reserved_percent),
+            windows: own_windows.unwrap_or_else(|| common.windows.clone()),
+        }
+    }
+}
+
+/// Jobs that a provider of this policy takes at once. Who reserves nothing may have more slots than cores; who reserves something
+/// must find it free, so that every job then has a core of its own.
+pub fn market_slots(policy: &ProviderPolicy, cores: u32) -> u32 {
+    if policy.reserved_percent == 0 {
+        policy.slots
+    } else {
+        policy.market_slots(cores)
+    }
+}
+
+fn lay(settings: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (settings.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay(below, above),
+            (_, value) => drop(settings.insert(key, value)),
+        }
     }
 }
 
@@ -120,10 +314,92 @@ fn price<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Price, D::Error> {
 mod tests {
     use super::*;
 
+    fn over(text: &str) -> Result<Config, ConfigError> {
+        Config::layered(DEFAULT, text, "my.toml")
+    }
+
     #[test]
     fn the_default_file_loads_and_an_unknown_key_is_refused() {
-        let config = Config::parse(DEFAULT).expect("valid");
+        let config = Config::load(None).expect("valid");
         assert_eq!(config.providers.len(), 3);
-        assert!(Config::parse(&DEFAULT.replace("calls_max", "calls_mx")).is_err());
+        config.check(1).expect("starts on the smallest machine");
+        let unknown = over("[router]\ncalls_mx = 1").expect_err("unknown key");
+        assert!(unknown.to_string().contains("my.toml"), "{unknown}");
+        assert!(unknown.to_string().contains("calls_mx"), "{unknown}");
+        let broken = over("[up]\nport = = 1").expect_err("no TOML").to_string();
+        assert!(
+            broken.contains("line 2: ") && !broken.contains('\n'),
+            "{broken}"
+        );
+    }
+
+    #[test]
+    fn a_file_changes_what_it_names_and_nothing_else() {
+        let changed = over("[up]\nrpc_port = 9999").expect("valid");
+        let default = Config::load(None).expect("valid");
+        assert_eq!(changed.up.rpc_port, 9999);
+        assert_eq!(changed.up.port, default.up.port);
+        assert_eq!(changed.providers.len(), 3);
+        let path = Path::new("/no/such/file.toml");
+        let missing = Config::load(Some(path)).expect_err("there is none");
+        assert!(missing.to_string().contains("/no/such/file.toml"));
+    }
+
+    #[test]
+    fn a_provider_has_the_common_policy_but_for_what_it_names_itself() {
+        let config = over(
+            r#"
+            [provider]
+            slots = 8
+            reserved_percent = 25
+            windows = ["mon-fri 22:00-06:00"]
+
+            [[providers]]
+            region = "XA"
+            input_price = "1"
+            output_price = "1"
+
+            [[providers]]
+            region = "XB"
+            input_price = "1"
+            output_price = "1"
+            slots = 2
+            reserved_percent = 0
+            windows = []
+            "#,
+        )
+        .expect("valid");
+        let (first, second) = (config.policy(0), config.policy(1));
+        assert_eq!((first.slots, first.reserved_percent), (8, 25));
+        assert_eq!(first.windows[0].to_string(), "mon-fri 22:00-06:00");
+        assert_eq!((second.slots, second.reserved_percent), (2, 0));
+        assert!(second.windows.is_empty());
+        assert_eq!(market_slots(&first, 64), 6);
+        assert_eq!(
+            market_slots(&first, 4),
+            3,
+            "the reserve is of the cores too"
+        );
+        assert_eq!(market_slots(&second, 1), 2, "nothing needs to stay free");
+        config.check(4).expect("both take jobs");
+    }
+
+    #[test]
+    fn settings_that_no_network_can_be_started_with_are_refused_by_name() {
+        for (text, named) in [
+            ("[up]\nproviders = 0", "number of providers"),
+            ("[up]\nproviders = 101", "1 to 100"),
+            ("providers = []", "[[providers]]"),
+            ("[provider]\nreserved_percent = 101", "reserved_percent"),
+            ("[provider]\nreserved_percent = 100", "no room for a job"),
+            ("[provider]\nslots = 0", "slots"),
+            ("[developer]\nallotment_seconds = 2592000", "30 days"),
+            ("[developer]\nrenew_before_seconds = 99999999", "less than"),
+        ] {
+            let error = over(text).expect("reads").check(8).expect_err(text);
+            assert!(error.to_string().contains(named), "{text}: {error}");
+        }
+        let error = over("[provider]\nwindows = [\"late\"]").expect_err("no window");
+        assert!(error.to_string().contains("mon-fri 22:00-06:00"), "{error}");
     }
 }

@@ -5,11 +5,13 @@ mod config;
 mod data;
 mod http;
 mod network;
+mod process;
 mod roles;
 mod up;
 
 use clap::{Parser, Subcommand};
 use commands::{Outcome, ask, audit, chain, money, show, verify};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -75,6 +77,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        // A log that nobody reads any more is not worth a panic.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -91,7 +96,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stoa: {error}");
+            let _ = process::complain(format_args!("stoa: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,12 @@
 //! `stoa up`: a whole network in one process on loopback. The same roles as separate processes would be; here they share one chain.
 
-use crate::config::{Config, DEFAULT, ProviderOffer};
+use crate::config::{Config, Developer as DeveloperSettings, ProviderOffer, market_slots};
 use crate::data::{DataDir, write_private};
 use crate::network::Network;
+use crate::process::{StopSignal, complain, say};
+use crate::roles::earnings::{self, Earnings};
 use crate::roles::gateway::{ChainView, RouterGateway};
-use crate::roles::provider::{Earnings, ProviderHandle, ProviderParts, earnings_folder};
+use crate::roles::provider::{ProviderHandle, ProviderParts};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::{journal, provider, router, settler};
@@ -14,18 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash, KeyRing, ServerConfig, Timings};
 use stoa_chain::{
-    Account, Beneficiaries, Contracts, Embedded, Offer, Sender, StakeRole, View, deploy,
-    evm_address,
+    Account, AllotmentView, Beneficiaries, Contracts, Embedded, Offer, Sender, StakeRole, View,
+    deploy, evm_address,
 };
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_evm::{Allocation, Chain, ChainConfig, Genesis};
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterEndpoint, Welcome};
 use stoa_nodes::provider::{Provider, ProviderConfig};
 use stoa_nodes::router::{Input, Router, RouterConfig};
-use stoa_runtime::{
-    Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, discover_hardware,
-};
-use stoa_types::{Address, Digest, Millis, NetworkProfile, Tier, TokenAmount};
+use stoa_runtime::{Backend, ExactBackend, ExactOptions, Executor, discover_hardware};
+use stoa_types::{Address, Digest, Hardware, Millis, NetworkProfile, Tier, Timestamp, TokenAmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -48,8 +48,8 @@ pub struct Args {
     /// Network profile: stoa or infera.
     #[arg(long)]
     profile: Option<String>,
-    /// Number of providers.
-    #[arg(long)]
+    /// Number of providers, 1 to 100.
+    #[arg(long, value_name = "N")]
     providers: Option<u32>,
     /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
     #[arg(long, value_name = "N")]
@@ -57,10 +57,13 @@ pub struct Args {
     /// Serves this GGUF file or safetensors folder instead of the default model.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Deletes everything in the data folder first.
+    /// Lays the settings of this file over the defaults (config/default.toml): ports, prices, slots, availability windows.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Deletes the network in the data folder first, with its keys and money.
     #[arg(long)]
     fresh: bool,
-    /// Prints one line of JSON when ready, and nothing else.
+    /// Prints one line of JSON on standard output when ready, and nothing else; the log goes to standard error.
     #[arg(long)]
     json: bool,
 }
@@ -69,18 +72,48 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Starts the network, tells how to reach it, and runs until Ctrl-C or a fatal fault.
 pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failure> {
-    let mut config = Config::parse(DEFAULT)?;
+    let hardware = discover_hardware();
+    let mut config = Config::load(args.config.as_deref())?;
     config.apply(args);
+    config.check(hardware.cores)?;
+    let asked = config.asked_profile(args.batch_seconds)?;
+    let named = args.profile.is_some() || args.batch_seconds.is_some();
     let data = DataDir::open(data)?;
+    // Whatever can be refused is refused before anything is deleted or changed.
+    let listeners = Listeners::bind(&config).await?;
+    let own_model = match &args.model {
+        Some(path) => Some(open_backend(&config, path, None)?),
+        None => None,
+    };
     if args.fresh {
         data.clear()?;
     }
-    let listeners = Listeners::bind(&config).await?;
-    let profile = settle_profile(&data, &config, args)?;
-    let network = start(&data, &config, profile, listeners, args).await?;
+    let profile = Profile::settle(&data, asked, named)?;
+    let backend = match own_model {
+        Some(backend) => backend,
+        None => open_backend(&config, &default_model(&data)?, Some(DEFAULT_MODEL_NAME))?,
+    };
+    let parts = Parts {
+        profile,
+        listeners,
+        backend,
+        hardware,
+    };
+    let network = start(&data, &config, parts).await?;
     network.info.save(&data.path(""))?;
-    tell(&network, args, started);
-    network.serve().await
+    if let Err(error) = tell(&network, args, started) {
+        // Whoever read it has gone; the network was started to run.
+        tracing::warn!(%error, "nobody reads what was printed; network.json in the data folder says the same");
+    }
+    network.serve(&data).await
+}
+
+/// What a start has found and taken before it changes anything.
+struct Parts {
+    profile: Profile,
+    listeners: Listeners,
+    backend: Arc<ExactBackend>,
+    hardware: Hardware,
 }
 
 impl Config {
@@ -98,6 +131,28 @@ impl Config {
             self.up.providers = providers;
         }
     }
+
+    /// The profile that the settings name, with the rhythm of `--batch-seconds`.
+    pub fn asked_profile(&self, batch_seconds: Option<u64>) -> Result<NetworkProfile, Failure> {
+        let mut profile = NetworkProfile::parse(NetworkProfile::builtin_text(&self.up.profile)?)?;
+        let Some(seconds) = batch_seconds else {
+            return Ok(profile);
+        };
+        if !profile.devnet {
+            let name = profile.name;
+            return Err(format!("--batch-seconds is for devnets; profile `{name}` is none").into());
+        }
+        if !(1..=3600).contains(&seconds) {
+            return Err("--batch-seconds takes 1 to 3600".into());
+        }
+        let settlement = &mut profile.settlement;
+        settlement.batch_seconds = seconds;
+        settlement.window_seconds = 2 * seconds;
+        // A batch and two windows must fit between the end of an allotment and its return.
+        settlement.settle_delay_seconds = settlement.settle_delay_seconds.max(6 * seconds);
+        settlement.claim_min = TokenAmount::from_units(1);
+        Ok(profile)
+    }
 }
 
 /// All sockets, bound before anything is changed: a port in use costs nothing.
@@ -111,13 +166,17 @@ impl Listeners {
     async fn bind(config: &Config) -> Result<Self, Failure> {
         Ok(Self {
             api: listen(config.up.port, "the API", "--port").await?,
-            rpc: listen(config.up.rpc_port, "the chain's RPC", "--port 0").await?,
-            metrics: listen(config.up.metrics_port, "metrics", "--port 0").await?,
+            rpc: listen(config.up.rpc_port, "the chain's RPC", OTHER_PORTS).await?,
+            metrics: listen(config.up.metrics_port, "metrics", OTHER_PORTS).await?,
         })
     }
 }
 
-async fn listen(port: u16, what: &str, option: &str) -> Result<TcpListener, Failure> {
+/// How to choose the ports that have no option of their own.
+const OTHER_PORTS: &str = "--port 0 (any free ports), or in a file named with --config";
+
+/// Binds a port of loopback; `option` says how to choose another.
+pub async fn listen(port: u16, what: &str, option: &str) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
     bound.map_err(|error| {
         format!("port {port} for {what} cannot be used: {error}; choose another with {option}")
@@ -126,52 +185,55 @@ async fn listen(port: u16, what: &str, option: &str) -> Result<TcpListener, Fail
 }
 
 /// The profile in force: fixed at the first start, because the contracts carry its numbers.
-struct Profile {
+pub struct Profile {
     profile: NetworkProfile,
     hash: Digest,
 }
 
-fn settle_profile(data: &DataDir, config: &Config, args: &Args) -> Result<Profile, Failure> {
-    let path = data.path("profile.toml");
-    let mut profile = NetworkProfile::parse(NetworkProfile::builtin_text(&config.up.profile)?)?;
-    if let Some(seconds) = args.batch_seconds {
-        if !profile.devnet {
-            return Err(format!(
-                "--batch-seconds is for devnets; profile `{}` is none",
-                profile.name
+impl Profile {
+    /// The profile of the first start, which stays. Another one that was `named` in an option is refused.
+    pub fn settle(data: &DataDir, asked: NetworkProfile, named: bool) -> Result<Self, Failure> {
+        let path = data.path("profile.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(kept) if !named || kept == asked.to_text() => kept,
+            Ok(_) => {
+                return Err(format!(
+                    "the network in {} was started with another profile or --batch-seconds, and its contracts keep those numbers; leave the options out, or use --fresh or another --data",
+                    data.path("").display()
+                )
+                .into());
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!(
+                    "cannot read {}: {error}; nothing was changed",
+                    path.display()
+                )
+                .into());
+            }
+            Err(_) if data.path("chain.redb").exists() => {
+                return Err(format!(
+                    "{} is missing, but a chain stands in the folder, and its contracts keep those numbers: put the file back from your backup, or use --fresh or another --data",
+                    path.display()
+                )
+                .into());
+            }
+            Err(_) => {
+                let text = asked.to_text();
+                write_private(&path, text.as_bytes())?;
+                text
+            }
+        };
+        let profile = NetworkProfile::parse(&text).map_err(|error| {
+            format!(
+                "{} is damaged: {error}; put it back from your backup",
+                path.display()
             )
-            .into());
-        }
-        if !(1..=3600).contains(&seconds) {
-            return Err("--batch-seconds takes 1 to 3600".into());
-        }
-        profile.settlement.batch_seconds = seconds;
-        profile.settlement.window_seconds = 2 * seconds;
-        // A batch and two windows must fit between the end of an allotment and its return.
-        profile.settlement.settle_delay_seconds =
-            profile.settlement.settle_delay_seconds.max(6 * seconds);
-        profile.settlement.claim_min = TokenAmount::from_units(1);
+        })?;
+        Ok(Self {
+            profile,
+            hash: keccak256(&text),
+        })
     }
-    let asked = args.profile.is_some() || args.batch_seconds.is_some();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(kept) if !asked || kept == profile.to_text() => kept,
-        Ok(_) => {
-            return Err(format!(
-                "the network in {} was started with another profile or --batch-seconds, and its contracts keep those numbers; leave the options out, or use --fresh or another --data",
-                data.path("").display()
-            )
-            .into());
-        }
-        Err(_) => {
-            let text = profile.to_text();
-            write_private(&path, text.as_bytes())?;
-            text
-        }
-    };
-    Ok(Profile {
-        profile: NetworkProfile::parse(&text)?,
-        hash: keccak256(&text),
-    })
 }
 
 /// A running network.
@@ -192,19 +254,20 @@ struct Ground<'a> {
     data: &'a DataDir,
     config: &'a Config,
     profile: &'a Profile,
+    hardware: Hardware,
     chain: Embedded,
     chain_id: u64,
     contracts: Contracts,
     deployer: Account<Embedded>,
 }
 
-async fn start(
-    data: &DataDir,
-    config: &Config,
-    profile: Profile,
-    listeners: Listeners,
-    args: &Args,
-) -> Result<Running, Failure> {
+async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running, Failure> {
+    let Parts {
+        profile,
+        listeners,
+        backend,
+        hardware,
+    } = parts;
     let (stop, stopped) = watch::channel(false);
     let chain = Arc::new(open_chain(data, &profile)?);
     let local = |listener: &TcpListener| {
@@ -224,9 +287,8 @@ async fn start(
         until(stopped.clone()),
     ));
     serve_metrics(listeners.metrics, until(stopped.clone()))?;
-    let backend = open_backend(data, config, args)?;
 
-    let ground = prepare_chain(data, config, &profile, &chain).await?;
+    let ground = prepare_chain(data, config, &profile, hardware, &chain).await?;
     let developer = fund_developer(&ground).await?;
     for n in 0..config.up.providers {
         register_provider(&ground, n, &backend).await?;
@@ -265,14 +327,22 @@ async fn start(
         server,
         until(stopped),
     ));
-    tokio::spawn(renew(
+    let mut allowance = Allowance {
+        view: View::new(ground.chain.clone(), ground.contracts),
         developer,
-        ground.chain.clone(),
-        ground.contracts,
-        router.account,
-        profile.profile.clone(),
-        config.clone(),
-    ));
+        router: router.account,
+        settle_delay: Millis::from_secs(profile.profile.settlement.settle_delay_seconds),
+        settings: config.developer.clone(),
+        short: false,
+    };
+    // A network that rested may find its allotment near its end, or over: calls must work when `ready` is told.
+    if let Some(until) = allowance.renew().await? {
+        tracing::warn!(
+            minutes = until.since(now()).0 / 60_000 + 1,
+            "the developer's allotment ended while the network was stopped; calls are refused until the vault gives it back"
+        );
+    }
+    tokio::spawn(allowance.keep_alive());
 
     let info = Network {
         api: format!("{api_url}/v1"),
@@ -348,10 +418,17 @@ fn serve_metrics(
     Ok(())
 }
 
-fn open_chain(data: &DataDir, profile: &Profile) -> Result<Chain, Failure> {
+/// Opens the chain of the data folder, or makes it with the accounts that a network wants.
+pub fn open_chain(data: &DataDir, profile: &Profile) -> Result<Chain, Failure> {
     let path = data.path("chain.redb");
     let genesis = if path.exists() {
         None
+    } else if data.path("router/journal").exists() {
+        return Err(format!(
+            "{} is missing, but the router's journal beside it is of that chain: put it back from your backup, or use --fresh; nothing was changed",
+            path.display()
+        )
+        .into());
     } else {
         Some(genesis(data, profile)?)
     };
@@ -385,33 +462,31 @@ fn genesis(data: &DataDir, profile: &Profile) -> Result<Genesis, Failure> {
     })
 }
 
+/// The model that is built in, as a file.
+fn default_model(data: &DataDir) -> Result<PathBuf, Failure> {
+    let file = format!("{DEFAULT_MODEL_NAME}.gguf");
+    let path = data.folder("models")?.join(file);
+    if std::fs::read(&path).ok().as_deref() != Some(DEFAULT_MODEL) {
+        write_private(&path, DEFAULT_MODEL)?;
+    }
+    Ok(path)
+}
+
 fn open_backend(
-    data: &DataDir,
     config: &Config,
-    args: &Args,
+    path: &Path,
+    name: Option<&str>,
 ) -> Result<Arc<ExactBackend>, Failure> {
-    let slots = config.provider.slots * config.up.providers.max(1);
-    let path = match &args.model {
-        Some(path) => path.clone(),
-        None => {
-            let path = data
-                .folder("models")?
-                .join(format!("{DEFAULT_MODEL_NAME}.gguf"));
-            if std::fs::read(&path).ok().as_deref() != Some(DEFAULT_MODEL) {
-                write_private(&path, DEFAULT_MODEL)?;
-            }
-            path
-        }
+    // All providers share it.
+    let slots = (0..config.up.providers)
+        .map(|n| config.policy(config.offer(n)).slots)
+        .sum();
+    let options = ExactOptions {
+        name: name.map(str::to_owned),
+        slots,
+        memory_limit: None,
     };
-    let name = args.model.is_none().then(|| DEFAULT_MODEL_NAME.to_owned());
-    Ok(Arc::new(ExactBackend::open(
-        &path,
-        &ExactOptions {
-            name,
-            slots,
-            memory_limit: None,
-        },
-    )?))
+    Ok(Arc::new(ExactBackend::open(path, &options)?))
 }
 
 async fn account(
@@ -429,6 +504,7 @@ async fn prepare_chain<'a>(
     data: &'a DataDir,
     config: &'a Config,
     profile: &'a Profile,
+    hardware: Hardware,
     chain: &Arc<Chain>,
 ) -> Result<Ground<'a>, Failure> {
     let access = Embedded(chain.clone());
@@ -447,6 +523,7 @@ async fn prepare_chain<'a>(
         data,
         config,
         profile,
+        hardware,
         chain: access,
         chain_id: chain.chain_id(),
         contracts,
@@ -454,7 +531,7 @@ async fn prepare_chain<'a>(
     })
 }
 
-/// Deposits and allots at the first start; later starts leave it to [`renew`].
+/// Deposits and allots at the first start; later starts leave it to [`Allowance`].
 async fn fund_developer(ground: &Ground<'_>) -> Result<Account<Embedded>, Failure> {
     let key = ground.data.account_key("developer")?;
     let developer = account(&ground.chain, key, ground.contracts).await?;
@@ -474,7 +551,7 @@ async fn fund_developer(ground: &Ground<'_>) -> Result<Account<Embedded>, Failur
                 .await?;
             developer.deposit(settings.deposit).await?;
         }
-        let life = Millis::from_secs(ground.profile.profile.settlement.allotment_seconds);
+        let life = Millis::from_secs(settings.allotment_seconds);
         developer
             .allot(router, settings.cap, now().plus(life))
             .await?;
@@ -484,61 +561,80 @@ async fn fund_developer(ground: &Ground<'_>) -> Result<Account<Embedded>, Failur
 
 /// Keeps the developer's allotment alive: tops up below half the cap, prolongs before the end, allots anew after a release
 /// (DECISIONS 22).
-async fn renew(
+struct Allowance {
+    view: View<Embedded>,
     developer: Account<Embedded>,
-    chain: Embedded,
-    contracts: Contracts,
     router: Address,
-    profile: NetworkProfile,
-    config: Config,
-) {
-    let view = View::new(chain, contracts);
-    let mut ticks = tokio::time::interval(Duration::from_secs(10));
-    loop {
-        ticks.tick().await;
-        if let Err(error) = renew_once(&developer, &view, router, &profile, &config).await {
-            tracing::warn!(%error, "the developer's allotment could not be renewed; it is tried again");
-        }
-    }
+    settle_delay: Millis,
+    settings: DeveloperSettings,
+    /// Whether the log has said that the deposit comes to its end.
+    short: bool,
 }
 
-async fn renew_once(
-    developer: &Account<Embedded>,
-    view: &View<Embedded>,
-    router: Address,
-    profile: &NetworkProfile,
-    config: &Config,
-) -> Result<(), Failure> {
-    let settings = &config.developer;
-    let allotment = view.allotment(developer.address(), router).await?;
-    let end = now().plus(Millis::from_secs(profile.settlement.allotment_seconds));
-    if !allotment.live {
-        developer.allot(router, settings.cap, end).await?;
-        return Ok(());
+impl Allowance {
+    async fn keep_alive(mut self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(10));
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the developer's allotment could not be renewed; it is tried again");
+            }
+        }
     }
-    if now() >= allotment.expiry {
-        if now()
-            >= allotment
-                .expiry
-                .plus(Millis::from_secs(profile.settlement.settle_delay_seconds))
-        {
+
+    /// Does what is due. Gives the time until which the vault holds an allotment that is over: till then nothing can be done.
+    async fn renew(&mut self) -> Result<Option<Timestamp>, Failure> {
+        let (developer, router) = (&self.developer, self.router);
+        let allotment = self.view.allotment(developer.address(), router).await?;
+        let end = now().plus(Millis::from_secs(self.settings.allotment_seconds));
+        if allotment.live && now() < allotment.expiry {
+            self.top_up(&allotment, end).await?;
+            return Ok(None);
+        }
+        if allotment.live {
+            let releasable = allotment.expiry.plus(self.settle_delay);
+            if now() < releasable {
+                return Ok(Some(releasable));
+            }
             developer.release(developer.address(), router).await?;
         }
-        return Ok(());
+        let free = self.view.free(developer.address()).await?;
+        let cap = self.settings.cap.min(free);
+        if cap.is_zero() {
+            self.say_short(free);
+        } else {
+            developer.allot(router, cap, end).await?;
+        }
+        Ok(None)
     }
-    let left = allotment
-        .cap
-        .checked_sub(allotment.debited)
-        .unwrap_or_default();
-    let free = view.free(developer.address()).await?;
-    let wanted = settings.cap.checked_sub(left).unwrap_or_default();
-    let low = left.units() * 2 < settings.cap.units() && free >= wanted;
-    let late = now().plus(Millis::from_secs(settings.renew_before_seconds)) >= allotment.expiry;
-    if low || late {
-        let add = if low { wanted } else { TokenAmount::ZERO };
-        developer.top_up(router, add, late.then_some(end)).await?;
+
+    async fn top_up(&mut self, allotment: &AllotmentView, end: Timestamp) -> Result<(), Failure> {
+        let (cap, debited) = (allotment.cap, allotment.debited);
+        let left = cap.checked_sub(debited).unwrap_or_default();
+        let wanted = self.settings.cap.checked_sub(left).unwrap_or_default();
+        let ahead = Millis::from_secs(self.settings.renew_before_seconds);
+        let late = now().plus(ahead) >= allotment.expiry;
+        let mut add = TokenAmount::ZERO;
+        if wanted > left {
+            let free = self.view.free(self.developer.address()).await?;
+            add = wanted.min(free);
+            if free < wanted {
+                self.say_short(free);
+            }
+        }
+        if late || !add.is_zero() {
+            let prolonged = late.then_some(end);
+            self.developer.top_up(self.router, add, prolonged).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn say_short(&mut self, free: TokenAmount) {
+        if !std::mem::replace(&mut self.short, true) {
+            tracing::warn!(%free, account = %self.developer.address(),
+                "the developer's deposit comes to its end; calls are refused when the rest of the allotment is used");
+        }
+    }
 }
 
 struct RouterUp {
@@ -687,11 +783,8 @@ fn provider_key(data: &DataDir, n: u32) -> Result<SecretKey, crate::data::DataEr
 }
 
 /// Region and prices of provider `n`.
-fn place(config: &Config, n: u32) -> Result<&ProviderOffer, Failure> {
-    let offers = &config.providers;
-    Ok(offers
-        .get(n as usize % offers.len().max(1))
-        .ok_or("the configuration lists no provider")?)
+fn place(config: &Config, n: u32) -> &ProviderOffer {
+    &config.providers[config.offer(n)]
 }
 
 async fn start_providers(
@@ -718,12 +811,9 @@ async fn start_provider(
     n: u32,
 ) -> Result<ProviderHandle, Failure> {
     let key = provider_key(ground.data, n)?;
-    let place = place(ground.config, n)?;
-    let policy = ProviderPolicy {
-        slots: ground.config.provider.slots,
-        reserved_percent: 0,
-        windows: Vec::new(),
-    };
+    let place = place(ground.config, n);
+    let policy = ground.config.policy(ground.config.offer(n));
+    let slots = market_slots(&policy, ground.hardware.cores);
     let config = ProviderConfig {
         key: key.clone(),
         domain: Domain {
@@ -733,8 +823,8 @@ async fn start_provider(
         profile_hash: ground.profile.hash,
         router: ground.data.account_key("router")?.address(),
         region: place.region,
-        hardware: discover_hardware(),
-        slots: policy.slots,
+        hardware: ground.hardware.clone(),
+        slots,
         offers: vec![backend.facts().offer(place.input_price, place.output_price)],
     };
     let core = Provider::new(config);
@@ -746,19 +836,20 @@ async fn start_provider(
         backoff: Backoff::default(),
         timeouts: stoa_net::Timeouts::default(),
     };
-    let folder = earnings_folder(&ground.data.folder(&format!("provider-{n}"))?);
+    let folder = earnings::folder(&ground.data.folder(&format!("provider-{n}"))?);
     let earnings =
         Arc::new(Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?);
     let (jobs, gross) = earnings.total();
     tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
     let endpoint = Arc::new(ProviderEndpoint::connect(link).await?);
-    let executor = Arc::new(Executor::new(policy.slots)?);
+    let executor = Arc::new(Executor::new(slots)?);
     Ok(provider::start(ProviderParts {
         core,
         endpoint,
         backend: backend.clone(),
         executor,
         policy,
+        utc_offset_minutes: ground.config.provider.utc_offset_minutes,
         earnings,
     }))
 }
@@ -769,49 +860,38 @@ async fn register_provider(
     n: u32,
     backend: &Arc<ExactBackend>,
 ) -> Result<(), Failure> {
-    let (key, place) = (provider_key(ground.data, n)?, place(ground.config, n)?);
-    let facts = backend.facts();
-    let loadout = format!(
-        "{} {} {} {}",
-        facts.model, facts.model_root, place.input_price, place.output_price
-    );
+    let (key, place) = (provider_key(ground.data, n)?, place(ground.config, n));
+    let (facts, settings) = (backend.facts(), &ground.config.provider);
+    let (model, root, stake) = (&facts.model, facts.model_root, settings.stake);
+    let (input, output, tps) = (place.input_price, place.output_price, settings.claimed_tps);
+    let region = place.region;
+    let published = format!("{model} {root} {input} {output} {region} {tps} {stake}");
     let path = ground
         .data
         .folder(&format!("provider-{n}"))?
-        .join("loadout");
-    if std::fs::read_to_string(&path).ok().as_deref() == Some(&loadout) {
+        .join("published");
+    if std::fs::read_to_string(&path).ok().as_deref() == Some(&published) {
         return Ok(());
     }
     let provider = account(&ground.chain, key.clone(), ground.contracts).await?;
-    let view = View::new(ground.chain.clone(), ground.contracts);
-    if view.payee(key.address()).await?.is_none() {
-        let secret = endpoint_secret(ground.data, n)?;
-        let proof = secret.prove(
-            ground.chain_id,
-            ground.contracts.provider_registry,
-            key.address(),
-        );
-        provider
-            .register_provider(secret.endpoint_id(), proof, place.region, key.address())
-            .await?;
-    }
+    let registry = ground.contracts.provider_registry;
+    let secret = endpoint_secret(ground.data, n)?;
+    let proof = secret.prove(ground.chain_id, registry, key.address());
+    // Registering again is how a region changes.
+    provider
+        .register_provider(secret.endpoint_id(), proof, region, key.address())
+        .await?;
     let offer = Offer {
-        model_root: facts.model_root,
-        input_price: place.input_price,
-        output_price: place.output_price,
-        tokens_per_second: ground.config.provider.claimed_tps,
+        model_root: root,
+        input_price: input,
+        output_price: output,
+        tokens_per_second: tps,
         tier: Tier::Exact,
-        name: facts.model.clone(),
+        name: model.clone(),
     };
     provider.set_loadout(&[offer]).await?;
-    ensure_stake(
-        ground,
-        &provider,
-        StakeRole::Provider,
-        ground.config.provider.stake,
-    )
-    .await?;
-    write_private(&path, loadout.as_bytes())?;
+    ensure_stake(ground, &provider, StakeRole::Provider, stake).await?;
+    write_private(&path, published.as_bytes())?;
     Ok(())
 }
 
@@ -841,51 +921,73 @@ fn api_key(data: &DataDir) -> Result<String, Failure> {
     Ok(format!("sk-stoa-{}", hex::encode(data.secret("api")?)))
 }
 
-fn tell(network: &Running, args: &Args, started: Instant) {
+fn tell(network: &Running, args: &Args, started: Instant) -> std::io::Result<()> {
     let info = &network.info;
     let ready_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if args.json {
-        let line = serde_json::json!({
+        return say(serde_json::json!({
             "ready": true, "ready_ms": ready_ms, "api": info.api, "key": info.key, "dashboard": network.login, "rpc": info.rpc,
             "metrics": info.metrics, "chain_id": info.chain_id, "contracts": info.contracts, "models": network.models,
-        });
-        return println!("{line}");
+        }));
     }
+    let (chain, providers) = (info.chain_id, network.providers.len());
     let model = network.models.first().map_or("", String::as_str);
     let body =
         serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
-    println!(
-        "Stoa is up after {ready_ms} ms: chain {}, 1 router, {} providers.",
-        info.chain_id,
-        network.providers.len()
-    );
-    println!();
-    println!("  API        {}", info.api);
-    println!("  API key    {}", info.key);
-    println!("  dashboard  {}", network.login);
-    println!("  chain RPC  {}", info.rpc);
-    println!("  metrics    {}", info.metrics);
-    println!();
-    println!(
-        "  curl -s {}/chat/completions -H 'Authorization: Bearer {}' -d '{body}'",
-        info.api, info.key
-    );
-    println!();
-    println!("Ctrl-C drains and stops; starting again goes on from the same state.");
+    say(format_args!(
+        "Stoa is up after {ready_ms} ms: chain {chain}, 1 router, {providers} {}.
+
+  API        {}
+  API key    {}
+  dashboard  {}
+  chain RPC  {}
+  metrics    {}
+
+  curl -s {}/chat/completions -H 'Authorization: Bearer {}' -d {}
+
+Ctrl-C drains and stops; starting again goes on from the same state.",
+        if providers == 1 {
+            "provider"
+        } else {
+            "providers"
+        },
+        info.api,
+        info.key,
+        network.login,
+        info.rpc,
+        info.metrics,
+        info.api,
+        info.key,
+        quoted(&body.to_string()),
+    ))
+}
+
+/// One word of a shell's command line, whatever it holds: a model may be named after any file.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 impl Running {
-    /// Runs until Ctrl-C or SIGTERM, or until the router had to stop.
-    async fn serve(mut self) -> Result<(), Failure> {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    /// Runs until Ctrl-C or SIGTERM, or until something had to stop.
+    async fn serve(mut self, data: &DataDir) -> Result<(), Failure> {
+        let mut stop = StopSignal::new()?;
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted?,
-            _ = terminate.recv() => {}
+            () = stop.wait() => {}
             stopped = &mut self.router_task => return stopped?.map_err(Into::into),
+            () = gone(data) => return Err(format!(
+                "the data folder {} was deleted or replaced while the network ran, and what it promises is no longer kept: it stopped",
+                data.path("").display()
+            )
+            .into()),
         }
-        eprintln!("stopping: running calls may end, then everything is closed");
-        self.drain().await;
+        let _ = complain(
+            "stopping: running calls may end, then everything is closed; a second Ctrl-C stops at once",
+        );
+        tokio::select! {
+            () = self.drain() => {}
+            // What was promised is on disk; a start recovers from any moment.
+            () = stop.wait() => return Err("stopped at once; calls under way were not waited for".into()),
+        }
         Ok(())
     }
 
@@ -903,10 +1005,37 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let _ = self.stop.send(true);
+        let mut draining = tokio::task::JoinSet::new();
         for provider in self.providers {
-            provider.drain(Duration::from_secs(2)).await;
+            draining.spawn(provider.drain(Duration::from_secs(2)));
         }
+        draining.join_all().await;
         self.endpoint.close().await;
         self.chain.close();
+    }
+}
+
+/// Ends when the data folder no longer stands where it was.
+async fn gone(data: &DataDir) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    while data.is_there() {
+        ticks.tick().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn the_printed_curl_line_can_be_pasted_whatever_the_model_is_called() {
+        let told = std::process::Command::new("sh")
+            .args([
+                "-c",
+                &format!("printf %s {}", quoted("it's $HOME `x` \\ \"m\"")),
+            ])
+            .output()
+            .expect("a shell");
+        assert_eq!(told.stdout, b"it's $HOME `x` \\ \"m\"");
     }
 }

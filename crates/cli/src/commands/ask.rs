@@ -1,9 +1,11 @@
 //! `stoa ask`: one paid call, saved with its receipt as the file that `stoa verify` takes.
 
 use super::Outcome;
+use super::show::word;
 use crate::data::write_private;
 use crate::http::Api;
 use crate::network::Network;
+use crate::process::{complain, say};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use stoa_types::{FinishReason, JobId, SamplingParameters, SignedReceipt};
@@ -21,7 +23,7 @@ pub struct Args {
     #[arg(long)]
     max_tokens: Option<u32>,
     /// Temperature; 0 always takes the likeliest token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = finite)]
     temperature: f64,
     /// Where to save receipt, request and answer.
     #[arg(long, value_name = "FILE")]
@@ -95,8 +97,42 @@ struct Settled {
     proof: Option<SettlementProof>,
 }
 
+fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    // JSON has no word for others: the router would take its default.
+    if number.is_finite() {
+        Ok(number)
+    } else {
+        Err("it must be a finite number".to_owned())
+    }
+}
+
+/// Whether a file can be written at `path`: found out before anything is paid.
+fn check_writable(path: &Path) -> Outcome {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if path.is_dir() || !folder.is_dir() {
+        return Err(format!(
+            "nothing can be saved at {}: {}; nothing was asked",
+            path.display(),
+            if path.is_dir() {
+                "that is a folder".to_owned()
+            } else {
+                format!("there is no folder {}", folder.display())
+            }
+        )
+        .into());
+    }
+    Ok(())
+}
+
 /// Asks and prints the answer.
 pub async fn ask(data: &Path, args: &Args) -> Outcome {
+    if let Some(path) = &args.save {
+        check_writable(path)?;
+    }
     let api = Api::new(&Network::load(data)?);
     let model = match &args.model {
         Some(model) => model.clone(),
@@ -118,18 +154,21 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
     let raw: serde_json::Value = api.post("/chat/completions", request.clone()).await?;
     let answer: Answer = serde_json::from_value(raw.clone())?;
     let bundle = bundle(answer, request)?;
-    if args.json {
-        println!("{raw}");
-    } else {
-        print_answer(&bundle);
-    }
+    // It is paid for: it is saved whoever reads the output.
     if let Some(path) = &args.save {
         write_private(path, &bundle.to_bytes())?;
-        eprintln!(
+    }
+    if args.json {
+        say(raw)?;
+    } else {
+        print_answer(&bundle)?;
+    }
+    if let Some(path) = &args.save {
+        complain(format_args!(
             "saved to {}; check it with: stoa verify {}",
             path.display(),
             path.display()
-        );
+        ))?;
     }
     Ok(())
 }
@@ -162,22 +201,29 @@ fn bundle(answer: Answer, request: String) -> Outcome<Bundle> {
     })
 }
 
-fn print_answer(bundle: &Bundle) {
-    println!("{}", bundle.response.text);
+fn print_answer(bundle: &Bundle) -> std::io::Result<()> {
+    say(&bundle.response.text)?;
     for call in &bundle.response.tool_calls {
-        println!("call {} {}", call.name, call.arguments);
+        say(format_args!("call {} {}", call.name, call.arguments))?;
     }
     let receipt = &bundle.receipt.receipt;
-    eprintln!(
+    complain(format_args!(
         "job {}, {} for {} + {} tokens",
         receipt.job_id, receipt.charge, receipt.input_units, receipt.output_units
-    );
+    ))
+}
+
+/// Reads a file saved by `stoa ask`.
+pub fn read_bundle(path: &Path) -> Outcome<Bundle> {
+    let bytes =
+        std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(Bundle::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// Puts the settlement proof into a saved file.
 pub async fn receipt(data: &Path, args: &ReceiptArgs) -> Outcome {
     let api = Api::new(&Network::load(data)?);
-    let mut bundle = Bundle::parse(&std::fs::read(&args.file)?)?;
+    let mut bundle = read_bundle(&args.file)?;
     let job: JobId = bundle.receipt.receipt.job_id;
     loop {
         let settled: Settled = api.get(&format!("/receipts/{job}")).await?;
@@ -188,18 +234,16 @@ pub async fn receipt(data: &Path, args: &ReceiptArgs) -> Outcome {
             Some(proof) => {
                 bundle.proof = Some(proof);
                 write_private(&args.file, &bundle.to_bytes())?;
-                println!(
-                    "{job} is {:?}; the proof is in {}",
-                    settled.state,
-                    args.file.display()
-                );
-                return Ok(());
+                let (state, file) = (word(settled.state)?, args.file.display());
+                return Ok(say(format_args!(
+                    "{job} is {state}; the proof is in {file}"
+                ))?);
             }
             None if args.wait => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
             None => {
                 return Err(format!(
-                    "{job} is {:?}: its batch is not posted yet; try again later or use --wait",
-                    settled.state
+                    "{job} is {}: its batch is not posted yet; try again later or use --wait",
+                    word(settled.state)?
                 )
                 .into());
             }

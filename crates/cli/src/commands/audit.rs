@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use crate::data::DataDir;
+use crate::process::say;
 use crate::roles::journal;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -28,26 +29,23 @@ pub fn audit(path: &Path, args: &super::show::ShowArgs) -> Outcome {
         .filter_map(|job| Some((job, book.receipt(job)?.receipt.charge)))
         .collect();
     let open = book.open_reservations().count();
-    let sum = TokenAmount::checked_sum(charged.values().copied()).unwrap_or_default();
+    let sum = TokenAmount::checked_sum(charged.values().copied())
+        .ok_or("the charges of all jobs do not fit an amount")?;
     if args.json {
-        println!(
-            "{}",
-            json!({"entries": recovered.entries, "conserved": conserved.is_ok(), "open": open, "sum": sum, "charged": charged})
-        );
+        say(
+            json!({"entries": recovered.entries, "conserved": conserved.is_ok(), "open": open, "sum": sum, "charged": charged}),
+        )?;
     } else {
-        println!(
+        say(format_args!(
             "{} journal entries, {} jobs charged {sum} in all, {open} reservations open",
             recovered.entries,
             charged.len()
-        );
-        println!(
-            "{}",
-            if conserved.is_ok() {
-                "the books balance"
-            } else {
-                "THE BOOKS DO NOT BALANCE"
-            }
-        );
+        ))?;
+        say(if conserved.is_ok() {
+            "the books balance"
+        } else {
+            "THE BOOKS DO NOT BALANCE"
+        })?;
     }
     conserved.map_err(Into::into)
 }

@@ -2,9 +2,11 @@
 //! leaves that a claim needs.
 
 use super::Outcome;
-use crate::data::read_secret;
+use super::show::print_json;
+use crate::data::{providers, read_secret};
 use crate::http::Api;
 use crate::network::Network;
+use crate::process::say;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use stoa_api::ClaimRow;
 use stoa_chain::{Account, Claim, Contracts, PayRoots, Rpc, Sender, StakeRole, View};
 use stoa_crypto::SecretKey;
-use stoa_types::{Address, StakeAmount, TokenAmount};
+use stoa_types::{Address, NetworkProfile, StakeAmount, TokenAmount};
 
 const MINING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -111,18 +113,24 @@ pub async fn account(data: &Path, args: &super::show::ShowArgs) -> Outcome {
                 "expires_at": allotment.expiry, "live": allotment.live},
             "reserved": router.reserved, "charged": router.charged, "available": router.available,
         });
-        println!("{told}");
-        return Ok(());
+        return Ok(say(told)?);
     }
-    println!("account    {developer}");
-    println!("wallet     {wallet}");
-    println!("free       {free} in the vault, withdrawable at once");
-    println!("allotted   {} to router {}", allotment.cap, network.router);
-    println!("debited    {} on chain", allotment.debited);
-    println!("charged    {} by the router", router.charged);
-    println!("reserved   {} for calls under way", router.reserved);
-    println!("available  {}", router.available);
-    Ok(())
+    Ok(say(format_args!(
+        "account    {developer}
+wallet     {wallet}
+free       {free} in the vault, withdrawable at once
+allotted   {} to router {}
+debited    {} on chain
+charged    {} by the router
+reserved   {} for calls under way
+available  {}",
+        allotment.cap,
+        network.router,
+        allotment.debited,
+        router.charged,
+        router.reserved,
+        router.available
+    ))?)
 }
 
 #[derive(Serialize)]
@@ -130,36 +138,77 @@ struct Paid {
     provider: Address,
     gross: TokenAmount,
     paid: TokenAmount,
+    /// Too little for a claim yet.
+    waiting: TokenAmount,
+    /// Why nothing came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
-/// `stoa claim`: claims and collects for every provider whose key is in the data folder.
+/// `stoa claim`: claims and collects for every provider whose key is in the data folder, whether it runs now or not.
 pub async fn claim(data: &Path, args: &super::show::ShowArgs) -> Outcome {
     #[derive(Deserialize)]
     struct Rows {
         data: Vec<ClaimRow>,
     }
     let network = Network::load(data)?;
+    let least = claim_min(data)?;
     let rows: Rows = Api::new(&network).get("/stoa/claims").await?;
     let view = View::new(Rpc::new(&network.rpc)?, contracts(&network)?);
     let mut told = Vec::new();
-    for (n, provider) in network.providers.iter().enumerate() {
-        let account = account_of(data, &network, &format!("provider-{n}")).await?;
-        for row in rows.data.iter().filter(|row| row.provider == *provider) {
-            told.push(claim_one(&network, &account, &view, row).await?);
+    for name in providers(data)? {
+        let account = account_of(data, &network, &name).await?;
+        for row in rows.data.iter().filter(|r| r.provider == account.address()) {
+            let paid = claim_one(&network, &account, &view, row, least).await;
+            // One provider's trouble is not the others': what was paid is told in any case.
+            told.push(paid.unwrap_or_else(|error| Paid {
+                provider: row.provider,
+                gross: TokenAmount::ZERO,
+                paid: TokenAmount::ZERO,
+                waiting: TokenAmount::ZERO,
+                error: Some(error.to_string()),
+            }));
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string(&told)?);
+        print_json(&told)?;
     } else if told.is_empty() {
-        println!("nothing is claimable yet: a payout root is claimable after the challenge window");
+        say("nothing is claimable yet: a payout root is claimable after the challenge window")?;
     }
     for paid in told.iter().filter(|_| !args.json) {
-        println!(
-            "{}: {} gross claimed, {} paid out",
-            paid.provider, paid.gross, paid.paid
-        );
+        let Paid {
+            provider,
+            gross,
+            waiting,
+            ..
+        } = paid;
+        let rest = if waiting.is_zero() {
+            String::new()
+        } else {
+            format!(", {waiting} wait for the least claim of {least}")
+        };
+        say(format_args!(
+            "{provider}: {gross} gross claimed, {} paid out{rest}",
+            paid.paid
+        ))?;
     }
-    Ok(())
+    let failed = told
+        .iter()
+        .find_map(|paid| Some((paid.provider, paid.error.as_ref()?)));
+    match failed {
+        Some((provider, error)) => Err(format!("{provider} was not paid: {error}").into()),
+        None => Ok(()),
+    }
+}
+
+/// The vault's least claim, from the profile that its contracts were made with.
+fn claim_min(data: &Path) -> Outcome<TokenAmount> {
+    let path = data.join("profile.toml");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let profile = NetworkProfile::parse(&text)
+        .map_err(|error| format!("{} is damaged: {error}", path.display()))?;
+    Ok(profile.settlement.claim_min)
 }
 
 async fn claim_one(
@@ -167,6 +216,7 @@ async fn claim_one(
     account: &Account<Rpc>,
     view: &View<Rpc>,
     row: &ClaimRow,
+    least: TokenAmount,
 ) -> Outcome<Paid> {
     let before = view
         .claimed(network.router, row.provider, row.fee_version)
@@ -181,7 +231,8 @@ async fn claim_one(
         .checked_sub(before)
         .unwrap_or_default()
         .min(open);
-    if !due.is_zero() {
+    let enough = !due.is_zero() && due >= least;
+    if enough {
         let claim = Claim {
             router: network.router,
             provider: row.provider,
@@ -199,17 +250,28 @@ async fn claim_one(
     if !owed.is_zero() {
         account.collect(row.provider).await?;
     }
+    let (gross, waiting) = if enough {
+        (due, TokenAmount::ZERO)
+    } else {
+        (TokenAmount::ZERO, due)
+    };
     Ok(Paid {
         provider: row.provider,
-        gross: due,
+        gross,
         paid: owed,
+        waiting,
+        error: None,
     })
 }
 
 /// `stoa withdraw`: the developer's free balance to its wallet, at once.
 pub async fn withdraw(data: &Path, args: &WithdrawArgs) -> Outcome {
     let network = Network::load(data)?;
-    let amount = TokenAmount::parse(&args.amount)?;
+    let amount = TokenAmount::parse(&args.amount)
+        .map_err(|error| format!("`{}` is no amount to withdraw: {error}", args.amount))?;
+    if amount.is_zero() {
+        return Err("0 is nothing to withdraw".into());
+    }
     let account = account_of(data, &network, "developer").await?;
     let view = View::new(Rpc::new(&network.rpc)?, contracts(&network)?);
     let free = view.free(network.developer).await?;
@@ -218,15 +280,12 @@ pub async fn withdraw(data: &Path, args: &WithdrawArgs) -> Outcome {
     }
     let receipt = account.withdraw(amount).await?;
     if args.json {
-        println!(
-            "{}",
-            json!({"withdrawn": amount, "transaction": receipt.hash, "block": receipt.block})
-        );
-    } else {
-        println!(
-            "{amount} withdrawn to {} in transaction {}",
-            network.developer, receipt.hash
-        );
+        return Ok(say(
+            json!({"withdrawn": amount, "transaction": receipt.hash, "block": receipt.block}),
+        )?);
     }
-    Ok(())
+    Ok(say(format_args!(
+        "{amount} withdrawn to {} in transaction {}",
+        network.developer, receipt.hash
+    ))?)
 }

@@ -3,6 +3,7 @@
 use super::Outcome;
 use crate::http::Api;
 use crate::network::Network;
+use crate::process::say;
 use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -65,36 +66,42 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
+/// A state as the API writes it.
+pub fn word(state: JobState) -> Outcome<String> {
+    let value = serde_json::to_value(state)?;
+    Ok(value.as_str().unwrap_or_default().to_owned())
+}
+
+/// Prints a value as one line of JSON.
+pub fn print_json(value: &impl Serialize) -> Outcome {
+    Ok(say(serde_json::to_string(value)?)?)
+}
+
 /// `stoa jobs`.
 pub async fn jobs(data: &Path, args: &ShowArgs) -> Outcome {
     let api = Api::new(&Network::load(data)?);
     let jobs: List<JobLine> = api.get("/stoa/jobs").await?;
     if args.json {
-        println!("{}", serde_json::to_string(&jobs.data)?);
-        return Ok(());
+        return print_json(&jobs.data);
     }
     let mut table = table(&[
         "job", "state", "model", "provider", "amount", "ttft ms", "in", "out",
     ]);
     for job in jobs.data {
-        let word = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-        let state = serde_json::to_value(job.state)?
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let state = word(job.state)?;
         table.add_row([
             job.job.to_string(),
             state,
             job.model,
-            word(job.provider.map(|p| p.to_string())),
+            known(job.provider.map(|p| p.to_string())),
             job.amount.to_string(),
-            word(job.ttft_ms.map(|ms| ms.to_string())),
+            known(job.ttft_ms.map(|ms| ms.to_string())),
             job.input_units.to_string(),
             job.output_units.to_string(),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    Ok(say(table)?)
 }
 
 /// `stoa providers`: what the router knows, with the stake that the chain holds.
@@ -119,8 +126,7 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
         });
     }
     if args.json {
-        println!("{}", serde_json::to_string(&lines)?);
-        return Ok(());
+        return print_json(&lines);
     }
     let mut table = table(&[
         "id",
@@ -144,8 +150,7 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
             line.region.to_string(),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    Ok(say(table)?)
 }
 
 /// `stoa explain JOB`.
@@ -153,14 +158,13 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     let api = Api::new(&Network::load(data)?);
     let told: Value = api.get(&format!("/stoa/explain/{}", args.job)).await?;
     if args.json {
-        println!("{told}");
-        return Ok(());
+        return Ok(say(told)?);
     }
     let decision: stoa_market::Decision = serde_json::from_value(told["decision"].clone())?;
-    println!("job      {}", args.job);
-    println!("choice   {}", decision.choice());
+    say(format_args!("job      {}", args.job))?;
+    say(format_args!("choice   {}", decision.choice()))?;
     match decision.replay() {
-        Ok(()) => println!("replayed from the logged inputs: the same choice"),
+        Ok(()) => say("replayed from the logged inputs: the same choice")?,
         Err(error) => return Err(format!("the decision cannot be replayed: {error}").into()),
     }
     let mut table = table(&[
@@ -202,9 +206,9 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
             reputation,
         ]);
     }
-    println!("{table}");
+    say(table)?;
     for (provider, rule) in &decision.excluded {
-        println!("left out {provider}: {rule}");
+        say(format_args!("left out {provider}: {rule}"))?;
     }
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! `stoa verify`: what a receipt file proves, offline; against the chain with `--rpc`; by computing the answer again with `--rerun`.
 
 use super::Outcome;
+use super::ask::read_bundle;
+use crate::process::say;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use stoa_api::codec::{parse_chat, parse_completion};
+use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion};
 use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::work::Work;
-use stoa_runtime::{Backend, ExactBackend, ExactOptions, run_to_end};
+use stoa_runtime::{Backend, CancelFlag, ExactBackend, ExactOptions, Prepared};
 use stoa_types::{Digest, FinishReason, Receipt, TokenAmount};
-use stoa_verify::{Bundle, Report, check_bundle};
+use stoa_verify::{Bundle, Content, Outcome as Judged, Report, check_bundle};
 
 /// Arguments of `stoa verify`.
 #[derive(Debug, clap::Args)]
@@ -28,21 +31,32 @@ const ON_CHAIN: &str = "the batch stands in the vault on chain";
 const RECOMPUTED: &str = "the model computed this answer";
 const PROMPT: &str = "the prompt's tokens are the request's";
 
-/// Prints what was checked and what was not; an error names the first false thing.
+/// Prints what was checked and what was not. An error names the first false thing, or what was asked for and could not be checked.
 pub async fn verify(args: &Args) -> Outcome {
-    let bytes = std::fs::read(&args.file)
-        .map_err(|error| format!("cannot read {}: {error}", args.file.display()))?;
-    let bundle = Bundle::parse(&bytes)?;
+    let bundle = read_bundle(&args.file)?;
+    let model = args.rerun.as_deref().map(open_model).transpose()?;
     let mut report = check_bundle(&bundle);
     report.check(
         "the charge follows from counts and prices",
         charge(&bundle.receipt.receipt),
     );
     check_chain(&mut report, &bundle, args.rpc.as_deref()).await;
-    check_rerun(&mut report, &bundle, args.rerun.as_deref());
-    print!("{report}");
-    match report.first_false() {
-        Some(check) => Err(format!("false: {}", check.claim).into()),
+    check_rerun(&mut report, &bundle, model.as_ref());
+    say(report.to_string().trim_end())?;
+    if let Some(check) = report.first_false() {
+        return Err(format!("false: {}", check.claim).into());
+    }
+    let asked = |claim| match claim {
+        ON_CHAIN => args.rpc.is_some(),
+        PROMPT | RECOMPUTED => args.rerun.is_some(),
+        _ => false,
+    };
+    let unchecked = report
+        .checks
+        .iter()
+        .find(|check| matches!(check.outcome, Judged::NotChecked(_)) && asked(check.claim));
+    match unchecked {
+        Some(check) => Err(format!("not checked, though asked for: {}", check.claim).into()),
         None => Ok(()),
     }
 }
@@ -111,110 +125,162 @@ async fn posted(bundle: &Bundle, url: &str) -> Result<Result<(), String>, String
     })
 }
 
-fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&Path>) {
-    let Some(path) = model else {
+/// A model that cannot be opened says nothing about the receipt: that is an error of its own.
+fn open_model(path: &Path) -> Outcome<ExactBackend> {
+    let options = ExactOptions {
+        name: None,
+        slots: 1,
+        memory_limit: None,
+    };
+    Ok(ExactBackend::open(path, &options)?)
+}
+
+fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend>) {
+    let Some(backend) = model else {
         report.not_checked(PROMPT, "name the model with --rerun MODEL");
         return report.not_checked(RECOMPUTED, "name the model with --rerun MODEL");
     };
-    match Rerun::of(bundle, path) {
-        Ok(rerun) => rerun.report(report, bundle),
+    let receipt = &bundle.receipt.receipt;
+    let facts = backend.facts();
+    let other = if facts.model_root != receipt.model_root {
+        let (named, given) = (receipt.model_root, facts.model_root);
+        Some(format!(
+            "the receipt names the model of root {named}, the file given has root {given}"
+        ))
+    } else if facts.runtime_digest != receipt.runtime_digest {
+        Some(
+            "this program has another version of the engine's semantics than the receipt"
+                .to_owned(),
+        )
+    } else {
+        None
+    };
+    if let Some(reason) = other {
+        report.not_checked(PROMPT, reason.clone());
+        return report.not_checked(RECOMPUTED, reason);
+    }
+    match rerun(bundle, backend) {
+        Ok(found) => {
+            report.check(PROMPT, found.prompt(receipt));
+            report.check(RECOMPUTED, found.answer(bundle));
+        }
         Err(reason) => report.check(RECOMPUTED, Err(reason)),
     }
 }
 
-/// The same work done again.
+/// The same work done again, as far as the answer goes.
 struct Rerun {
     prompt_root: Digest,
     output_root: Digest,
-    text_agrees: bool,
+    content: Content,
 }
 
 impl Rerun {
-    fn of(bundle: &Bundle, path: &Path) -> Result<Self, String> {
-        let receipt = &bundle.receipt.receipt;
-        let backend = ExactBackend::open(
-            path,
-            &ExactOptions {
-                name: None,
-                slots: 1,
-                memory_limit: None,
-            },
-        )
-        .map_err(|e| e.to_string())?;
-        let facts = backend.facts();
-        if facts.model_root != receipt.model_root {
-            return Err(format!(
-                "{} has model root {}, the receipt names {}",
-                path.display(),
-                facts.model_root,
-                receipt.model_root
-            ));
-        }
-        if facts.runtime_digest != receipt.runtime_digest {
-            return Err(
-                "this program has another version of the engine's semantics than the receipt"
-                    .to_owned(),
-            );
-        }
-        let work = work(bundle)?;
-        let (content, prompt, output) =
-            run_to_end(&backend, &work).map_err(|error| error.to_string())?;
-        // A cancelled answer is the beginning of the whole one.
-        let cancelled = bundle.response.finish_reason == FinishReason::Cancelled;
-        let count = usize::try_from(receipt.output_units).unwrap_or(usize::MAX);
-        let output = if cancelled {
-            output.get(..count).unwrap_or_default()
-        } else {
-            &output[..]
-        };
-        let text_agrees = if cancelled {
-            content.text.starts_with(&bundle.response.text)
-        } else {
-            content == bundle.response
-        };
-        Ok(Self {
-            prompt_root: token_root(&prompt),
-            output_root: token_root(output),
-            text_agrees,
-        })
+    fn prompt(&self, receipt: &Receipt) -> Result<(), String> {
+        same("the prompt", self.prompt_root, receipt.prompt_root)
     }
 
-    fn report(&self, report: &mut Report, bundle: &Bundle) {
-        let receipt = &bundle.receipt.receipt;
-        let same = |what: &str, found: Digest, said: Digest| {
-            if found == said {
-                Ok(())
-            } else {
-                Err(format!("{what} has root {found}, the receipt says {said}"))
-            }
-        };
-        report.check(
-            PROMPT,
-            same("the prompt", self.prompt_root, receipt.prompt_root),
-        );
-        let tokens = same(
+    fn answer(&self, bundle: &Bundle) -> Result<(), String> {
+        let (found, said) = (&self.content, &bundle.response);
+        same(
             "the recomputed answer",
             self.output_root,
-            receipt.output_root,
-        );
-        let text = if self.text_agrees {
-            Ok(())
-        } else {
-            Err("the recomputed text differs".to_owned())
-        };
-        report.check(RECOMPUTED, tokens.and(text));
+            bundle.receipt.receipt.output_root,
+        )?;
+        let differs = [
+            ("text", found.text != said.text),
+            ("tool calls", found.tool_calls != said.tool_calls),
+            ("finish reason", found.finish_reason != said.finish_reason),
+            ("input count", found.input_units != said.input_units),
+            ("output count", found.output_units != said.output_units),
+        ];
+        match differs.iter().find(|(_, differs)| *differs) {
+            Some((what, _)) => Err(format!("the recomputed {what} differs")),
+            None => Ok(()),
+        }
     }
 }
 
-/// The work that the router made of the client's body: a pure function of its bytes and the receipt's parameters.
-fn work(bundle: &Bundle) -> Result<Work, String> {
+fn same(what: &str, found: Digest, said: Digest) -> Result<(), String> {
+    if found == said {
+        return Ok(());
+    }
+    Err(format!("{what} has root {found}, the receipt says {said}"))
+}
+
+/// Runs the first reading of the body that gives the receipt's prompt, or else the first one that can be run.
+fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, String> {
+    let (mut first, mut refused) = (None, None);
+    for work in works(bundle)? {
+        match backend.prepare(&work) {
+            Ok(prepared) if token_root(&prepared.prompt) == bundle.receipt.receipt.prompt_root => {
+                return run(bundle, backend, &prepared);
+            }
+            Ok(prepared) => first = first.or(Some(prepared)),
+            Err(reason) => {
+                refused = Some(format!("the model does not take the request: {reason:?}"))
+            }
+        }
+    }
+    match first {
+        Some(prepared) => run(bundle, backend, &prepared),
+        None => Err(refused.unwrap_or_else(|| "the request cannot be read".to_owned())),
+    }
+}
+
+/// Generates the answer. One that was cancelled is the beginning of the whole one: it is cut where the receipt's is.
+fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Rerun, String> {
+    let said = &bundle.response;
+    let cancelled = said.finish_reason == FinishReason::Cancelled;
+    let (mut output, mut text) = (Vec::new(), String::new());
+    let made = backend.run(prepared, &CancelFlag::new(), &mut |tokens, piece| {
+        output.extend(tokens);
+        text.push_str(&piece);
+        if cancelled && output.len() as u64 >= said.output_units {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    let made = made.map_err(|error| error.to_string())?;
+    let cut = cancelled && output.len() as u64 == said.output_units;
+    let content = Content {
+        text,
+        tool_calls: if cut { Vec::new() } else { made.tool_calls },
+        finish_reason: if cut {
+            FinishReason::Cancelled
+        } else {
+            made.finish_reason
+        },
+        input_units: prepared.facts.input_units,
+        output_units: output.len() as u64,
+    };
+    Ok(Rerun {
+        prompt_root: token_root(&prepared.prompt),
+        output_root: token_root(&output),
+        content,
+    })
+}
+
+/// The works that the router may have made of the client's body: a pure function of its bytes and the receipt's parameters. The
+/// receipt does not say on which of the two routes it came.
+fn works(bundle: &Bundle) -> Result<Vec<Work>, String> {
     let body = bundle.request.as_bytes();
-    let parsed = parse_chat(body)
-        .or_else(|_| parse_completion(body))
-        .map_err(|error| format!("the request cannot be read: {error}"))?;
-    Ok(Work {
+    let (chat, completion) = (parse_chat(body), parse_completion(body));
+    if let (Err(error), Err(_)) = (&chat, &completion) {
+        return Err(format!("the request cannot be read: {error}"));
+    }
+    let work = |parsed: ParsedRequest| Work {
         prompt: parsed.request.prompt,
         sampling: bundle.parameters.clone(),
         answer: parsed.request.answer,
-    })
+    };
+    Ok(chat
+        .ok()
+        .into_iter()
+        .chain(completion.ok())
+        .map(work)
+        .collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The shells of the roles: they turn sockets, disks and chains into inputs of `nodes`, and its outputs into effects.
 
+pub mod earnings;
 pub mod gateway;
 pub mod journal;
 pub mod provider;

@@ -1,27 +1,20 @@
 //! A provider as a process: one loop owns the state machine; the router's link, the backend's threads and the journal of earned
 //! receipts feed it and carry out what it wants.
 
+use super::earnings::Earnings;
 use super::router::now;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use stoa_net::{IncomingJob, LinkState, MessageSender, ProviderEndpoint, ProviderStatus};
 use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
     Backend, CancelFlag, Event as Made, Executor, LocalTime, Prepared, ProviderPolicy,
 };
-use stoa_store::{AppendError, GroupCommit, Journal, JournalOptions, NewRecord, RealDisk};
-use stoa_types::{SignedReceipt, TokenAmount};
 use tokio::sync::mpsc;
 
 const TICK: Duration = Duration::from_secs(1);
-/// Kind and version of the records in a provider's journal: one earned receipt each, as JSON.
-const EARNED_KIND: u16 = 1;
-const EARNED_VERSION: u16 = 1;
-/// Several providers may share a disk: small segments.
-const EARNED_SEGMENT_BYTES: u64 = 1 << 20;
 
 enum Event {
     Input(Box<Input>),
@@ -30,63 +23,6 @@ enum Event {
         attempt: Attempt,
         result: Result<Prepared, RefusalReason>,
     },
-}
-
-/// Receipts with both signatures, durable: what a provider can claim with alone.
-pub struct Earnings {
-    group: GroupCommit<RealDisk>,
-    total: Mutex<(u64, TokenAmount)>,
-}
-
-impl Earnings {
-    /// Opens the journal in `folder`.
-    pub fn open(folder: &Path) -> Result<Self, String> {
-        let disk = RealDisk::open(folder).map_err(|e| e.to_string())?;
-        let options = JournalOptions {
-            segment_bytes: EARNED_SEGMENT_BYTES,
-        };
-        let (journal, recovery) = Journal::open(disk, options).map_err(|e| e.to_string())?;
-        let mut total = (0, TokenAmount::ZERO);
-        for record in recovery.records.iter() {
-            let receipt: SignedReceipt = serde_json::from_slice(record.payload)
-                .map_err(|e| format!("record {} is not a receipt: {e}", record.sequence))?;
-            total = add(total, receipt.receipt.charge);
-        }
-        let group = GroupCommit::start(journal).map_err(|e| e.to_string())?;
-        Ok(Self {
-            group,
-            total: Mutex::new(total),
-        })
-    }
-
-    /// Jobs and gross charges so far.
-    pub fn total(&self) -> (u64, TokenAmount) {
-        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, receipt: &SignedReceipt) {
-        let payload = serde_json::to_vec(receipt).expect("plain values");
-        let record = NewRecord {
-            kind: EARNED_KIND,
-            version: EARNED_VERSION,
-            payload: &payload,
-        };
-        let job = receipt.receipt.job_id;
-        let told = move |result: Result<_, AppendError>| {
-            if let Err(error) = result {
-                tracing::error!(%job, %error, "an earned receipt is not on disk; the router still holds it");
-            }
-        };
-        if let Err(error) = self.group.submit(&[record], Box::new(told)) {
-            tracing::error!(%job, %error, "an earned receipt was not written; the router still holds it");
-        }
-        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
-        *total = add(*total, receipt.receipt.charge);
-    }
-}
-
-fn add((jobs, gross): (u64, TokenAmount), charge: TokenAmount) -> (u64, TokenAmount) {
-    (jobs + 1, gross.checked_add(charge).unwrap_or(gross))
 }
 
 /// Everything a provider's loop needs.
@@ -101,6 +37,8 @@ pub struct ProviderParts {
     pub executor: Arc<Executor>,
     /// When it takes work.
     pub policy: ProviderPolicy,
+    /// Offset of the clock that the policy's windows mean.
+    pub utc_offset_minutes: i32,
     /// Its receipts.
     pub earnings: Arc<Earnings>,
 }
@@ -130,6 +68,7 @@ struct Loop {
     backend: Arc<dyn Backend>,
     executor: Arc<Executor>,
     policy: ProviderPolicy,
+    utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
     events: mpsc::UnboundedSender<Event>,
     streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
@@ -171,6 +110,7 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         backend: parts.backend,
         executor: parts.executor,
         policy: parts.policy,
+        utc_offset_minutes: parts.utc_offset_minutes,
         earnings: parts.earnings,
         events: events.clone(),
         streams: HashMap::new(),
@@ -205,6 +145,7 @@ impl Loop {
                 }
                 _ = ticks.tick() => {
                     self.window();
+                    self.earnings.retry(Instant::now());
                     self.handle(Input::Tick);
                 }
             }
@@ -243,10 +184,13 @@ impl Loop {
 
     /// Opens and closes for new work by the operator's windows (RG-6).
     fn window(&mut self) {
-        let closed = !self.policy.is_open(LocalTime::at(now(), 0));
+        let time = LocalTime::at(now(), self.utc_offset_minutes);
+        let closed = !self.policy.is_open(time);
         if closed != self.outside_window && !self.draining {
             self.outside_window = closed;
-            tracing::info!(account = %self.core.account(), closed, "availability window");
+            let minutes = self.policy.minutes_to_change(time).unwrap_or_default();
+            let state = if closed { "closed" } else { "open" };
+            tracing::info!(account = %self.core.account(), state, changes_in_minutes = minutes, "availability window");
             self.handle(Input::Drain(closed));
         }
     }
@@ -408,9 +352,4 @@ async fn write_stream(
         }
     }
     let _ = stream.finish().await;
-}
-
-/// Folder of a provider's journal below its data folder.
-pub fn earnings_folder(data: &Path) -> PathBuf {
-    data.join("receipts")
 }

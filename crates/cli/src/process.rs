@@ -1,0 +1,50 @@
+//! What the commands share with the terminal: where they write, and how they are told to stop.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Writes a line to standard output. A reader that has gone (`| head -1`) has seen enough: that is no error.
+pub fn say(text: impl Display) -> io::Result<()> {
+    written(writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()))
+}
+
+/// Writes a line to standard error, likewise.
+pub fn complain(text: impl Display) -> io::Result<()> {
+    written(writeln!(io::stderr(), "{text}"))
+}
+
+fn written(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => {
+            let reason = format!("the output cannot be written: {error}");
+            Err(io::Error::new(error.kind(), reason))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Ctrl-C or SIGTERM. From its making on, neither ends the process by itself.
+pub struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignal {
+    /// Begins to listen.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
