@@ -8,6 +8,11 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use std::io;
 
+/// Steps that one rendering may take: some seconds. Honest templates take some dozens for each message.
+const STEPS_MAX: u64 = 20_000_000;
+/// Longest prompt that a template may write; no context is as long.
+const PROMPT_BYTES_MAX: usize = 64 << 20;
+
 /// A template, compiled for each use, with what templates of model files expect around them.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -16,6 +21,7 @@ pub struct ChatTemplate {
 
 fn environment<'a>() -> Result<Environment<'a>, Error> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(STEPS_MAX));
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
@@ -67,11 +73,35 @@ impl ChatTemplate {
         let template = environment
             .template_from_str(&self.source)
             .map_err(|e| failed(&e))?;
+        let mut prompt = Bounded(Vec::new());
         template
-            .render(context! {
-                messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
-            })
-            .map_err(|e| failed(&e))
+            .render_captured_to(
+                context! {
+                    messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
+                },
+                &mut prompt,
+            )
+            .map_err(|e| failed(&e))?;
+        String::from_utf8(prompt.0).map_err(|e| failed(&e))
+    }
+}
+
+/// A prompt in the making that cannot outgrow [`PROMPT_BYTES_MAX`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > PROMPT_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "it writes more than {PROMPT_BYTES_MAX} bytes"
+            )));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -172,6 +202,28 @@ mod tests {
             None,
         );
         assert_eq!(text.as_deref(), Ok("<s><|user|>hi</s>\n<|assistant|>"));
+    }
+
+    #[test]
+    fn a_template_that_loops_recurses_or_writes_without_end_is_stopped() {
+        let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}";
+        let recurses = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        let writes = "{% set s = 'x' * 1000000 %}{% for a in range(99999) %}{{ s }}{% endfor %}";
+        for (template, word) in [(loops, "fuel"), (recurses, "recursion"), (writes, "write")] {
+            let error = render(template, "[]", None)
+                .expect_err("stopped")
+                .to_string();
+            assert!(error.to_lowercase().contains(word), "{error}");
+        }
+        let many = format!(
+            "[{}]",
+            vec![r#"{"role":"user","content":"a"}"#; 20_000].join(",")
+        );
+        let honest = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}";
+        assert_eq!(
+            render(honest, &many, None).expect("renders").len(),
+            20_000 * 9
+        );
     }
 
     #[test]

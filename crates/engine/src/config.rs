@@ -31,9 +31,12 @@ pub struct Config {
     pub rotary: Vec<u64>,
 }
 
+/// Most tokens of a vocabulary.
+pub(crate) const MAX_VOCABULARY: usize = 1 << 22;
+
 /// Largest values the overflow bounds are stated for.
 const LIMITS: [(&str, usize); 6] = [
-    ("vocabulary", 1 << 22),
+    ("vocabulary", MAX_VOCABULARY),
     ("width", 1 << 16),
     ("layers", 1 << 10),
     ("head width", 1 << 9),

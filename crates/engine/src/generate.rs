@@ -220,7 +220,7 @@ impl<'a> StopScanner<'a> {
 
 /// Length of the longest end of `text` that is a proper beginning of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
-    (1..stop.len())
+    (1..stop.len().min(text.len() + 1))
         .rev()
         .filter(|n| stop.is_char_boundary(*n))
         .find(|n| text.ends_with(&stop[..*n]))

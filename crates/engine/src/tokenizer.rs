@@ -1,5 +1,6 @@
 //! Text to token ids and back, for byte-level BPE.
 
+use crate::config::MAX_VOCABULARY;
 use crate::error::{EngineError, ImportError};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +76,7 @@ impl TokenizerSource {
                       "ignore_merges": ignore_merges, "vocab": vocab, "merges": v.merges},
         });
         Ok(Self {
-            json: document.to_string(),
+            json: sorted_json(&document),
             bos: v.bos,
             eos: v.eos,
             ends: v.ends.iter().copied().collect(),
@@ -103,6 +104,14 @@ impl TokenizerSource {
         if document["model"]["type"] != "BPE" || !byte_level {
             let reason =
                 "only byte-level BPE is supported, and tokenizer.json describes something else";
+            return Err(ImportError::Tokenizer(reason.to_owned()));
+        }
+        // Merges left out by chance would make every prompt another one each time it is read.
+        if document["model"]["dropout"]
+            .as_f64()
+            .is_some_and(|p| p != 0.0)
+        {
+            let reason = "its merges are left out at random (model.dropout); set it to null";
             return Err(ImportError::Tokenizer(reason.to_owned()));
         }
         let id_of = |key: &str| {
@@ -140,6 +149,25 @@ impl TokenizerSource {
         bytes.extend(self.ends.iter().flat_map(|id| id.to_be_bytes()));
         bytes.extend(self.json.as_bytes());
         bytes
+    }
+}
+
+/// JSON without spaces, the members of every object in the order of their names' bytes. The model root hashes it, so it must not
+/// depend on how the JSON library was built.
+fn sorted_json(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let sorted: BTreeMap<_, _> = members.iter().collect();
+            let members = sorted
+                .into_iter()
+                .map(|(name, value)| format!("{}:{}", json!(name), sorted_json(value)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(list) => {
+            let list: Vec<_> = list.iter().map(sorted_json).collect();
+            format!("[{}]", list.join(","))
+        }
+        simple => simple.to_string(),
     }
 }
 
@@ -213,7 +241,12 @@ impl Tokenizer {
         inner
             .with_truncation(None)
             .map_err(|e| ImportError::Tokenizer(format!("{e}")))?;
-        let pieces = pieces(&inner);
+        let pieces = pieces(&inner)?;
+        let known = |id: &u32| (*id as usize) < pieces.len();
+        if let Some(id) = source.bos.iter().chain(&source.eos).find(|id| !known(id)) {
+            let reason = format!("the begin or end token {id} is outside the vocabulary");
+            return Err(ImportError::Tokenizer(reason));
+        }
         let mut ends = source.ends.clone();
         ends.extend(END_NAMES.iter().filter_map(|name| {
             let id = inner.token_to_id(name)?;
@@ -311,11 +344,20 @@ impl Tokenizer {
 }
 
 /// Bytes of every token, from the letters that byte-level BPE writes for bytes.
-fn pieces(tokenizer: &tokenizers::Tokenizer) -> Vec<Piece> {
+fn pieces(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<Piece>, ImportError> {
     let bytes_of: BTreeMap<char, u8> = byte_letters().into_iter().zip(0u8..=255).collect();
     let added = tokenizer.get_added_tokens_decoder();
     let vocabulary = tokenizer.get_vocab(true);
     let length = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+    // One hostile id would otherwise take all the memory there is.
+    if length > MAX_VOCABULARY {
+        let reason = format!(
+            "it has the token id {}, the greatest is {}",
+            length - 1,
+            MAX_VOCABULARY - 1
+        );
+        return Err(ImportError::Tokenizer(reason));
+    }
     let mut pieces = vec![Piece::default(); length];
     for (token, id) in vocabulary {
         let plain: Option<Box<[u8]>> = token.chars().map(|c| bytes_of.get(&c).copied()).collect();
@@ -330,7 +372,7 @@ fn pieces(tokenizer: &tokenizers::Tokenizer) -> Vec<Piece> {
             },
         };
     }
-    pieces
+    Ok(pieces)
 }
 
 /// The letter that stands for each byte: printable Latin-1 for itself, the others in order from U+0100.

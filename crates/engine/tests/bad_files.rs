@@ -205,3 +205,72 @@ fn damaged_safetensors_folders_are_refused_by_name() {
     std::fs::remove_file(path.join("config.json")).expect("there");
     assert_names(&error(), &["config.json"]);
 }
+
+#[test]
+fn a_gguf_header_that_fills_the_disk_is_refused_before_it_fills_the_memory() {
+    let mut file = writer();
+    // A list of 101 MiB of one-byte numbers: eight times as much in memory.
+    let members = 101u64 << 20;
+    let mut body = 0u32.to_le_bytes().to_vec();
+    body.extend(members.to_le_bytes());
+    body.resize(body.len() + members as usize, 0);
+    file.values.push((
+        "a.list".into(),
+        [9u32.to_le_bytes().to_vec(), body].concat(),
+    ));
+    assert_names(&refused(&file.bytes()), &["a.list", "header"]);
+}
+
+#[test]
+fn token_ids_that_do_not_exist_are_refused() {
+    for key in ["bos_token_id", "eos_token_id"] {
+        let mut file = writer();
+        file.number(&format!("tokenizer.ggml.{key}"), 262);
+        assert_names(&refused(&file.bytes()), &["262", "outside the vocabulary"]);
+    }
+    // 2^32 + 260 must not be taken for 260.
+    let mut file = writer();
+    let key = "tokenizer.ggml.eos_token_id";
+    file.values.retain(|(k, _)| k != key);
+    let id = ((1u64 << 32) + 260).to_le_bytes().to_vec();
+    file.values
+        .push((key.into(), [10u32.to_le_bytes().to_vec(), id].concat()));
+    assert_names(&refused(&file.bytes()), &[key]);
+}
+
+#[test]
+fn a_tokenizer_of_chance_or_of_four_thousand_million_tokens_is_refused() {
+    let toy = Toy::new(Shape::small(), 1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_folder(&toy, folder.path(), Storage::F16);
+    let file = path.join("tokenizer.json");
+    let text = std::fs::read_to_string(&file).expect("written");
+    for (honest, hostile, word) in [
+        ("\"dropout\":null", "\"dropout\":0.5", "dropout"),
+        ("\"hell\":258", "\"hell\":4294967290", "4294967290"),
+    ] {
+        assert!(text.contains(honest));
+        std::fs::write(&file, text.replace(honest, hostile)).expect("writable");
+        let error = Model::open(&path).expect_err("refused").to_string();
+        assert_names(&error, &["tokenizer", word]);
+    }
+}
+
+#[test]
+fn a_tensor_that_stands_in_two_files_is_refused() {
+    let toy = Toy::new(Shape::small(), 1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_folder(&toy, folder.path(), Storage::F16);
+    std::fs::copy(
+        path.join("model.safetensors"),
+        path.join("second.safetensors"),
+    )
+    .expect("copied");
+    std::fs::write(
+        path.join("model.safetensors.index.json"),
+        r#"{"weight_map":{"a":"model.safetensors","b":"second.safetensors"}}"#,
+    )
+    .expect("writable");
+    let error = Model::open(&path).expect_err("refused").to_string();
+    assert_names(&error, &["tensor ", "in another file"]);
+}

@@ -17,6 +17,10 @@ use stoa_types::{Accelerator, Hardware};
 const TOOL_PATIENCE: Duration = Duration::from_secs(5);
 /// A vendor tool's output is cut here.
 const TOOL_BYTES_MAX: u64 = 1 << 20;
+/// Most accelerators that one tool is believed: what a provider says of itself has to fit into its first message.
+const CARDS_MAX: usize = 64;
+/// Longest name of a processor or card.
+const NAME_CHARS_MAX: usize = 120;
 
 /// Finds processor, cores, memory and accelerators. Blocks while vendor tools run, 10 s at most.
 pub fn discover_hardware() -> Hardware {
@@ -38,10 +42,12 @@ fn accelerators() -> Vec<Accelerator> {
             "--query-gpu=name,memory.total,compute_cap",
             "--format=csv,noheader,nounits",
         ],
+        TOOL_PATIENCE,
     );
     let amd = tool_output(
         "rocm-smi",
         &["--showproductname", "--showmeminfo", "vram", "--json"],
+        TOOL_PATIENCE,
     );
     let mut found = nvidia.as_deref().map_or_else(Vec::new, parse_nvidia_smi);
     found.extend(amd.as_deref().map_or_else(Vec::new, parse_rocm_smi));
@@ -61,7 +67,7 @@ pub fn parse_nvidia_smi(output: &str) -> Vec<Accelerator> {
             compute_capability: is_version(capability).then(|| capability.to_owned()),
         })
     };
-    output.lines().filter_map(card).collect()
+    output.lines().filter_map(card).take(CARDS_MAX).collect()
 }
 
 /// Reads `rocm-smi --showproductname --showmeminfo vram --json`: an object with one entry per card. The keys' capitals differ
@@ -80,6 +86,7 @@ pub fn parse_rocm_smi(output: &str) -> Vec<Accelerator> {
     cards
         .into_iter()
         .filter_map(|(_, card)| rocm_card(card))
+        .take(CARDS_MAX)
         .collect()
 }
 
@@ -104,7 +111,7 @@ fn printable(name: &str) -> Option<String> {
         .trim()
         .chars()
         .filter(|c| !c.is_control())
-        .take(120)
+        .take(NAME_CHARS_MAX)
         .collect();
     (!name.is_empty()).then_some(name)
 }
@@ -114,7 +121,7 @@ fn is_version(text: &str) -> bool {
     text.split_once('.').is_some_and(|(major, minor)| {
         [major, minor]
             .iter()
-            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+            .all(|part| matches!(part.len(), 1..=3) && part.bytes().all(|b| b.is_ascii_digit()))
     })
 }
 
@@ -133,7 +140,7 @@ fn cpu_name(cpuinfo: &str) -> Option<String> {
 }
 
 /// Output of a tool, `None` if it is absent, fails or hangs.
-fn tool_output(tool: &str, arguments: &[&str]) -> Option<String> {
+fn tool_output(tool: &str, arguments: &[&str], patience: Duration) -> Option<String> {
     let mut child = Command::new(tool)
         .args(arguments)
         .stdin(Stdio::null())
@@ -142,30 +149,34 @@ fn tool_output(tool: &str, arguments: &[&str]) -> Option<String> {
         .spawn()
         .ok()?;
     let output = child.stdout.take()?;
-    // Read beside the wait: a full pipe would keep the tool from ending.
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        output
-            .take(TOOL_BYTES_MAX)
-            .read_to_string(&mut text)
-            .ok()
-            .map(|_| text)
+    let (sender, text) = std::sync::mpsc::channel();
+    // Read beside the wait: a full pipe would keep the tool from ending. Not joined: something that the tool left behind may hold
+    // the pipe open for ever.
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = output.take(TOOL_BYTES_MAX).read_to_end(&mut bytes);
+        let _ = sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned()));
     });
-    let until = Instant::now() + TOOL_PATIENCE;
+    let until = Instant::now() + patience;
     let status = loop {
         match child.try_wait() {
-            Ok(Some(status)) => break status,
+            Ok(Some(status)) => break Some(status),
             Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
-                tracing::warn!(tool, "no answer in time; its accelerators are not offered");
-                return None;
+                break None;
             }
         }
     };
-    let text = reader.join().ok()??;
-    status.success().then_some(text)
+    let text = text.recv_timeout(until.saturating_duration_since(Instant::now()));
+    match (status, text) {
+        (Some(status), Ok(text)) => text.ok().filter(|_| status.success()),
+        _ => {
+            tracing::warn!(tool, "no answer in time; its accelerators are not offered");
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -248,11 +259,52 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_that_is_absent_or_fails_is_survived() {
-        assert_eq!(tool_output("stoa-no-such-tool", &[]), None);
+    fn hostile_output_gives_short_names_few_cards_and_no_panic() {
+        let long = format!("{}\u{7}\u{202e}, 1, 9.0\n", "x".repeat(100_000)).repeat(200);
+        let cards = parse_nvidia_smi(&long);
+        assert_eq!(cards.len(), 64);
+        assert!(cards[0].name.chars().count() <= 120);
+        let digits = format!("card, 1, {}.0\n", "9".repeat(100_000));
+        assert_eq!(parse_nvidia_smi(&digits), [card("card", 1, None)]);
+        for odd in [
+            ",,,",
+            ",1,9.0",
+            "a,-1,9.0",
+            "a,99999999999999999999,9.0",
+            "\0",
+        ] {
+            assert_eq!(parse_nvidia_smi(odd), [], "{odd:?}");
+        }
+        let many: Vec<_> = (0..200)
+            .map(|n| {
+                format!(r#""card{n}":{{"Card Series":"r","VRAM Total Memory (B)":"1048576"}}"#)
+            })
+            .collect();
+        assert_eq!(parse_rocm_smi(&format!("{{{}}}", many.join(","))).len(), 64);
+        for odd in [
+            r#"{"card0":null,"card1":{"Card Series":1},"card4294967296":{}}"#.to_owned(),
+            r#"{"card0":{"Card Series":"r","VRAM Total Memory (B)":"-1"}}"#.to_owned(),
+            format!(r#"{{"card0":{}"#, "[".repeat(100_000)),
+        ] {
+            assert_eq!(parse_rocm_smi(&odd), []);
+        }
+    }
+
+    #[test]
+    fn a_tool_that_is_absent_fails_or_hangs_is_survived() {
+        let patience = Duration::from_millis(500);
+        assert_eq!(tool_output("stoa-no-such-tool", &[], patience), None);
         if cfg!(unix) {
-            assert_eq!(tool_output("false", &[]), None);
-            assert_eq!(tool_output("echo", &["a"]).as_deref(), Some("a\n"));
+            assert_eq!(tool_output("false", &[], TOOL_PATIENCE), None);
+            let echo = tool_output("echo", &["a"], TOOL_PATIENCE);
+            assert_eq!(echo.as_deref(), Some("a\n"));
+            let begun = Instant::now();
+            assert_eq!(tool_output("sleep", &["20"], patience), None);
+            // It ends at once, but what it left behind keeps its output open.
+            assert_eq!(tool_output("sh", &["-c", "sleep 20 &"], patience), None);
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            let cut = tool_output("printf", &["a\\377b"], TOOL_PATIENCE);
+            assert_eq!(cut.as_deref(), Some("a\u{fffd}b"));
         }
     }
 }

@@ -23,7 +23,7 @@ impl PromptMaker {
             control: ids
                 .filter(|id| tokenizer.is_special(*id))
                 .map(|id| tokenizer.decode(&[id], true))
-                .filter(|text| text.len() > 1)
+                .filter(|text| !text.is_empty())
                 .collect(),
         }
     }
@@ -106,21 +106,31 @@ impl PromptMaker {
             return literal.to_owned();
         };
         let mut changed = false;
-        for control in self.control.iter() {
-            if text.contains(control.as_str()) {
-                let mut characters = control.chars();
-                let first: String = characters.next().into_iter().collect();
-                text = text.replace(
-                    control.as_str(),
-                    &format!("{first} {}", characters.as_str()),
-                );
-                changed = true;
-            }
+        // Breaking one token may leave another behind (`<<<` holds `<<` twice), so all are looked for again.
+        while let Some(control) = self.control.iter().find(|c| text.contains(c.as_str())) {
+            text = text.replace(control.as_str(), &self.broken(control));
+            changed = true;
         }
         if changed {
             serde_json::Value::String(text).to_string()
         } else {
             literal.to_owned()
+        }
+    }
+
+    /// A control token that is none any more: a space after its first letter, or a mark that no control token holds in place of
+    /// one that has no second letter. A step widens a gap between letters or puts a mark for good, so breaking ends.
+    fn broken(&self, control: &str) -> String {
+        let mut letters = control.chars();
+        match letters.next() {
+            Some(first) if !first.is_whitespace() && !letters.as_str().trim().is_empty() => {
+                format!("{first} {}", letters.as_str())
+            }
+            _ => {
+                let held = |mark: &char| self.control.iter().any(|c| c.contains(*mark));
+                let mut marks = std::iter::once(char::REPLACEMENT_CHARACTER).chain('\u{e000}'..);
+                marks.find(|mark| !held(mark)).into_iter().collect()
+            }
         }
     }
 }
@@ -203,6 +213,38 @@ mod tests {
             maker().defuse(attack),
             r#"[{"role":"user","content":"a< |end|>b< /s>"},{"content":"< |end|>"}]"#
         );
+    }
+
+    #[test]
+    fn breaking_one_control_token_leaves_no_other() {
+        let hostile = [
+            "<<",
+            "< <",
+            "\u{1}",
+            "  ",
+            "x ",
+            "< <|end|>",
+            "é",
+            "\u{fffd}",
+        ];
+        let maker = PromptMaker {
+            syntax: None,
+            control: hostile.map(str::to_owned).to_vec(),
+        };
+        for text in [
+            "<<<<<",
+            "a\u{1}b",
+            "     ",
+            "é",
+            "<<<  <<",
+            "< <|end|>< <",
+            "x  x \u{fffd}",
+        ] {
+            let literal = serde_json::Value::String(text.to_owned()).to_string();
+            let defused = maker.defuse(&literal);
+            let plain: String = serde_json::from_str(&defused).expect("a literal");
+            assert!(hostile.iter().all(|c| !plain.contains(c)), "{plain:?}");
+        }
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Gguf {
 const TYPE_BYTES: [u64; 13] = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
 const TEXT: u32 = 8;
 const LIST: u32 = 9;
+/// Longest header that is read. Lists take several times their bytes in memory, and all of it before the model's size is known.
+const HEADER_LIMIT: u64 = 100 << 20;
 /// Most dimensions of a tensor.
 const MAX_DIMENSIONS: u32 = 4;
 
@@ -81,6 +83,20 @@ const TYPE_NAMES: [(u32, &str); 20] = [
 impl Gguf {
     /// Reads the header of a file.
     pub fn read(reader: &mut Reader) -> Result<Self, ImportError> {
+        let whole = reader.length();
+        reader.limit(HEADER_LIMIT);
+        let mut file = Self::read_tables(reader).map_err(|error| match error {
+            ImportError::Truncated { what, .. } if whole > HEADER_LIMIT => reader.not_a_model(
+                format!("{what} reaches beyond {HEADER_LIMIT} bytes of header"),
+            ),
+            other => other,
+        })?;
+        reader.limit(whole);
+        file.place_tensors(reader)?;
+        Ok(file)
+    }
+
+    fn read_tables(reader: &mut Reader) -> Result<Self, ImportError> {
         if reader.array::<4>("the magic number")? != *b"GGUF" {
             return Err(reader.not_a_model("it does not begin with the letters GGUF"));
         }
@@ -111,9 +127,7 @@ impl Gguf {
                 return Err(ImportError::tensor(name, "appears twice"));
             }
         }
-        let mut file = Self { metadata, tensors };
-        file.place_tensors(reader)?;
-        Ok(file)
+        Ok(Self { metadata, tensors })
     }
 
     /// Turns offsets within the data section into offsets within the file, and refuses what lies outside.
@@ -213,8 +227,12 @@ fn value(reader: &mut Reader, key: &str, code: u32) -> Result<Value, ImportError
 }
 
 fn integer(reader: &mut Reader, key: &str, code: u32) -> Result<i64, ImportError> {
-    let count = TYPE_BYTES[code as usize] as usize;
-    let raw = reader.bytes(key, count as u64)?;
+    let raw = reader.bytes(key, TYPE_BYTES[code as usize])?;
+    integer_of(&raw, key, code)
+}
+
+fn integer_of(raw: &[u8], key: &str, code: u32) -> Result<i64, ImportError> {
+    let count = raw.len();
     let signed = matches!(code, 1 | 3 | 5 | 11);
     let fill = if signed && raw[count - 1] & 0x80 != 0 {
         0xff
@@ -222,7 +240,7 @@ fn integer(reader: &mut Reader, key: &str, code: u32) -> Result<i64, ImportError
         0
     };
     let mut eight = [fill; 8];
-    eight[..count].copy_from_slice(&raw);
+    eight[..count].copy_from_slice(raw);
     let value = i64::from_le_bytes(eight);
     if !signed && value < 0 {
         return Err(ImportError::metadata(key, "is beyond 2^63"));
@@ -246,9 +264,11 @@ fn list(reader: &mut Reader, key: &str) -> Result<Value, ImportError> {
             Ok(Value::Floats)
         }
         0..=5 | 7 | 10 | 11 => {
-            reader.expect(key, count.saturating_mul(TYPE_BYTES[code as usize]))?;
+            let width = TYPE_BYTES[code as usize];
+            let raw = reader.bytes(key, count.saturating_mul(width))?;
             let code = if code == 7 { 0 } else { code };
-            let integers = (0..count).map(|_| integer(reader, key, code));
+            let integers = raw.chunks_exact(width as usize);
+            let integers = integers.map(|raw| integer_of(raw, key, code));
             Ok(Value::Integers(integers.collect::<Result<_, _>>()?))
         }
         _ => Err(ImportError::metadata(

@@ -207,9 +207,10 @@ fn vocabulary(file: &Gguf) -> Result<GgufVocabulary, ImportError> {
         _ => Err(ImportError::metadata(key, "is not a list of texts")),
     };
     let id = |key: &str| -> Result<Option<u32>, ImportError> {
-        Ok(file
-            .integer(&format!("tokenizer.ggml.{key}"))?
-            .map(|id| id as u32))
+        let key = format!("tokenizer.ggml.{key}");
+        let id = file.integer(&key)?;
+        id.map(|id| u32::try_from(id).map_err(|_| ImportError::metadata(&key, "is no token id")))
+            .transpose()
     };
     let types = match file.metadata.get("tokenizer.ggml.token_type") {
         Some(Value::Integers(types)) => types.clone(),

@@ -11,6 +11,7 @@ pub struct Reader {
     file: BufReader<File>,
     path: PathBuf,
     length: u64,
+    allowed: u64,
     position: u64,
 }
 
@@ -27,6 +28,7 @@ impl Reader {
             file: BufReader::new(file),
             path: path.to_owned(),
             length,
+            allowed: length,
             position: 0,
         })
     }
@@ -41,9 +43,9 @@ impl Reader {
         self.position
     }
 
-    /// Bytes after the position.
+    /// Bytes after the position that may be read.
     pub fn left(&self) -> u64 {
-        self.length.saturating_sub(self.position)
+        self.length.min(self.allowed).saturating_sub(self.position)
     }
 
     /// Refuses when fewer than `need` bytes are left.
@@ -57,6 +59,11 @@ impl Reader {
             need,
             have: self.left(),
         })
+    }
+
+    /// Treats the file as if it ended after `limit` bytes; a later call may allow more again.
+    pub fn limit(&mut self, limit: u64) {
+        self.allowed = limit;
     }
 
     /// The next `count` bytes.

@@ -9,7 +9,7 @@ mod scalar;
 mod x86;
 
 use crate::packed::{PackedMatrix, PackedValues, TILE_ROWS};
-use crate::quant::Quantised;
+use crate::quant::{BLOCK, Quantised};
 
 /// Most blocks in a row that the overflow bound allows.
 pub const MAX_BLOCKS: usize = 4096;
@@ -109,6 +109,11 @@ impl Kernel {
                 matrix.columns(),
                 "vector and row are as long"
             );
+            // The vector paths read these without looking at their lengths.
+            assert!(
+                vector.scale.len() == matrix.blocks() && vector.offset.len() == matrix.blocks(),
+                "one scale and offset per block"
+            );
         }
         match self.0 {
             Path::Scalar => scalar::multiply(matrix, vectors, out),
@@ -122,6 +127,7 @@ impl Kernel {
     /// `out[c] = sum over positions of weight * value[position][c]`, weights in `[0, 2^15)`.
     pub fn blend(self, values: &PackedValues, weights: &[i16], out: &mut [i64]) {
         assert_eq!(out.len(), values.columns(), "one sum per column");
+        assert_eq!(values.columns() % BLOCK, 0, "checked at import");
         assert_eq!(weights.len() % 2, 0, "positions come in pairs");
         assert!(weights.len() * values.columns() <= values.elements().len());
         match self.0 {
@@ -137,7 +143,7 @@ impl Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{ACTIVATION_BITS, BLOCK};
+    use crate::quant::ACTIVATION_BITS;
     use proptest::prelude::*;
 
     /// A small generator: tests need variety, not quality.
@@ -225,6 +231,21 @@ mod tests {
                 let mut out = vec![1; blocks * BLOCK];
                 kernel.blend(&values, &weights, &mut out);
                 prop_assert_eq!(&out, &reference, "{}", kernel.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_vector_whose_parts_differ_in_length_is_refused_before_any_pointer_is_made() {
+        let matrix = PackedMatrix::zeros(16, 2 * BLOCK);
+        for kernel in Kernel::available() {
+            for part in 0..2 {
+                let mut vector = Quantised::with_len(2 * BLOCK);
+                [&mut vector.scale, &mut vector.offset][part].pop();
+                let refused = std::panic::catch_unwind(|| {
+                    kernel.multiply(&matrix, std::slice::from_ref(&vector), &mut [0; 16]);
+                });
+                assert!(refused.is_err(), "{}", kernel.name());
             }
         }
     }
