@@ -297,6 +297,9 @@ impl Pieces {
     /// Tool calls: id, type and name on the first piece of each, then the arguments.
     fn call_pieces(&self, done: &Done) -> Vec<String> {
         let mut pieces = Vec::new();
+        if self.framing.form == Form::Completion {
+            return pieces; // It has no place for calls, whatever a provider says.
+        }
         let mut push = |delta| pieces.push(text(&self.framing.chat_piece(delta)));
         let legacy = self.framing.is_legacy_call(done);
         for (index, call) in done.content.tool_calls.iter().enumerate() {

@@ -3,8 +3,10 @@
 
 use crate::error::ApiError;
 use crate::guard::text_value;
-use crate::info::job_id;
-use crate::port::{AccountRow, BatchRow, JobRow, Overview, ProviderRow, ReceiptView, Viewer};
+use crate::info::{documents, job_id};
+use crate::port::{
+    AccountRow, BatchRow, Gateway, JobRow, Overview, ProviderRow, ReceiptView, Viewer,
+};
 use crate::server::App;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -121,8 +123,10 @@ pub(crate) async fn job(
     Path(job): Path<String>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&job).ok_or(ApiError::NotFound { what: "job" })?;
-    let receipt = app.gateway.receipt(Viewer::Operator, id);
-    let rationale = app.gateway.explain(Viewer::Operator, id);
+    let viewer = Viewer::Operator;
+    let look_up =
+        move |gateway: &dyn Gateway| (gateway.receipt(viewer, id), gateway.explain(viewer, id));
+    let (receipt, rationale) = documents(&app, look_up).await?;
     if receipt.is_none() && rationale.is_none() {
         return Err(ApiError::NotFound { what: "job" });
     }

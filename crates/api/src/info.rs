@@ -1,7 +1,7 @@
 //! Routes that only read: models, receipts, explanations, limits, providers, balances, health.
 
 use crate::error::ApiError;
-use crate::port::{Account, ModelEntry, Viewer};
+use crate::port::{Account, Gateway, ModelEntry, Viewer};
 use crate::server::App;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -122,8 +122,10 @@ pub(crate) async fn receipt(
         view: &'a T,
     }
     let viewer = Viewer::Account(account.address);
-    let found = job_id(&job).and_then(|id| Some((id, app.gateway.receipt(viewer, id)?)));
-    let (id, view) = found.ok_or(ApiError::NotFound { what: "receipt" })?;
+    let none = ApiError::NotFound { what: "receipt" };
+    let id = job_id(&job).ok_or(none.clone())?;
+    let found = documents(&app, move |gateway| gateway.receipt(viewer, id)).await?;
+    let view = found.ok_or(none)?;
     Ok(Json(Body {
         object: "stoa.receipt",
         id,
@@ -138,10 +140,23 @@ pub(crate) async fn explain(
     Path(job): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let viewer = Viewer::Account(account.address);
-    let found = job_id(&job).and_then(|id| app.gateway.explain(viewer, id));
+    let found = match job_id(&job) {
+        Some(id) => documents(&app, move |gateway| gateway.explain(viewer, id)).await?,
+        None => None,
+    };
     Ok(Json(found.ok_or(ApiError::NotFound {
         what: "explanation",
     })?))
+}
+
+/// Looks something up that may take time (a log file is read, a tree is built) beside the threads that carry streams.
+pub(crate) async fn documents<T: Send + 'static>(
+    app: &Arc<App>,
+    look_up: impl FnOnce(&dyn Gateway) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let app = app.clone();
+    let found = tokio::task::spawn_blocking(move || look_up(&*app.gateway)).await;
+    found.map_err(|_| ApiError::Internal)
 }
 
 pub(crate) async fn limits(State(app): State<Arc<App>>) -> Response {

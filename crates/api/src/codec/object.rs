@@ -63,6 +63,20 @@ pub(super) fn integer_at(value: &Json, path: &str, min: i128, max: i128) -> Resu
     }
 }
 
+/// Number at `path` within bounds.
+pub(super) fn number_at(value: &Json, path: &str, min: f64, max: f64) -> Result<f64, ApiError> {
+    let Json::Number(number) = value else {
+        return Err(invalid(
+            path,
+            format!("must be a number, not {}", value.kind()),
+        ));
+    };
+    match number.as_f64() {
+        Some(f) if (min..=max).contains(&f) => Ok(f),
+        _ => Err(out_of_range(path, min, max, number)),
+    }
+}
+
 fn out_of_range(path: &str, min: impl Display, max: impl Display, found: impl Display) -> ApiError {
     invalid(
         path,
@@ -176,19 +190,9 @@ impl<'a> Object<'a> {
 
     /// A number within bounds.
     pub(super) fn number(&self, name: &str, min: f64, max: f64) -> Result<Option<f64>, ApiError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        let Json::Number(number) = value else {
-            return Err(invalid(
-                self.path(name),
-                format!("must be a number, not {}", value.kind()),
-            ));
-        };
-        match number.as_f64() {
-            Some(f) if (min..=max).contains(&f) => Ok(Some(f)),
-            _ => Err(out_of_range(&self.path(name), min, max, number)),
-        }
+        self.get(name)
+            .map(|value| number_at(value, &self.path(name), min, max))
+            .transpose()
     }
 
     /// An array field.

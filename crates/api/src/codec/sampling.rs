@@ -1,12 +1,14 @@
 //! Fields that chat and text completions share: sampling, length, stop, streaming.
 
-use super::object::{Object, integer_at, invalid, text_at, unsupported};
+use super::object::{Object, integer_at, invalid, number_at, text_at, unsupported};
 use crate::error::ApiError;
 use crate::json::{Json, clip};
 use stoa_types::Q16;
 
 /// Most stop strings; OpenAI takes 4.
 pub const STOP_STRINGS_MAX: usize = 16;
+/// Most ignored fields that an answer names.
+const NAMES_MAX: usize = 32;
 /// Longest stop string in bytes.
 pub const STOP_BYTES_MAX: usize = 1024;
 
@@ -103,8 +105,9 @@ fn logit_bias(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<(), ApiErr
         return Ok(());
     };
     let mut effective = false;
-    for (token, _) in bias.fields() {
-        let value = bias.number(token, -100.0, 100.0)?.unwrap_or_default();
+    // Each value as it is met: looking it up by name would take the square of their number.
+    for (token, value) in bias.fields() {
+        let value = number_at(value, &bias.path(token), -100.0, 100.0)?;
         if value == 0.0 {
             continue;
         }
@@ -173,7 +176,6 @@ pub(super) fn note_ignored(
     silent: &[&str],
     ignored: &mut Vec<String>,
 ) {
-    const NAMES_MAX: usize = 32;
     for (name, value) in root.fields() {
         let harmless = match (name, value) {
             ("store", Json::Bool(wanted)) => !wanted,
@@ -187,4 +189,6 @@ pub(super) fn note_ignored(
             ignored.push(clip(name, 64));
         }
     }
+    // Tools and calls were noted before: a body of nothing else must not come back in every answer.
+    ignored.truncate(NAMES_MAX);
 }

@@ -3,6 +3,7 @@
 use super::object::{Object, invalid, unsupported};
 use crate::error::ApiError;
 use crate::json::{Json, clip};
+use std::collections::BTreeSet;
 use stoa_nodes::work::AnswerShape;
 
 /// Tools that reach the model.
@@ -86,16 +87,16 @@ pub(super) fn tools(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Tool
 
 /// Keeps the named tools; every name must be known.
 fn keep(tools: &mut Vec<Tool>, names: &[String], path: &str) -> Result<(), ApiError> {
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| tools.iter().all(|tool| tool.name != **name))
-    {
+    let offered: BTreeSet<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+    let unknown = names.iter().find(|name| !offered.contains(name.as_str()));
+    if let Some(unknown) = unknown {
         return Err(invalid(
             path,
             format!("no function `{}` is offered in `tools`", clip(unknown, 64)),
         ));
     }
-    tools.retain(|tool| names.contains(&tool.name));
+    let wanted: BTreeSet<&String> = names.iter().collect();
+    tools.retain(|tool| wanted.contains(&tool.name));
     Ok(())
 }
 
