@@ -22,9 +22,9 @@ contract PaymentVault is VaultState, ReentrancyGuardTransient {
     using SafeCast for uint256;
     using SafeERC20 for IERC20;
 
-    /// @param token The payment token.
-    /// @param registry The provider registry.
-    /// @param p Parameters; the three receivers must not be zero, the shares must be within their bounds.
+    /// @param token The payment token; not zero.
+    /// @param registry The provider registry; not zero.
+    /// @param p Parameters; the three receivers must not be zero, shares and times must be within their bounds.
     /// @param firstAdmin The first admin.
     constructor(IERC20 token, IProviderRegistry registry, VaultParams memory p, address firstAdmin)
         VaultState(token, registry, p, firstAdmin)
@@ -203,10 +203,11 @@ contract PaymentVault is VaultState, ReentrancyGuardTransient {
     function collectProtocol() external nonReentrant {
         (uint128 treasury, uint128 validators, uint128 buyback) = _protocol.parts();
         _protocol = ProtocolOwed.wrap(0);
-        emit Events.ProtocolCollected(treasury, validators, buyback);
-        TOKEN.safeTransfer(TREASURY, treasury);
-        TOKEN.safeTransfer(VALIDATORS, validators);
-        TOKEN.safeTransfer(BUYBACK, buyback);
+        uint128 sentTreasury = _trySend(TREASURY, treasury);
+        uint128 sentValidators = _trySend(VALIDATORS, validators);
+        uint128 sentBuyback = _trySend(BUYBACK, buyback);
+        _protocol = _protocol.plus(treasury - sentTreasury, validators - sentValidators, buyback - sentBuyback);
+        emit Events.ProtocolCollected(sentTreasury, sentValidators, sentBuyback);
     }
 
     // --------------------------------------------------------------------------------------------------------------- admin
@@ -328,6 +329,12 @@ contract PaymentVault is VaultState, ReentrancyGuardTransient {
         if (delta == 0 || (delta < CLAIM_MIN && !REGISTRY.isLeaving(provider))) {
             revert Errors.BelowMinimum(delta, CLAIM_MIN);
         }
+    }
+
+    /// @dev Gives what was sent: all or nothing. The receivers are fixed for the vault's life, so one that the token refuses keeps its
+    /// share here and must not hold up the other two.
+    function _trySend(address to, uint128 amount) private returns (uint128 sent) {
+        if (amount != 0 && TOKEN.trySafeTransfer(to, amount)) sent = amount;
     }
 
     /// @dev No sum can leave its type: all shares together are part of what the vault holds, below 2^64.

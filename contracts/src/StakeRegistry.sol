@@ -49,12 +49,13 @@ contract StakeRegistry is IStakeRegistry {
     /// @inheritdoc IStakeRegistry
     mapping(bytes32 faultId => bool) public isSlashed;
 
-    /// @param token The stake token; it must have `burn(uint256)`.
-    /// @param registry The provider registry.
+    /// @param token The stake token; not zero, and it must have `burn(uint256)`.
+    /// @param registry The provider registry; not zero.
     /// @param initial Parameters; sampling floor and stake price must not be zero.
     /// @param firstAdmin The first admin.
     constructor(IERC20 token, IProviderRegistry registry, StakeParams memory initial, address firstAdmin) {
         if (initial.samplingFloorBps == 0 || initial.stakePrice == 0) revert Errors.ZeroParameter();
+        if (address(token) == address(0) || address(registry) == address(0)) revert Errors.ZeroParameter();
         TOKEN = token;
         REGISTRY = registry;
         _params = initial;

@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {StakeRegistry} from "../src/StakeRegistry.sol";
-import {Offer} from "../src/interfaces/IProviderRegistry.sol";
+import {IProviderRegistry, Offer} from "../src/interfaces/IProviderRegistry.sol";
 import {StakeParams} from "../src/interfaces/IStakeRegistry.sol";
 import {StakeRegistryErrors as Errors, StakeRegistryEvents as Events} from "../src/libraries/StakeRegistryLib.sol";
 import {Market} from "./utils/Market.sol";
@@ -298,5 +298,12 @@ contract StakeRegistryTest is Market {
         p.stakePrice = 0;
         vm.expectRevert(abi.encodeWithSelector(Errors.ZeroParameter.selector));
         new StakeRegistry(IERC20(address(stoa)), registry, p, admin);
+    }
+
+    function test_registry_is_not_built_without_token_or_provider_registry() public {
+        vm.expectRevert(abi.encodeWithSelector(Errors.ZeroParameter.selector));
+        new StakeRegistry(IERC20(address(0)), registry, stakeParams(), admin);
+        vm.expectRevert(abi.encodeWithSelector(Errors.ZeroParameter.selector));
+        new StakeRegistry(IERC20(address(stoa)), IProviderRegistry(address(0)), stakeParams(), admin);
     }
 }

@@ -2,8 +2,10 @@
 pragma solidity 0.8.37;
 
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {PaymentVault} from "../src/PaymentVault.sol";
 import {FeeSchedule, VaultParams} from "../src/interfaces/IPaymentVault.sol";
+import {IProviderRegistry} from "../src/interfaces/IProviderRegistry.sol";
 import {VaultErrors as Errors} from "../src/libraries/VaultErrors.sol";
 import {VaultEvents as Events} from "../src/libraries/VaultEvents.sol";
 import {Market} from "./utils/Market.sol";
@@ -297,6 +299,30 @@ contract VaultDeveloperTest is Market {
         p = vaultParams();
         p.routerBps = 501;
         vm.expectRevert(abi.encodeWithSelector(Errors.FeeTooHigh.selector, 501, 150));
+        new PaymentVault(dollar, registry, p, admin);
+    }
+
+    function test_vault_is_not_built_without_token_or_registry() public {
+        vm.expectRevert(abi.encodeWithSelector(Errors.ZeroAddress.selector));
+        new PaymentVault(IERC20(address(0)), registry, vaultParams(), admin);
+        vm.expectRevert(abi.encodeWithSelector(Errors.ZeroAddress.selector));
+        new PaymentVault(dollar, IProviderRegistry(address(0)), vaultParams(), admin);
+    }
+
+    function test_vault_is_not_built_with_a_time_that_never_ends() public {
+        uint64 max = 30 days;
+        bytes memory refusal = abi.encodeWithSelector(Errors.DelayTooLong.selector, max + 1, max);
+        VaultParams memory p = vaultParams();
+        (p.window, p.notice, p.settleDelay) = (max, max, max);
+        new PaymentVault(dollar, registry, p, admin);
+        p.window = max + 1;
+        vm.expectRevert(refusal);
+        new PaymentVault(dollar, registry, p, admin);
+        (p.window, p.notice) = (max, max + 1);
+        vm.expectRevert(refusal);
+        new PaymentVault(dollar, registry, p, admin);
+        (p.notice, p.settleDelay) = (max, max + 1);
+        vm.expectRevert(refusal);
         new PaymentVault(dollar, registry, p, admin);
     }
 

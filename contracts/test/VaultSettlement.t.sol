@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {PaymentVault} from "../src/PaymentVault.sol";
 import {DebitEntry, FeeSchedule} from "../src/interfaces/IPaymentVault.sol";
 import {SettlementLib} from "../src/libraries/SettlementLib.sol";
 import {VaultErrors as Errors} from "../src/libraries/VaultErrors.sol";
 import {VaultEvents as Events} from "../src/libraries/VaultEvents.sol";
 import {Market} from "./utils/Market.sol";
+import {BlockingToken} from "./utils/Tokens.sol";
 import {Tree} from "./utils/Tree.sol";
 
 /// @notice Posts, promotion, verdicts, debits, claims and payment.
@@ -132,6 +134,8 @@ contract VaultSettlementTest is Market {
         (bytes32 root, uint128 gross) = vault.claimable(router);
         vm.assertEq(root, SettlementLib.payRoot(p, d));
         vm.assertEq(gross, 500_000);
+        (uint64 posts,) = vault.head(router);
+        vm.assertEq(posts, 2, "the post stands");
         vm.warp(block.timestamp + WINDOW);
         vm.expectRevert(abi.encodeWithSelector(Errors.NothingPending.selector, router));
         vault.promote(router);
@@ -338,6 +342,34 @@ contract VaultSettlementTest is Market {
         vm.assertEq(dollar.balanceOf(buyback), 2_500);
         (uint128 a, uint128 b, uint128 c) = vault.owedProtocol();
         vm.assertEq(uint256(a) + b + c, 0);
+    }
+
+    function test_pool_that_the_token_refuses_keeps_its_share_and_holds_up_nobody() public {
+        BlockingToken token = new BlockingToken();
+        vault = new PaymentVault(token, registry, vaultParams(), admin);
+        token.mint(dev, 1_000_000);
+        vm.startPrank(dev);
+        token.approve(address(vault), 1_000_000);
+        vault.deposit(1_000_000);
+        vault.allot(router, 1_000_000, uint64(block.timestamp + 1 days));
+        vm.stopPrank();
+        (bytes32 p, bytes32 d) = settleOne(router, provider, dev, 500_000);
+        vault.syncDebits(router, p, d, entry(dev, 1, 500_000));
+        vault.claim(router, provider, 1, 500_000, p, d, none);
+        token.refuse(pool, true);
+        vm.expectEmit();
+        emit Events.ProtocolCollected(2_500, 0, 2_500);
+        vault.collectProtocol();
+        vm.assertEq(token.balanceOf(treasury), 2_500, "treasury");
+        vm.assertEq(token.balanceOf(buyback), 2_500, "buyback");
+        (uint128 a, uint128 b, uint128 c) = vault.owedProtocol();
+        vm.assertEq(uint256(a) + c, 0, "paid");
+        vm.assertEq(b, 2_500, "kept");
+        token.refuse(pool, false);
+        vault.collectProtocol();
+        vm.assertEq(token.balanceOf(pool), 2_500, "paid in the end");
+        (a, b, c) = vault.owedProtocol();
+        vm.assertEq(uint256(a) + b + c, 0, "nothing is left");
     }
 
     function test_silent_router_cannot_keep_provider_or_developer_from_their_money() public {

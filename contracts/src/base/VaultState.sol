@@ -16,7 +16,8 @@ import {VaultEvents as Events} from "../libraries/VaultEvents.sol";
 abstract contract VaultState is IPaymentVault {
     /// @notice The most that the vault accepts to hold: 18 million million of a token with six decimals.
     uint256 public constant MAX_HELD = type(uint64).max;
-    /// @notice How far ahead an allotment may expire.
+    /// @notice How far ahead an allotment may expire; also the longest window, notice and settle delay, so that no vault can be built
+    /// from which nobody ever gets out.
     uint64 public constant MAX_ALLOTMENT = 30 days;
     /// @notice The most receipts in a batch.
     uint32 public constant MAX_JOBS = 10_000;
@@ -85,14 +86,18 @@ abstract contract VaultState is IPaymentVault {
     /// @dev From version 2 on; version 1 stands in the code, because every claim reads it.
     mapping(uint16 version => FeeSchedule) private _laterFees;
 
-    /// @param token The payment token.
-    /// @param registry The provider registry.
-    /// @param p Parameters; the three receivers must not be zero, the shares must be within their bounds.
+    /// @param token The payment token; not zero.
+    /// @param registry The provider registry; not zero.
+    /// @param p Parameters; the three receivers must not be zero, shares and times must be within their bounds.
     /// @param firstAdmin The first admin.
     constructor(IERC20 token, IProviderRegistry registry, VaultParams memory p, address firstAdmin) {
         if (p.treasury == address(0) || p.validatorsPool == address(0) || p.buyback == address(0)) {
             revert Errors.ZeroAddress();
         }
+        if (address(token) == address(0) || address(registry) == address(0)) revert Errors.ZeroAddress();
+        _checkDelay(p.window);
+        _checkDelay(p.notice);
+        _checkDelay(p.settleDelay);
         TOKEN = token;
         REGISTRY = registry;
         WINDOW = p.window;
@@ -192,6 +197,10 @@ abstract contract VaultState is IPaymentVault {
             validatorsPool: VALIDATORS,
             buyback: BUYBACK
         });
+    }
+
+    function _checkDelay(uint64 delay) private pure {
+        if (delay > MAX_ALLOTMENT) revert Errors.DelayTooLong(delay, MAX_ALLOTMENT);
     }
 
     function _leafKey(address router, address provider, uint16 feeVersion) internal pure returns (bytes32) {

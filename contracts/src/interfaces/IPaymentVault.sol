@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-/// @notice What a vault is built with; fixed for its life. Later fee versions are added beside the first.
+/// @notice What a vault is built with; fixed for its life. Later fee versions are added beside the first. The three times are at most
+/// 30 days each.
 /// @param window Seconds from the post of a payout root until it is claimable.
 /// @param notice Seconds from a `revoke` until the allotment expires.
 /// @param settleDelay Seconds from the expiry of an allotment until its rest may return to the developer.
@@ -118,7 +119,7 @@ interface IPaymentVault {
     /// @notice Anyone: sends all that `who` is owed as provider or router; to its payee when it is registered as a provider, else to itself.
     function collect(address who) external;
 
-    /// @notice Anyone: sends the three pools what they are owed.
+    /// @notice Anyone: sends the three pools what they are owed. A pool that the token refuses keeps its share here; the others are paid.
     function collectProtocol() external;
 
     /// @notice Only the admin: adds the next fee version. Router share at most 500, the other three together at most 500.

@@ -65,7 +65,7 @@ interface IStakeRegistry {
     /// @notice Only the admin: hands its role to `admin`, later the time-lock.
     function setAdmin(address admin) external;
 
-    /// @notice Active stake, unbonding stake, and when the latter may leave (Unix seconds, 0 when nothing unbonds).
+    /// @notice Active stake, unbonding stake, and when the latter may leave (Unix seconds; 0 before a request and after a withdrawal).
     function stakeOf(uint8 role, address who)
         external
         view

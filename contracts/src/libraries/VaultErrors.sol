@@ -7,6 +7,8 @@ library VaultErrors {
     error ZeroAmount();
     /// @notice An address that must be set is zero.
     error ZeroAddress();
+    /// @notice A window, notice or settle delay of `delay` seconds, more than `max`.
+    error DelayTooLong(uint64 delay, uint64 max);
     /// @notice `caller` does not hold the role that this call needs.
     error NotAllowed(address caller);
     /// @notice The token took a fee or gave another amount than asked.

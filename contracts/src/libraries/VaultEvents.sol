@@ -46,7 +46,7 @@ library VaultEvents {
     );
     /// @notice What `who` was owed went to `to`.
     event Collected(address indexed who, address indexed to, uint128 amount);
-    /// @notice The pools got what they were owed.
+    /// @notice What the pools got: each all that it was owed, or 0 when the token refused it.
     event ProtocolCollected(uint128 treasury, uint128 validators, uint128 buyback);
     /// @notice Leaves may name fee version `version` from now on.
     event FeeVersionAdded(uint16 indexed version, FeeSchedule schedule);

@@ -21,6 +21,26 @@ contract FeeToken is ERC20 {
     }
 }
 
+/// @notice A token whose issuer can refuse a receiver, as those of some dollar tokens can.
+contract BlockingToken is ERC20 {
+    mapping(address => bool) public refused;
+
+    constructor() ERC20("Blocking", "BLK") {}
+
+    function mint(address to, uint256 amount) external {
+        _mint(to, amount);
+    }
+
+    function refuse(address who, bool yes) external {
+        refused[who] = yes;
+    }
+
+    function _update(address from, address to, uint256 amount) internal override {
+        require(!refused[to], "refused");
+        super._update(from, to, amount);
+    }
+}
+
 /// @notice A token that calls a hook of the receiver's choice in the middle of a transfer.
 contract HookToken is ERC20 {
     address public target;
