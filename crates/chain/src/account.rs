@@ -4,9 +4,9 @@ use alloy_primitives::{Bytes, FixedBytes, U256};
 use alloy_sol_types::SolCall;
 use stoa_types::{Address, Digest, EndpointId, Region, StakeAmount, Timestamp, TokenAmount};
 
-use crate::access::{ChainAccess, TransactionReceipt};
+use crate::access::{ChainAccess, TransactionReceipt, view};
 use crate::bindings::{PaymentVault, ProviderRegistry, StakeRegistry, StoaToken, TestDollar};
-use crate::convert::{evm_address, evm_digest};
+use crate::convert::{evm_address, evm_digest, narrow, tokens};
 use crate::deploy::Contracts;
 use crate::event::{Offer, StakeRole};
 use crate::sender::{SendError, Sender};
@@ -99,6 +99,28 @@ pub enum PostError {
         index: u64,
         /// Batches in the vault.
         posts: u64,
+    },
+}
+
+/// Why a router could not cover what came too late. What it put into the vault already stays there for the next attempt.
+#[derive(Debug, thiserror::Error)]
+pub enum CoverError {
+    /// A transaction failed.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// It has not the money.
+    #[error(
+        "the router needs {missing} payment tokens to cover debits that came too late and holds {held}; send {lacking} to {account}"
+    )]
+    Short {
+        /// The router.
+        account: Address,
+        /// What it has to put in.
+        missing: TokenAmount,
+        /// What it holds.
+        held: TokenAmount,
+        /// The difference.
+        lacking: TokenAmount,
     },
 }
 
@@ -344,6 +366,87 @@ impl<C: ChainAccess> Account<C> {
             );
         }
         Ok(receipts)
+    }
+
+    /// Brings this router's allotment to itself to `cap`, from its own money, so that it can take over debits that came too late: a new
+    /// generation where none is live. Nothing is done when the vault knows a newer generation than `known`, or this one with that cap.
+    /// Where `mint` says that payment tokens are made at will, it makes those that it lacks.
+    pub async fn cover_late(
+        &self,
+        known: u32,
+        cap: TokenAmount,
+        expiry: Timestamp,
+        now: Timestamp,
+        mint: bool,
+    ) -> Result<Done, CoverError> {
+        let me = self.address();
+        let own = self
+            .ask(&PaymentVault::allotmentCall {
+                developer: evm_address(me),
+                router: evm_address(me),
+            })
+            .await
+            .map(allotment_words)?;
+        if own.generation > known || (own.live && own.cap >= cap) {
+            return Ok(Done::Before);
+        }
+        if own.live && now >= own.expiry {
+            // The rest of the old one comes back first; the vault says when.
+            return Ok(Done::Now(self.release(me, me).await?));
+        }
+        let held = if own.live { own.cap } else { TokenAmount::ZERO };
+        self.provide(cap.checked_sub(held).unwrap_or_default(), mint)
+            .await?;
+        let receipt = if own.live {
+            let add = cap.checked_sub(own.cap).unwrap_or_default();
+            let later = Some(expiry).filter(|end| *end > own.expiry);
+            self.top_up(me, add, later).await?
+        } else {
+            self.allot(me, cap, expiry).await?
+        };
+        Ok(Done::Now(receipt))
+    }
+
+    /// Sees to it that this account's free balance in the vault is at least `wanted`.
+    async fn provide(&self, wanted: TokenAmount, mint: bool) -> Result<(), CoverError> {
+        let account = self.address();
+        let me = evm_address(account);
+        let free = self.ask(&PaymentVault::freeCall { developer: me }).await?;
+        let Some(missing) = wanted
+            .checked_sub(tokens(free))
+            .filter(|units| !units.is_zero())
+        else {
+            return Ok(());
+        };
+        if self.ask(&PaymentVault::owedCall { who: me }).await? != 0 {
+            self.collect(account).await?;
+        }
+        let ask = TestDollar::balanceOfCall { account: me };
+        let held = view(self.sender.chain(), self.contracts.payment_token, &ask)
+            .await
+            .map_err(SendError::NotSent)?;
+        // A balance beyond 128 bits is enough for any amount.
+        let held = tokens(narrow(held).unwrap_or(u128::MAX));
+        match missing.checked_sub(held).filter(|units| !units.is_zero()) {
+            Some(lacking) if mint => drop(self.mint_test_dollars(account, lacking).await?),
+            Some(lacking) => {
+                return Err(CoverError::Short {
+                    account,
+                    missing,
+                    held,
+                    lacking,
+                });
+            }
+            None => {}
+        }
+        self.deposit(missing).await?;
+        Ok(())
+    }
+
+    async fn ask<S: SolCall>(&self, call: &S) -> Result<S::Return, SendError> {
+        view(self.sender.chain(), self.contracts.vault, call)
+            .await
+            .map_err(SendError::NotSent)
     }
 
     /// Credits a provider with what the claimable root gives and the booked debits cover.

@@ -17,6 +17,9 @@ const REMEMBERED: usize = 128;
 /// How far an indexer has read. Keep it with what was made of the events, and both survive a restart together.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cursor {
+    /// First block to be read at all.
+    #[serde(default)]
+    start: u64,
     /// First block not yet read.
     next: u64,
     /// Hashes of blocks read before, by number, the newest last.
@@ -27,6 +30,7 @@ impl Cursor {
     /// Starts at a block, for example the one in which the contracts were deployed.
     pub fn starting_at(block: u64) -> Self {
         Self {
+            start: block,
             next: block,
             recent: BTreeMap::new(),
         }
@@ -56,7 +60,7 @@ pub struct Indexed {
 /// What one step brought, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Set when blocks that were read are no longer in the chain: forget all events after this block.
+    /// Set when blocks that were read are no longer in the chain: forget all events in this block and after it.
     pub rolled_back_to: Option<u64>,
     /// New events.
     pub events: Vec<Indexed>,
@@ -100,11 +104,11 @@ impl<C: ChainAccess> Indexer<C> {
         let mut progress = Progress::default();
         let common = self.common_block(&cursor).await?;
         if common < cursor.recent.keys().next_back().copied() {
-            let floor = cursor.recent.keys().next().copied().unwrap_or_default();
-            let keep = common.unwrap_or_else(|| floor.saturating_sub(1));
+            // Deeper than what is remembered, or another chain altogether: nothing that was read can be relied on.
+            let next = common.map_or(cursor.start, |number| number + 1);
             cursor.recent.retain(|number, _| Some(*number) <= common);
-            cursor.next = keep + 1;
-            progress.rolled_back_to = Some(keep);
+            cursor.next = next;
+            progress.rolled_back_to = Some(next);
         }
         let readable = head.number.checked_sub(self.confirmations);
         let Some(last) = readable.filter(|last| *last >= cursor.next) else {
@@ -112,10 +116,10 @@ impl<C: ChainAccess> Indexer<C> {
             progress.at_head = true;
             return Ok(progress);
         };
-        let to = last.min(cursor.next + STEP - 1);
+        let to = last.min(cursor.next.saturating_add(STEP - 1));
         progress.events = self.read(cursor.next, to, &mut cursor).await?;
         progress.at_head = to == last;
-        cursor.next = to + 1;
+        cursor.next = to.saturating_add(1);
         while cursor.recent.len() > REMEMBERED {
             cursor.recent.pop_first();
         }
@@ -146,6 +150,14 @@ impl<C: ChainAccess> Indexer<C> {
             self.contracts.stake_registry,
         ];
         let logs = self.chain.logs(addresses, from, to).await?;
+        // Told out of order or from elsewhere, events would mean something else: a later release before an earlier debit.
+        let places = || logs.iter().map(|log| (log.block, log.log_index));
+        let in_order = places().zip(places().skip(1)).all(|(one, next)| one < next);
+        if !in_order || !places().all(|(block, _)| (from..=to).contains(&block)) {
+            return Err(AccessError::Malformed {
+                what: format!("events of the blocks {from} to {to}"),
+            });
+        }
         let last = self.block(to).await?;
         let mut blocks: BTreeMap<u64, BlockId> = BTreeMap::from([(to, last)]);
         let mut events = Vec::with_capacity(logs.len());

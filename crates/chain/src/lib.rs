@@ -20,7 +20,7 @@ mod sender;
 mod view;
 
 pub use access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt, view};
-pub use account::{Account, Claim, Debit, Done, PayRoots, Post, PostError};
+pub use account::{Account, Claim, CoverError, Debit, Done, PayRoots, Post, PostError};
 pub use convert::{address, digest, evm_address, evm_digest};
 pub use deploy::{Beneficiaries, Contracts, DeployError, deploy, job_price_max};
 pub use embedded::Embedded;

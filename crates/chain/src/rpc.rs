@@ -14,6 +14,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// What is kept of a reason that a server gives.
+const REASON_CHARS_MAX: usize = 500;
+
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcClientError {
@@ -44,6 +47,8 @@ impl Rpc {
             .tls_backend_preconfigured(tls()?)
             // A proxy from the environment would get the calls to 127.0.0.1 as well.
             .no_proxy()
+            // A server that answers "elsewhere" is not the one that the operator named.
+            .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT)
             .build()
             .map_err(|error| RpcClientError::Tls(error.to_string()))?;
@@ -121,7 +126,8 @@ async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, Access
         let chunk = response
             .chunk()
             .await
-            .map_err(|error| AccessError::Unreachable(error.to_string()))?;
+            // The address may hold the operator's key to the server: it is not repeated.
+            .map_err(|error| AccessError::Unreachable(error.without_url().to_string()))?;
         let Some(chunk) = chunk else { return Ok(body) };
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
             return Err(AccessError::Refused(format!(
@@ -134,10 +140,8 @@ async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, Access
 
 /// Sorts the errors of the common nodes.
 fn refusal(error: &Value) -> AccessError {
-    let message = error["message"]
-        .as_str()
-        .unwrap_or("no reason given")
-        .to_owned();
+    let message = error["message"].as_str().unwrap_or("no reason given");
+    let message: String = message.chars().take(REASON_CHARS_MAX).collect();
     let revert = error["data"]
         .as_str()
         .and_then(|data| bytes(&Value::String(data.to_owned())));
@@ -161,7 +165,10 @@ fn bytes(value: &Value) -> Option<Vec<u8>> {
 }
 
 fn number(value: &Value) -> Option<u64> {
-    u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+    let digits = value.as_str()?.strip_prefix("0x")?;
+    // `from_str_radix` would also take a sign.
+    let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|_| plain)
 }
 
 fn digest(value: &Value) -> Option<Digest> {
@@ -287,7 +294,9 @@ impl ChainAccess for Rpc {
         let answer = self
             .ask("eth_getTransactionReceipt", json!([hex0x(&transaction.0)]))
             .await?;
-        optional(&answer, read_receipt, "eth_getTransactionReceipt")
+        let what = "eth_getTransactionReceipt";
+        let receipt = optional(&answer, read_receipt, what)?;
+        about(receipt, |receipt| receipt.hash == transaction, what)
     }
 
     async fn logs(
@@ -314,13 +323,33 @@ impl ChainAccess for Rpc {
         let answer = self
             .ask("eth_getBlockByNumber", json!([tag, false]))
             .await?;
-        optional(&answer, read_block, "eth_getBlockByNumber")
+        let what = "eth_getBlockByNumber";
+        let block = optional(&answer, read_block, what)?;
+        about(
+            block,
+            |block| number.is_none_or(|n| block.number == n),
+            what,
+        )
     }
 
     async fn code(&self, account: Address) -> Result<Vec<u8>, AccessError> {
         self.ask_bytes("eth_getCode", json!([hex0x(&account.0), "latest"]))
             .await
     }
+}
+
+/// The answer, if it is about what was asked.
+fn about<T>(
+    answer: Option<T>,
+    same: impl Fn(&T) -> bool,
+    what: &str,
+) -> Result<Option<T>, AccessError> {
+    if answer.as_ref().is_none_or(same) {
+        return Ok(answer);
+    }
+    Err(AccessError::Malformed {
+        what: what.to_owned(),
+    })
 }
 
 fn optional<T>(

@@ -24,6 +24,10 @@ use crate::explain::explain_revert;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// The most that is paid for a unit of gas, in wei: a hundred times a busy day of the dearest chain. Who runs the server names the
+/// price, and must not be able to burn the account with it.
+const FEE_MAX: u128 = 10_000_000_000_000;
+
 /// Why a transaction did not do what it should.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SendError {
@@ -183,7 +187,14 @@ impl<C: ChainAccess> Turn<'_, C> {
             .map_err(SendError::NotSent)?;
         let fees = chain.fees().await.map_err(SendError::NotSent)?;
         // State may change between estimate and block: a quarter more.
-        let gas_limit = (estimate + estimate / 4).min(TX_GAS_LIMIT_CAP);
+        let gas_limit = estimate.saturating_add(estimate / 4).min(TX_GAS_LIMIT_CAP);
+        if fees.max_fee > FEE_MAX {
+            let reason = format!(
+                "it asks {} wei per gas, more than the {FEE_MAX} that are ever paid",
+                fees.max_fee
+            );
+            return Err(SendError::NotSent(AccessError::Refused(reason)));
+        }
         let mut body =
             Transaction::create(self.sender.chain_id, nonce, Bytes::from(input), gas_limit);
         body.to = to.map_or(TxKind::Create, |to| TxKind::Call(evm_address(to)));
@@ -204,16 +215,22 @@ impl<C: ChainAccess> Turn<'_, C> {
         let mut pause = PAUSE_MIN;
         // Once the bytes may have arrived, a refusal no longer proves that the transaction is not there.
         let mut may_have_arrived = false;
+        let mut nonce_used = false;
         loop {
             let last = match chain.submit(raw.clone()).await {
                 Ok(()) => "it waits for a block".to_owned(),
-                Err(AccessError::NonceUsed(_)) => {
+                Err(AccessError::NonceUsed(_)) if !may_have_arrived => {
                     let receipt = chain.receipt(hash).await.map_err(SendError::NotSent)?;
                     let taken = SendError::NonceTaken {
                         account: self.address(),
                         nonce,
                     };
                     return receipt.ok_or(taken).and_then(outcome);
+                }
+                // Used by this very transaction, perhaps, whose receipt a server behind the others does not have yet.
+                Err(AccessError::NonceUsed(reason)) => {
+                    nonce_used = true;
+                    reason
                 }
                 Err(AccessError::Unreachable(reason)) => reason,
                 Err(refused) if !may_have_arrived => return Err(SendError::NotSent(refused)),
@@ -222,6 +239,12 @@ impl<C: ChainAccess> Turn<'_, C> {
             may_have_arrived = true;
             if let Ok(Some(receipt)) = chain.receipt(hash).await {
                 return outcome(receipt);
+            }
+            if started.elapsed() > self.sender.patience && nonce_used {
+                return Err(SendError::NonceTaken {
+                    account: self.address(),
+                    nonce,
+                });
             }
             if started.elapsed() > self.sender.patience {
                 return Err(SendError::Unknown {

@@ -19,6 +19,8 @@ enum Fault {
     Lost,
     /// The bytes arrive, the answer does not.
     AnswerLost,
+    /// A server that has seen the block says that the nonce is used.
+    NonceUsed,
 }
 
 #[derive(Clone)]
@@ -26,6 +28,8 @@ struct Faulty {
     inner: Embedded,
     faults: Arc<Mutex<VecDeque<Fault>>>,
     submitted: Arc<AtomicUsize>,
+    /// So many questions for receipts are answered as though there were none.
+    receipts_hidden: Arc<AtomicUsize>,
 }
 
 fn broken() -> AccessError {
@@ -64,6 +68,7 @@ impl ChainAccess for Faulty {
         match fault {
             None => self.inner.submit(raw).await,
             Some(Fault::Lost) => Err(broken()),
+            Some(Fault::NonceUsed) => Err(AccessError::NonceUsed("nonce too low".to_owned())),
             Some(Fault::AnswerLost) => {
                 self.inner.submit(raw).await?;
                 Err(broken())
@@ -74,6 +79,11 @@ impl ChainAccess for Faulty {
         &self,
         transaction: Digest,
     ) -> Result<Option<TransactionReceipt>, AccessError> {
+        let hidden = self.receipts_hidden.load(Ordering::SeqCst);
+        if hidden > 0 {
+            self.receipts_hidden.store(hidden - 1, Ordering::SeqCst);
+            return Ok(None);
+        }
         self.inner.receipt(transaction).await
     }
     async fn logs(
@@ -111,6 +121,7 @@ async fn whatever_breaks_off_each_batch_is_posted_exactly_once() {
         inner: network.access(),
         faults: faults.clone(),
         submitted: Arc::new(AtomicUsize::new(0)),
+        receipts_hidden: Arc::default(),
     };
     let patterns: [&[Fault]; 5] = [
         &[],
@@ -147,6 +158,7 @@ async fn a_router_that_gave_up_finds_its_batch_after_the_restart() {
         inner: network.access(),
         faults: Arc::new(Mutex::new(VecDeque::from([Fault::Lost; 40]))),
         submitted: Arc::new(AtomicUsize::new(0)),
+        receipts_hidden: Arc::default(),
     };
     let impatient = Sender::new(faulty.clone(), key("router"), Duration::from_millis(50))
         .await
@@ -310,7 +322,7 @@ async fn after_a_reorganisation_the_index_equals_that_of_a_fresh_reader() {
             let progress = indexer.step().await.expect("reads");
             if let Some(block) = progress.rolled_back_to {
                 rollbacks.push(block);
-                known.retain(|number, _| *number <= block);
+                known.retain(|number, _| *number < block);
             }
             for indexed in progress.events {
                 assert!(
@@ -334,4 +346,121 @@ async fn after_a_reorganisation_the_index_equals_that_of_a_fresh_reader() {
     // With confirmations the newest blocks are left alone.
     let mut careful = Indexer::new(chain.clone(), contracts, Cursor::default(), 1);
     assert_eq!(careful.step().await.expect("reads").events.len(), 1);
+}
+
+#[tokio::test]
+async fn a_chain_replaced_deeper_than_is_remembered_is_read_again_from_the_beginning() {
+    let contracts = Contracts::of_deployer(who("deployer"));
+    let chain = Rewritable::default();
+    chain.rewrite(0, 1, 400, &contracts);
+    let mut indexer = Indexer::new(chain.clone(), contracts, Cursor::default(), 0);
+    let first = indexer.step().await.expect("reads").events.len();
+    assert_eq!(first, 400);
+    chain.rewrite(0, 2, 300, &contracts);
+    let again = indexer.step().await.expect("reads");
+    assert_eq!(again.rolled_back_to, Some(0));
+    assert_eq!(again.events.len(), 300);
+    // A cursor that was kept and meets another chain does the same, from where it was told to begin.
+    let kept = indexer.cursor().clone();
+    chain.rewrite(0, 3, 500, &contracts);
+    let mut indexer = Indexer::new(chain.clone(), contracts, kept, 0);
+    assert_eq!(indexer.step().await.expect("reads").events.len(), 500);
+}
+
+#[tokio::test]
+async fn events_out_of_order_or_from_other_blocks_are_refused_and_the_cursor_stays() {
+    let contracts = Contracts::of_deployer(who("deployer"));
+    for wrong in [
+        |logs: &mut Vec<RawLog>| logs.reverse(),
+        |logs: &mut Vec<RawLog>| logs.push(logs[1].clone()),
+        |logs: &mut Vec<RawLog>| logs[2].block = 900,
+    ] {
+        let chain = Rewritable::default();
+        chain.rewrite(0, 1, 10, &contracts);
+        let mut evil = Indexer::new(
+            Liar {
+                inner: chain.clone(),
+                wrong,
+            },
+            contracts,
+            Cursor::default(),
+            0,
+        );
+        let error = evil.step().await.expect_err("refused");
+        assert!(matches!(error, AccessError::Malformed { .. }), "{error}");
+        assert_eq!(evil.cursor(), &Cursor::default());
+    }
+}
+
+/// A server that changes the events that it tells.
+struct Liar {
+    inner: Rewritable,
+    wrong: fn(&mut Vec<RawLog>),
+}
+
+impl ChainAccess for Liar {
+    async fn chain_id(&self) -> Result<u64, AccessError> {
+        self.inner.chain_id().await
+    }
+    async fn call(&self, _: Address, _: Address, _: Vec<u8>) -> Result<Vec<u8>, AccessError> {
+        Err(broken())
+    }
+    async fn estimate(
+        &self,
+        _: Address,
+        _: Option<Address>,
+        _: Vec<u8>,
+    ) -> Result<u64, AccessError> {
+        Err(broken())
+    }
+    async fn fees(&self) -> Result<Fees, AccessError> {
+        Err(broken())
+    }
+    async fn nonce(&self, _: Address, _: bool) -> Result<u64, AccessError> {
+        Err(broken())
+    }
+    async fn submit(&self, _: Vec<u8>) -> Result<(), AccessError> {
+        Err(broken())
+    }
+    async fn receipt(&self, _: Digest) -> Result<Option<TransactionReceipt>, AccessError> {
+        Err(broken())
+    }
+    async fn logs(
+        &self,
+        addresses: Vec<Address>,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<RawLog>, AccessError> {
+        let mut logs = self.inner.logs(addresses, from, to).await?;
+        (self.wrong)(&mut logs);
+        Ok(logs)
+    }
+    async fn block(&self, number: Option<u64>) -> Result<Option<BlockId>, AccessError> {
+        self.inner.block(number).await
+    }
+    async fn code(&self, _: Address) -> Result<Vec<u8>, AccessError> {
+        Err(broken())
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_whose_answer_was_lost_is_found_though_its_receipt_comes_late() {
+    let network = network().await;
+    let lagging = Faulty {
+        inner: network.access(),
+        faults: Arc::new(Mutex::new(VecDeque::from([
+            Fault::AnswerLost,
+            Fault::NonceUsed,
+            Fault::NonceUsed,
+        ]))),
+        submitted: Arc::new(AtomicUsize::new(0)),
+        receipts_hidden: Arc::new(AtomicUsize::new(3)),
+    };
+    let account = Account::new(sender(lagging, "late").await, network.contracts);
+    account
+        .mint_test_dollars(who("rich"), units(5))
+        .await
+        .expect("it was sent, once");
+    let held = network.view().token_balance(who("rich")).await;
+    assert_eq!(held.expect("readable"), units(5));
 }

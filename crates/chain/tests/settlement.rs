@@ -488,3 +488,49 @@ fn revert_data_is_explained() {
     assert_eq!(explain_revert(&[]), "without a reason");
     assert_eq!(explain_revert(&[1, 2, 3, 4]), "0x01020304");
 }
+
+#[tokio::test]
+async fn a_router_covers_what_came_too_late_once_and_says_what_it_lacks() {
+    let network = network().await;
+    let router = network.account("router").await;
+    let (now, end) = (
+        Timestamp::from_secs(START),
+        Timestamp::from_secs(START + 1_000),
+    );
+    let short = router.cover_late(0, units(70), end, now, false).await;
+    assert!(
+        matches!(&short, Err(CoverError::Short { lacking, .. }) if *lacking == units(70)),
+        "{short:?}"
+    );
+    router
+        .mint_test_dollars(router.address(), units(30))
+        .await
+        .expect("mints");
+    let sent = router.cover_late(0, units(70), end, now, true).await;
+    assert!(matches!(sent.expect("covers"), Done::Now(_)));
+    let held = async || {
+        let view = network.view();
+        let own = view.allotment(router.address(), router.address()).await;
+        own.expect("readable")
+    };
+    assert_eq!((held().await.generation, held().await.cap), (1, units(70)));
+    // Asked again, before or after its event arrived: nothing more.
+    for known in [0, 1] {
+        let again = router.cover_late(known, units(70), end, now, true).await;
+        assert_eq!(again.expect("answers"), Done::Before);
+    }
+    let more = router.cover_late(1, units(100), end, now, true).await;
+    assert!(matches!(more.expect("tops up"), Done::Now(_)));
+    assert_eq!((held().await.generation, held().await.cap), (1, units(100)));
+    // One that ended comes back before the next is made.
+    let late = START + 1_000 + network.profile.settlement.settle_delay_seconds;
+    network.clock.set(late);
+    let late = Timestamp::from_secs(late);
+    for wanted in [false, true] {
+        let next = Timestamp(late.0 + 500_000);
+        let sent = router.cover_late(1, units(120), next, late, true).await;
+        assert!(matches!(sent.expect("sends"), Done::Now(_)));
+        assert_eq!(held().await.live, wanted);
+    }
+    assert_eq!((held().await.generation, held().await.cap), (2, units(120)));
+}

@@ -614,3 +614,56 @@ fn a_job_without_output_costs_nothing_but_has_a_leaf() {
     assert_eq!(batch.sealed.pay_root, Digest::ZERO);
     assert_eq!(book.lifetime_gross(address(9), 1), TokenAmount::ZERO);
 }
+
+#[test]
+fn failed_calls_are_forgotten_at_last_and_charged_ones_never() {
+    let mut book = two_accounts();
+    apply(
+        &mut book,
+        &[reserved(1, 1, 1, 600), charged(receipt(1, 1, 9, 250, 600))],
+    );
+    let failed = |n: u64| {
+        let mut id = stoa_types::JobId([0xfe; 32]);
+        id.0[..8].copy_from_slice(&n.to_be_bytes());
+        id
+    };
+    let mut size = 0;
+    for n in 0..10_050 {
+        let Entry::Reserved {
+            account,
+            generation,
+            amount,
+            until,
+            ..
+        } = reserved(2, 1, 1, 10)
+        else {
+            unreachable!("it is a reservation");
+        };
+        let (job, cause) = (failed(n), ReleaseCause::NoProvider);
+        let reserve = Entry::Reserved {
+            job,
+            account,
+            generation,
+            amount,
+            until,
+        };
+        apply(&mut book, &[reserve, Entry::Released { job, cause }]);
+        if n == 9_999 {
+            size = book.snapshot().len();
+        }
+    }
+    assert_eq!(book.snapshot().len(), size, "it grows no more");
+    assert_eq!(book.job_state(failed(49)), None);
+    assert_eq!(book.job_state(failed(50)), Some(JobState::Refunded));
+    assert_eq!(book.job_state(job(1)), Some(JobState::Delivered));
+    assert_eq!(RouterBook::restore(&book.snapshot()), Ok(book.clone()));
+    // A snapshot of the version before ends without the order of the releases.
+    let mut old = RouterBook::restore(&two_accounts().snapshot())
+        .expect("whole")
+        .snapshot();
+    let empty = old.len() - 4;
+    assert_eq!(old[empty..], [0; 4], "an empty list ends it");
+    old.truncate(empty);
+    old[0] = 1;
+    assert_eq!(RouterBook::restore(&old), Ok(two_accounts()));
+}

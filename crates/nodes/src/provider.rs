@@ -626,6 +626,9 @@ impl Provider {
                 attempt.0
             )));
         }
+        if !outputs.is_empty() {
+            outputs.push(Output::Send(self.status()));
+        }
         outputs
     }
 }

@@ -1,9 +1,12 @@
 //! The chain: the vault's executable model, blocks at intervals, events with positions that a reader follows by cursor.
 
 use stoa_ledger::book::{DebitEntry, RouterBook};
-use stoa_ledger::vault::{Claim, DebitProof, Event, Payee, Vault, VaultParams};
+use stoa_ledger::vault::{Claim, DebitProof, Event, Payee, Vault, VaultError, VaultParams};
 use stoa_nodes::router::{ChainCall, ChainEvent};
 use stoa_types::{Address, Digest, NetworkProfile, Timestamp, TokenAmount};
+
+const ADMIN: Address = Address([0xad; 20]);
+const VERDICT: Address = Address([0xae; 20]);
 
 /// One event and its block.
 #[derive(Debug, Clone)]
@@ -20,12 +23,7 @@ pub struct Logged {
 #[derive(Debug, Clone)]
 pub enum Transaction {
     /// From the router, with the arguments it had when it was sent.
-    Call(
-        ChainCall,
-        Vec<DebitEntry>,
-        stoa_types::Digest,
-        stoa_types::Digest,
-    ),
+    Call(ChainCall, Vec<DebitEntry>, Digest, Digest),
 }
 
 /// What a developer does to its allotment.
@@ -47,7 +45,12 @@ pub enum Act {
         /// Seconds.
         life: u64,
     },
+    /// Deposits, and allots anew or tops up, so that it can call for a while.
+    Renew,
 }
+
+const RENEWED_UNITS: u128 = 1_000;
+const RENEWED_SECONDS: u64 = 1_000;
 
 /// The simulated chain.
 pub struct ModelChain {
@@ -76,11 +79,11 @@ impl ModelChain {
             Address([0xa2; 20]),
             Address([0xa3; 20]),
         ];
-        let mut vault = Vault::new(
-            VaultParams::from_profile(profile, pots),
-            Address([0xad; 20]),
-        )
-        .expect("parameters of a checked profile");
+        let mut vault = Vault::new(VaultParams::from_profile(profile, pots), ADMIN)
+            .expect("parameters of a checked profile");
+        vault
+            .set_verdict(ADMIN, VERDICT)
+            .expect("the admin names the verdict");
         for provider in providers {
             vault.set_payee(
                 *provider,
@@ -129,6 +132,19 @@ impl ModelChain {
             }
             Act::Revoke => vault.revoke(developer, router, now),
             Act::Release => vault.release(developer, router, now),
+            Act::Renew => {
+                let add = TokenAmount::from_units(RENEWED_UNITS);
+                let end = now + RENEWED_SECONDS;
+                let deposited = vault.deposit(developer, developer, add);
+                deposited.and_then(|mut events| {
+                    let renewed = vault
+                        .allot(developer, router, add, end, now)
+                        .or_else(|_| vault.top_up(developer, router, add, end, now))
+                        .or_else(|_| vault.top_up(developer, router, add, 0, now))?;
+                    events.extend(renewed);
+                    Ok(events)
+                })
+            }
             Act::Allot { life } => {
                 let cap = vault.free(developer);
                 vault.allot(developer, router, cap, now + life, now)
@@ -137,6 +153,44 @@ impl ModelChain {
         let Ok(events) = result else { return false };
         self.note(events, now);
         true
+    }
+
+    /// The verdict cancels the payout root that waits; false when none does.
+    pub fn void(&mut self, now: u64) -> bool {
+        let Ok(events) = self.vault.void_pending(VERDICT, self.router) else {
+            return false;
+        };
+        self.note(events, now);
+        true
+    }
+
+    /// The router's allotment to itself reaches `cap`, as the real sender brings it there: what stands there already is not done again.
+    fn cover(
+        &mut self,
+        known: u32,
+        cap: TokenAmount,
+        expiry: u64,
+        now: u64,
+    ) -> Result<Vec<Event>, VaultError> {
+        let (vault, router) = (&mut self.vault, self.router);
+        let own = vault.allotment(router, router);
+        let own = own.map(|(generation, allotment)| (generation, allotment.clone()));
+        match own {
+            Some((generation, _)) if generation > known => Ok(Vec::new()),
+            Some((_, own)) if own.live && own.cap >= cap => Ok(Vec::new()),
+            Some((_, own)) if own.live && now >= own.expiry => vault.release(router, router, now),
+            Some((_, own)) if own.live => {
+                let add = cap.checked_sub(own.cap).unwrap_or_default();
+                let mut events = vault.deposit(router, router, add)?;
+                events.extend(vault.top_up(router, router, add, expiry.max(own.expiry), now)?);
+                Ok(events)
+            }
+            _ => {
+                let mut events = vault.deposit(router, router, cap)?;
+                events.extend(vault.allot(router, router, cap, expiry, now)?);
+                Ok(events)
+            }
+        }
     }
 
     fn note(&mut self, events: Vec<Event>, at: u64) {
@@ -210,6 +264,11 @@ impl ModelChain {
                     )
                 }
                 ChainCall::Promote => self.vault.promote(router, now),
+                ChainCall::CoverLate {
+                    generation,
+                    cap,
+                    expiry,
+                } => self.cover(generation, cap, expiry.secs(), now),
                 ChainCall::SyncDebits => {
                     let proofs: Vec<_> = entries
                         .into_iter()
@@ -258,11 +317,23 @@ impl ModelChain {
         let at = Timestamp::from_secs(logged.at);
         Some(match &logged.event {
             // Like the real reader: the allotment as it stands now, not as it stood at the event.
-            Event::Allotted { developer, .. }
-            | Event::ToppedUp { developer, .. }
-            | Event::Revoked { developer, .. } => {
+            Event::Allotted {
+                developer,
+                generation: meant,
+                ..
+            }
+            | Event::ToppedUp {
+                developer,
+                generation: meant,
+                ..
+            }
+            | Event::Revoked {
+                developer,
+                generation: meant,
+                ..
+            } => {
                 let (generation, allotment) = self.vault.allotment(*developer, self.router)?;
-                if !allotment.live {
+                if !allotment.live || generation != *meant {
                     return None;
                 }
                 ChainEvent::Allotment {
@@ -282,9 +353,17 @@ impl ModelChain {
                 account: *developer,
                 generation: *generation,
             },
+            Event::PendingVoided { pay_root, .. } => ChainEvent::PayoutVoided {
+                pay_root: *pay_root,
+                block: logged.block,
+            },
             Event::BatchPosted {
-                index, chain_head, ..
+                index,
+                chain_head,
+                pay_root,
+                ..
             } => ChainEvent::BatchPosted {
+                pay_root: *pay_root,
                 index: *index,
                 head: *chain_head,
                 block: logged.block,

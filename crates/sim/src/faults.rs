@@ -61,6 +61,21 @@ pub enum Fault {
     Released,
     /// A released allotment was followed by its next generation.
     Renewed,
+    /// The chain was out of the router's reach, often for longer than the delay between an allotment's end and its release, while
+    /// others used it.
+    ChainCut,
+    /// The verdict cancelled a payout root in its window.
+    Voided,
+    /// The router took over debits that came too late.
+    Absorbed,
+    /// A batch was posted without the payout root that it was sealed with.
+    LeftOut,
+    /// The journal became a snapshot and a shorter tail.
+    Compacted,
+    /// A refusal by the journal arrived after other inputs.
+    RefusedLate,
+    /// No new calls were taken for a while.
+    Drained,
 }
 
 /// Each fault with the roles it can hit: a campaign in which one never fired has tested less than it says.
@@ -91,6 +106,14 @@ pub const EXPECTED: &[(Fault, Role)] = &[
     (Fault::Revoked, Role::Client),
     (Fault::Released, Role::Client),
     (Fault::Renewed, Role::Client),
+    (Fault::ChainCut, Role::Router),
+    (Fault::Voided, Role::Chain),
+    (Fault::Absorbed, Role::Router),
+    (Fault::LeftOut, Role::Router),
+    (Fault::Compacted, Role::Router),
+    (Fault::RefusedLate, Role::Router),
+    (Fault::Drained, Role::Router),
+    (Fault::Drained, Role::Provider),
 ];
 
 /// How often each fault hit each role.
@@ -165,6 +188,14 @@ pub struct Ranges {
     pub developer_every_ms: u64,
     /// Lives of tickets, notices and allotments are so short that allotments end and are released within the run.
     pub short_lives: bool,
+    /// Mean time between losses of the chain by the router; 0 = none.
+    pub chain_cut_every_ms: u64,
+    /// Payout roots that are cancelled, per block in which one waits.
+    pub void: u64,
+    /// Syncs after which the journal is compacted.
+    pub compaction: u64,
+    /// Mean time between drainings; 0 = none.
+    pub drain_every_ms: u64,
 }
 
 impl Ranges {
@@ -203,8 +234,15 @@ impl Ranges {
             chain_faults: rate(rng, 300),
             cap: if rng.chance(200) { 400 } else { 1_000_000 },
             batch_seconds: rng.between(1, 20),
-            developer_every_ms: rate(rng, 8_000),
-            short_lives: !calm && rng.chance(300),
+            developer_every_ms: rate(rng, 6_000),
+            short_lives: !calm && rng.chance(350),
+            chain_cut_every_ms: match rate(rng, 3) {
+                0 => 0,
+                _ => rng.between(5_000, 40_000),
+            },
+            void: rate(rng, 30),
+            compaction: rate(rng, 200),
+            drain_every_ms: rate(rng, 30_000),
         }
     }
 }

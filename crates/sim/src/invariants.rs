@@ -3,6 +3,7 @@
 use crate::chain::ModelChain;
 use std::collections::BTreeMap;
 use stoa_ledger::book::RouterBook;
+use stoa_nodes::router::{Stock, Track};
 use stoa_types::{Address, JobId, SignedReceipt, TokenAmount};
 
 /// What the outside was told: none of it may ever be untrue.
@@ -75,14 +76,13 @@ pub fn check_drained(
         .map(|provider| book.lifetime_gross(*provider, 1));
     let gross = TokenAmount::checked_sum(gross).ok_or("the charges do not fit an amount")?;
     let totals = chain.vault.totals(book.router());
-    // Charges of a released allotment that were not debited in time are the router's own loss, and nobody else's.
-    let late = TokenAmount::checked_sum(book.late_debits().into_iter().map(|(_, _, late)| late))
-        .ok_or("the late debits do not fit an amount")?;
-    let claimed_all = totals.claimed_gross == gross || !late.is_zero();
-    if totals.debited_total.checked_add(late) != Some(gross) || !claimed_all {
+    // Also what allotments were released too early for: the router took that over, and every provider is paid to the unit.
+    if totals.debited_total != gross || totals.claimed_gross != gross {
         return Err(format!(
-            "charged {gross}, debited {}, late {late}, claimed {}",
-            totals.debited_total, totals.claimed_gross
+            "charged {gross}, debited {}, late {:?}, claimed {}",
+            totals.debited_total,
+            book.late_debits(),
+            totals.claimed_gross
         ));
     }
     for developer in developers {
@@ -100,4 +100,51 @@ pub fn check_drained(
         }
     }
     Ok(())
+}
+
+/// What the router counts about its providers, given how many charges it made with each since it started, and who of them is `honest`
+/// over links that change nothing.
+pub fn check_stock(
+    stock: &Stock,
+    charged: &BTreeMap<Address, u64>,
+    honest: impl Fn(Address) -> bool,
+) -> Result<(), String> {
+    let start = Track::default().reputation.ppm();
+    for (provider, standing) in stock.iter() {
+        let (free, slots) = (standing.free_slots, standing.hello.slots);
+        if free > slots || (free > 0 && !standing.online) {
+            return Err(format!(
+                "{provider} has {free} of {slots} slots free, connected: {}",
+                standing.online
+            ));
+        }
+        let delivered = charged.get(provider).copied().unwrap_or_default();
+        if standing.track.delivered != delivered {
+            return Err(format!(
+                "{provider}: {} jobs counted, {delivered} charged",
+                standing.track.delivered
+            ));
+        }
+        if honest(*provider) && standing.track.reputation.ppm() < start {
+            return Err(format!(
+                "{provider} was honest and its reputation fell to {}",
+                standing.track.reputation.ppm()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// When no call is under way, every slot of those that are connected is free again.
+pub fn check_slots(stock: &Stock) -> Result<(), String> {
+    let leaked = stock
+        .iter()
+        .find(|(_, standing)| standing.online && standing.free_slots != standing.hello.slots);
+    match leaked {
+        None => Ok(()),
+        Some((provider, standing)) => Err(format!(
+            "{provider}: {} of {} slots free though no call is under way",
+            standing.free_slots, standing.hello.slots
+        )),
+    }
 }

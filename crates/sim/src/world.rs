@@ -6,9 +6,9 @@ use crate::faults::{Coverage, Fault, Ranges, Role};
 use crate::invariants::{self, Told};
 use crate::rng::Rng;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use stoa_crypto::{Domain, SecretKey, keccak256};
-use stoa_ledger::book::RouterBook;
+use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{ClientEvent, ClientRequest, Constraints, Done};
 use stoa_nodes::message::{ModelOffer, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
@@ -22,7 +22,9 @@ use stoa_types::{
 const START_MS: u64 = 1_790_000_000_000;
 const MODEL: &str = "model";
 /// How long the network gets to drain after it was healed.
-const DRAIN_MS: u64 = 400_000;
+const DRAIN_MS: u64 = 900_000;
+/// Then another customer comes, where only a new leaf can carry what is left: longer than a batch, two windows and their retries.
+const CUSTOMER_MS: u64 = 150_000;
 /// Accounts that call in turn.
 const DEVELOPERS: u64 = 2;
 const TICK_MS: u64 = 500;
@@ -62,6 +64,7 @@ pub struct Violation {
 enum Event {
     Submit(u64),
     Leave(JobId),
+    Read(JobId),
     ToRouter {
         provider: usize,
         link: u64,
@@ -97,6 +100,14 @@ enum Event {
     Developer(u64, Act),
     Cut(usize),
     Heal(usize),
+    ChainCut,
+    ChainBack,
+    Drain(Option<usize>),
+    Refused {
+        life: u64,
+        sequence: u64,
+    },
+    Customer(u64),
     AllHealed,
 }
 
@@ -108,6 +119,15 @@ struct ProviderHost {
     link: u64,
     cut: bool,
     skew: i64,
+}
+
+/// What a client was told, and what of it reached it.
+#[derive(Default)]
+struct Heard {
+    text: String,
+    tokens: u64,
+    read: u64,
+    left: bool,
 }
 
 struct World {
@@ -128,13 +148,22 @@ struct World {
     next_link: u64,
     chain: ModelChain,
     told: Told,
-    /// Text that each client heard.
-    heard: BTreeMap<JobId, String>,
+    /// What each client heard.
+    heard: BTreeMap<JobId, Heard>,
     network: Rng,
     disk: Rng,
     schedule: Rng,
     adversary: Rng,
     last_arrival: BTreeMap<(usize, bool), u64>,
+    /// Reservations that the journal refused and the router does not know of yet.
+    refused: BTreeSet<u64>,
+    /// Charges that the router made with each provider since it started.
+    charged: BTreeMap<Address, u64>,
+    forged: BTreeSet<Address>,
+    chain_cut: bool,
+    draining: bool,
+    /// What the chain told that the router's book holds to be impossible.
+    contradiction: Option<String>,
     healed: bool,
     coverage: Coverage,
     trace: Digest,
@@ -225,6 +254,12 @@ impl World {
             schedule: Rng::stream(seed, "schedule"),
             adversary: Rng::stream(seed, "adversary"),
             last_arrival: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            charged: BTreeMap::new(),
+            forged: BTreeSet::new(),
+            chain_cut: false,
+            draining: false,
+            contradiction: None,
             healed: false,
             coverage: Coverage::default(),
             trace: Digest::ZERO,
@@ -272,7 +307,30 @@ impl World {
             world.at(time, Event::Cut(whom));
             world.at(back, Event::Heal(whom));
         });
-        self.plan_repeated(self.ranges.developer_every_ms, end, Self::plan_act);
+        self.plan_repeated(self.ranges.chain_cut_every_ms, end, |world, time| {
+            let back = time + world.schedule.between(1_000, 40_000);
+            world.at(time, Event::ChainCut);
+            world.at(back, Event::ChainBack);
+        });
+        self.plan_repeated(self.ranges.drain_every_ms, end, |world, time| {
+            let whom = if world.schedule.chance(500) {
+                None
+            } else {
+                Some(world.schedule.below(world.ranges.providers) as usize)
+            };
+            world.at(time, Event::Drain(whom));
+            // Who drains ends and comes back.
+            let gone = time + world.schedule.between(500, 5_000);
+            let back = gone + world.schedule.between(1, 3_000);
+            world.at(gone, Event::Crash(whom));
+            world.at(back, Event::Restart(whom));
+        });
+        let acts_end = if self.ranges.short_lives {
+            end + 15_000
+        } else {
+            end
+        };
+        self.plan_repeated(self.ranges.developer_every_ms, acts_end, Self::plan_act);
         self.at(self.now + TICK_MS, Event::Tick);
         self.at(self.now + BLOCK_MS, Event::Block);
         self.at(end + 16_000, Event::AllHealed);
@@ -295,29 +353,26 @@ impl World {
         self.at(time, Event::Developer(whom, act));
     }
 
-    /// Whether every charge of the developer's allotment is debited on chain. The vault's delay between the end of an allotment and
-    /// its release (T_settle) is there to make it so; these runs are shorter than any delay that outages could not outlast, so the
-    /// schedule keeps to what the delay promises. What happens when an outage outlasts it is not simulated yet (docs/plan.md).
-    fn is_settled(&self, developer: Address) -> bool {
-        let Some(router) = &self.router else {
-            return false;
-        };
-        let allotment = router.book().allotment(developer);
-        allotment.is_none_or(|(_, state)| state.held.is_zero() && state.charged == state.debited)
-    }
-
     fn act(&mut self, n: u64, act: Act) {
-        if matches!(act, Act::Release) && !self.is_settled(developer(n)) {
-            return;
-        }
-        if !self.chain.act(developer(n), act, self.now / 1000) {
+        let seconds = self.now / 1000;
+        let done = match act {
+            // Anyone may, for everybody: also for what the router allotted to itself.
+            Act::Release => developers()
+                .into_iter()
+                .chain([self.router_config.key.address()])
+                .filter(|who| self.chain.act(*who, act, seconds))
+                .count()
+                .gt(&0),
+            _ => self.chain.act(developer(n), act, seconds),
+        };
+        if !done {
             return;
         }
         let fault = match act {
             Act::TopUp { .. } => Fault::ToppedUp,
             Act::Revoke => Fault::Revoked,
             Act::Release => Fault::Released,
-            Act::Allot { .. } => Fault::Renewed,
+            Act::Allot { .. } | Act::Renew => Fault::Renewed,
         };
         self.coverage.saw(fault, Role::Client);
         self.follow_chain();
@@ -370,10 +425,20 @@ impl World {
         if self.lines.len() >= 4 * TRACE_SHOWN {
             self.lines.drain(..2 * TRACE_SHOWN);
         }
-        self.lines.push(line);
+        if !matches!(event, Event::Tick | Event::Block) {
+            self.lines.push(line);
+        }
         self.event(event);
+        if let Some(what) = self.contradiction.take() {
+            return Err(self.violation(what));
+        }
         if let Some(router) = &self.router {
+            let links_change_nothing =
+                self.ranges.loss + self.ranges.duplication + self.ranges.skew_ms == 0
+                    && self.ranges.ordered;
+            let honest = |who| links_change_nothing && !self.forged.contains(&who);
             invariants::check(router.book(), &self.chain, &self.told)
+                .and_then(|()| invariants::check_stock(router.stock(), &self.charged, honest))
                 .map_err(|what| self.violation(what))?;
         }
         Ok(())
@@ -400,6 +465,7 @@ impl World {
             .iter()
             .map(|p| p.config.key.address())
             .collect();
+        invariants::check_slots(router.stock())?;
         invariants::check_drained(router.book(), &self.chain, &providers, &developers())
     }
 
@@ -417,7 +483,8 @@ impl World {
     fn event(&mut self, event: Event) {
         match event {
             Event::Submit(n) => self.submit(n),
-            Event::Leave(job) => self.router_input(Input::ClientGone { job }),
+            Event::Leave(job) => self.leave(job),
+            Event::Read(job) => self.read(job),
             Event::ToRouter {
                 provider,
                 link,
@@ -478,6 +545,15 @@ impl World {
             Event::Developer(n, act) => self.act(n, act),
             Event::Cut(n) => self.cut(n),
             Event::Heal(n) => self.heal(n),
+            Event::ChainCut => self.cut_chain(),
+            Event::ChainBack => self.chain_back(),
+            Event::Drain(whom) => self.drain(whom),
+            Event::Refused { life, sequence } => {
+                if self.router_life == life {
+                    self.refuse(sequence);
+                }
+            }
+            Event::Customer(n) => self.customer(n),
             Event::AllHealed => self.heal_all(),
         }
     }
@@ -501,6 +577,26 @@ impl World {
             request: Box::new(request(self.seed, n)),
             entropy,
         });
+    }
+
+    /// The client goes away and has read a part of what was sent.
+    fn leave(&mut self, job: JobId) {
+        let heard = self.heard.entry(job).or_default();
+        heard.left = true;
+        let read = heard.read.max(self.schedule.below(heard.tokens + 1));
+        heard.read = read;
+        self.router_input(Input::ClientGone { job, read });
+    }
+
+    /// All that was sent has reached the client, unless it left before.
+    fn read(&mut self, job: JobId) {
+        let heard = self.heard.entry(job).or_default();
+        if heard.left {
+            return;
+        }
+        heard.read = heard.tokens;
+        let tokens = heard.tokens;
+        self.router_input(Input::Delivered { job, tokens });
     }
 
     // ---- router
@@ -540,29 +636,62 @@ impl World {
                     }
                 }
                 Output::Chain(call) => {
-                    let Some(router) = &self.router else { continue };
+                    let Some(router) = self.router.as_ref().filter(|_| !self.chain_cut) else {
+                        continue;
+                    };
                     self.chain.send(call, router.book());
                 }
                 Output::Decided { decision, .. } => {
                     decision.replay().expect("every decision can be replayed")
+                }
+                Output::Warn(text) if text.contains("contradicts the books") => {
+                    self.contradiction.get_or_insert(text);
                 }
                 Output::Warn(_) => {}
             }
         }
     }
 
-    fn journal(&mut self, sequence: u64, entry: &stoa_ledger::book::Entry) {
-        let reservation = matches!(entry, stoa_ledger::book::Entry::Reserved { .. });
-        if reservation && !self.healed && self.disk.chance(self.ranges.disk_full) {
-            self.coverage.saw(Fault::DiskFull, Role::Router);
-            return self.router_input(Input::NotWritten {
-                sequence,
-                reason: "the simulated disk is full".to_owned(),
-            });
+    fn journal(&mut self, sequence: u64, entry: &Entry) {
+        match entry {
+            Entry::Reserved { .. } if !self.healed && self.disk.chance(self.ranges.disk_full) => {
+                self.coverage.saw(Fault::DiskFull, Role::Router);
+                self.refused.insert(sequence);
+                let (life, late) = (self.router_life, self.disk.below(400));
+                return self.at(self.now + late, Event::Refused { life, sequence });
+            }
+            Entry::Charged { receipt } => {
+                *self.charged.entry(receipt.receipt.provider).or_default() += 1;
+            }
+            Entry::LateDebitsAbsorbed { .. } => self.coverage.saw(Fault::Absorbed, Role::Router),
+            Entry::PayoutVoided { pay_root } => {
+                let unposted = |router: &Router| {
+                    router
+                        .book()
+                        .next_post()
+                        .is_some_and(|batch| batch.sealed.pay_root == *pay_root)
+                };
+                if self.router.as_ref().is_some_and(unposted) {
+                    self.coverage.saw(Fault::LeftOut, Role::Router);
+                }
+            }
+            _ => {}
         }
         if self.journal.write(sequence, entry) {
             self.start_sync();
         }
+    }
+
+    /// The journal's refusal arrives, perhaps after other inputs.
+    fn refuse(&mut self, sequence: u64) {
+        if !self.refused.remove(&sequence) {
+            return;
+        }
+        self.coverage.saw(Fault::RefusedLate, Role::Router);
+        self.router_input(Input::NotWritten {
+            sequence,
+            reason: "the simulated disk is full".to_owned(),
+        });
     }
 
     fn start_sync(&mut self) {
@@ -575,7 +704,17 @@ impl World {
         if self.router_life != life {
             return;
         }
+        // A refusal is told before any later entry is durable, as the real journal's queue does.
+        let up_to = self.journal.syncing_up_to().unwrap_or_default();
+        let before: Vec<_> = self.refused.range(..up_to).copied().collect();
+        before
+            .into_iter()
+            .for_each(|sequence| self.refuse(sequence));
         if let Some((up_to, more)) = self.journal.synced() {
+            if self.disk.chance(self.ranges.compaction) {
+                self.coverage.saw(Fault::Compacted, Role::Router);
+                self.journal.compact(self.empty_book());
+            }
             if more {
                 self.start_sync();
             }
@@ -593,8 +732,18 @@ impl World {
                 self.check_answer(job, &done);
                 self.told.done.insert(job, done.receipt);
             }
-            ClientEvent::Failed(failure) => drop(self.told.failed.insert(job, failure.billed)),
-            ClientEvent::Delta { text, .. } => self.heard.entry(job).or_default().push_str(&text),
+            ClientEvent::Failed(failure) => {
+                self.told.failed.insert(job, failure.billed);
+            }
+            ClientEvent::Delta { text, tokens } => {
+                let heard = self.heard.entry(job).or_default();
+                heard.text.push_str(&text);
+                heard.tokens += u64::from(tokens);
+            }
+            ClientEvent::Complete => {
+                let took = self.schedule.below(400);
+                self.at(self.now + took, Event::Read(job));
+            }
             ClientEvent::Started(_) => {}
         }
     }
@@ -602,8 +751,17 @@ impl World {
     /// The receipt that a client is given is about what it heard and about the offer as it was made: what no book can check.
     fn check_answer(&self, job: JobId, done: &Done) {
         let receipt = &done.receipt.receipt;
-        let heard = self.heard.get(&job).map_or("", String::as_str);
-        assert_eq!(heard, done.content.text, "{job}: another text was heard");
+        let nothing = Heard::default();
+        let client = self.heard.get(&job).unwrap_or(&nothing);
+        let text = &done.content.text;
+        let all = client.text == *text || (client.left && client.text.starts_with(text.as_str()));
+        assert!(all, "{job}: {:?} was heard, not {text:?}", client.text);
+        assert!(
+            receipt.output_units <= client.read,
+            "{job}: {} tokens are charged, {} were read",
+            receipt.output_units,
+            client.read
+        );
         let config = self
             .providers
             .iter()
@@ -611,7 +769,7 @@ impl World {
             .find(|config| config.key.address() == receipt.provider)
             .expect("only these providers exist");
         let offer = &config.offers[0];
-        let tokens: Vec<u32> = heard
+        let tokens: Vec<u32> = text
             .split_whitespace()
             .map(|n| n.parse().expect("simulated providers write their tokens"))
             .collect();
@@ -636,6 +794,8 @@ impl World {
         }
         self.coverage.saw(Fault::Crash, Role::Router);
         self.router_life += 1;
+        self.draining = false;
+        self.refused.clear();
         if self.journal.crash(&mut self.disk) > 0 {
             self.coverage.saw(Fault::UnsyncedLost, Role::Router);
         }
@@ -651,11 +811,8 @@ impl World {
         if self.router_life > 0 {
             self.coverage.saw(Fault::Restart, Role::Router);
         }
-        let book = RouterBook::new(self.router_config.domain, self.router_config.key.address());
-        let entries = self.journal.entries();
-        let book = book
-            .replay(&entries)
-            .expect("a journal that was synced in order replays");
+        self.charged.clear();
+        let book = self.journal.book(self.empty_book());
         let (router, outputs) = Router::recover(self.router_config.clone(), book, 1);
         self.router = Some(router);
         // The reader of chain events has no memory of its own: it tells everything again.
@@ -664,6 +821,26 @@ impl World {
         self.follow_chain();
         for n in 0..self.providers.len() {
             self.link(n);
+        }
+    }
+
+    fn empty_book(&self) -> RouterBook {
+        RouterBook::new(self.router_config.domain, self.router_config.key.address())
+    }
+
+    /// A router or a provider is told to finish what runs and to take nothing new.
+    fn drain(&mut self, whom: Option<usize>) {
+        match whom {
+            None if self.router.is_some() => {
+                self.coverage.saw(Fault::Drained, Role::Router);
+                self.draining = true;
+                self.router_input(Input::Drain);
+            }
+            Some(n) if self.providers[n].core.is_some() => {
+                self.coverage.saw(Fault::Drained, Role::Provider);
+                self.provider_input(n, provider::Input::Drain(true));
+            }
+            _ => {}
         }
     }
 
@@ -759,7 +936,9 @@ impl World {
             && self.adversary.chance(self.ranges.garbage)
         {
             self.coverage.saw(Fault::Garbage, Role::Provider);
-            forge(end, &mut self.adversary, &self.providers[n].config.key);
+            let key = &self.providers[n].config.key;
+            self.forged.insert(key.address());
+            forge(end, &mut self.adversary, key);
         }
         let message = Box::new(message);
         self.deliver(
@@ -791,7 +970,9 @@ impl World {
     /// Puts a message on the wire: late, lost, twice, or out of order.
     fn deliver(&mut self, n: usize, up: bool, event: Event) {
         let role = if up { Role::Router } else { Role::Provider };
-        let calm = self.healed;
+        // The transport keeps the newest status and its order, whatever becomes of the streams of jobs.
+        let status = matches!(&event, Event::ToRouter { message, .. } if matches!(**message, ToRouter::Status { .. }));
+        let calm = self.healed || status;
         if !calm && self.network.chance(self.ranges.loss) {
             return self.coverage.saw(Fault::Lost, role);
         }
@@ -881,7 +1062,9 @@ impl World {
     // ---- chain and time
 
     fn tick(&mut self) {
-        self.at(self.now + TICK_MS, Event::Tick);
+        // While nothing fails, nothing depends on a fine clock.
+        let next = if self.healed { 2 * TICK_MS } else { TICK_MS };
+        self.at(self.now + next, Event::Tick);
         self.router_input(Input::Tick);
         for n in 0..self.providers.len() {
             self.provider_input(n, provider::Input::Tick);
@@ -903,6 +1086,9 @@ impl World {
         }
         let seconds = self.now / 1000;
         self.chain.mine(seconds);
+        if !self.healed && self.adversary.chance(self.ranges.void) && self.chain.void(seconds) {
+            self.coverage.saw(Fault::Voided, Role::Chain);
+        }
         if let Some(router) = &self.router {
             for host in &self.providers {
                 self.chain
@@ -913,7 +1099,7 @@ impl World {
     }
 
     fn follow_chain(&mut self) {
-        if self.router.is_none() {
+        if self.router.is_none() || self.chain_cut {
             return;
         }
         let life = self.router_life;
@@ -928,10 +1114,54 @@ impl World {
         }
     }
 
+    /// The router loses the chain; for everybody else it goes on.
+    fn cut_chain(&mut self) {
+        self.coverage.saw(Fault::ChainCut, Role::Router);
+        self.chain_cut = true;
+        self.router_input(Input::ChainReachable(false));
+    }
+
+    fn chain_back(&mut self) {
+        self.chain_cut = false;
+        self.router_input(Input::ChainReachable(true));
+        self.follow_chain();
+    }
+
+    /// A post needs a leaf. Where a root was cancelled or debits moved after the last leaf had its batch, the next customer brings one;
+    /// everywhere else all must drain without.
+    fn customer(&mut self, n: u64) {
+        let needs_a_leaf = [
+            (Fault::Voided, Role::Chain),
+            (Fault::Absorbed, Role::Router),
+            (Fault::LeftOut, Role::Router),
+        ];
+        let tail = needs_a_leaf
+            .iter()
+            .any(|seen| self.coverage.0.contains_key(seen));
+        if !tail || self.drained().is_ok() {
+            return;
+        }
+        let (who, seconds) = (developer(n % DEVELOPERS), self.now / 1000);
+        for act in [Act::Release, Act::Renew] {
+            self.chain.act(who, act, seconds);
+        }
+        // Track records begin anew with the router: who lost its name under faults may serve again.
+        self.crash_router();
+        self.restart_router();
+        self.follow_chain();
+        self.at(self.now + 1_000, Event::Submit(n));
+        self.at(self.now + CUSTOMER_MS, Event::Customer(n + DEVELOPERS));
+    }
+
     /// From here on nothing fails: everything must drain.
     fn heal_all(&mut self) {
         self.healed = true;
-        let faults = |event: &Event| matches!(event, Event::Crash(_) | Event::Cut(_));
+        let faults = |event: &Event| {
+            matches!(
+                event,
+                Event::Crash(_) | Event::Cut(_) | Event::ChainCut | Event::Drain(_)
+            )
+        };
         self.events
             .values_mut()
             .filter(|event| faults(event))
@@ -940,8 +1170,15 @@ impl World {
             self.providers[n].cut = false;
             self.providers[n].skew = 0;
             self.restart_provider(n);
+            self.provider_input(n, provider::Input::Drain(false));
+        }
+        if self.draining {
+            self.crash_router();
         }
         self.restart_router();
+        self.chain_back();
+        let first = self.ranges.calls.next_multiple_of(DEVELOPERS);
+        self.at(self.now + CUSTOMER_MS, Event::Customer(first));
         for n in 0..self.providers.len() {
             self.link(n);
         }
@@ -1041,6 +1278,7 @@ fn short(event: &Event) -> String {
     match event {
         Event::Submit(n) => format!("submit {n}"),
         Event::Leave(id) => format!("leave {}", job(id)),
+        Event::Read(id) => format!("read {}", job(id)),
         Event::ToRouter {
             provider, message, ..
         } => {

@@ -1,7 +1,7 @@
 //! The router's side of the chain: events become inputs of the state machine, its chain calls become transactions.
 
 use super::gateway::ChainView;
-use super::router::RouterHandle;
+use super::router::{RouterHandle, now};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -199,15 +199,24 @@ impl<C: ChainAccess + Clone> Follower<C> {
         let mine = |router: Address| router == self.account;
         Some(match event {
             ContractEvent::Allotted {
-                developer, router, ..
+                developer,
+                router,
+                generation,
+                ..
             }
             | ContractEvent::ToppedUp {
-                developer, router, ..
+                developer,
+                router,
+                generation,
+                ..
             }
             | ContractEvent::Revoked {
-                developer, router, ..
+                developer,
+                router,
+                generation,
+                ..
             } if mine(router) => {
-                return self.allotment(developer).await;
+                return self.allotment(developer, generation).await;
             }
             ContractEvent::Released {
                 developer,
@@ -222,13 +231,18 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 router,
                 index,
                 chain_head,
+                pay_root,
                 ..
             } if mine(router) => ChainEvent::BatchPosted {
                 index,
                 head: chain_head,
                 block,
                 at,
+                pay_root,
             },
+            ContractEvent::PendingVoided {
+                router, pay_root, ..
+            } if mine(router) => ChainEvent::PayoutVoided { pay_root, block },
             ContractEvent::Promoted {
                 router,
                 pay_root,
@@ -248,8 +262,9 @@ impl<C: ChainAccess + Clone> Follower<C> {
         })
     }
 
-    /// The allotment as it stands now: an event of an old block must not take back what a newer one gave.
-    async fn allotment(&self, developer: Address) -> Option<ChainEvent> {
+    /// The allotment as it stands now: an event of an old block must not take back what a newer one gave. Of a generation that is over
+    /// nothing is told: were a newer one told in its place, debits that were booked in between would seem to have come too late.
+    async fn allotment(&self, developer: Address, generation: u32) -> Option<ChainEvent> {
         let view = View::new(self.chain.clone(), self.contracts);
         // The event is told once: without an answer it waits here, or a revocation would be missed until the next start.
         let found = loop {
@@ -262,7 +277,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 }
             }
         };
-        found.live.then(|| ChainEvent::Allotment {
+        (found.live && found.generation == generation).then(|| ChainEvent::Allotment {
             account: developer,
             generation: found.generation,
             cap: found.cap,
@@ -296,19 +311,27 @@ impl<C: ChainAccess + Clone> Follower<C> {
     }
 }
 
-/// Carries out chain calls, one after the other. A call that fails is asked for again by the state machine.
+/// Carries out chain calls, one after the other. A call that fails is asked for again by the state machine; what was asked for again
+/// while another call took its time is carried out once.
 pub async fn carry_out<C: ChainAccess>(
     account: Account<C>,
     router: RouterHandle,
     mut calls: mpsc::UnboundedReceiver<ChainCall>,
 ) {
     while let Some(call) = calls.recv().await {
-        let what = format!("{call:?}");
-        match carry(&account, &router, call).await {
-            Ok(true) => tracing::info!(call = %what, "on chain"),
-            Ok(false) => tracing::debug!(call = %what, "was on chain already"),
-            Err(error) => {
-                tracing::warn!(call = %what, %error, "a chain call failed; it will be tried again")
+        let mut waiting = vec![call];
+        while let Ok(call) = calls.try_recv() {
+            waiting.retain(|earlier| *earlier != call);
+            waiting.push(call);
+        }
+        for call in waiting {
+            let what = format!("{call:?}");
+            match carry(&account, &router, call).await {
+                Ok(true) => tracing::info!(call = %what, "on chain"),
+                Ok(false) => tracing::debug!(call = %what, "was on chain already"),
+                Err(error) => {
+                    tracing::warn!(call = %what, %error, "a chain call failed; it will be tried again")
+                }
             }
         }
     }
@@ -347,6 +370,18 @@ async fn carry<C: ChainAccess>(
             .await
             .map(|done| matches!(done, Done::Now(_)))
             .map_err(|e| e.to_string()),
+        ChainCall::CoverLate {
+            generation,
+            cap,
+            expiry,
+        } => {
+            let devnet = router.core().config().profile.devnet;
+            account
+                .cover_late(generation, cap, expiry, now(), devnet)
+                .await
+                .map(|done| matches!(done, Done::Now(_)))
+                .map_err(|e| e.to_string())
+        }
         ChainCall::SyncDebits => {
             let (roots, debits) = {
                 let core = router.core();

@@ -118,7 +118,8 @@ impl RouterBook {
     /// The oldest unsealed leaves as the next batch: at most `job_limit` of them. `None` when there is nothing to seal.
     ///
     /// With a payout root, it covers all sealed batches and this one; it is left out when it would say nothing new. Without one the
-    /// newest leaf is held back: a post needs a leaf, and without any the last earnings would wait for the next customer.
+    /// newest leaf is held back: a post needs a leaf, and without any the last earnings would wait for the next customer. A root that
+    /// the vault would refuse, because allotments were released with charges that nothing covers, is left out.
     pub fn seal(&self, now: Timestamp, job_limit: u32, with_payout: bool) -> Option<Entry> {
         let unsealed = self.unsealed_count();
         let takeable = if with_payout {
@@ -128,6 +129,9 @@ impl RouterBook {
         };
         let count = u32::try_from(takeable).unwrap_or(u32::MAX).min(job_limit);
         let composed = self.compose(count, with_payout, now).ok()?;
+        if composed.record.sealed.gross > self.covered() {
+            return self.seal(now, job_limit, false);
+        }
         Some(Entry::BatchSealed(composed.record.sealed))
     }
 

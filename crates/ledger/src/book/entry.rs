@@ -180,6 +180,11 @@ pub enum Entry {
         /// Which.
         pay_root: Digest,
     },
+    /// The vault holds a payout root whose batch was to be posted without it: it got there before the cancelling was known.
+    PayoutStands {
+        /// Which.
+        pay_root: Digest,
+    },
     /// The vault booked debits of an allotment.
     DebitsSynced {
         /// Whose money.
@@ -243,6 +248,7 @@ plain_entries! {
     10 => PayoutVoided { pay_root },
     11 => DebitsSynced { account, generation, debited },
     12 => LateDebitsAbsorbed { account, generation, amount, router_generation },
+    13 => PayoutStands { pay_root },
 }
 
 impl Entry {

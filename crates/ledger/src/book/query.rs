@@ -203,12 +203,26 @@ impl RouterBook {
         Some((batch.sealed.index, position))
     }
 
-    /// The proof of a job in a sealed batch.
+    /// The proof of a job in a sealed batch. Whoever asks for many keeps the trees: [`RouterBook::proof_in`].
     pub fn proof(&self, job: JobId) -> Option<JobProof> {
+        let (index, _) = self.batch_of(job)?;
+        self.proof_in(job, &MerkleTree::new(self.leaves_of(index)?))
+    }
+
+    /// Leaves of sealed batch `index` in their order; they never change.
+    pub fn leaves_of(&self, index: u64) -> Option<Vec<Digest>> {
+        let sealed = &self.batch(index)?.sealed;
+        let jobs = self.leaf_range(sealed.first, sealed.job_count)?;
+        Some(jobs.iter().map(|job| job.leaf).collect())
+    }
+
+    /// The proof of a job in a sealed batch whose tree is at hand; `None` for another batch's tree.
+    pub fn proof_in(&self, job: JobId, tree: &MerkleTree) -> Option<JobProof> {
         let (index, leaf_index) = self.batch_of(job)?;
         let batch = self.batch(index)?;
-        let jobs = self.leaf_range(batch.sealed.first, batch.sealed.job_count)?;
-        let tree = MerkleTree::new(jobs.iter().map(|job| job.leaf).collect());
+        if tree.root() != batch.sealed.job_root {
+            return None;
+        }
         let previous = index
             .checked_sub(1)
             .and_then(|previous| self.batch(previous));
@@ -410,6 +424,107 @@ impl RouterBook {
             .map(|(account, generation, state)| (account, generation, state.late()))
             .filter(|(_, _, late)| !late.is_zero())
             .collect()
+    }
+
+    /// What the vault still covers of this router's lifetime gross, as far as the book has seen it: the caps of live allotments and the
+    /// booked debits of released ones. A payout root above it is refused there.
+    pub fn covered(&self) -> TokenAmount {
+        let part = |state: &AllotmentState| {
+            if state.released {
+                state.debited
+            } else {
+                state.cap
+            }
+        };
+        // What exceeds 128 bits exceeds any gross.
+        TokenAmount::checked_sum(self.allotments.values().map(part))
+            .unwrap_or(TokenAmount::from_units(u128::MAX))
+    }
+
+    /// The batch to be posted next, if it stands in the way of others with a payout root that the vault refuses as insolvent: without
+    /// the root it can be posted, and the next one carries it. The last batch waits instead: there is no leaf yet to carry its root.
+    pub fn unpostable_payout(&self) -> Option<&BatchRecord> {
+        let (_, gross) = self.next_post()?.pay_root_to_post();
+        self.next_post()
+            .filter(|_| gross > self.covered() && self.unsealed_count() > 0)
+    }
+
+    /// Cap of the router's allotment to itself from which it could take over all charges that came too late for their own allotments,
+    /// sealed or not; `None` while it has that.
+    pub fn own_cap_needed(&self) -> Option<TokenAmount> {
+        let lost = |state: &AllotmentState| state.charged.checked_sub(state.debited);
+        let released = self.allotments.values().filter(|state| state.released);
+        let uncovered = TokenAmount::checked_sum(released.filter_map(lost))?;
+        let own = self.allotment(self.router).map(|(_, state)| state);
+        let needed = own.map_or(Some(uncovered), |own| {
+            TokenAmount::checked_sum([own.charged, own.held, uncovered])
+        })?;
+        let cap = own.map_or(TokenAmount::ZERO, |own| own.cap);
+        (!uncovered.is_zero() && needed > cap).then_some(needed)
+    }
+
+    /// The newest generation of an account's allotments, live or not; 0 when there never was one.
+    pub fn newest_generation(&self, account: Address) -> u32 {
+        let mut known = self.allotments.range((account, 0)..=(account, u32::MAX));
+        known
+            .next_back()
+            .map_or(0, |((_, generation), _)| *generation)
+    }
+
+    /// The next late debit that the router's allotment to itself has room for, as the entry that takes it over.
+    pub fn absorb_due(&self) -> Option<Entry> {
+        let (router_generation, own) = self.allotment(self.router)?;
+        let (account, generation, late) = self.late_debits().into_iter().next()?;
+        let amount = late.min(own.available());
+        (!amount.is_zero()).then_some(Entry::LateDebitsAbsorbed {
+            account,
+            generation,
+            amount,
+            router_generation,
+        })
+    }
+
+    /// Whether the entry is a fact of the chain that changes nothing here: events are told again after each start.
+    pub fn knows(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::AllotmentSeen {
+                account,
+                generation,
+                cap,
+                debited,
+                expiry,
+                fee_version,
+            } => self.allotment(*account).is_some_and(|(live, known)| {
+                (live, known.cap, known.debited) == (*generation, *cap, *debited)
+                    && (known.expiry, known.fee_version) == (*expiry, *fee_version)
+            }),
+            Entry::DebitsSynced {
+                account,
+                generation,
+                debited,
+            } => self
+                .allotments
+                .get(&(*account, *generation))
+                .is_some_and(|known| known.debited == *debited),
+            // Nothing was ever taken from a generation that the book has not seen.
+            Entry::AllotmentClosed {
+                account,
+                generation,
+            } => self
+                .allotments
+                .get(&(*account, *generation))
+                .is_none_or(|known| known.released),
+            _ => false,
+        }
+    }
+
+    /// The posted batch whose payout root waited when block `block` was made: the one that a cancelling in that block means. Equal
+    /// roots can stand in a later batch, posted after it.
+    pub fn pending_at(&self, pay_root: Digest, block: u64) -> Option<&BatchRecord> {
+        self.outstanding_payouts().find(|batch| {
+            batch.sealed.pay_root == pay_root
+                && batch.posted.is_some_and(|posted| posted.block <= block)
+        })
     }
 
     /// Lifetime gross of a provider under a fee version, all charges.

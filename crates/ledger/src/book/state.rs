@@ -3,11 +3,14 @@
 use super::batch::BatchRecord;
 use super::{Entry, ReleaseCause, RestoreError};
 use crate::wire::{Reader, Wire, WireError, unknown, wire_struct};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use stoa_crypto::Domain;
 use stoa_types::{Address, Digest, JobId, SignedReceipt, Timestamp, TokenAmount};
 
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
+/// Jobs that ended without a charge of which the book still knows how: the newest. Whoever looks longer finds nothing, as for a job that
+/// never was; job ids are drawn at random and not used again.
+pub(crate) const RELEASED_KEPT: usize = 10_000;
 
 /// One generation of an account's allotment to this router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +140,8 @@ pub struct RouterBook {
     pub(crate) allotments: BTreeMap<AllotmentKey, AllotmentState>,
     pub(crate) open: BTreeMap<JobId, Reservation>,
     pub(crate) ended: BTreeMap<JobId, Ended>,
+    /// The released ones among them in the order of their release: at most [`RELEASED_KEPT`].
+    pub(crate) released: VecDeque<JobId>,
     /// Charged jobs in the order of their leaves.
     pub(crate) leaves: Vec<JobId>,
     /// Lifetime gross of each provider and fee version, all charges.
@@ -164,6 +169,7 @@ wire_struct!(RouterBook {
     batches,
     outstanding,
     claimable,
+    released,
 });
 
 impl Wire for Domain {
@@ -189,6 +195,7 @@ impl RouterBook {
             allotments: BTreeMap::new(),
             open: BTreeMap::new(),
             ended: BTreeMap::new(),
+            released: VecDeque::new(),
             leaves: Vec::new(),
             gross: BTreeMap::new(),
             sealed_gross: BTreeMap::new(),
@@ -209,6 +216,15 @@ impl RouterBook {
         Ok(self)
     }
 
+    /// Lets go of the oldest jobs that cost nothing: failed calls must not fill book and snapshots for ever.
+    pub(crate) fn forget_released(&mut self) {
+        while self.released.len() > RELEASED_KEPT {
+            if let Some(job) = self.released.pop_front() {
+                self.ended.remove(&job);
+            }
+        }
+    }
+
     /// The whole book as bytes, version first.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut out = vec![SNAPSHOT_VERSION];
@@ -218,13 +234,23 @@ impl RouterBook {
 
     /// The inverse of [`RouterBook::snapshot`]; a snapshot whose sums do not agree is refused.
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let mut reader = Reader::new(bytes);
-        let version = u8::read(&mut reader)?;
-        if version != SNAPSHOT_VERSION {
-            return Err(unknown("known version of snapshots", version).into());
+        let (version, rest) = bytes.split_first().ok_or(WireError::Truncated { at: 0 })?;
+        let mut rest = rest.to_vec();
+        match *version {
+            SNAPSHOT_VERSION => {}
+            // Without the order of the releases, which is the last field.
+            1 => VecDeque::<JobId>::new().write(&mut rest),
+            other => return Err(unknown("known version of snapshots", other).into()),
         }
-        let book = Self::read(&mut reader)?;
+        let mut reader = Reader::new(&rest);
+        let mut book = Self::read(&mut reader)?;
         reader.finish()?;
+        if *version == 1 {
+            let released =
+                |(job, end): (&JobId, &Ended)| matches!(end, Ended::Released(_)).then_some(*job);
+            book.released = book.ended.iter().filter_map(released).collect();
+            book.forget_released();
+        }
         book.check_conservation()?;
         Ok(book)
     }

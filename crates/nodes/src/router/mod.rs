@@ -133,6 +133,15 @@ pub enum ChainEvent {
         block: u64,
         /// When the block was made.
         at: Timestamp,
+        /// Payout root that was posted with it, or zero.
+        pay_root: Digest,
+    },
+    /// A payout root was cancelled by verdict before it became claimable.
+    PayoutVoided {
+        /// The root.
+        pay_root: Digest,
+        /// Block of the cancelling.
+        block: u64,
     },
     /// A payout root became claimable.
     PayoutPromoted {
@@ -211,6 +220,16 @@ pub enum ChainCall {
     Promote,
     /// Bring debits of the claimable root on chain.
     SyncDebits,
+    /// Give the router's allotment to itself at least this cap, from the router's own money; a new generation where none is live. Done
+    /// already if the vault knows a newer generation than `generation`, or this one with that cap.
+    CoverLate {
+        /// The newest generation that the router knows; 0 for none.
+        generation: u32,
+        /// Cap.
+        cap: TokenAmount,
+        /// When it should end.
+        expiry: Timestamp,
+    },
 }
 
 /// What waits for an entry to be durable.
@@ -231,10 +250,18 @@ struct Job {
     submitted_at: Timestamp,
     first_token_at: Option<Timestamp>,
     input_units_max: u64,
+    /// What the prompt can have at most, whatever the model's context.
+    prompt_bound: u64,
     reserve: TokenAmount,
     fee_version: u16,
     /// Providers still to try, best last.
     remaining: Vec<Address>,
+    /// Whose slot is kept free for it until it is dispatched.
+    claimed: Option<Address>,
+    /// Tokens that the client is known to have got.
+    read: u64,
+    /// A provider that blamed the request, until a second one agrees or shows that it was wrong.
+    blamed: Option<attempts::Blame>,
     attempt: u32,
     current: Option<Current>,
     phase: Phase,
@@ -249,19 +276,16 @@ struct Current {
     accepted_input: Option<u64>,
     output: Vec<u32>,
     text: String,
+    /// Length of output and text after each delta: where an answer may be cut, as the provider cuts it.
+    marks: Vec<(usize, usize)>,
+    ordered_at: Timestamp,
+    /// Whether the provider works on it; once its receipt is here its slot is free.
+    holds_slot: bool,
     /// Since when the next sign of life is awaited.
-    /// What the prompt can have at most, whatever the model's context.
-    prompt_bound: u64,
     waiting_since: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-    /// Whose slot is kept free for it until it is dispatched.
-    claimed: Option<Address>,
-    /// Tokens that the client is known to have got.
-    read: u64,
-    /// A provider that blamed the request, until a second one agrees or shows that it was wrong.
-    blamed: Option<attempts::Blame>,
 enum Phase {
     /// The reservation is being written.
     Reserving,
@@ -269,6 +293,8 @@ enum Phase {
     Abandoned,
     /// A provider works on it.
     Running,
+    /// The provider's receipt is right; it is charged once the client has got everything.
+    Delivering(Box<crate::message::Final>),
     /// The client is gone; the provider owes a receipt for `delivered` tokens.
     Cancelling { delivered: u64 },
     /// The receipt is being written; then the client hears `Done`.
@@ -276,25 +302,26 @@ enum Phase {
 }
 
 /// State of one router.
-    /// Length of output and text after each delta: where an answer may be cut, as the provider cuts it.
-    marks: Vec<(usize, usize)>,
-    ordered_at: Timestamp,
-    /// Whether the provider works on it; once its receipt is here its slot is free.
-    holds_slot: bool,
 #[derive(Debug, Clone)]
 pub struct Router {
     config: RouterConfig,
     book: RouterBook,
     stock: Stock,
     jobs: BTreeMap<JobId, Job>,
+    /// Calls that wait for a slot.
+    queue: waiting::Queue,
+    /// How long a job holds a slot.
+    slot_time: stoa_market::track::Latency,
+    /// Charged jobs of each account, oldest first.
+    by_account: BTreeMap<Address, Vec<JobId>>,
     next_sequence: u64,
     waiting: BTreeMap<u64, After>,
     draining: bool,
     chain_reachable: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
-    /// The provider's receipt is right; it is charged once the client has got everything.
-    Delivering(Box<crate::message::Final>),
+    /// Which kind of chain call is asked for first when several are wanted.
+    next_turn: usize,
     /// Times to first token of the newest delivered jobs, for display.
     recent_ttft: std::collections::VecDeque<(JobId, u64)>,
 }
@@ -308,25 +335,22 @@ impl Router {
         next_sequence: u64,
     ) -> (Self, Vec<Output>) {
         let mut router = Self {
-    /// Calls that wait for a slot.
-    queue: waiting::Queue,
-    /// How long a job holds a slot.
-    slot_time: stoa_market::track::Latency,
-    /// Charged jobs of each account, oldest first.
-    by_account: BTreeMap<Address, Vec<JobId>>,
             config,
             book,
             stock: Stock::default(),
             jobs: BTreeMap::new(),
+            queue: waiting::Queue::default(),
+            slot_time: stoa_market::track::Latency::default(),
+            by_account: BTreeMap::new(),
             next_sequence,
             waiting: BTreeMap::new(),
-    /// Which kind of chain call is asked for first when several are wanted.
-    next_turn: usize,
             draining: false,
             chain_reachable: true,
             asked: None,
+            next_turn: 0,
             recent_ttft: std::collections::VecDeque::new(),
         };
+        router.index_accounts();
         let mut outputs = Vec::new();
         let open: Vec<_> = router
             .book
@@ -339,18 +363,13 @@ impl Router {
         (router, outputs)
     }
 
-            queue: waiting::Queue::default(),
-            slot_time: stoa_market::track::Latency::default(),
-            by_account: BTreeMap::new(),
     /// The books.
     pub fn book(&self) -> &RouterBook {
         &self.book
     }
 
-            next_turn: 0,
     /// Providers and what they serve.
     pub fn stock(&self) -> &Stock {
-        router.index_accounts();
         &self.stock
     }
 
@@ -393,9 +412,11 @@ impl Router {
             }
             Input::Tick => {
                 self.deadlines(now, &mut outputs);
+                self.end_waits(now, &mut outputs);
                 self.settle(now, &mut outputs);
             }
         }
+        self.serve_waiting(now, &mut outputs);
         outputs
     }
 
@@ -412,11 +433,9 @@ impl Router {
             entry: Box::new(entry),
         });
     }
-                self.end_waits(now, &mut outputs);
 
     fn synced(&mut self, up_to: u64, now: Timestamp, outputs: &mut Vec<Output>) {
         let later = self.waiting.split_off(&up_to.saturating_add(1));
-        self.serve_waiting(now, &mut outputs);
         for after in std::mem::replace(&mut self.waiting, later).into_values() {
             match after {
                 After::Dispatch(job) => self.reserved(job, now, outputs),
@@ -454,20 +473,6 @@ impl Router {
         }
     }
 
-    fn release(&mut self, job: JobId, cause: ReleaseCause, outputs: &mut Vec<Output>) {
-        self.journal(Entry::Released { job, cause }, After::Nothing, outputs);
-    }
-}
-
-fn failed(job: JobId, cause: Cause) -> Output {
-    Output::Client {
-        job,
-        event: ClientEvent::Failed(Failure {
-            cause,
-            billed: TokenAmount::ZERO,
-        }),
-    }
-}
     /// The call is over: forgets it, and the slot that was kept for it is anybody's.
     fn end_job(&mut self, job: JobId) -> Option<Job> {
         let state = self.jobs.remove(&job)?;
@@ -486,3 +491,17 @@ fn failed(job: JobId, cause: Cause) -> Output {
         }
     }
 
+    fn release(&mut self, job: JobId, cause: ReleaseCause, outputs: &mut Vec<Output>) {
+        self.journal(Entry::Released { job, cause }, After::Nothing, outputs);
+    }
+}
+
+fn failed(job: JobId, cause: Cause) -> Output {
+    Output::Client {
+        job,
+        event: ClientEvent::Failed(Failure {
+            cause,
+            billed: TokenAmount::ZERO,
+        }),
+    }
+}

@@ -5,7 +5,7 @@
 
 use super::{After, ChainCall, ChainEvent, Output, Router};
 use stoa_ledger::book::{BookError, Entry, SealRule};
-use stoa_types::{Millis, Timestamp};
+use stoa_types::{Address, Digest, Millis, Timestamp};
 
 /// A chain call without its event is asked for again after this.
 const RETRY: Millis = Millis::from_secs(10);
@@ -13,19 +13,52 @@ const RETRY: Millis = Millis::from_secs(10);
 const CLOCK_MARGIN: Millis = Millis::from_secs(1);
 
 impl Router {
-    /// Seals what is due and asks for the next chain call. One at a time: the next follows the event of the one before.
+    /// Seals what is due, takes over what came too late, and asks for the next chain call.
     pub(super) fn settle(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        while let Some(entry) = self.book.absorb_due() {
+            self.journal(entry, After::Nothing, outputs);
+        }
         if self.book.next_post().is_none()
             && let Some(entry) = self.book.seal_due(now, &self.seal_rule())
         {
             self.journal(entry, After::Post, outputs);
         }
-        self.post(now, outputs);
-        if self.book.next_post().is_none() {
-            self.promote(now, outputs);
-            if !self.book.debit_entries().is_empty() {
-                self.ask(ChainCall::SyncDebits, now, outputs);
-            }
+        if let Some(batch) = self.book.unpostable_payout() {
+            let pay_root = batch.sealed.pay_root;
+            outputs.push(Output::Warn(format!(
+                "batch {} is posted without its payout root: allotments were released before their debits were booked, and the vault \
+                 covers {} of {}; a later batch carries the root",
+                batch.sealed.index,
+                self.book.covered(),
+                batch.sealed.gross
+            )));
+            self.journal(Entry::PayoutVoided { pay_root }, After::Post, outputs);
+        }
+        self.ask_next(now, outputs);
+    }
+
+    /// Asks for one call of those that are wanted: they take turns, so that one that always fails does not keep the others waiting.
+    /// The next is asked for when the event of the one before arrived, or after [`RETRY`].
+    pub(super) fn ask_next(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        if let Some((_, since)) = &self.asked
+            && now.since(*since) < RETRY
+        {
+            return;
+        }
+        let wanted = [
+            self.wanted_post(),
+            self.wanted_promote(now),
+            (!self.book.debit_entries().is_empty()).then_some(ChainCall::SyncDebits),
+            self.wanted_cover(now),
+        ];
+        let turns = wanted.len();
+        let next = (0..turns)
+            .map(|n| (self.next_turn + n) % turns)
+            .find_map(|turn| Some((turn, wanted[turn].clone()?)));
+        if let Some((turn, call)) = next {
+            self.next_turn = turn + 1;
+            self.asked = Some((call.clone(), now));
+            outputs.push(Output::Chain(call));
         }
     }
 
@@ -45,60 +78,69 @@ impl Router {
         }
     }
 
-    /// Asks for the sealed batch to be posted, once its entry is durable.
-    pub(super) fn post(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+    /// The sealed batch is posted once all that decides how is durable.
+    fn wanted_post(&self) -> Option<ChainCall> {
         if self.waiting.values().any(|after| *after == After::Post) {
-            return;
+            return None;
         }
-        let Some(batch) = self.book.next_post() else {
-            return;
-        };
+        let batch = self.book.next_post()?;
         let (pay_root, gross) = batch.pay_root_to_post();
         let sealed = &batch.sealed;
-        let call = ChainCall::Post {
+        Some(ChainCall::Post {
             index: sealed.index,
             job_root: sealed.job_root,
             job_count: sealed.job_count,
             pay_root,
             gross,
             content_id: sealed.content_id,
-        };
-        self.ask(call, now, outputs);
+        })
     }
 
     /// A payout root that the next batch would have promoted, had there been one, is promoted by itself.
-    fn promote(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+    fn wanted_promote(&self, now: Timestamp) -> Option<ChainCall> {
         let settlement = &self.config.profile.settlement;
         let patience = Millis::from_secs(settlement.window_seconds + settlement.batch_seconds).0
             + CLOCK_MARGIN.0;
-        let posted = self
-            .book
-            .outstanding_payouts()
-            .next()
-            .and_then(|batch| batch.posted);
-        if posted.is_some_and(|posted| now >= posted.at.plus(Millis(patience))) {
-            self.ask(ChainCall::Promote, now, outputs);
-        }
+        let posted = self.book.outstanding_payouts().next()?.posted?;
+        (now >= posted.at.plus(Millis(patience))).then_some(ChainCall::Promote)
     }
 
-    /// Asks once, then again after [`RETRY`]; another call waits its turn.
-    fn ask(&mut self, call: ChainCall, now: Timestamp, outputs: &mut Vec<Output>) {
-        if let Some((_, since)) = &self.asked
-            && now.since(*since) < RETRY
-        {
-            return;
-        }
-        self.asked = Some((call.clone(), now));
-        outputs.push(Output::Chain(call));
+    /// Charges whose allotments were released before they were debited are the router's own loss: it covers them by an allotment to
+    /// itself, so that providers are paid and the vault goes on taking its roots.
+    fn wanted_cover(&self, now: Timestamp) -> Option<ChainCall> {
+        let cap = self.book.own_cap_needed()?;
+        let life = Millis::from_secs(self.config.profile.settlement.allotment_seconds);
+        Some(ChainCall::CoverLate {
+            generation: self.book.newest_generation(self.book.router()),
+            cap,
+            expiry: now.plus(life),
+        })
     }
 
     pub(super) fn chain_event(&mut self, event: ChainEvent, outputs: &mut Vec<Output>) {
         if let Some((call, _)) = &self.asked
-            && ends(&event, call)
+            && ends(&event, call, &self.book.router())
         {
             self.asked = None;
         }
-        let entry = entry(event);
+        if let Some(entry) = self.about_payout(&event) {
+            self.journal(entry, After::Nothing, outputs);
+        }
+        let entry = match entry(event) {
+            Told::Entry(entry) => entry,
+            Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
+                Some(_) => {
+                    outputs.push(Output::Warn(format!(
+                        "the verdict cancelled payout root {pay_root}; its jobs enter the next one"
+                    )));
+                    Entry::PayoutVoided { pay_root }
+                }
+                None => return,
+            },
+        };
+        if self.book.knows(&entry) {
+            return;
+        }
         // Events may be told again after a restart or a reorganisation; what the book already knows changes nothing.
         match self.book.check(&entry) {
             Ok(()) => self.journal(entry, After::Nothing, outputs),
@@ -113,21 +155,53 @@ impl Router {
             ))),
         }
     }
+
+    /// What the book must learn before a post: the transaction that got there may be an older one, sent before the payout root was
+    /// cancelled here.
+    fn about_payout(&self, event: &ChainEvent) -> Option<Entry> {
+        let ChainEvent::BatchPosted {
+            index,
+            pay_root: found,
+            ..
+        } = event
+        else {
+            return None;
+        };
+        let batch = self
+            .book
+            .next_post()
+            .filter(|batch| batch.sealed.index == *index)?;
+        let pay_root = batch.sealed.pay_root;
+        match (batch.voided, *found == pay_root) {
+            _ if pay_root == Digest::ZERO => None,
+            (true, true) => Some(Entry::PayoutStands { pay_root }),
+            (false, false) => Some(Entry::PayoutVoided { pay_root }),
+            _ => None,
+        }
+    }
 }
 
-fn ends(event: &ChainEvent, call: &ChainCall) -> bool {
+fn ends(event: &ChainEvent, call: &ChainCall, router: &Address) -> bool {
     match (event, call) {
         (ChainEvent::BatchPosted { index, .. }, ChainCall::Post { index: asked, .. }) => {
             index == asked
         }
         (ChainEvent::PayoutPromoted { .. }, ChainCall::Promote)
         | (ChainEvent::DebitSynced { .. }, ChainCall::SyncDebits) => true,
+        (ChainEvent::Allotment { account, .. }, ChainCall::CoverLate { .. }) => account == router,
         _ => false,
     }
 }
 
-fn entry(event: ChainEvent) -> Entry {
-    match event {
+/// What the book is to learn of an event.
+enum Told {
+    Entry(Entry),
+    /// A payout root was cancelled in this block: which batch's depends on the book.
+    Voided(Digest, u64),
+}
+
+fn entry(event: ChainEvent) -> Told {
+    Told::Entry(match event {
         ChainEvent::Allotment {
             account,
             generation,
@@ -155,6 +229,7 @@ fn entry(event: ChainEvent) -> Entry {
             head,
             block,
             at,
+            pay_root: _,
         } => Entry::BatchPosted {
             index,
             chain_head: head,
@@ -162,6 +237,7 @@ fn entry(event: ChainEvent) -> Entry {
             at,
         },
         ChainEvent::PayoutPromoted { pay_root, gross } => Entry::PayoutPromoted { pay_root, gross },
+        ChainEvent::PayoutVoided { pay_root, block } => return Told::Voided(pay_root, block),
         ChainEvent::DebitSynced {
             account,
             generation,
@@ -171,5 +247,5 @@ fn entry(event: ChainEvent) -> Entry {
             generation,
             debited,
         },
-    }
+    })
 }

@@ -133,4 +133,23 @@ impl RouterBook {
             ..Change::default()
         })
     }
+
+    pub(super) fn plan_stands(&self, pay_root: Digest) -> Result<Change, BookError> {
+        let batch = self
+            .next_post()
+            .filter(|batch| batch.voided && batch.sealed.pay_root == pay_root)
+            .ok_or(BookError::NotPending { pay_root })?;
+        let mut outstanding = self.outstanding.clone();
+        let after = outstanding.partition_point(|index| *index < batch.sealed.index);
+        outstanding.insert(after, batch.sealed.index);
+        let record = BatchRecord {
+            voided: false,
+            ..batch.clone()
+        };
+        Ok(Change {
+            batch: Some((batch.sealed.index, record)),
+            outstanding: Some(outstanding),
+            ..Change::default()
+        })
+    }
 }

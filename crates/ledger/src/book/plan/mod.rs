@@ -60,10 +60,12 @@ impl RouterBook {
             None => {}
         }
         if let Some((job, ended)) = change.ended {
-            if matches!(ended, Ended::Charged(_)) {
-                self.leaves.push(job);
+            match ended {
+                Ended::Charged(_) => self.leaves.push(job),
+                Ended::Released(_) => self.released.push_back(job),
             }
             self.ended.insert(job, ended);
+            self.forget_released();
         }
         self.gross.extend(change.gross);
         if let Some(sealed_gross) = change.sealed_gross {
@@ -138,6 +140,7 @@ impl RouterBook {
             ),
             Entry::PayoutPromoted { pay_root, gross } => self.plan_promoted(*pay_root, *gross),
             Entry::PayoutVoided { pay_root } => self.plan_voided(*pay_root),
+            Entry::PayoutStands { pay_root } => self.plan_stands(*pay_root),
             Entry::DebitsSynced {
                 account,
                 generation,
