@@ -306,6 +306,89 @@ def sample(logits, temperature, min_p, seed, position):
     return max((i for i, l in enumerate(logits) if l >= floor), key=lambda i: (score(i), -i))
 
 
+# 7. Model root
+
+
+def keccak(data):
+    """keccak-256, as Ethereum has it."""
+    rotate_left = lambda x, n: ((x << n) | (x >> 64 - n)) % 2**64 if n else x
+    lanes, rate = [0] * 25, 136
+    data += b"\x01" + bytes(-(len(data) + 1) % rate)
+    data = data[:-1] + bytes([data[-1] | 0x80])
+    for start in range(0, len(data), rate):
+        for i in range(rate // 8):
+            lanes[i] ^= int.from_bytes(data[start + 8 * i : start + 8 * i + 8], "little")
+        lfsr = 1
+        for _ in range(24):
+            c = [lanes[x] ^ lanes[x + 5] ^ lanes[x + 10] ^ lanes[x + 15] ^ lanes[x + 20] for x in range(5)]
+            lanes = [lanes[i] ^ c[(i - 1) % 5] ^ rotate_left(c[(i + 1) % 5], 1) for i in range(25)]
+            x, y, moved = 1, 0, lanes[1]
+            for t in range(24):
+                x, y = y, (2 * x + 3 * y) % 5
+                moved, lanes[x + 5 * y] = lanes[x + 5 * y], rotate_left(moved, (t + 1) * (t + 2) // 2 % 64)
+            for y in range(0, 25, 5):
+                row = lanes[y : y + 5]
+                lanes[y : y + 5] = [row[x] ^ (~row[(x + 1) % 5] & row[(x + 2) % 5]) % 2**64 for x in range(5)]
+            for j in range(7):
+                if lfsr & 1:
+                    lanes[0] ^= 1 << (2**j - 1)
+                lfsr = lfsr << 1 ^ (0x171 if lfsr >> 7 & 1 else 0)
+    return b"".join(lane.to_bytes(8, "little") for lane in lanes[:4])
+
+
+def merkle(level):
+    while len(level) > 1:
+        pairs = [sorted(level[i : i + 2]) for i in range(0, len(level), 2)]
+        level = [keccak(b"".join(p)) if len(p) == 2 else p[0] for p in pairs]
+    return level[0]
+
+
+def gguf_tokenizer(tokens, merges, controls):
+    """The JSON of a GGUF file with `tokenizer.ggml.pre` = `gpt-2`."""
+    level = lambda regex: {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": regex}
+    added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": True} for i in controls]
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+             "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "merges": merges,
+             "vocab": {t: i for i, t in enumerate(tokens)}}
+    document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+                "pre_tokenizer": level(True), "post_processor": None, "decoder": level(False), "model": model}
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def model_root(model, begin, end, tokenizer, template):
+    """Root of a model whose plain prompts get no begin token, with `end` as its only end id."""
+    be = lambda n, size: (n % 256**size).to_bytes(size, "big")
+    leaf = lambda kind, body: keccak(keccak(b"stoa.iq8.v0\0" + kind.encode() + b"\0" + body))
+    s = model.shape
+    sizes = [s[k] for k in ("vocab", "width", "layers", "heads", "kv_heads", "head", "ffn", "context", "epsilon_q32")]
+    leaves = [
+        leaf("config", b"".join(be(n, 8) for n in sizes + model.freqs)),
+        leaf("tables", b"".join(be(e, 4) for t in (EXP2, SIGMOID, SINE, GUMBEL) for e in t)),
+        leaf("tokenizer", be(begin, 8) + be(end, 8) + b"\0" + be(1, 8) + be(end, 4) + tokenizer.encode()),
+        leaf("template", b"\x01" + template.encode()),
+    ]
+
+    def tensor(number, name):
+        if name in model.norms:
+            g, exponent = model.norms[name]
+            leaves.append(leaf("norm", be(number, 4) + be(exponent, 4) + b"".join(be(x, 2) for x in g)))
+            return
+        rows, exponent = model.matrices[name]
+        for row, (q, scales) in enumerate(rows):
+            head = be(number, 4) + be(row, 4) + be(exponent, 4)
+            leaves.append(leaf("row", head + b"".join(be(x, 2) for x in scales) + b"".join(be(x, 1) for x in q)))
+
+    for number, name in enumerate(("model.embed_tokens", "model.norm", "lm_head")):
+        tensor(number, name + ".weight")
+    parts = ["input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    parts += ["post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    for layer in range(s["layers"]):
+        for i, part in enumerate(parts):
+            tensor(3 + 9 * layer + i, f"model.layers.{layer}.{part}.weight")
+    return merkle(leaves)
+
+
 # Vectors
 
 
@@ -393,7 +476,14 @@ def vector_model():
         tensors[name] = [values[i : i + columns] for i in range(0, len(values), columns)]
     model, tokens = Model(shape, tensors), numbers(24, 0, 261, 900)
     logits = [model.step(t) for t in tokens]
-    return {"shape": shape, "tensors": [list(s) for s in sizes], "first_stream": 500, "tokens": tokens,
+    printable = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or b >= 0xAE]
+    others = [b for b in range(256) if b not in printable]
+    pieces = [chr(b) if b in printable else chr(0x100 + others.index(b)) for b in range(256)]
+    pieces += ["he", "ll", "hell", "<|begin|>", "<|end|>", "<|tool_call|>"]
+    tokenizer = gguf_tokenizer(pieces, ["h e", "l l", "he ll"], range(259, 262))
+    template = "<|begin|>{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    root = model_root(model, 259, 260, tokenizer, template).hex()
+    return {"shape": shape, "tensors": [list(s) for s in sizes], "first_stream": 500, "tokens": tokens, "gguf_root": root,
             "logits": {str(i): logits[i] for i in (0, 1, 23)}, "greedy": [l.index(max(l)) for l in logits]}
 
 

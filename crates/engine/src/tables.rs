@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_softmax_weights_are_rounded_as_stated() {
+        let t = Tables::get();
+        let at = |whole: u32, rest: u32| t.exp2_weight((whole << 16) + rest);
+        assert_eq!((at(0, 0), at(16, 0), at(16, 1)), (65_536, 1, 1));
+        // 2^16 * 2^-17 is exactly a half, which is rounded away from zero.
+        assert_eq!((at(17, 0), at(17, 1)), (1, 0));
+        assert_eq!(
+            (at(18, 0), at(40_000, 0), t.exp2_weight(u32::MAX)),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
     fn gumbel_noise_follows_its_quantiles_in_both_tails() {
         let t = Tables::get();
         let mut random = 1u32;

@@ -14,7 +14,7 @@ use stoa_engine::sampler::{noise, philox4x32, sample};
 use stoa_engine::tables::Tables;
 use stoa_engine::{Kernel, Model, Rotary, RotaryScaling, Session};
 use stoa_types::{Q16, SamplingParameters};
-use support::{Shape, Storage, Toy, write_folder};
+use support::{GgufWriter, Shape, Storage, Toy, write_folder};
 
 fn vectors(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -224,6 +224,12 @@ fn a_whole_model_gives_the_logits_of_the_second_implementation() {
         ..Toy::new(shape, 1)
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
+    let root = Model::open(file).expect("valid").root();
+    assert_eq!(
+        hex::encode(root.0),
+        v["gguf_root"].as_str().expect("a root")
+    );
     for storage in [Storage::F32, Storage::F16] {
         let model =
             Arc::new(Model::open(write_folder(&toy, folder.path(), storage)).expect("valid"));

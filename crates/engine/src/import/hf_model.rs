@@ -25,11 +25,10 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
     let mut tensors = BTreeMap::new();
     for file in shards(folder)? {
         for (name, entry) in read_table(&folder.join(file))? {
-            if let Some(role) = role(&name)?.filter(|r| !(tied && *r == Role::Output)) {
-                if let Some(first) = tensors.insert(role, entry) {
-                    let reason = format!("stands in {} and in another file", first.file.display());
-                    return Err(ImportError::tensor(first.name, reason));
-                }
+            let role = role(&name)?.filter(|r| !(tied && *r == Role::Output));
+            if let Some(first) = role.and_then(|role| tensors.insert(role, entry)) {
+                let reason = format!("stands in {} and in another file", first.file.display());
+                return Err(ImportError::tensor(first.name, reason));
             }
         }
     }
