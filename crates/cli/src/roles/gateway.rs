@@ -1,13 +1,14 @@
 //! The router as the HTTP surface sees it.
 
 use super::router::{RouterHandle, now};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_api::{
     Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError, KeyRing,
     ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
     WrittenTokens,
 };
+use stoa_crypto::MerkleTree;
 use stoa_ledger::book::{BatchRecord, RouterBook};
 use stoa_nodes::client::ClientRequest;
 use stoa_nodes::router::{JobSummary, Standing};
@@ -18,6 +19,8 @@ use stoa_verify::{BatchStatement, SettlementProof};
 const JOBS_SHOWN: usize = 50;
 const BATCHES_SHOWN: usize = 20;
 const JOBS_PER_BATCH_SHOWN: usize = 24;
+/// Trees of batches that are kept; one of 10,000 receipts takes less than a MiB.
+const TREES_KEPT: usize = 32;
 
 /// What the dashboard and `stoa account` know of the chain, refreshed by whoever watches it.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +41,18 @@ pub struct ChainView {
 pub struct RouterGateway {
     router: RouterHandle,
     keys: KeyRing,
-    view: std::sync::Arc<Mutex<ChainView>>,
+    view: Arc<Mutex<ChainView>>,
     calls_max: u32,
+    sealed: Mutex<SealedBatches>,
+}
+
+/// What sealed batches never change and take long to work out: kept, so that the router's lock is held briefly.
+#[derive(Default)]
+struct SealedBatches {
+    /// Trees that were asked for last, newest last.
+    trees: VecDeque<(u64, Arc<MerkleTree>)>,
+    /// Sums of the charges.
+    totals: BTreeMap<u64, TokenAmount>,
 }
 
 impl RouterGateway {
@@ -47,7 +60,7 @@ impl RouterGateway {
     pub fn new(
         router: RouterHandle,
         keys: KeyRing,
-        view: std::sync::Arc<Mutex<ChainView>>,
+        view: Arc<Mutex<ChainView>>,
         calls_max: u32,
     ) -> Self {
         Self {
@@ -55,7 +68,51 @@ impl RouterGateway {
             keys,
             view,
             calls_max,
+            sealed: Mutex::default(),
         }
+    }
+
+    fn sealed(&self) -> MutexGuard<'_, SealedBatches> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tree of a sealed batch. It is hashed while nobody waits for a lock.
+    fn tree(&self, index: u64) -> Option<Arc<MerkleTree>> {
+        let kept = |sealed: &SealedBatches| {
+            let tree = sealed.trees.iter().find(|(known, _)| *known == index);
+            tree.map(|(_, tree)| tree.clone())
+        };
+        if let Some(tree) = kept(&self.sealed()) {
+            return Some(tree);
+        }
+        let leaves = self.router.core().book().leaves_of(index)?;
+        let tree = Arc::new(MerkleTree::new(leaves));
+        let mut sealed = self.sealed();
+        if kept(&sealed).is_none() {
+            sealed.trees.push_back((index, tree.clone()));
+            if sealed.trees.len() > TREES_KEPT {
+                sealed.trees.pop_front();
+            }
+        }
+        Some(tree)
+    }
+
+    fn batch_total(&self, book: &RouterBook, index: u64) -> TokenAmount {
+        if let Some(total) = self.sealed().totals.get(&index) {
+            return *total;
+        }
+        let charges = book
+            .jobs_of(index)
+            .iter()
+            .filter_map(|job| book.receipt(*job))
+            .map(|signed| signed.receipt.charge);
+        let total = TokenAmount::checked_sum(charges).unwrap_or_default();
+        let mut sealed = self.sealed();
+        sealed.totals.insert(index, total);
+        if sealed.totals.len() > 2 * BATCHES_SHOWN {
+            sealed.totals.pop_first();
+        }
+        total
     }
 
     fn view(&self) -> ChainView {
@@ -159,6 +216,8 @@ impl Gateway for RouterGateway {
         if !self.may_see(viewer, job) {
             return None;
         }
+        let batch = self.router.core().book().batch_of(job);
+        let tree = batch.and_then(|(index, _)| self.tree(index));
         let core = self.router.core();
         // While the call is under way its charge may not be durable: a receipt that is given must never be untrue.
         if core.account_of(job).is_some() {
@@ -166,9 +225,8 @@ impl Gateway for RouterGateway {
         }
         let receipt = core.book().receipt(job)?.clone();
         let state = core.book().job_state(job)?;
-        let proof = core
-            .book()
-            .proof(job)
+        let proof = tree
+            .and_then(|tree| core.book().proof_in(job, &tree))
             .filter(|proof| proof.posted.is_some())
             .map(|proof| {
                 let config = core.config();
@@ -284,7 +342,10 @@ impl Gateway for RouterGateway {
                 .iter()
                 .rev()
                 .take(BATCHES_SHOWN)
-                .map(|batch| batch_row(book, &view, batch))
+                .map(|batch| {
+                    let total = self.batch_total(book, batch.sealed.index);
+                    batch_row(book, &view, batch, total)
+                })
                 .collect(),
             providers: core
                 .stock()
@@ -426,12 +487,13 @@ fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) ->
     })
 }
 
-fn batch_row(book: &RouterBook, view: &ChainView, batch: &BatchRecord) -> BatchRow {
+fn batch_row(
+    book: &RouterBook,
+    view: &ChainView,
+    batch: &BatchRecord,
+    total: TokenAmount,
+) -> BatchRow {
     let jobs = book.jobs_of(batch.sealed.index);
-    let charges = jobs
-        .iter()
-        .filter_map(|job| book.receipt(*job))
-        .map(|signed| signed.receipt.charge);
     let settled = jobs.first().and_then(|job| book.job_state(*job)) == Some(JobState::Settled);
     let state = match batch.posted {
         None => "sealed",
@@ -444,7 +506,7 @@ fn batch_row(book: &RouterBook, view: &ChainView, batch: &BatchRecord) -> BatchR
         root: batch.sealed.job_root,
         transaction: view.posted.get(&batch.sealed.index).copied(),
         receipts: u64::from(batch.sealed.job_count),
-        total: TokenAmount::checked_sum(charges).unwrap_or_default(),
+        total,
         jobs: jobs.iter().copied().take(JOBS_PER_BATCH_SHOWN).collect(),
         posted_at: batch.posted.map(|posted| posted.at),
     }
