@@ -378,3 +378,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_part_of_an_answer_and_its_border_change_the_digest() {
+    let answer = bundle().response;
+    let call = |name: &str, arguments: &str| ToolCall {
+        name: name.to_owned(),
+        arguments: arguments.to_owned(),
+    };
+    let changes: [fn(&mut Content); 5] = [
+        |c| c.text.push('!'),
+        |c| c.tool_calls.clear(),
+        |c| c.finish_reason = FinishReason::Length,
+        |c| c.input_units += 1,
+        |c| c.output_units += 1,
+    ];
+    for change in changes {
+        let mut other = answer.clone();
+        change(&mut other);
+        assert_ne!(other.digest(), answer.digest(), "{other:?}");
+    }
+    let with = |calls: Vec<ToolCall>| Content {
+        tool_calls: calls,
+        ..answer.clone()
+    };
+    assert_ne!(
+        with(vec![call("ab", "c")]).digest(),
+        with(vec![call("a", "bc")]).digest()
+    );
+}
+
+#[test]
+fn what_a_router_signs_of_a_batch_names_chain_vault_router_number_and_head() {
+    let batch = bundle().proof.expect("has a proof").batch;
+    let (vault, router) = (Address([1; 20]), Address([2; 20]));
+    let signed = batch.digest(1, vault, router);
+    assert_ne!(batch.digest(2, vault, router), signed);
+    assert_ne!(batch.digest(1, Address([3; 20]), router), signed);
+    assert_ne!(batch.digest(1, vault, Address([3; 20])), signed);
+    let changes: [fn(&mut BatchStatement); 5] = [
+        |b| b.index += 1,
+        |b| b.job_root = Digest([9; 32]),
+        |b| b.job_count += 1,
+        |b| b.content_id = Digest([9; 32]),
+        |b| b.previous_head = Digest([9; 32]),
+    ];
+    for change in changes {
+        let mut other = batch.clone();
+        change(&mut other);
+        assert_ne!(other.digest(1, vault, router), signed, "{other:?}");
+    }
+}
