@@ -342,6 +342,9 @@ mod tests {
             assert!((got - expected).abs() <= 0.5 * 2f64.powi(e));
         }
         assert!(out[0] >= 1 << 14, "the greatest uses its 15 bits");
+        // 65,535 / 2 is rounded up to 2^15, which has no place.
+        let e = blend_weights(&mut [65_535], &[1], &[0], &mut out[..1]);
+        assert_eq!((out[0], e), (i16::MAX, 1));
     }
 
     #[test]

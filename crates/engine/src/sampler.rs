@@ -186,5 +186,19 @@ mod tests {
         assert_eq!(drawn(0.0), [true, true, true]);
         assert_eq!(drawn(0.3), [true, true, false]);
         assert_eq!(drawn(0.6), [true, false, false]);
+        assert_eq!(drawn(0.5), [true, true, false], "the limit itself is kept");
+        // Above one it counts as one: what is as likely as the best stays.
+        let equal = |seed| sample(&[5, 5, 4], &parameters(1.0, 1.5, seed), 0);
+        let seen: std::collections::BTreeSet<u32> = (0..50).map(equal).collect();
+        assert_eq!(seen, [0, 1].into());
+    }
+
+    #[test]
+    fn among_equal_scores_the_lowest_id_wins_wherever_the_best_logit_stands() {
+        for seed in 0..50 {
+            // At temperature 1 a logit of minus its noise makes every score the same.
+            let logits: Vec<i32> = (0..40).map(|id| -noise(seed, 9, id)).collect();
+            assert_eq!(sample(&logits, &parameters(1.0, 0.0, seed), 9), 0);
+        }
     }
 }

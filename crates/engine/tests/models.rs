@@ -183,6 +183,21 @@ fn an_answer_depends_on_the_seed_and_nothing_else() {
 }
 
 #[test]
+fn every_token_is_the_sampler_s_choice_at_the_number_of_tokens_before_it() {
+    let model = toy_model(Shape::small(), 1);
+    let ids = tokens(20, 6);
+    let p = parameters(1.0, 7, 30);
+    let (answer, _) = answer(&model, &ids, &p);
+    let mut session = Session::new(&model);
+    session.prefill(&ids).expect("fits");
+    for (position, token) in (20..).zip(&answer.tokens) {
+        let choice = stoa_engine::sampler::sample(session.logits(), &p, position);
+        assert_eq!(choice, *token, "position {position}");
+        session.step(*token).expect("fits");
+    }
+}
+
+#[test]
 fn streamed_text_is_the_decoded_text_and_every_token_has_an_event() {
     let model = toy_model(Shape::small(), 1);
     let (mut ended, mut limited) = (0, 0);
