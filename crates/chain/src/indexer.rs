@@ -74,6 +74,8 @@ pub struct Indexer<C> {
     contracts: Contracts,
     cursor: Cursor,
     confirmations: u64,
+    /// The vault's events are told from this block on; the registries' from the cursor on.
+    vault_from: u64,
 }
 
 impl<C: ChainAccess> Indexer<C> {
@@ -85,7 +87,14 @@ impl<C: ChainAccess> Indexer<C> {
             contracts,
             cursor,
             confirmations,
+            vault_from: 0,
         }
+    }
+
+    /// Leaves out the vault's events before `block`: for a reader whose own books already hold what came of them.
+    pub fn vault_from(mut self, block: u64) -> Self {
+        self.vault_from = block;
+        self
     }
 
     /// How far it has read.
@@ -116,6 +125,9 @@ impl<C: ChainAccess> Indexer<C> {
             progress.at_head = true;
             return Ok(progress);
         };
+        if progress.rolled_back_to.is_some() {
+            self.vault_from = cursor.start;
+        }
         let to = last.min(cursor.next.saturating_add(STEP - 1));
         progress.events = self.read(cursor.next, to, &mut cursor).await?;
         progress.at_head = to == last;
@@ -144,12 +156,14 @@ impl<C: ChainAccess> Indexer<C> {
         to: u64,
         cursor: &mut Cursor,
     ) -> Result<Vec<Indexed>, AccessError> {
-        let addresses = vec![
-            self.contracts.vault,
+        let mut addresses = vec![
             self.contracts.provider_registry,
             self.contracts.stake_registry,
         ];
-        let logs = self.chain.logs(addresses, from, to).await?;
+        if to >= self.vault_from {
+            addresses.push(self.contracts.vault);
+        }
+        let mut logs = self.chain.logs(addresses, from, to).await?;
         // Told out of order or from elsewhere, events would mean something else: a later release before an earlier debit.
         let places = || logs.iter().map(|log| (log.block, log.log_index));
         let in_order = places().zip(places().skip(1)).all(|(one, next)| one < next);
@@ -158,6 +172,7 @@ impl<C: ChainAccess> Indexer<C> {
                 what: format!("events of the blocks {from} to {to}"),
             });
         }
+        logs.retain(|log| log.address != self.contracts.vault || log.block >= self.vault_from);
         let last = self.block(to).await?;
         let mut blocks: BTreeMap<u64, BlockId> = BTreeMap::from([(to, last)]);
         let mut events = Vec::with_capacity(logs.len());

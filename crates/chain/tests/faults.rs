@@ -464,3 +464,28 @@ async fn a_transaction_whose_answer_was_lost_is_found_though_its_receipt_comes_l
     let held = network.view().token_balance(who("rich")).await;
     assert_eq!(held.expect("readable"), units(5));
 }
+
+#[tokio::test]
+async fn a_reader_whose_books_hold_the_older_events_of_the_vault_is_told_the_newer_ones_only() {
+    let contracts = Contracts::of_deployer(who("deployer"));
+    let chain = Rewritable::default();
+    chain.rewrite(0, 1, 2_500, &contracts);
+    let told = async |from: u64| {
+        let indexer = Indexer::new(chain.clone(), contracts, Cursor::default(), 0);
+        let mut indexer = indexer.vault_from(from);
+        let mut blocks = Vec::new();
+        loop {
+            let progress = indexer.step().await.expect("reads");
+            blocks.extend(progress.events.iter().map(|indexed| indexed.block));
+            if progress.at_head {
+                return (blocks, indexer);
+            }
+        }
+    };
+    assert_eq!(told(2_490).await.0, (2_490..=2_500).collect::<Vec<_>>());
+    assert_eq!(told(1_000).await.0.len(), 1_501);
+    // A chain that was replaced under it is told whole.
+    let (_, mut indexer) = told(2_490).await;
+    chain.rewrite(0, 2, 700, &contracts);
+    assert_eq!(indexer.step().await.expect("reads").events.len(), 700);
+}

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::WrittenTokens;
 use stoa_market::Decision;
-use stoa_net::{JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
+use stoa_net::{CloseCode, JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure};
-use stoa_nodes::message::{Dispatch, RefusalReason, ToProvider, ToRouter};
+use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
-use stoa_types::{Address, JobId, Timestamp, TokenAmount};
+use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount};
 use tokio::sync::mpsc;
 
 /// Events that a client may leave unread before its stream is cut.
@@ -94,8 +94,13 @@ enum Event {
         provider: Address,
         link: u64,
     },
+    /// The chain may have changed its mind about who is let in.
+    Recheck(Allowed),
     Journal(Written),
 }
+
+/// Whether an endpoint may speak for the account in a hello, as the chain has it now.
+pub type Allowed = Box<dyn Fn(EndpointId, &Hello) -> Result<(), String> + Send>;
 
 /// Why a router stopped.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +180,11 @@ impl RouterHandle {
     /// Feeds the state machine, for example with a chain event.
     pub fn input(&self, input: Input) {
         let _ = self.events.send(Event::Input(Box::new(input)));
+    }
+
+    /// Closes the links of providers that `allowed` no longer lets in.
+    pub fn recheck(&self, allowed: Allowed) {
+        let _ = self.events.send(Event::Recheck(allowed));
     }
 
     /// The state machine, for queries: hold it briefly.
@@ -324,6 +334,7 @@ impl Loop {
             }
             Event::Cut(gone) => self.handle(*gone),
             Event::Link(link) => self.link(link),
+            Event::Recheck(allowed) => self.recheck(&allowed),
             Event::LinkGone { provider, link } => {
                 if self
                     .links
@@ -410,6 +421,22 @@ impl Loop {
         } else {
             // A receiver that is gone is told of by its own end.
             let _ = line.events.try_send(event);
+        }
+    }
+
+    /// Who lost its stake, or offers what it no longer publishes, is worked with no more: its calls fail over or end unbilled.
+    fn recheck(&mut self, allowed: &Allowed) {
+        let refused = |(provider, (_, link)): (&Address, &(u64, ProviderLink))| {
+            let reason = allowed(link.endpoint_id(), link.hello()).err()?;
+            Some((*provider, reason))
+        };
+        let refused: Vec<_> = self.links.iter().filter_map(refused).collect();
+        for (provider, reason) in refused {
+            if let Some((_, link)) = self.links.remove(&provider) {
+                tracing::warn!(%provider, %reason, "provider disconnected: it may not serve any more");
+                link.close(CloseCode::Refused, &reason);
+                self.handle(Input::ProviderDown(provider));
+            }
         }
     }
 

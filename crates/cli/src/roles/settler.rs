@@ -2,7 +2,7 @@
 
 use super::gateway::ChainView;
 use super::router::{RouterHandle, now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stoa_chain::{
@@ -16,12 +16,17 @@ use tokio::sync::mpsc;
 
 const POLL: Duration = Duration::from_millis(250);
 
+/// Posts whose transactions the pages show at least.
+const POSTS_SHOWN: usize = 32;
+
 /// Providers as the chain knows them: who may connect with which endpoint key.
 #[derive(Debug, Default)]
 pub struct Registered {
     endpoints: BTreeMap<Address, EndpointId>,
     staked: BTreeMap<Address, bool>,
     loadouts: BTreeMap<Address, Vec<Offer>>,
+    /// Providers whose stake changed and could not be read since.
+    unread: BTreeSet<Address>,
 }
 
 /// Most tokens that a template may add per message: the bound enters every reserve.
@@ -95,24 +100,40 @@ pub struct Follower<C> {
 }
 
 impl<C: ChainAccess + Clone> Follower<C> {
-    /// Reads from the first block: the state machine recognises what it knows.
+    /// Reads what the registries tell from the first block, and what the vault tells from the last blocks that the books hold.
     pub async fn run(self, caught_up: tokio::sync::oneshot::Sender<()>) {
         let mut indexer = Indexer::new(
             self.chain.clone(),
             self.contracts,
             Cursor::starting_at(0),
             0,
-        );
+        )
+        .vault_from(self.books_hold());
+        let mut foreign = None;
         let mut caught_up = Some(caught_up);
         loop {
             match indexer.step().await {
                 Ok(progress) => {
+                    if let Some(block) = progress.rolled_back_to {
+                        tracing::error!(
+                            block,
+                            "blocks that were read are no longer in the chain: it was replaced or rolled back"
+                        );
+                    }
                     for indexed in progress.events {
                         self.told(indexed).await;
                     }
                     self.router.input(Input::ChainReachable(true));
-                    self.refresh(indexer.cursor().next_block().saturating_sub(1), None)
-                        .await;
+                    if progress.at_head {
+                        self.recheck().await;
+                    }
+                    if progress.at_head
+                        && (caught_up.is_some() || progress.rolled_back_to.is_some())
+                    {
+                        foreign = self.not_ours().await;
+                    }
+                    let block = indexer.cursor().next_block().saturating_sub(1);
+                    self.refresh(block, foreign.clone()).await;
                     if progress.at_head {
                         if let Some(told) = caught_up.take() {
                             let _ = told.send(());
@@ -128,6 +149,34 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 }
             }
         }
+    }
+
+    /// The block from which on the vault's events may be news. Events are journaled in the chain's order: when a post is in the books, so
+    /// is all that came before it. Some posts more are read for the pages, which show their transactions.
+    fn books_hold(&self) -> u64 {
+        let core = self.router.core();
+        let posted = core.book().batches().iter().rev();
+        let mut posted = posted.filter_map(|batch| batch.posted);
+        posted.nth(POSTS_SHOWN).map_or(0, |posted| posted.block)
+    }
+
+    /// Why this cannot be the chain that the books are about, if it cannot: it holds fewer batches, or others.
+    async fn not_ours(&self) -> Option<String> {
+        let view = View::new(self.chain.clone(), self.contracts);
+        let (posts, head) = view.head(self.account).await.ok()?;
+        let (count, expected) = {
+            let core = self.router.core();
+            let count = core.book().posted_count();
+            (count, core.book().chain_head(count))
+        };
+        if posts > count || (posts == count && Some(head) == expected) {
+            return None;
+        }
+        let reason = format!(
+            "the vault holds {posts} batches of this router, its books {count} with other contents: the chain was replaced or restored from an older copy; nothing can be settled until the right one is back"
+        );
+        tracing::error!("{reason}");
+        Some(reason)
     }
 
     async fn told(&self, indexed: Indexed) {
@@ -162,6 +211,12 @@ impl<C: ChainAccess + Clone> Follower<C> {
             | ContractEvent::Slashed { offender: who, .. } => {
                 self.check_stake(*who).await;
             }
+            // A new stake price moves everybody's minimum.
+            ContractEvent::Administration { .. } => {
+                let mut registered = self.lock();
+                let all: Vec<_> = registered.staked.keys().copied().collect();
+                registered.unread.extend(all);
+            }
             _ => {}
         }
         if let Some(event) = self.as_router_event(event, block, at).await {
@@ -182,12 +237,35 @@ impl<C: ChainAccess + Clone> Follower<C> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The event is told once: without an answer the stake is asked for again with the next blocks.
     async fn check_stake(&self, provider: Address) {
         let view = View::new(self.chain.clone(), self.contracts);
         match view.stake(StakeRole::Provider, provider).await {
-            Ok(stake) => drop(self.lock().staked.insert(provider, stake.is_active)),
-            Err(error) => tracing::warn!(%provider, %error, "the stake cannot be read"),
+            Ok(stake) => {
+                let mut registered = self.lock();
+                registered.unread.remove(&provider);
+                registered.staked.insert(provider, stake.is_active);
+            }
+            Err(error) => {
+                tracing::warn!(%provider, %error, "the stake cannot be read; it is tried again");
+                self.lock().unread.insert(provider);
+            }
         }
+    }
+
+    /// Providers that are connected are held to what the chain says now, also those that came in while it was changing.
+    async fn recheck(&self) {
+        let unread: Vec<_> = self.lock().unread.iter().copied().collect();
+        for provider in unread {
+            self.check_stake(provider).await;
+        }
+        let registered = self.registered.clone();
+        self.router.recheck(Box::new(move |endpoint, hello| {
+            registered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .authorize(endpoint, hello)
+        }));
     }
 
     async fn as_router_event(
@@ -419,7 +497,11 @@ async fn carry<C: ChainAccess>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stoa_types::{Digest, Hardware, Price, Region, Tier, TokenAmount};
+    use crate::roles::router::{self, DecisionLog, RouterParts};
+    use stoa_crypto::{Domain, SecretKey};
+    use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterEndpoint, Welcome};
+    use stoa_nodes::router::Router;
+    use stoa_types::{Digest, Hardware, NetworkProfile, Price, Region, Tier, TokenAmount};
 
     fn price(units: u128) -> Price {
         Price::per_million(TokenAmount::from_units(units))
@@ -439,18 +521,22 @@ mod tests {
         }
     }
 
-    fn refused(
-        change: impl FnOnce(&mut ModelOffer, &mut Registered, &mut EndpointId),
-    ) -> Option<String> {
-        let (account, mut endpoint, mut offered) = (Address([7; 20]), EndpointId([8; 32]), model());
-        let offer = Offer {
+    fn published(offered: &ModelOffer) -> Offer {
+        Offer {
             model_root: offered.model_root,
             input_price: offered.input_price,
             output_price: offered.output_price,
             tokens_per_second: 1,
             tier: offered.tier,
             name: offered.model.clone(),
-        };
+        }
+    }
+
+    fn refused(
+        change: impl FnOnce(&mut ModelOffer, &mut Registered, &mut EndpointId),
+    ) -> Option<String> {
+        let (account, mut endpoint, mut offered) = (Address([7; 20]), EndpointId([8; 32]), model());
+        let offer = published(&offered);
         let mut registered = Registered::default();
         registered.endpoints.insert(account, endpoint);
         registered.staked.insert(account, true);
@@ -481,5 +567,112 @@ mod tests {
         assert!(refused(|m, _, _| m.tier = Tier::Zk).is_some());
         assert!(refused(|m, _, _| m.context = 0).is_some_and(|e| e.contains("context 0")));
         assert!(refused(|m, _, _| m.message_overhead = u32::MAX).is_some());
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what}: not within 5 s");
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_loses_its_stake_is_cut_off_and_comes_back_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = SecretKey::for_tests("router");
+        let domain = Domain {
+            chain_id: 7,
+            vault: Address([1; 20]),
+        };
+        let secret = EndpointSecret::generate();
+        let provider = SecretKey::for_tests("provider").address();
+        let registered = SharedRegistered::default();
+        {
+            let mut registered = registered.lock().expect("unpoisoned");
+            registered.endpoints.insert(provider, secret.endpoint_id());
+            registered.staked.insert(provider, true);
+            let offer = published(&model());
+            registered.loadouts.insert(provider, vec![offer]);
+        }
+        let allowed = |registered: &SharedRegistered| {
+            let known = registered.clone();
+            move |endpoint, hello: &Hello| {
+                known.lock().expect("unpoisoned").authorize(endpoint, hello)
+            }
+        };
+        let bind = "127.0.0.1:0".parse().expect("an address");
+        let listen = stoa_net::RouterConfig {
+            secret: EndpointSecret::generate(),
+            bind,
+            welcome: Welcome {
+                router: key.address(),
+                chain_id: domain.chain_id,
+                vault: domain.vault,
+                profile_hash: Digest([3; 32]),
+            },
+            timeouts: stoa_net::Timeouts::default(),
+        };
+        let endpoint = RouterEndpoint::bind(listen, Arc::new(allowed(&registered)));
+        let endpoint = Arc::new(endpoint.await.expect("a socket"));
+        let (journal, recovered) =
+            crate::roles::journal::open(folder.path(), domain, key.address()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let config = stoa_nodes::router::RouterConfig {
+            key,
+            domain,
+            profile: NetworkProfile::parse(text).expect("valid"),
+            profile_hash: Digest([3; 32]),
+        };
+        let (core, outputs) = Router::recover(config, recovered.book, 1);
+        let (chain, _calls) = mpsc::unbounded_channel();
+        let decisions = DecisionLog::open(folder.path().join("decisions")).expect("opens");
+        let (router, _task) = router::start(RouterParts {
+            core,
+            outputs,
+            journal,
+            endpoint: endpoint.clone(),
+            chain,
+            decisions,
+        })
+        .expect("starts");
+        let dial = stoa_net::ProviderConfig {
+            secret,
+            bind,
+            router: endpoint.address(),
+            hello: Hello {
+                account: provider,
+                region: Region(*b"XA"),
+                slots: 1,
+                hardware: Hardware::default(),
+                models: vec![model()],
+            },
+            backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(40)),
+            timeouts: stoa_net::Timeouts::default(),
+        };
+        let _provider = ProviderEndpoint::connect(dial).await.expect("dials");
+        let online = || {
+            let core = router.core();
+            core.stock()
+                .get(provider)
+                .is_some_and(|standing| standing.online)
+        };
+        until("let in", online).await;
+        router.recheck(Box::new(allowed(&registered)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(online(), "who is in order stays");
+        let stake = |active| {
+            let mut registered = registered.lock().expect("unpoisoned");
+            registered.staked.insert(provider, active);
+        };
+        stake(false);
+        router.recheck(Box::new(allowed(&registered)));
+        until("cut off", || !online()).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!online(), "it dials in vain");
+        stake(true);
+        until("let in again", online).await;
     }
 }

@@ -52,7 +52,7 @@ fn answered(backend: &ExactBackend, request: &str, cut: Option<usize>) -> Bundle
 
 /// The claims that recomputing finds false.
 fn found_false(bundle: &Bundle, backend: &ExactBackend) -> Vec<&'static str> {
-    let mut report = Report { checks: Vec::new() };
+    let mut report = Report::default();
     check_rerun(&mut report, bundle, Some(backend));
     assert_eq!(report.checks.len(), 2, "{report}");
     let is_false = |check: &&stoa_verify::Check| matches!(check.outcome, Judged::False(_));
@@ -128,7 +128,7 @@ fn another_model_says_nothing_about_a_receipt() {
     let backend = open_model(Path::new(MODEL)).expect("opens");
     let mut other = answered(&backend, HELLO, Some(4));
     other.receipt.receipt.model_root = Digest::ZERO;
-    let mut report = Report { checks: Vec::new() };
+    let mut report = Report::default();
     check_rerun(&mut report, &other, Some(&backend));
     assert!(report.holds(), "{report}");
     let open = |check: &stoa_verify::Check| matches!(check.outcome, Judged::NotChecked(_));
