@@ -167,6 +167,13 @@ fn command(data: &Path, args: &[&str]) -> Outcome<String> {
     run_command(Command::new(stoa()).args(args).arg("--data").arg(data))
 }
 
+/// What a command with `--json` prints.
+fn json(data: &Path, args: &[&str]) -> Outcome<Value> {
+    let told = command(data, &[args, &["--json"]].concat())?;
+    serde_json::from_str(&told)
+        .map_err(|e| format!("`stoa {} --json` printed `{told}`: {e}", args.join(" ")))
+}
+
 /// The openai package; then one call from its answer to a settled receipt, recomputed; every command with `--json`.
 fn paid_call(work: &Path, python: &Path) -> Outcome {
     let data = work.join("paid");
@@ -233,8 +240,7 @@ fn changed_bytes(file: &Path) -> Outcome {
 fn settle(data: &Path) -> Outcome {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        let told = command(data, &["claim", "--json"])?;
-        let claims: Value = serde_json::from_str(&told).map_err(|e| format!("`{told}`: {e}"))?;
+        let claims = json(data, &["claim"])?;
         let paid = claims
             .as_array()
             .into_iter()
@@ -245,29 +251,19 @@ fn settle(data: &Path) -> Outcome {
         }
         if Instant::now() > end {
             return Err(format!(
-                "nothing was claimable within 60 s: {told}\n{}",
+                "nothing was claimable within 60 s: {claims}\n{}",
                 tail(data)
             ));
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    for args in [
-        &["account", "--json"][..],
-        &["jobs", "--json"],
-        &["providers", "--json"],
-        &["withdraw", "1", "--json"],
-    ] {
-        let told = command(data, args)?;
-        serde_json::from_str::<Value>(&told)
-            .map_err(|e| format!("`stoa {}` printed `{told}`: {e}", args.join(" ")))?;
-    }
-    let jobs: Value =
-        serde_json::from_str(&command(data, &["jobs", "--json"])?).map_err(|e| e.to_string())?;
-    let job = jobs[0]["job"]
-        .as_str()
-        .ok_or("no job is listed")?
-        .to_owned();
-    command(data, &["explain", &job]).map(drop)
+    json(data, &["account"])?;
+    json(data, &["providers"])?;
+    json(data, &["withdraw", "1"])?;
+    let jobs = json(data, &["jobs"])?;
+    let job = jobs[0]["job"].as_str().ok_or("no job is listed")?;
+    json(data, &["explain", job])?;
+    command(data, &["explain", job]).map(drop)
 }
 
 /// Kills the process at moments spread over its life while requests arrive; nothing acknowledged may be lost or doubled.
@@ -311,8 +307,7 @@ fn kills(work: &Path, python: &Path) -> Outcome {
     }
     // One more start recovers what the last kill left open; a stopped network can be audited from its journal.
     Network::start(&data, &["--batch-seconds", "1"])?.interrupt()?;
-    let told = command(&data, &["audit", "--json"])?;
-    let audit: Value = serde_json::from_str(&told).map_err(|e| format!("`{told}`: {e}"))?;
+    let audit = json(&data, &["audit"])?;
     let charged = audit["charged"]
         .as_object()
         .ok_or("no charges in the audit")?;
@@ -326,7 +321,7 @@ fn kills(work: &Path, python: &Path) -> Outcome {
     }
     if audit["conserved"] != true || audit["open"] != 0 {
         return Err(format!(
-            "the books do not balance after {count} kills: {told}"
+            "the books do not balance after {count} kills: {audit}"
         ));
     }
     println!(

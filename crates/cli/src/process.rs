@@ -14,6 +14,16 @@ pub fn complain(text: impl Display) -> io::Result<()> {
     written(writeln!(io::stderr(), "{text}"))
 }
 
+/// The first and the last line of what an error says: a parser draws the place between them.
+pub fn one_line(error: impl Display) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first}: {last}"),
+        (first, _) => first.unwrap_or_default().to_owned(),
+    }
+}
+
 fn written(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -3,7 +3,7 @@
 use crate::config::{Config, Developer as DeveloperSettings, ProviderOffer, market_slots};
 use crate::data::{DataDir, write_private};
 use crate::network::Network;
-use crate::process::{StopSignal, complain, say};
+use crate::process::{StopSignal, complain, one_line, say};
 use crate::roles::earnings::{self, Earnings};
 use crate::roles::gateway::{ChainView, RouterGateway};
 use crate::roles::provider::{ProviderHandle, ProviderParts};
@@ -225,8 +225,9 @@ impl Profile {
         };
         let profile = NetworkProfile::parse(&text).map_err(|error| {
             format!(
-                "{} is damaged: {error}; put it back from your backup",
-                path.display()
+                "{} is damaged: {}; put it back from your backup",
+                path.display(),
+                one_line(error)
             )
         })?;
         Ok(Self {

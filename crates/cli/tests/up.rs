@@ -32,10 +32,27 @@ fn output(command: &mut Command) -> (bool, String, String) {
 
 /// The last line on standard error of a start that must be refused.
 fn refused(data: &Path, args: &[&str]) -> String {
-    let (ok, out, err) = output(stoa(data).arg("up").args(args));
-    assert!(!ok, "`up {args:?}` started");
-    assert_eq!(out, "", "`up {args:?}` printed something");
-    err.lines().last().unwrap_or_default().to_owned()
+    let mut command = stoa(data);
+    let child = command
+        .arg("up")
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut up = Up {
+        child: child.expect("starts"),
+        ready: Value::Null,
+    };
+    let (out, err) = (up.child.stdout.take(), up.child.stderr.take());
+    // A start that is not refused would run for ever: its first line ends it.
+    let mut line = String::new();
+    let read = BufReader::new(out.expect("piped")).read_line(&mut line);
+    assert_eq!(read.expect("reads"), 0, "`up {args:?}` started: {line}");
+    let mut log = String::new();
+    let read = err.expect("piped").read_to_string(&mut log);
+    read.expect("UTF-8");
+    assert!(!up.end().success(), "`up {args:?}` ended well");
+    log.lines().last().unwrap_or_default().to_owned()
 }
 
 struct Up {
@@ -219,6 +236,34 @@ fn a_start_that_is_refused_changes_and_deletes_nothing() {
             "{args:?}"
         );
     }
+}
+
+#[test]
+fn what_a_network_cannot_go_on_without_is_named_and_not_made_anew() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let mut up = Up::start(&data, &["--providers", "1"]);
+    up.signal("-INT");
+    assert!(up.end().success());
+    let options = ["--port", "0", "--providers", "1"];
+    for file in ["profile.toml", "chain.redb"] {
+        let (path, aside) = (data.join(file), folder.path().join(file));
+        fs::rename(&path, &aside).expect("moved");
+        let told = refused(&data, &options);
+        assert!(told.contains(file) && told.contains("backup"), "{told}");
+        assert!(!path.exists(), "{file} was made anew");
+        fs::rename(&aside, &path).expect("moved back");
+    }
+    for bytes in [&b"name = "[..], b"\xff\xfe"] {
+        let (path, aside) = (data.join("profile.toml"), folder.path().join("profile"));
+        fs::rename(&path, &aside).expect("moved");
+        fs::write(&path, bytes).expect("writes");
+        let told = refused(&data, &options);
+        assert!(told.contains("profile.toml"), "{told}");
+        assert_eq!(fs::read(&path).expect("there"), bytes, "it was overwritten");
+        fs::rename(&aside, &path).expect("moved back");
+    }
+    drop(Up::start(&data, &["--providers", "1"]));
 }
 
 #[test]

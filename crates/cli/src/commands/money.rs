@@ -6,7 +6,7 @@ use super::show::print_json;
 use crate::data::{providers, read_secret};
 use crate::http::Api;
 use crate::network::Network;
-use crate::process::say;
+use crate::process::{one_line, say};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -207,7 +207,7 @@ fn claim_min(data: &Path) -> Outcome<TokenAmount> {
     let text = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let profile = NetworkProfile::parse(&text)
-        .map_err(|error| format!("{} is damaged: {error}", path.display()))?;
+        .map_err(|error| format!("{} is damaged: {}", path.display(), one_line(error)))?;
     Ok(profile.settlement.claim_min)
 }
 
