@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-use stoa_nodes::message::RefusalReason;
 use stoa_types::Timestamp;
 
 const DAY: u16 = 24 * 60;
@@ -220,24 +219,6 @@ impl ProviderPolicy {
         self.windows.is_empty() || self.windows.iter().any(|window| window.contains(time))
     }
 
-    /// Whether one more job may start beside `running` ones. Running jobs always finish: a window that closes or a drain that
-    /// begins stops only new ones.
-    pub fn admit(
-        &self,
-        time: LocalTime,
-        draining: bool,
-        running: u32,
-        cores: u32,
-    ) -> Result<(), RefusalReason> {
-        if draining || !self.is_open(time) {
-            return Err(RefusalReason::Draining);
-        }
-        if running >= self.market_slots(cores) {
-            return Err(RefusalReason::Busy);
-        }
-        Ok(())
-    }
-
     /// Minutes until [`ProviderPolicy::is_open`] next changes, `None` if it never does.
     pub fn minutes_to_change(&self, time: LocalTime) -> Option<u16> {
         let open = self.is_open(time);
@@ -330,20 +311,6 @@ mod tests {
         assert_eq!(policy(8, 100, &[]).market_slots(64), 0);
         assert_eq!(policy(u32::MAX, 0, &[]).market_slots(u32::MAX), u32::MAX);
         assert_eq!(policy(1, 101, &[]).check(), Err(PolicyError::Share(101)));
-    }
-
-    #[test]
-    fn new_work_is_refused_with_the_reason_and_running_work_is_not_counted_against_a_drain() {
-        let policy = policy(2, 0, &["mon 08:00-18:00"]);
-        let noon = at(Weekday::Monday, 12, 0);
-        assert_eq!(policy.admit(noon, false, 1, 8), Ok(()));
-        assert_eq!(policy.admit(noon, false, 2, 8), Err(RefusalReason::Busy));
-        assert_eq!(policy.admit(noon, true, 0, 8), Err(RefusalReason::Draining));
-        let evening = at(Weekday::Monday, 18, 0);
-        assert_eq!(
-            policy.admit(evening, false, 0, 8),
-            Err(RefusalReason::Draining)
-        );
     }
 
     #[test]
