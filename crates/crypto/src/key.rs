@@ -2,11 +2,13 @@
 
 use crate::keccak256;
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
-use secp256k1::{Message, PublicKey, SECP256K1};
+use secp256k1::{Message, SECP256K1};
+use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 use stoa_types::{Address, Digest, Signature};
 
-/// The bytes are no secret key.
+/// The bytes are no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not 32 bytes in hexadecimal.
@@ -15,6 +17,9 @@ pub enum KeyError {
     /// Zero or not below the group order.
     #[error("these 32 bytes are not a secp256k1 secret key")]
     OutOfRange,
+    /// Not the compressed form of a point of the curve.
+    #[error("these bytes are not a compressed secp256k1 public key of 33 bytes")]
+    NoPublicKey,
 }
 
 /// Why a signature was refused.
@@ -71,7 +76,16 @@ impl SecretKey {
 
     /// Its account.
     pub fn address(&self) -> Address {
-        address_of(&PublicKey::from_secret_key(SECP256K1, &self.0))
+        self.public_key().address()
+    }
+
+    /// What others seal to.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(secp256k1::PublicKey::from_secret_key(SECP256K1, &self.0))
+    }
+
+    pub(crate) fn inner(&self) -> &secp256k1::SecretKey {
+        &self.0
     }
 
     /// Signs a 32-byte digest; deterministic (RFC 6979), low s.
@@ -83,6 +97,75 @@ impl SecretKey {
         bytes[..64].copy_from_slice(&compact);
         bytes[64] = 27 + u8::try_from(i32::from(id)).expect("a recovery id lies in 0..4");
         Signature(bytes)
+    }
+}
+
+/// Public key of an account, as text 66 hexadecimal digits with 0x. Whose it is needs no proof: the address is its hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicKey(secp256k1::PublicKey);
+
+impl PublicKey {
+    /// From its compressed form of 33 bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes: &[u8; 33] = bytes.try_into().map_err(|_| KeyError::NoPublicKey)?;
+        secp256k1::PublicKey::from_slice(bytes)
+            .map(Self)
+            .map_err(|_| KeyError::NoPublicKey)
+    }
+
+    /// Its compressed form.
+    pub fn to_bytes(&self) -> [u8; 33] {
+        self.0.serialize()
+    }
+
+    /// Its account.
+    pub fn address(&self) -> Address {
+        address_of(&self.0)
+    }
+
+    pub(crate) fn inner(&self) -> &secp256k1::PublicKey {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0x{}", hex::encode(self.to_bytes()))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Strict: `0x` and lower-case digits only, so that one key has one text.
+impl FromStr for PublicKey {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let digits = text.strip_prefix("0x").ok_or(KeyError::NoPublicKey)?;
+        let bytes = hex::decode(digits).map_err(|_| KeyError::NoPublicKey)?;
+        let key = Self::from_bytes(&bytes)?;
+        if key.to_string() == text {
+            Ok(key)
+        } else {
+            Err(KeyError::NoPublicKey)
+        }
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<str>::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -107,7 +190,7 @@ pub fn recover(digest: Digest, signature: &Signature) -> Result<Address, Signatu
     Ok(address_of(&key))
 }
 
-fn address_of(key: &PublicKey) -> Address {
+fn address_of(key: &secp256k1::PublicKey) -> Address {
     let hash = keccak256(&key.serialize_uncompressed()[1..]);
     let mut address = [0; 20];
     address.copy_from_slice(&hash.0[12..]);
@@ -184,6 +267,19 @@ mod tests {
         );
         for v in [1, 26, 29, 255] {
             assert_eq!(with(64..65, &[v]), Err(SignatureError::RecoveryByte(v)));
+        }
+    }
+
+    #[test]
+    fn a_public_key_has_one_text_and_its_secret_s_address() {
+        let key = SecretKey::for_tests("a");
+        let public = key.public_key();
+        assert_eq!(public.address(), key.address());
+        let text = public.to_string();
+        assert_eq!(text.parse(), Ok(public));
+        let (upper, no_point) = (text.to_uppercase(), format!("0x05{}", &text[4..]));
+        for bad in ["", "0x", &text[2..], &upper, &text[..66], &no_point] {
+            assert_eq!(bad.parse::<PublicKey>(), Err(KeyError::NoPublicKey));
         }
     }
 

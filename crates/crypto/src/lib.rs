@@ -8,14 +8,16 @@ mod eip712;
 mod endpoint;
 mod key;
 mod merkle;
+mod seal;
 mod tokens;
 
 pub use abi::Words;
 pub use alloy_primitives::keccak256 as keccak256_b256;
 pub use eip712::{Domain, receipt_digest, receipt_leaf, ticket_digest};
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};
-pub use key::{KeyError, SecretKey, SignatureError, recover};
+pub use key::{KeyError, PublicKey, SecretKey, SignatureError, recover};
 pub use merkle::{MerkleTree, hash_pair, verify_proof};
+pub use seal::{OpenError, RECIPIENTS_MAX, SealError, Sealed};
 pub use tokens::{chain_head, debit_leaf, payout_leaf, token_root};
 
 use stoa_types::Digest;
