@@ -12,8 +12,8 @@ bytes32 requestDigest,bytes32 outputRoot,bytes32 responseDigest,uint64 inputUnit
 uint128 outputPrice,uint128 charge,uint16 feeVersion,uint8 paidBy,uint8 tier,bytes32 evidenceDigest,bytes32 ticketHash,\
 uint32 attempt,bytes32 segmentsRoot,uint64 acceptedAt,uint64 deliveredAt)";
 const TICKET_TYPE: &str = "Ticket(bytes32 jobId,address account,address router,address provider,bytes32 modelRoot,\
-bytes32 parametersDigest,bytes32 requestDigest,uint128 inputPrice,uint128 outputPrice,uint64 inputUnitsMax,uint64 outputUnitsMax,\
-uint128 reserve,uint16 feeVersion,uint8 tier,uint32 attempt,uint64 issuedAt,uint64 deadline)";
+bytes32 parametersDigest,bytes32 requestDigest,bytes32 workDigest,uint128 inputPrice,uint128 outputPrice,uint64 inputUnitsMax,\
+uint64 outputUnitsMax,uint128 reserve,uint16 feeVersion,uint8 tier,uint32 attempt,uint64 issuedAt,uint64 deadline)";
 
 /// Signing domain of one network: its chain and its vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,7 @@ pub fn ticket_digest(domain: &Domain, t: &Ticket) -> Digest {
         .digest(t.model_root)
         .digest(t.parameters_digest)
         .digest(t.request_digest)
+        .digest(t.work_digest)
         .uint(t.input_price.amount_per_million().units())
         .uint(t.output_price.amount_per_million().units())
         .uint(t.input_units_max)

@@ -55,6 +55,7 @@ fn ticket() -> Ticket {
         model_root: r.model_root,
         parameters_digest: r.parameters_digest,
         request_digest: r.request_digest,
+        work_digest: digest("work"),
         input_price: r.input_price,
         output_price: r.output_price,
         input_units_max: 30,

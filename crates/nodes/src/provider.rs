@@ -366,6 +366,9 @@ impl Provider {
         {
             return bad("its parameters are not those of the work");
         }
+        if dispatch.work.digest() != ticket.work_digest {
+            return bad("it was signed for other work");
+        }
         match recover(
             ticket_digest(&self.config.domain, ticket),
             &dispatch.ticket.signature,

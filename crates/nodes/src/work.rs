@@ -1,7 +1,8 @@
 //! What is asked of a model, as the provider gets it: already parsed, nothing left to interpret.
 
 use serde::{Deserialize, Serialize};
-use stoa_types::SamplingParameters;
+use stoa_crypto::keccak256;
+use stoa_types::{Digest, SamplingParameters};
 
 /// One generation to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,85 @@ pub struct Work {
     pub sampling: SamplingParameters,
     /// What shape the answer must have; checked after decoding.
     pub answer: AnswerShape,
+}
+
+const VERSION: &[u8] = b"stoa.work.v1";
+
+impl Work {
+    /// One byte form: version, the kind of prompt and its parts, the sampling parameters, the shape; every part with its length, integers
+    /// big-endian. Its keccak stands in the ticket, so that router and provider cannot say later that something else was ordered.
+    pub fn canonical_bytes(&self) -> Vec<u8> {
+        let mut bytes = VERSION.to_vec();
+        match &self.prompt {
+            Prompt::Chat { messages, tools } => {
+                bytes.push(0);
+                push(&mut bytes, messages.as_bytes());
+                push(&mut bytes, tools.as_bytes());
+            }
+            Prompt::Text(text) => {
+                bytes.push(1);
+                push(&mut bytes, text.as_bytes());
+            }
+            Prompt::Tokens(ids) => {
+                bytes.push(2);
+                let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+                push(&mut bytes, &ids);
+            }
+        }
+        push(&mut bytes, &self.sampling.canonical_bytes());
+        bytes.push(self.answer.code());
+        bytes
+    }
+
+    /// The inverse of [`Self::canonical_bytes`]; `None` for any other bytes.
+    pub fn from_canonical_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.strip_prefix(VERSION)?.split_first()?;
+        let (first, rest) = pull(rest)?;
+        let (prompt, rest) = match kind {
+            0 => {
+                let (tools, rest) = pull(rest)?;
+                let (messages, tools) = (text(first)?, text(tools)?);
+                (Prompt::Chat { messages, tools }, rest)
+            }
+            1 => (Prompt::Text(text(first)?), rest),
+            2 => (Prompt::Tokens(ids(first)?), rest),
+            _ => return None,
+        };
+        let (sampling, rest) = pull(rest)?;
+        let [answer] = rest else {
+            return None;
+        };
+        Some(Self {
+            prompt,
+            sampling: SamplingParameters::from_canonical_bytes(sampling)?,
+            answer: AnswerShape::from_code(*answer)?,
+        })
+    }
+
+    /// keccak of the canonical bytes: the ticket's `work_digest`.
+    pub fn digest(&self) -> Digest {
+        keccak256(self.canonical_bytes())
+    }
+}
+
+fn push(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend((part.len() as u64).to_be_bytes());
+    bytes.extend(part);
+}
+
+fn pull(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    String::from_utf8(bytes.to_vec()).ok()
+}
+
+fn ids(bytes: &[u8]) -> Option<Vec<u32>> {
+    let (ids, rest) = bytes.as_chunks();
+    let ids = ids.iter().map(|id| u32::from_be_bytes(*id)).collect();
+    rest.is_empty().then_some(ids)
 }
 
 /// Input of a generation. Messages and tools are JSON text (arrays), kept as the client wrote them but for normalised roles.
@@ -44,4 +124,65 @@ pub enum AnswerShape {
     ToolCall,
     /// Text only, even if tools were given.
     NoTools,
+}
+
+impl AnswerShape {
+    const ALL: [Self; 4] = [Self::Any, Self::JsonObject, Self::ToolCall, Self::NoTools];
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Any => 0,
+            Self::JsonObject => 1,
+            Self::ToolCall => 2,
+            Self::NoTools => 3,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|shape| shape.code() == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use stoa_types::Q16;
+
+    prop_compose! {
+        fn works()(
+            kind in 0..3, a in ".{0,20}", b in ".{0,20}", ids in proptest::collection::vec(any::<u32>(), 0..9), shape in 0usize..4,
+            temperature in any::<u32>(), min_p in any::<u32>(), seed in any::<u64>(), max_output_tokens in any::<u32>(),
+            stop in proptest::collection::vec(".{0,5}", 0..4),
+        ) -> Work {
+            let prompt = match kind {
+                0 => Prompt::Chat { messages: a, tools: b },
+                1 => Prompt::Text(a),
+                _ => Prompt::Tokens(ids),
+            };
+            let (temperature, min_p) = (Q16(temperature), Q16(min_p));
+            let sampling = SamplingParameters { temperature, min_p, seed, max_output_tokens, stop };
+            Work { prompt, sampling, answer: AnswerShape::ALL[shape] }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_bytes_are_read_back_and_two_works_have_two_digests(a in works(), b in works(), cut in any::<prop::sample::Index>()) {
+            let bytes = a.canonical_bytes();
+            prop_assert_eq!(Work::from_canonical_bytes(&bytes), Some(a.clone()));
+            prop_assert_eq!(Work::from_canonical_bytes(&bytes[..cut.index(bytes.len())]), None);
+            prop_assert_eq!(a.digest() == b.digest(), a == b);
+        }
+
+        #[test]
+        fn what_is_read_from_changed_bytes_has_these_very_bytes(work in works(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = work.canonical_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Some(other) = Work::from_canonical_bytes(&bytes) {
+                prop_assert_eq!(other.canonical_bytes(), bytes);
+            }
+        }
+    }
 }

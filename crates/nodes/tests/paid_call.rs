@@ -1037,8 +1037,8 @@ fn a_cancellation_that_arrives_twice_gives_one_receipt() {
     assert_eq!((finals(first), finals(second)), (1, 0));
 }
 
-#[test]
-fn a_ticket_whose_reserve_would_cut_the_pay_is_not_worked_on_though_the_router_signed_it() {
+/// What one provider says to an order that the router really made, changed and signed again.
+fn answer_to_changed_order(change: impl Fn(&mut stoa_nodes::message::Dispatch)) -> RefusalReason {
     let mut world = World::new(1);
     world.unsynced = Some(Vec::new());
     world.submit(1);
@@ -1056,22 +1056,39 @@ fn a_ticket_whose_reserve_would_cut_the_pay_is_not_worked_on_though_the_router_s
             _ => None,
         })
         .expect("ordered");
-    let ticket = &mut dispatch.ticket.ticket;
-    ticket.reserve = TokenAmount::from_units(ticket.reserve.units() - 1);
-    dispatch.ticket.signature =
-        SecretKey::for_tests("router").sign(stoa_crypto::ticket_digest(&domain(), ticket));
+    change(&mut dispatch);
+    dispatch.ticket.signature = SecretKey::for_tests("router").sign(stoa_crypto::ticket_digest(
+        &domain(),
+        &dispatch.ticket.ticket,
+    ));
     let provider = world.providers.values_mut().next().expect("one");
     let input = provider::Input::Router(ToProvider::Dispatch(Box::new(dispatch)));
-    let outputs = provider.handle(input, START);
+    match &provider.handle(input, START)[..] {
+        [provider::Output::Send(ToRouter::Refused { reason, .. })] => reason.clone(),
+        outputs => panic!("{outputs:?}"),
+    }
+}
+
+#[test]
+fn a_ticket_whose_reserve_would_cut_the_pay_is_not_worked_on_though_the_router_signed_it() {
+    let refused = answer_to_changed_order(|dispatch| {
+        let reserve = &mut dispatch.ticket.ticket.reserve;
+        *reserve = TokenAmount::from_units(reserve.units() - 1);
+    });
     assert!(
-        matches!(
-            &outputs[..],
-            [provider::Output::Send(ToRouter::Refused {
-                reason: RefusalReason::BadTicket { .. },
-                ..
-            })]
-        ),
-        "{outputs:?}"
+        matches!(&refused, RefusalReason::BadTicket { reason } if reason.contains("reserve")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn an_order_of_other_work_than_its_ticket_names_is_not_worked_on() {
+    let refused = answer_to_changed_order(|dispatch| {
+        dispatch.work.prompt = stoa_nodes::work::Prompt::Text("something else".to_owned());
+    });
+    assert!(
+        matches!(&refused, RefusalReason::BadTicket { reason } if reason.contains("other work")),
+        "{refused:?}"
     );
 }
 

@@ -46,6 +46,8 @@ pub struct Ticket {
     pub parameters_digest: Digest,
     /// keccak of the exact body bytes of the client.
     pub request_digest: Digest,
+    /// keccak of the canonical bytes of the work that goes with it: what the provider was ordered to do, whatever the router says later.
+    pub work_digest: Digest,
     /// Price of input tokens.
     pub input_price: Price,
     /// Price of output tokens.

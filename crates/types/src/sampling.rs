@@ -60,6 +60,31 @@ impl SamplingParameters {
         }
         bytes
     }
+
+    /// The inverse of [`Self::canonical_bytes`]; `None` for any other bytes.
+    pub fn from_canonical_bytes(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(b"stoa.sampling.v1")?;
+        let (temperature, rest) = rest.split_first_chunk()?;
+        let (min_p, rest) = rest.split_first_chunk()?;
+        let (seed, rest) = rest.split_first_chunk()?;
+        let (max_output_tokens, rest) = rest.split_first_chunk()?;
+        let (count, mut rest) = rest.split_first_chunk()?;
+        let mut stop = Vec::new();
+        for _ in 0..u32::from_be_bytes(*count) {
+            let (length, after) = rest.split_first_chunk()?;
+            let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+            let (text, after) = after.split_at_checked(length)?;
+            stop.push(String::from_utf8(text.to_vec()).ok()?);
+            rest = after;
+        }
+        rest.is_empty().then_some(Self {
+            temperature: Q16(u32::from_be_bytes(*temperature)),
+            min_p: Q16(u32::from_be_bytes(*min_p)),
+            seed: u64::from_be_bytes(*seed),
+            max_output_tokens: u32::from_be_bytes(*max_output_tokens),
+            stop,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +99,22 @@ mod tests {
         for bad in [-0.1, f64::NAN, f64::INFINITY, 70_000.0] {
             assert_eq!(Q16::from_f64(bad), None);
         }
+    }
+
+    #[test]
+    fn canonical_bytes_are_read_back_and_no_others_are() {
+        let parameters = SamplingParameters {
+            temperature: Q16(1),
+            min_p: Q16(2),
+            seed: u64::MAX,
+            max_output_tokens: 7,
+            stop: vec!["é".to_owned(), String::new()],
+        };
+        let bytes = parameters.canonical_bytes();
+        let read = SamplingParameters::from_canonical_bytes;
+        assert_eq!(read(&bytes), Some(parameters));
+        assert!((0..bytes.len()).all(|length| read(&bytes[..length]).is_none()));
+        assert_eq!(read(&[bytes.as_slice(), &[0]].concat()), None);
     }
 
     #[test]

@@ -169,6 +169,7 @@ pub fn dispatch(number: u32) -> Dispatch {
         model_root: Digest([5; 32]),
         parameters_digest: Digest::ZERO,
         request_digest: Digest::ZERO,
+        work_digest: Digest::ZERO,
         input_price: Price::per_million(TokenAmount::from_units(1)),
         output_price: Price::per_million(TokenAmount::from_units(2)),
         input_units_max: 10,

@@ -5,7 +5,6 @@ use super::{After, Current, Job, Output, Phase, Router};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
-use crate::work::Work;
 use stoa_crypto::{receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
@@ -114,6 +113,7 @@ impl Router {
             model_root: offer.model_root,
             parameters_digest: parameters_digest(&state.parameters),
             request_digest: state.request.request_digest,
+            work_digest: state.work().digest(),
             input_price: offer.input_price,
             output_price: offer.output_price,
             input_units_max: state.input_units_max,
@@ -136,11 +136,7 @@ impl Router {
             .config
             .key
             .sign(ticket_digest(&self.config.domain, &ticket));
-        let work = Work {
-            prompt: state.request.prompt.clone(),
-            sampling: state.parameters.clone(),
-            answer: state.request.answer,
-        };
+        let work = state.work();
         let signed = SignedTicket {
             ticket: ticket.clone(),
             signature,

@@ -16,6 +16,7 @@ pub use summary::JobSummary;
 
 use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
 use crate::message::{Hello, ToProvider, ToRouter};
+use crate::work::Work;
 use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey};
 use stoa_ledger::book::{Entry, ReleaseCause, RouterBook};
@@ -266,6 +267,17 @@ struct Job {
     current: Option<Current>,
     phase: Phase,
     last_failure: Cause,
+}
+
+impl Job {
+    /// What a provider is ordered to do.
+    fn work(&self) -> Work {
+        Work {
+            prompt: self.request.prompt.clone(),
+            sampling: self.parameters.clone(),
+            answer: self.request.answer,
+        }
+    }
 }
 
 /// The running attempt of a job.
