@@ -9,6 +9,7 @@ mod backend;
 mod exact;
 mod executor;
 mod hardware;
+mod judge;
 mod memory;
 mod policy;
 mod prompt;
@@ -21,6 +22,7 @@ pub use backend::{
 pub use exact::{ExactBackend, ExactOptions, OpenError};
 pub use executor::{Busy, Event, Executor};
 pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};
+pub use judge::ExactJudge;
 pub use memory::{MemoryView, available_memory};
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};

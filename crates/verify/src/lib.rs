@@ -2,10 +2,12 @@
 //!
 //! [`check_signatures`] is what a router asks of a provider's receipt and a provider of a router's; [`Bundle`] is the file that
 //! `stoa verify` takes, and [`check_bundle`] says of each of its parts whether it is true, false, or cannot be known offline.
+//! [`judge`] is what an auditor does with one posted receipt.
 
 mod batch;
 mod bundle;
 mod content;
+pub mod judge;
 mod report;
 
 pub use batch::{BatchStatement, SettlementProof};

@@ -1,0 +1,262 @@
+//! The judge that recomputes, on the model that ships with the repository: what is honest passes, each cheat is named.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use stoa_crypto::token_root;
+use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_runtime::{
+    Backend, CancelFlag, ExactBackend, ExactJudge, ExactOptions, Script, ScriptedBackend,
+    run_to_end,
+};
+use stoa_types::*;
+use stoa_verify::Content;
+use stoa_verify::judge::{Answered, Case, Judge, NotJudged};
+
+const TOOLS: &str = r#"[{"type":"function","function":{"name":"get_weather","description":"Weather of a city","parameters":
+    {"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]"#;
+
+fn backend() -> Arc<ExactBackend> {
+    static BACKEND: OnceLock<Arc<ExactBackend>> = OnceLock::new();
+    let open = || {
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+        let options = ExactOptions {
+            slots: 1,
+            ..ExactOptions::default()
+        };
+        Arc::new(ExactBackend::open(file, &options).expect("the default model opens"))
+    };
+    BACKEND.get_or_init(open).clone()
+}
+
+fn judge() -> ExactJudge {
+    ExactJudge::new([backend() as Arc<dyn Backend>])
+}
+
+fn chat(text: &str, tools: &str, answer: AnswerShape, tokens: u32) -> Work {
+    let messages = serde_json::json!([{"role": "user", "content": text}]).to_string();
+    Work {
+        prompt: Prompt::Chat {
+            messages,
+            tools: tools.to_owned(),
+        },
+        sampling: SamplingParameters {
+            temperature: Q16::ONE,
+            min_p: Q16(0),
+            seed: 7,
+            max_output_tokens: tokens,
+            stop: Vec::new(),
+        },
+        answer,
+    }
+}
+
+fn plain() -> Work {
+    chat("Count from one to five.", "[]", AnswerShape::Any, 12)
+}
+
+/// What a provider would sign for this answer.
+fn case(work: &Work, content: &Content, prompt: &[u32], output: &[u32]) -> Case {
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        chain_id: 1,
+        vault: Address::ZERO,
+        profile_hash: Digest::ZERO,
+        job_id: JobId([1; 32]),
+        account: Address::ZERO,
+        router: Address::ZERO,
+        provider: Address::ZERO,
+        model_root: backend().facts().model_root,
+        runtime_digest: backend().facts().runtime_digest,
+        parameters_digest: Digest::ZERO,
+        prompt_root: token_root(prompt),
+        request_digest: Digest::ZERO,
+        output_root: token_root(output),
+        response_digest: content.digest(),
+        input_units: content.input_units,
+        output_units: content.output_units,
+        input_price: Price::per_million(TokenAmount::ZERO),
+        output_price: Price::per_million(TokenAmount::ZERO),
+        charge: TokenAmount::ZERO,
+        fee_version: 0,
+        paid_by: PaidBy::Allotment,
+        tier: Tier::Exact,
+        evidence_digest: Digest::ZERO,
+        ticket_hash: Digest::ZERO,
+        attempt: 0,
+        segments_root: Digest::ZERO,
+        accepted_at: Timestamp(0),
+        delivered_at: Timestamp(0),
+    };
+    Case {
+        receipt,
+        work: work.canonical_bytes(),
+    }
+}
+
+fn answered(work: &Work, content: &Content, prompt: &[u32], output: &[u32]) -> Answered {
+    let case = case(work, content, prompt, output);
+    let finding = judge().judge(&case).expect("judged");
+    assert_eq!(judge().judge(&case), Ok(finding), "two judges differ");
+    finding.answered
+}
+
+/// What a client has that left after `tokens`: the provider's own cut.
+fn cut(work: &Work, tokens: usize) -> (Content, Vec<u32>) {
+    let prepared = backend().prepare(work).expect("taken");
+    let (mut ids, mut text) = (Vec::new(), String::new());
+    backend()
+        .run(&prepared, &CancelFlag::new(), &mut |new, piece| {
+            if ids.len() < tokens {
+                ids.extend(new);
+                text.push_str(&piece);
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .ok();
+    let content = Content {
+        text,
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Cancelled,
+        input_units: prepared.facts.input_units,
+        output_units: tokens as u64,
+    };
+    (content, ids)
+}
+
+#[test]
+fn honest_answers_pass_whole_or_left_with_tools_and_without() {
+    let works = [
+        plain(),
+        chat("What is the weather in Paris?", TOOLS, AnswerShape::Any, 60),
+        chat(
+            "What is the weather in Paris?",
+            TOOLS,
+            AnswerShape::NoTools,
+            12,
+        ),
+        chat("Say nothing.", "[]", AnswerShape::Any, 0),
+    ];
+    for work in &works {
+        let (content, prompt, output) = run_to_end(&*backend(), work).expect("runs");
+        let found = answered(work, &content, &prompt, &output);
+        assert_eq!(found, Answered::Good, "{content:?}");
+        for tokens in [1, output.len() / 2, output.len()] {
+            if tokens > 0 && tokens <= output.len() {
+                let (content, ids) = cut(work, tokens);
+                assert_eq!(answered(work, &content, &prompt, &ids), Answered::Good);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_left_a_demanded_object_before_it_failed_owes_what_it_got() {
+    let work = chat("Tell me a story.", "[]", AnswerShape::JsonObject, 200);
+    let prompt = backend().prepare(&work).expect("taken").prompt;
+    let (content, ids) = cut(&work, 3);
+    assert_eq!(answered(&work, &content, &prompt, &ids), Answered::Good);
+    // And whoever claims that the object came gets nothing.
+    assert!(
+        run_to_end(&*backend(), &work).is_err(),
+        "another work is needed here"
+    );
+    let invented = Content {
+        text: "{}".to_owned(),
+        finish_reason: FinishReason::Stop,
+        ..content
+    };
+    let found = answered(&work, &invented, &prompt, &ids);
+    assert_eq!(found, Answered::WrongOutput);
+}
+
+#[test]
+fn an_altered_token_an_altered_text_and_an_overcount_are_told_apart() {
+    let work = plain();
+    let (content, prompt, output) = run_to_end(&*backend(), &work).expect("runs");
+    let mut ids = output.clone();
+    ids[1] ^= 1;
+    assert_eq!(
+        answered(&work, &content, &prompt, &ids),
+        Answered::WrongOutput
+    );
+    let mut altered = content.clone();
+    altered.text.push('.');
+    assert_eq!(
+        answered(&work, &altered, &prompt, &output),
+        Answered::WrongOutput
+    );
+    let mut more = content.clone();
+    more.input_units += 1;
+    assert_eq!(
+        answered(&work, &more, &prompt, &output),
+        Answered::WrongCount
+    );
+    let mut longer = prompt.clone();
+    longer.push(1);
+    assert_eq!(
+        answered(&work, &more, &longer, &output),
+        Answered::WrongCount
+    );
+    let mut padded = output.clone();
+    padded.push(1);
+    let mut counted = content.clone();
+    counted.output_units += 1;
+    assert_eq!(
+        answered(&work, &counted, &prompt, &padded),
+        Answered::WrongCount
+    );
+}
+
+#[test]
+fn an_answer_of_another_model_or_another_seed_is_found() {
+    let work = plain();
+    let (content, prompt, output) = run_to_end(&*backend(), &work).expect("runs");
+    let cheap = ScriptedBackend::named("script-fixed-12", Script::default()).expect("known");
+    let (mut said, _, tokens) = run_to_end(&cheap, &work).expect("runs");
+    said.input_units = content.input_units;
+    assert_ne!(answered(&work, &said, &prompt, &tokens), Answered::Good);
+    let mut other = work.clone();
+    other.sampling.temperature = Q16(4 << 16);
+    let (said, _, tokens) = run_to_end(&*backend(), &other).expect("runs");
+    assert_ne!(tokens, output);
+    assert_ne!(answered(&work, &said, &prompt, &tokens), Answered::Good);
+}
+
+#[test]
+fn work_that_the_model_refuses_has_no_answer() {
+    let (content, prompt, output) = run_to_end(&*backend(), &plain()).expect("runs");
+    let mut long = plain();
+    long.prompt = Prompt::Tokens(vec![1; 100_000]);
+    assert_eq!(
+        answered(&long, &content, &prompt, &output),
+        Answered::WrongOutput
+    );
+}
+
+#[test]
+fn nothing_but_exact_answers_of_known_models_is_judged() {
+    let work = plain();
+    let content = cut(&work, 1).0;
+    let sound = case(&work, &content, &[1], &[1]);
+    let with = |change: fn(&mut Case)| {
+        let mut case = sound.clone();
+        change(&mut case);
+        judge().judge(&case).expect_err("not judged")
+    };
+    assert_eq!(
+        with(|c| c.receipt.tier = Tier::None),
+        NotJudged::Tier(Tier::None)
+    );
+    let unknown = with(|c| c.receipt.model_root = Digest::ZERO);
+    assert_eq!(unknown, NotJudged::NoModel(Digest::ZERO));
+    assert_eq!(with(|c| c.work.truncate(9)), NotJudged::NotWork);
+    let upstream = ScriptedBackend::named("script-echo", Script::default()).expect("known");
+    assert_ne!(upstream.facts().tier, Tier::Exact);
+    assert_eq!(
+        ExactJudge::new([Arc::new(upstream) as Arc<dyn Backend>])
+            .models()
+            .count(),
+        0
+    );
+}
