@@ -3,10 +3,12 @@
 //! - [`vault`], [`stake`]: the model of PaymentVault and StakeRegistry, written before the contracts and tested against their
 //!   bytecode (DECISIONS 15). Every operation either happens whole or changes nothing.
 //! - [`book`]: what one router promised and charged, as a state machine over journaled entries.
+//! - [`audit`]: the model of the contracts that judge, and what every validator must compute alike.
 //! - [`fees`]: the only functions of the project that round money (DECISIONS 20).
 //!
 //! Times are arguments; amounts are integers and checked.
 
+pub mod audit;
 pub mod book;
 pub mod fees;
 pub mod roots;

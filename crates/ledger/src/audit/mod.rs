@@ -1,0 +1,75 @@
+//! Audits: the model of AuditRounds, PanelVerdict and Reputation, and what a validator computes beside them (docs/audits.md).
+//!
+//! - [`rounds`]: validators, the beacon, ballots and plants, each in its phase.
+//! - [`verdict`]: rulings by panel, faults that need no panel, and what they cost.
+//! - [`standing`]: reputation and the share of jobs that is audited.
+//! - [`ballot`], [`panel`], [`hash`]: what all validators and the contracts must compute alike.
+//!
+//! As in [`crate::vault`], a call checks in the contract's order and happens whole or not at all.
+
+pub mod ballot;
+pub mod hash;
+pub mod panel;
+pub mod place;
+pub mod rounds;
+pub mod standing;
+#[cfg(test)]
+mod tests;
+pub mod verdict;
+
+use serde::{Deserialize, Serialize};
+
+/// The most validators that take part, and the most routers: it bounds every loop of the contracts.
+pub const MAX_SEATS: usize = 64;
+/// Validators of a panel, and how many equal verdicts decide.
+pub const PANEL: usize = 3;
+/// Equal verdicts that decide; one where a devnet has one validator.
+pub const VOTES: usize = 2;
+
+/// What a validator found, and what a panel ruled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Recomputation gives what the receipt says.
+    Good,
+    /// Recomputation gives another output root, response digest or finish.
+    WrongOutput,
+    /// Recomputation gives another prompt root or another number of tokens.
+    WrongCount,
+    /// The router does not give what an audit needs.
+    Withheld,
+    /// The leaf has no valid signature of the provider, or its ticket is not the router's.
+    Forged,
+    /// The payout root does not follow from the leaves.
+    BadSums,
+}
+
+impl Outcome {
+    /// All, by code.
+    pub const ALL: [Self; 6] = [
+        Self::Good,
+        Self::WrongOutput,
+        Self::WrongCount,
+        Self::Withheld,
+        Self::Forged,
+        Self::BadSums,
+    ];
+
+    /// Its number in ballots and contracts.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::WrongOutput => 1,
+            Self::WrongCount => 2,
+            Self::Withheld => 3,
+            Self::Forged => 4,
+            Self::BadSums => 5,
+        }
+    }
+
+    /// Whether every validator that recomputes must find the same. What a router hands out it can hand out to one validator and not to
+    /// another, so that honest validators may differ on [`Self::Withheld`] and [`Self::Forged`].
+    pub const fn is_content(self) -> bool {
+        !matches!(self, Self::Withheld | Self::Forged)
+    }
+}
