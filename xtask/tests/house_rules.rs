@@ -290,6 +290,8 @@ fn each_heavy_dependency_has_one_home() {
         ("tokenizers", &["engine"][..]),
         ("axum", &["api", "evm", "cli"][..]),
         ("maud", &["api"][..]),
+        // Each speaks to another server of others: a chain's RPC, an inference server, a router's API (0021).
+        ("reqwest", &["chain", "runtime", "cli"][..]),
     ]);
     for name in crates() {
         for (key, _) in dependencies(&member(&name), ALL) {

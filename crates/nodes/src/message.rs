@@ -117,7 +117,7 @@ pub enum ToRouter {
         attempt: u32,
         /// Provider's signature over the ticket digest.
         signature: Signature,
-        /// Exact number of prompt tokens.
+        /// Number of prompt tokens: exact, or for tier `none` an upper bound of what the receipt may count.
         input_units: u64,
         /// When.
         accepted_at: Timestamp,

@@ -2,6 +2,9 @@
 //!
 //! Promise (design: reliability 2): it can claim all acknowledged work alone; it works on no ticket that would not be paid (wrong
 //! signature, price below its own, dead deadline, foreign chain); it never claims a token that did not reach the client.
+//!
+//! Counting: an exact backend counts the prompt before it starts and one unit for each token. A backend of tier `none` may learn the
+//! counts from somebody else's server while it runs ([`Counted`]); they can only lower what is claimed.
 
 use crate::message::{Dispatch, Final, Hello, ModelOffer, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
@@ -10,7 +13,7 @@ use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey, receipt_digest, recover, ticket_digest};
 use stoa_ledger::fees::{self, Usage};
 use stoa_types::{
-    Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedReceipt, Ticket,
+    Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedReceipt, Ticket, Tier,
     Timestamp,
 };
 use stoa_verify::{Content, ToolCall, check_signatures};
@@ -80,6 +83,15 @@ pub struct Prepared {
     pub prompt_root: Digest,
 }
 
+/// What a server that counts by itself has counted so far. Each word of it replaces the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Prompt tokens; what was accepted is the most that is claimed.
+    pub input_units: u64,
+    /// Tokens of the answer, known at its end; what was sent is the most that is claimed.
+    pub output_units: Option<u64>,
+}
+
 /// What a backend makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Generated {
@@ -96,6 +108,13 @@ pub enum Generated {
         tool_calls: Vec<ToolCall>,
         /// Why.
         finish_reason: FinishReason,
+    },
+    /// Tier `none` only: the backend learned how much there is to claim.
+    Counted(Counted),
+    /// Before the first token: the backend finds that it cannot take the work after all.
+    Refused {
+        /// Why.
+        reason: RefusalReason,
     },
     /// The backend failed.
     Failed {
@@ -132,7 +151,12 @@ pub enum Output {
 struct Running {
     ticket: Ticket,
     facts: Facts,
+    /// Prompt tokens that the ticket was accepted with.
+    accepted_units: u64,
+    /// Prompt tokens to claim.
     input_units: u64,
+    /// Output tokens to claim, where the backend counts them itself.
+    output_units: Option<u64>,
     output: Vec<u32>,
     text: String,
     /// Length of output and text after each delta: where a cancelled answer may be cut.
@@ -298,7 +322,9 @@ impl Provider {
         let running = Running {
             ticket,
             facts,
+            accepted_units: 0,
             input_units: 0,
+            output_units: None,
             output: Vec::new(),
             text: String::new(),
             marks: Vec::new(),
@@ -404,6 +430,7 @@ impl Provider {
         match result {
             Ok(prepared) => {
                 running.phase = Phase::Generating;
+                running.accepted_units = prepared.input_units;
                 running.input_units = prepared.input_units;
                 running.facts.prompt_root = prepared.prompt_root;
                 running.facts.accepted_at = now;
@@ -463,14 +490,36 @@ impl Provider {
                 tool_calls,
                 finish_reason,
             } => {
+                let sent = running.output.len() as u64;
                 let content = Content {
                     text: running.text.clone(),
                     tool_calls,
                     finish_reason,
                     input_units: running.input_units,
-                    output_units: running.output.len() as u64,
+                    output_units: running.output_units.map_or(sent, |units| units.min(sent)),
                 };
                 self.offer_receipt(attempt, content, now)
+            }
+            Generated::Counted(counted) => {
+                // Where anyone can recount, there is nothing to learn from others.
+                if running.ticket.tier == Tier::None {
+                    running.input_units = counted.input_units.min(running.accepted_units);
+                    running.output_units = counted.output_units;
+                }
+                Vec::new()
+            }
+            Generated::Refused { reason } if running.output.is_empty() => {
+                self.attempts.remove(&attempt);
+                let refused = ToRouter::Refused {
+                    job: attempt.0,
+                    attempt: attempt.1,
+                    reason,
+                };
+                vec![Output::Send(refused), Output::Send(self.status())]
+            }
+            Generated::Refused { reason } => {
+                let reason = format!("refused after the answer had begun: {reason:?}");
+                self.on_generated(attempt, Generated::Failed { reason }, now)
             }
             Generated::Failed { reason } => {
                 self.attempts.remove(&attempt);

@@ -6,7 +6,7 @@ use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Constraints, Done, Failure};
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
-use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
+use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{ChainEvent, Input, Output, Router, RouterConfig};
 use stoa_nodes::work::{AnswerShape, Prompt};
 use stoa_types::*;
@@ -76,6 +76,18 @@ fn request(n: u8) -> ClientRequest {
 
 impl World {
     fn new(providers: u8) -> Self {
+        Self::with_offers(providers, |_| {})
+    }
+
+    /// Providers before servers of others: no weights, tier `none`.
+    fn of_tier_none(providers: u8) -> Self {
+        Self::with_offers(providers, |offer| {
+            offer.model_root = Digest::ZERO;
+            offer.tier = Tier::None;
+        })
+    }
+
+    fn with_offers(providers: u8, change: fn(&mut ModelOffer)) -> Self {
         let router_key = SecretKey::for_tests("router");
         let profile_hash = keccak256("profile");
         let config = RouterConfig {
@@ -104,7 +116,7 @@ impl World {
         };
         world.allot(1_000_000);
         for n in 0..providers {
-            let offer = ModelOffer {
+            let mut offer = ModelOffer {
                 model: MODEL.to_owned(),
                 model_root: keccak256("weights"),
                 runtime_digest: keccak256("iq8"),
@@ -115,6 +127,7 @@ impl World {
                 quantization: "q8_0".to_owned(),
                 message_overhead: 8,
             };
+            change(&mut offer);
             let config = ProviderConfig {
                 key: SecretKey::for_tests(&format!("provider {n}")),
                 domain: domain(),
@@ -1541,4 +1554,149 @@ fn jobs_are_found_by_account_before_and_after_a_restart() {
         assert_eq!(mine, [job(4), job(3), job(1)]);
         assert_eq!(router.newest_jobs_of(other).collect::<Vec<_>>(), [job(2)]);
     }
+}
+
+// ---- answers of other servers (tier `none`)
+
+impl World {
+    fn counted(&mut self, input_units: u64, output_units: Option<u64>) {
+        let counted = Counted {
+            input_units,
+            output_units,
+        };
+        for (account, attempt) in self.running.clone() {
+            let event = Generated::Counted(counted);
+            self.provider(account, provider::Input::Generated { attempt, event });
+        }
+    }
+
+    /// Counts of the receipt of call `n`.
+    fn billed(&self, n: u8) -> (u64, u64) {
+        let receipt = &self.done(n).receipt.receipt;
+        assert_eq!(check_signatures(&self.done(n).receipt), Ok(()));
+        (receipt.input_units, receipt.output_units)
+    }
+}
+
+#[test]
+fn a_server_s_own_counts_lower_the_bill_and_never_raise_it() {
+    for (told, billed) in [
+        ((3, Some(2)), (3, 2)),
+        ((900, Some(900)), (5, 4)),
+        ((0, None), (0, 4)),
+    ] {
+        let mut world = World::of_tier_none(1);
+        world.submit(1);
+        world.prepare();
+        world.counted(0, None);
+        world.tokens(4);
+        world.counted(told.0, told.1);
+        world.end();
+        assert_eq!(world.billed(1), billed, "{told:?}");
+        assert_eq!(world.done(1).receipt.receipt.tier, Tier::None);
+    }
+}
+
+#[test]
+fn an_exact_provider_cannot_count_otherwise_than_was_accepted_and_sent() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(4);
+    world.counted(3, Some(2));
+    world.end();
+    assert_eq!(world.billed(1), (5, 4));
+    let mut world = World::new(1);
+    world.tamper = |mut message| {
+        if let ToRouter::Final(end) = &mut message {
+            end.content.output_units = 1;
+        }
+        vec![message]
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    assert!(matches!(
+        world.failure(1).cause,
+        Cause::ProviderInvalid { .. }
+    ));
+}
+
+#[test]
+fn who_leaves_before_the_server_counted_the_prompt_pays_for_the_answer_alone() {
+    for (told, billed) in [(0, (0, 2)), (4, (4, 2))] {
+        let mut world = World::of_tier_none(1);
+        world.submit(1);
+        world.prepare();
+        world.counted(told, None);
+        world.tokens(2);
+        world.leave(1);
+        assert_eq!(world.billed(1), billed);
+    }
+}
+
+#[test]
+fn a_model_that_nobody_offers_at_a_higher_tier_is_asked_for_by_its_name_alone() {
+    let mut world = World::of_tier_none(1);
+    world.submit(1);
+    assert_eq!(world.prepared.len(), 1, "dispatched");
+    let mut exact = request(2);
+    exact.constraints.tier = Some(Tier::Exact);
+    world.submit_of(account(), 2, exact);
+    assert!(matches!(
+        world.failure(2).cause,
+        Cause::NoProviderMatches { .. }
+    ));
+}
+
+#[test]
+fn a_model_once_offered_exactly_is_not_answered_by_less_while_that_provider_is_away() {
+    let mut world = World::new(1);
+    let exact = *world.providers.keys().next().expect("one");
+    world.input(Input::ProviderDown(exact));
+    let mut hello = world.providers[&exact].hello();
+    hello.account = SecretKey::for_tests("float").address();
+    hello.models[0].tier = Tier::None;
+    hello.models[0].model_root = Digest::ZERO;
+    world.input(Input::ProviderUp(Box::new(hello)));
+    world.submit(1);
+    assert!(world.prepared.is_empty());
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::NoProviderMatches { .. }), "{cause}");
+}
+
+#[test]
+fn a_server_that_refuses_while_it_runs_is_replaced_and_believed_by_two_whatever_was_accepted() {
+    let mut world = World::of_tier_none(3);
+    world.submit_of(account(), 1, long_request(1));
+    for _ in 0..2 {
+        world.prepare();
+        let (provider, attempt) = world.running.pop().expect("runs");
+        let event = Generated::Refused { reason: too_long() };
+        world.provider(provider, provider::Input::Generated { attempt, event });
+        assert_eq!(world.reputation(provider), 500_000, "no lie");
+    }
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::ContextLength { .. }), "{cause}");
+    assert!(world.prepared.is_empty(), "a third is not asked");
+    assert!(world.warnings.is_empty(), "{:?}", world.warnings);
+    assert_eq!(world.free(), 1_000_000);
+}
+
+#[test]
+fn a_server_that_is_full_while_it_runs_hands_the_job_to_the_next_provider() {
+    let mut world = World::of_tier_none(2);
+    world.submit(1);
+    world.prepare();
+    let (full, attempt) = world.running.pop().expect("runs");
+    let event = Generated::Refused {
+        reason: RefusalReason::Busy,
+    };
+    world.provider(full, provider::Input::Generated { attempt, event });
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert_ne!(world.done(1).started.provider, full);
+    assert_eq!(world.reputation(full), 500_000);
 }

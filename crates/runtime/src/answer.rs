@@ -121,7 +121,7 @@ impl<'a> AnswerStream<'a> {
     }
 }
 
-fn is_object(text: &str) -> bool {
+pub(crate) fn is_object(text: &str) -> bool {
     matches!(serde_json::from_str(text), Ok(Value::Object(_)))
 }
 

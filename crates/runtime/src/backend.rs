@@ -1,13 +1,16 @@
 //! What every backend offers.
 
+use crate::upstream::UpstreamFault;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stoa_crypto::token_root;
 use stoa_nodes::message::{ModelOffer, RefusalReason};
+use stoa_nodes::provider::Counted;
 use stoa_nodes::work::Work;
 use stoa_types::{Digest, FinishReason, Price, Tier};
 use stoa_verify::{Content, ToolCall};
+use tokio::sync::Notify;
 
 /// What a backend says of its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +92,9 @@ pub enum RunError {
     /// Scripts only: the provider must drop its connection without a word.
     #[error("the script drops the connection here")]
     Disconnect,
+    /// Somebody else's server gave no answer, or none that may be handed on.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
 }
 
 /// Takes new tokens and their text; `Break` when nobody wants more.
@@ -110,11 +116,34 @@ pub trait Backend: Send + Sync {
         cancel: &CancelFlag,
         emit: &mut Emit<'_>,
     ) -> Result<Generation, RunError>;
+
+    /// The same, for a backend whose counts come from elsewhere: it tells them through `counted` as soon as it knows them.
+    fn run_counted(
+        &self,
+        prepared: &Prepared,
+        cancel: &CancelFlag,
+        emit: &mut Emit<'_>,
+        counted: &mut dyn FnMut(Counted),
+    ) -> Result<Generation, RunError> {
+        let _ = counted;
+        self.run(prepared, cancel, emit)
+    }
+
+    /// Whether it can take work now; the error says why not.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Raised once to stop a generation. Clones share the flag.
 #[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<Flag>);
+
+#[derive(Debug, Default)]
+struct Flag {
+    raised: AtomicBool,
+    wake: Notify,
+}
 
 impl CancelFlag {
     /// A flag that is down.
@@ -124,16 +153,27 @@ impl CancelFlag {
 
     /// Raises it.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.raised.store(true, Ordering::Release);
+        self.0.wake.notify_waiters();
+    }
+
+    /// Ends when it is raised.
+    pub async fn cancelled(&self) {
+        let mut woken = std::pin::pin!(self.0.wake.notified());
+        // Registered before the look at the flag, so that no raise falls between the two.
+        woken.as_mut().enable();
+        if !self.is_cancelled() {
+            woken.await;
+        }
     }
 
     /// Whether it is raised.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.raised.load(Ordering::Acquire)
     }
 
     pub(crate) fn atomic(&self) -> &AtomicBool {
-        &self.0
+        &self.0.raised
     }
 }
 

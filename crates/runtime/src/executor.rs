@@ -21,7 +21,7 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 /// What a running job says. The last event is `End`, `Failed` or `Disconnect`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Tokens, the end or a failure, as the provider core takes them.
+    /// Tokens, counts, the end or a failure, as the provider core takes them.
     Generated(Generated),
     /// Scripts only: drop the connection without a word.
     Disconnect,
@@ -268,12 +268,21 @@ fn run(shared: &Shared, task: Task) {
         events,
         last,
     } = task;
+    let mut begun = false;
     let mut emit = |tokens, text| {
+        begun = true;
         let event = Event::Generated(Generated::Tokens { tokens, text });
         hand_over(&events, event, &cancel)
     };
+    let mut counted = |counted| {
+        let _ = hand_over(
+            &events,
+            Event::Generated(Generated::Counted(counted)),
+            &cancel,
+        );
+    };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        backend.run(&prepared, &cancel, &mut emit)
+        backend.run_counted(&prepared, &cancel, &mut emit, &mut counted)
     }));
     let failed = |reason: String| Event::Generated(Generated::Failed { reason });
     let end = match result {
@@ -283,6 +292,10 @@ fn run(shared: &Shared, task: Task) {
         }),
         Ok(Err(RunError::Failed(reason))) => failed(reason),
         Ok(Err(RunError::Disconnect)) => Event::Disconnect,
+        Ok(Err(RunError::Upstream(fault))) => match fault.refusal().filter(|_| !begun) {
+            Some(reason) => Event::Generated(Generated::Refused { reason }),
+            None => failed(fault.to_string()),
+        },
         Err(_) => failed("the backend panicked".to_owned()),
     };
     // The slot is free before the end is told: whoever hears of the end can start the next job.

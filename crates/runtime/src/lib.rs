@@ -1,8 +1,8 @@
 //! What a provider runs on and how: backends, their threads, its policy, its hardware.
 //!
-//! A [`Backend`] turns [`stoa_nodes::work::Work`] into tokens: [`ExactBackend`] with the integer engine, [`ScriptedBackend`] for tests
-//! of everything around it. [`Executor`] runs them on as many threads as the provider has slots, so that no generation ever blocks
-//! the network. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
+//! A [`Backend`] turns [`stoa_nodes::work::Work`] into tokens: [`ExactBackend`] with the integer engine, [`UpstreamBackend`] with
+//! somebody else's inference server, [`ScriptedBackend`] for tests of everything around it. [`Executor`] runs them on as many threads
+//! as the provider has slots, so that no generation ever blocks the network. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
 
 mod answer;
 mod backend;
@@ -15,6 +15,7 @@ mod policy;
 mod prompt;
 mod scripted;
 mod tools;
+mod upstream;
 
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,
@@ -26,3 +27,7 @@ pub use judge::ExactJudge;
 pub use memory::{MemoryView, available_memory};
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
+pub use upstream::{
+    Probe, ServerKind, UpstreamBackend, UpstreamError, UpstreamFault, UpstreamInfo,
+    UpstreamOptions, UpstreamTimeouts,
+};

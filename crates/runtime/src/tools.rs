@@ -103,13 +103,18 @@ impl Catalogue {
     fn call(&self, body: &str) -> Result<ToolCall, String> {
         let (name, arguments) =
             split_call(body).ok_or("it is not an object of name and arguments")?;
+        self.check(&name, arguments)
+    }
+
+    /// A call whose parts are known; the error says why it must not be handed on.
+    pub fn check(&self, name: &str, arguments: &str) -> Result<ToolCall, String> {
         let schema = self
             .0
-            .get(&name)
+            .get(name)
             .ok_or_else(|| format!("no tool is named `{name}`"))?;
         schema.check(arguments)?;
         Ok(ToolCall {
-            name,
+            name: name.to_owned(),
             arguments: arguments.to_owned(),
         })
     }

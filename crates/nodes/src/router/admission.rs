@@ -10,7 +10,7 @@ use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
 use stoa_market::{Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
 use stoa_types::{
-    Address, Digest, JobId, Millis, SamplingParameters, Tier, Timestamp, TokenAmount,
+    Address, Digest, JobId, Millis, SamplingParameters, Timestamp, TokenAmount,
 };
 
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
@@ -214,7 +214,7 @@ impl Router {
         );
         // Neither router nor provider controls the seed: the last anchored batch and the client's bytes (SPEC C.6.1).
         let seed = draw_seed(self.anchor(), request.request_digest);
-        decide(&snapshot, &constraints(request, Tier::Exact), seed).map_err(|no_match| {
+        decide(&snapshot, &constraints(request, self.stock.default_tier(&request.model)), seed).map_err(|no_match| {
             match no_match {
                 NoMatch::NoneOnline => Cause::ModelOffline {
                     model: request.model.clone(),

@@ -88,6 +88,15 @@ impl Stock {
             .any(|s| s.hello.models.iter().any(|offer| offer.model == model))
     }
 
+    /// The tier that a request gets which names none: `exact` or, where nobody ever offered the model so high, the highest that was.
+    /// So a model on somebody's float server is asked for by its name alone, and a provider that is away for a moment does not lower
+    /// what a name means.
+    pub(super) fn default_tier(&self, model: &str) -> Tier {
+        let offers = self.providers.values().flat_map(|s| &s.hello.models);
+        let tiers = offers.filter(|offer| offer.model == model).map(|o| o.tier);
+        tiers.max().unwrap_or(Tier::Exact).min(Tier::Exact)
+    }
+
     /// The provider's offer of a model.
     pub fn offer(&self, provider: Address, model: &str) -> Option<&ModelOffer> {
         self.providers
