@@ -533,6 +533,133 @@ fn a_voided_payout_root_is_paid_by_the_next_one() {
 }
 
 #[test]
+fn a_reversed_charge_leaves_all_totals_once_no_root_can_pay_it() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 10);
+    run_job(&mut book, 2, 1, 8, 7);
+    let reversed = Entry::JobReversed { job: job(1) };
+    let taken = Entry::ChargeTakenBack { job: job(1) };
+    let early = BookError::NotPosted { job: job(1) };
+    assert_eq!(refuse(&mut book, &reversed), early);
+    seal_and_post(&mut book, true, secs(30));
+    let not = |book: &mut RouterBook, part: &str| {
+        let error = refuse(book, &taken).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    not(&mut book, "no verdict");
+    apply(&mut book, std::slice::from_ref(&reversed));
+    assert!(book.knows(&reversed));
+    let twice = BookError::AlreadyReversed { job: job(1) };
+    assert_eq!(refuse(&mut book, &reversed), twice);
+    // The root that pays it still waits in the vault.
+    not(&mut book, "may still become claimable");
+    assert_eq!(book.take_back_due(), None);
+    let free = book.allotment(address(1)).expect("live").1.available();
+    let pay_root = book.batch(1).expect("sealed").sealed.pay_root;
+    apply(&mut book, &[Entry::PayoutVoided { pay_root }]);
+    assert_eq!(book.take_back_due(), Some(taken.clone()));
+    apply(&mut book, std::slice::from_ref(&taken));
+    not(&mut book, "before");
+    assert_eq!(book.job_state(job(1)), Some(JobState::Reversed));
+    assert_eq!(book.lifetime_gross(address(9), 1), TokenAmount::ZERO);
+    let now = book.allotment(address(1)).expect("live").1.available();
+    assert_eq!(
+        Some(now),
+        free.checked_add(units(10)),
+        "refunded to the unit"
+    );
+    run_job(&mut book, 3, 1, 8, 20);
+    seal_and_post(&mut book, true, secs(60));
+    assert_eq!(book.batch(2).expect("sealed").sealed.gross, units(27));
+    promote(&mut book);
+    assert_eq!(book.payout_claim(address(9), 1), None);
+    assert_eq!(
+        book.proof(job(1)).map(|proof| proof.index),
+        Some(1),
+        "its leaf stays"
+    );
+}
+
+#[test]
+fn a_reversed_charge_under_a_claimable_root_stays_paid() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 10);
+    seal_and_post(&mut book, true, secs(30));
+    promote(&mut book);
+    apply(&mut book, &[Entry::JobReversed { job: job(1) }]);
+    let error = refuse(&mut book, &Entry::ChargeTakenBack { job: job(1) });
+    assert!(
+        error
+            .to_string()
+            .contains("a claimable payout root pays it")
+    );
+    assert_eq!(book.job_state(job(1)), Some(JobState::Settled));
+    assert_eq!(book.lifetime_gross(address(9), 1), units(10));
+}
+
+#[test]
+fn a_root_on_its_way_to_the_vault_holds_a_reversal_up_until_it_is_known_how_it_got_there() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 10);
+    run_job(&mut book, 2, 1, 9, 10);
+    seal_and_post(&mut book, false, secs(30));
+    let sealed = book.seal(secs(60), 10, true).expect("a leaf");
+    apply(&mut book, &[sealed, Entry::JobReversed { job: job(1) }]);
+    let batch = book.payout_of_reversed().expect("unposted").clone();
+    let pay_root = batch.sealed.pay_root;
+    apply(&mut book, &[Entry::PayoutVoided { pay_root }]);
+    assert_eq!(book.payout_of_reversed(), None);
+    assert_eq!(
+        book.take_back_due(),
+        None,
+        "an older transaction may carry it"
+    );
+    let posted = Entry::BatchPosted {
+        index: 2,
+        chain_head: batch.head,
+        block: 9,
+        at: secs(61),
+    };
+    let mut late = book.clone();
+    apply(
+        &mut late,
+        &[Entry::PayoutStands { pay_root }, posted.clone()],
+    );
+    assert_eq!(late.take_back_due(), None);
+    apply(&mut book, &[posted]);
+    assert!(book.take_back_due().is_some());
+}
+
+#[test]
+fn a_reversed_charge_that_the_router_took_over_comes_back_from_its_own_allotment() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 10);
+    run_job(&mut book, 2, 1, 9, 10);
+    seal_and_post(&mut book, false, secs(30));
+    let own = Entry::AllotmentSeen {
+        account: ROUTER,
+        generation: 1,
+        cap: units(100),
+        debited: TokenAmount::ZERO,
+        expiry: secs(1_000),
+        fee_version: 1,
+    };
+    let closed = Entry::AllotmentClosed {
+        account: address(1),
+        generation: 1,
+    };
+    apply(&mut book, &[own, closed]);
+    let absorbed = book.absorb_due().expect("late");
+    apply(&mut book, &[absorbed, Entry::JobReversed { job: job(1) }]);
+    let before = book.allotment(ROUTER).expect("live").1.charged;
+    let taken = book.take_back_due().expect("nothing pays it");
+    apply(&mut book, &[taken]);
+    let after = book.allotment(ROUTER).expect("live").1.charged;
+    assert_eq!(before.checked_sub(after), Some(units(10)));
+    book.check_conservation().expect("holds");
+}
+
+#[test]
 fn m13_how_jobs_are_cut_into_batches_changes_no_lifetime_gross() {
     let run = |limit: u32| {
         let mut book = two_accounts();
@@ -657,13 +784,15 @@ fn failed_calls_are_forgotten_at_last_and_charged_ones_never() {
     assert_eq!(book.job_state(failed(50)), Some(JobState::Refunded));
     assert_eq!(book.job_state(job(1)), Some(JobState::Delivered));
     assert_eq!(RouterBook::restore(&book.snapshot()), Ok(book.clone()));
-    // A snapshot of the version before ends without the order of the releases.
+    // Snapshots of older versions end without reversals, and without the order of the releases.
     let mut old = RouterBook::restore(&two_accounts().snapshot())
         .expect("whole")
         .snapshot();
-    let empty = old.len() - 4;
-    assert_eq!(old[empty..], [0; 4], "an empty list ends it");
-    old.truncate(empty);
-    old[0] = 1;
-    assert_eq!(RouterBook::restore(&old), Ok(two_accounts()));
+    for version in [2, 1] {
+        let empty = old.len() - 4;
+        assert_eq!(old[empty..], [0; 4], "an empty list ends it");
+        old.truncate(empty);
+        old[0] = version;
+        assert_eq!(RouterBook::restore(&old), Ok(two_accounts()));
+    }
 }

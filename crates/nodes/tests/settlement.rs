@@ -330,3 +330,52 @@ fn events_told_again_after_a_start_are_not_written_again() {
     assert_eq!(world.journal, []);
     assert_eq!(world.warnings, Vec::<String>::new());
 }
+
+#[test]
+fn a_reversed_job_costs_nobody_anything_in_whichever_order_the_verdict_s_events_come() {
+    for order in [[0, 1], [1, 0]] {
+        let mut book = two_accounts();
+        run_job(&mut book, 1, 1, 9, 300);
+        seal_and_post(&mut book, true, secs(4_990));
+        run_job(&mut book, 2, 2, 8, 20);
+        let mut world = World::new(book);
+        let pay_root = world.pay_root(1);
+        let reversed = ChainEvent::JobReversed { job: job(1) };
+        let voided = ChainEvent::PayoutVoided { pay_root, block: 8 };
+        let events = [voided, reversed.clone()];
+        for event in order {
+            world.told(events[event].clone());
+        }
+        assert_eq!(world.router.book().reversal(job(1)), Some(true));
+        world.told(reversed);
+        let taken = Entry::ChargeTakenBack { job: job(1) };
+        let count = world.journal.iter().filter(|e| **e == taken).count();
+        assert_eq!(count, 1, "told again, it changes nothing");
+        let debts = world.router.book().allotment(address(1)).expect("live");
+        assert_eq!(debts.1.charged, TokenAmount::ZERO);
+        world.tick(100);
+        let batch = world.router.book().batch(2).expect("sealed");
+        assert_eq!(batch.sealed.gross, units(20), "the corrected root");
+        assert_eq!(world.warnings.len(), 1, "{:?}", world.warnings);
+    }
+}
+
+#[test]
+fn a_root_with_a_reversed_job_is_not_posted_any_more_and_waits_for_no_answer() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 300);
+    run_job(&mut book, 2, 2, 8, 20);
+    seal_and_post(&mut book, false, secs(4_900));
+    let sealed = book.seal(secs(4_980), 10, true).expect("a leaf");
+    apply(&mut book, &[sealed]);
+    let mut world = World::new(book);
+    world.told(ChainEvent::JobReversed { job: job(1) });
+    let pay_root = world.pay_root(2);
+    assert!(world.journal.contains(&Entry::PayoutVoided { pay_root }));
+    assert_eq!(world.router.book().reversal(job(1)), Some(false));
+    world.tick(20);
+    let bare = |call: &ChainCall| matches!(call, ChainCall::Post { index: 2, pay_root, .. } if *pay_root == Digest::ZERO);
+    assert!(world.calls.iter().all(bare), "{:?}", world.calls);
+    world.posted(2, 9, false);
+    assert_eq!(world.router.book().reversal(job(1)), Some(true));
+}

@@ -3,7 +3,7 @@
 use super::error::Imbalance;
 use super::state::{Ended, RouterBook};
 use std::collections::BTreeMap;
-use stoa_types::{Address, TokenAmount};
+use stoa_types::{Address, JobId, TokenAmount};
 
 impl RouterBook {
     /// Recomputes every stored sum from its parts.
@@ -12,6 +12,12 @@ impl RouterBook {
         self.check_allotment_sums()?;
         self.check_payout_sums()?;
         self.check_batches()?;
+        let posted = |job: &JobId| {
+            self.batch_of(*job)
+                .is_some_and(|(i, _)| i <= self.posted_count())
+        };
+        let ruled = self.reversed.keys().all(posted);
+        require(ruled, "set of reversed jobs")?;
         let exclusive = self.open.keys().all(|job| !self.ended.contains_key(job));
         require(exclusive, "set of jobs that are reserved or ended")
     }
@@ -67,7 +73,7 @@ impl RouterBook {
                 return require(false, "order of leaves");
             };
             let receipt = &job.receipt.receipt;
-            if receipt.charge.is_zero() {
+            if !job.counts(self) {
                 continue;
             }
             let key = (receipt.provider, receipt.fee_version);
@@ -76,7 +82,8 @@ impl RouterBook {
                 add(&mut sealed_gross, key, receipt.charge)?;
             }
         }
-        require(gross == self.gross, "providers' lifetime gross")?;
+        let known = self.gross.iter().filter(|(_, gross)| !gross.is_zero());
+        require(gross.iter().eq(known), "providers' lifetime gross")?;
         require(
             sealed_gross == self.sealed_gross,
             "providers' gross in batches",

@@ -205,6 +205,16 @@ pub enum Entry {
         /// Generation of the router's allotment to itself.
         router_generation: u32,
     },
+    /// A verdict said that the account does not owe this job. Its charge counts until it is taken back.
+    JobReversed {
+        /// Which.
+        job: JobId,
+    },
+    /// The charge of a reversed job left all lifetime totals. Its receipt and leaf stay: they are what was posted.
+    ChargeTakenBack {
+        /// Which.
+        job: JobId,
+    },
 }
 
 /// Entries whose fields are all plain: kind number, name, fields.
@@ -249,6 +259,8 @@ plain_entries! {
     11 => DebitsSynced { account, generation, debited },
     12 => LateDebitsAbsorbed { account, generation, amount, router_generation },
     13 => PayoutStands { pay_root },
+    14 => JobReversed { job },
+    15 => ChargeTakenBack { job },
 }
 
 impl Entry {

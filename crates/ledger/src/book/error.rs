@@ -111,6 +111,26 @@ pub enum BookError {
         /// By rule.
         expected: TokenAmount,
     },
+    /// Only what was posted is ruled on.
+    #[error("job {job} is in no posted batch, so no verdict can have reversed it")]
+    NotPosted {
+        /// Which.
+        job: JobId,
+    },
+    /// The verdict was told before.
+    #[error("job {job} is reversed already")]
+    AlreadyReversed {
+        /// Which.
+        job: JobId,
+    },
+    /// It is not reversed, taken back already, or paid by a payout root that stands.
+    #[error("the charge of job {job} cannot be taken back: {why}")]
+    NotTakenBack {
+        /// Which.
+        job: JobId,
+        /// What stands in the way.
+        why: &'static str,
+    },
     /// The batch is not the next one, or its roots do not follow from the leaves.
     #[error("batch {index} does not follow from the book: its {what} differs")]
     WrongBatch {

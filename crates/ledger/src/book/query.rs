@@ -163,6 +163,7 @@ impl RouterBook {
         match self.ended.get(&job)? {
             Ended::Released(cause) => Some(cause.state()),
             Ended::Charged(_) => Some(match self.batch_of(job) {
+                Some(_) if self.reversed.get(&job) == Some(&true) => JobState::Reversed,
                 Some((index, _)) if self.claimable.is_some_and(|paid| index <= paid) => {
                     JobState::Settled
                 }
@@ -514,6 +515,7 @@ impl RouterBook {
                 .allotments
                 .get(&(*account, *generation))
                 .is_none_or(|known| known.released),
+            Entry::JobReversed { job } => self.reversed.contains_key(job),
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use stoa_crypto::Domain;
 use stoa_types::{Address, Digest, JobId, SignedReceipt, Timestamp, TokenAmount};
 
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
 /// Jobs that ended without a charge of which the book still knows how: the newest. Whoever looks longer finds nothing, as for a job that
 /// never was; job ids are drawn at random and not used again.
 pub(crate) const RELEASED_KEPT: usize = 10_000;
@@ -154,6 +154,8 @@ pub struct RouterBook {
     pub(crate) outstanding: Vec<u64>,
     /// Batch whose payout root is claimable.
     pub(crate) claimable: Option<u64>,
+    /// Jobs that a verdict reversed, and whether their charges have left the totals.
+    pub(crate) reversed: BTreeMap<JobId, bool>,
 }
 
 wire_struct!(RouterBook {
@@ -170,6 +172,7 @@ wire_struct!(RouterBook {
     outstanding,
     claimable,
     released,
+    reversed,
 });
 
 impl Wire for Domain {
@@ -202,6 +205,7 @@ impl RouterBook {
             batches: Vec::new(),
             outstanding: Vec::new(),
             claimable: None,
+            reversed: BTreeMap::new(),
         }
     }
 
@@ -238,8 +242,13 @@ impl RouterBook {
         let mut rest = rest.to_vec();
         match *version {
             SNAPSHOT_VERSION => {}
-            // Without the order of the releases, which is the last field.
-            1 => VecDeque::<JobId>::new().write(&mut rest),
+            // Without reversals, which are the last field.
+            2 => BTreeMap::<JobId, bool>::new().write(&mut rest),
+            // Also without the order of the releases, the field before.
+            1 => {
+                VecDeque::<JobId>::new().write(&mut rest);
+                BTreeMap::<JobId, bool>::new().write(&mut rest);
+            }
             other => return Err(unknown("known version of snapshots", other).into()),
         }
         let mut reader = Reader::new(&rest);

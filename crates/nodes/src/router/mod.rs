@@ -151,6 +151,11 @@ pub enum ChainEvent {
         /// Its lifetime gross.
         gross: TokenAmount,
     },
+    /// A verdict says that nobody owes this job.
+    JobReversed {
+        /// The job.
+        job: JobId,
+    },
     /// A debit was synced.
     DebitSynced {
         /// Developer.

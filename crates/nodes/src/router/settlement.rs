@@ -18,6 +18,7 @@ impl Router {
         while let Some(entry) = self.book.absorb_due() {
             self.journal(entry, After::Nothing, outputs);
         }
+        self.take_back(outputs);
         if self.book.next_post().is_none()
             && let Some(entry) = self.book.seal_due(now, &self.seal_rule())
         {
@@ -35,6 +36,17 @@ impl Router {
             self.journal(Entry::PayoutVoided { pay_root }, After::Post, outputs);
         }
         self.ask_next(now, outputs);
+    }
+
+    /// Takes reversed charges out of the totals, and keeps payout roots that still hold them from being posted.
+    fn take_back(&mut self, outputs: &mut Vec<Output>) {
+        while let Some(batch) = self.book.payout_of_reversed() {
+            let pay_root = batch.sealed.pay_root;
+            self.journal(Entry::PayoutVoided { pay_root }, After::Post, outputs);
+        }
+        while let Some(entry) = self.book.take_back_due() {
+            self.journal(entry, After::Nothing, outputs);
+        }
     }
 
     /// Asks for one call of those that are wanted: they take turns, so that one that always fails does not keep the others waiting.
@@ -143,7 +155,10 @@ impl Router {
         }
         // Events may be told again after a restart or a reorganisation; what the book already knows changes nothing.
         match self.book.check(&entry) {
-            Ok(()) => self.journal(entry, After::Nothing, outputs),
+            Ok(()) => {
+                self.journal(entry, After::Nothing, outputs);
+                self.take_back(outputs);
+            }
             Err(
                 BookError::AlreadyPosted { .. }
                 | BookError::AlreadyPromoted { .. }
@@ -237,6 +252,7 @@ fn entry(event: ChainEvent) -> Told {
             at,
         },
         ChainEvent::PayoutPromoted { pay_root, gross } => Entry::PayoutPromoted { pay_root, gross },
+        ChainEvent::JobReversed { job } => Entry::JobReversed { job },
         ChainEvent::PayoutVoided { pay_root, block } => return Told::Voided(pay_root, block),
         ChainEvent::DebitSynced {
             account,

@@ -3,6 +3,7 @@
 mod allotments;
 mod batches;
 mod jobs;
+mod reversals;
 
 use super::batch::{BatchRecord, Posted};
 use super::state::{AllotmentKey, AllotmentState, Ended, PayoutKey, Reservation};
@@ -24,6 +25,8 @@ pub(super) struct Change {
     batch: Option<(u64, BatchRecord)>,
     outstanding: Option<Vec<u64>>,
     claimable: Option<u64>,
+    /// A reversed job, and whether its charge has left the totals.
+    reversed: Option<(JobId, bool)>,
 }
 
 impl RouterBook {
@@ -81,6 +84,7 @@ impl RouterBook {
             self.outstanding = outstanding;
         }
         self.claimable = change.claimable.or(self.claimable);
+        self.reversed.extend(change.reversed);
     }
 
     fn plan(&self, entry: &Entry) -> Result<Change, BookError> {
@@ -152,6 +156,8 @@ impl RouterBook {
                 amount,
                 router_generation,
             } => self.plan_absorbed((*account, *generation), *amount, *router_generation),
+            Entry::JobReversed { job } => self.plan_reversed(*job),
+            Entry::ChargeTakenBack { job } => self.plan_taken_back(*job),
         }
     }
 }

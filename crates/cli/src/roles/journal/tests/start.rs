@@ -247,7 +247,7 @@ fn versions_from_the_future_are_refused_by_their_numbers() {
     let stopped = Stopped::new();
     let opened = stopped.open(workload().router).expect("opens").0;
     let mut state = fold(&opened).state().expect("balances");
-    state[0] = 3;
+    state[0] = 200;
     let covers = opened.journal.position();
     opened
         .journal
@@ -256,7 +256,7 @@ fn versions_from_the_future_are_refused_by_their_numbers() {
         .expect("takes");
     drop(opened);
     let text = stopped.refusal(workload().router, &stopped.folder);
-    contains(&text, &["the snapshot of record 41", "has version 3"]);
+    contains(&text, &["the snapshot of record 41", "has version 200"]);
 }
 
 #[test]
