@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {IAuditRounds, Phase, Snapshot} from "./interfaces/IAuditRounds.sol";
+import {IPaymentVault} from "./interfaces/IPaymentVault.sol";
+import {IReputation} from "./interfaces/IReputation.sol";
+import {IStakeRegistry} from "./interfaces/IStakeRegistry.sol";
+import {IVerdict} from "./interfaces/IVerdict.sol";
+import {AuditLib} from "./libraries/AuditLib.sol";
+import {
+    Evidence,
+    Faults,
+    Outcomes,
+    PanelVerdictErrors as Errors,
+    PanelVerdictEvents as Events,
+    Vote
+} from "./libraries/PanelVerdictLib.sol";
+import {Place, PlaceLib} from "./libraries/PlaceLib.sol";
+import {Receipt, ReceiptLib} from "./libraries/ReceiptLib.sol";
+import {Roles} from "./libraries/StakeRegistryLib.sol";
+
+/// @title The verdict of a panel of validators
+/// @notice Two equal verdicts of the three validators that the beacon drew decide; what anybody can recompute from a posted receipt needs
+/// no panel. Anyone may call everything here: each call carries its own evidence. No admin, and nothing held.
+/// @dev Is the slasher of the stake registry, the verdict of the vault and of the rounds, and the writer of the reputation.
+contract PanelVerdict is IVerdict {
+    using PlaceLib for Place;
+
+    /// @notice A conviction within this time of the last one of its class is a repeat.
+    uint64 public constant REPEAT = 30 days;
+    uint256 private constant PANEL = 3;
+    uint8 private constant TIER_EXACT = 2;
+
+    /// @notice Phases, panels, ballots.
+    IAuditRounds public immutable ROUNDS;
+    /// @notice What is slashed.
+    IStakeRegistry public immutable STAKES;
+    /// @notice What is voided.
+    IPaymentVault public immutable VAULT;
+    /// @notice Where verified outcomes are written.
+    IReputation public immutable REPUTATION;
+    /// @notice Seconds that a panel member has to show its verdict after a ruling without it.
+    uint64 public immutable ANSWER;
+
+    /// @dev Two slots. `seen` holds one bit for each seat whose verdict was shown, or that was punished for showing none.
+    struct Ruling {
+        uint40 ruledAt;
+        uint8 outcome;
+        bool isBatch;
+        bool plant;
+        uint8 seen;
+        bytes32 batch;
+    }
+
+    struct Repeat {
+        uint32 count;
+        uint64 last;
+    }
+
+    /// @dev Whom a subject concerns.
+    struct Case {
+        uint64 round;
+        bytes32 subject;
+        address router;
+        address provider;
+        bytes32 job;
+        address account;
+        uint128 charge;
+        bool isJob;
+        bool covered;
+        bool voids;
+    }
+
+    struct Fault {
+        uint8 kind;
+        address offender;
+        uint8 role;
+        bytes32 about;
+        address harmed;
+        uint128 charge;
+        address challenger;
+    }
+
+    struct Panel {
+        address[] seated;
+        uint256[] places;
+    }
+
+    mapping(bytes32 key => Ruling) private _rulings;
+    mapping(address offender => mapping(uint8 class => Repeat)) private _repeats;
+    /// @inheritdoc IVerdict
+    mapping(bytes32 subject => bool) public isReversed;
+
+    /// @param rounds The rounds; not zero.
+    /// @param stakes The stake registry; not zero.
+    /// @param vault The vault; not zero.
+    /// @param reputation The reputation; not zero.
+    /// @param answer Seconds to answer a ruling; not zero.
+    constructor(
+        IAuditRounds rounds,
+        IStakeRegistry stakes,
+        IPaymentVault vault,
+        IReputation reputation,
+        uint64 answer
+    ) {
+        if (address(rounds) == address(0) || address(stakes) == address(0)) revert Errors.ZeroParameter();
+        if (address(vault) == address(0) || address(reputation) == address(0)) revert Errors.ZeroParameter();
+        if (answer == 0) revert Errors.ZeroParameter();
+        ROUNDS = rounds;
+        STAKES = stakes;
+        VAULT = vault;
+        REPUTATION = reputation;
+        ANSWER = answer;
+    }
+
+    // ------------------------------------------------------------------------------------------------------------- rulings
+
+    /// @notice Rules on a posted receipt by the verdicts of at least two members of its panel.
+    function rule(Evidence calldata evidence, Vote[] calldata votes) external {
+        _inRulings(evidence.round);
+        Case memory c = _openCase(evidence);
+        _unruled(c);
+        Panel memory panel = _panel(c.round, c.subject);
+        (uint8 outcome, uint8 seen) = _count(c.round, c.subject, panel, votes);
+        _checkJob(outcome, evidence);
+        bool plant = c.account != address(0) && ROUNDS.plantOf(c.round, c.job) == c.account;
+        bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, plant, seen, batch), votes);
+    }
+
+    /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that does not follow from the leaves.
+    function ruleBatch(uint64 round, address router, uint64 post, Vote[] calldata votes) external {
+        _inRulings(round);
+        Case memory c;
+        (c.round, c.router, c.subject) = (round, router, AuditLib.batchSubject(router, post));
+        Snapshot memory here = ROUNDS.snapshot(round, router);
+        Snapshot memory before = ROUNDS.snapshot(here.previous, router);
+        if (post <= before.posts || post > here.posts) revert PlaceLib.NotCovered(round, router);
+        _unruled(c);
+        Panel memory panel = _panel(round, c.subject);
+        (uint8 outcome, uint8 seen) = _count(round, c.subject, panel, votes);
+        if (outcome != Outcomes.WITHHELD && outcome != Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
+        c.voids = _voids(router, before);
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, true, false, seen, c.subject), votes);
+    }
+
+    /// @notice Shows the verdict of a panel member that a ruling did not count.
+    /// @param excuse The verdict is `Withheld` on the batch that holds the job: who got no leaf file cannot judge its leaves.
+    function show(uint64 round, bytes32 subject, Vote calldata vote, bool excuse) external {
+        Ruling storage ruling = _ruled(round, subject);
+        Panel memory panel = _panel(round, subject);
+        uint256 seat = _seat(panel, vote.validator, ruling.seen);
+        _inBallot(round, excuse ? ruling.batch : subject, panel.places[seat], vote);
+        if (excuse && vote.outcome != Outcomes.WITHHELD) revert Errors.WrongSubject(vote.outcome);
+        ruling.seen |= uint8(1 << seat);
+        if (!excuse && vote.outcome != ruling.outcome) _dissent(subject, ruling.outcome, vote, address(0));
+    }
+
+    /// @notice Punishes a panel member that let the time to show its verdict pass.
+    function punishSilence(uint64 round, bytes32 subject, address validator) external {
+        Ruling storage ruling = _ruled(round, subject);
+        uint256 due = uint256(ruling.ruledAt) + ANSWER;
+        if (block.timestamp < due) revert Errors.TooEarly(due);
+        Panel memory panel = _panel(round, subject);
+        uint256 seat = _seat(panel, validator, ruling.seen);
+        (bool shown,) = ROUNDS.ballotOf(round, panel.places[seat]);
+        if (ruling.isBatch || !shown) revert Errors.NotSilent(validator);
+        ruling.seen |= uint8(1 << seat);
+        _punish(_fault(Faults.DISSENT, validator, Roles.VALIDATOR, subject));
+    }
+
+    /// @notice Punishes a validator that did not reveal its preimage, and takes its seat.
+    function punishReveal(uint64 round, address validator) external {
+        Phase phase = ROUNDS.phase(round);
+        if (phase <= Phase.Reveal || phase == Phase.Closed) revert Errors.WrongPhase(round, phase);
+        _punishDuty(Faults.MISSED_REVEAL, round, validator, ROUNDS.roundOf(round).revealed);
+    }
+
+    /// @notice Punishes a validator that committed no ballot or did not show it, and takes its seat.
+    function punishBallot(uint64 round, address validator) external {
+        Phase phase = ROUNDS.phase(round);
+        if (phase <= Phase.Unseal || phase == Phase.Closed) revert Errors.WrongPhase(round, phase);
+        _punishDuty(Faults.MISSED_BALLOT, round, validator, ROUNDS.roundOf(round).unsealed);
+    }
+
+    // --------------------------------------------------------------------------------------------- faults without a panel
+
+    /// @notice Proves a posted charge above what counts and prices give.
+    function proveOvercharge(Evidence calldata evidence) external {
+        _notClosed(evidence.round);
+        Case memory c = _openCase(evidence);
+        uint256 most = Faults.mostCharge(evidence.receipt);
+        if (c.charge <= most) revert Errors.NotOvercharged(c.charge, most);
+        _convict(c, _fault(Faults.OVERCHARGE, c.router, Roles.ROUTER, c.subject));
+    }
+
+    /// @notice Proves two leaves of one router for one job.
+    function proveDoublePost(Evidence calldata first, Evidence calldata second) external {
+        _notClosed(first.round);
+        _notClosed(second.round);
+        Case memory a = _openCase(first);
+        Case memory b = _openCase(second);
+        bool same = a.subject == b.subject && first.place.post() == second.place.post();
+        if (a.job != b.job || a.router != b.router || same) revert Errors.NotDouble();
+        _convict(b, _fault(Faults.DOUBLE_POST, b.router, Roles.ROUTER, b.job));
+    }
+
+    // --------------------------------------------------------------------------------------------------------------- views
+
+    /// @inheritdoc IVerdict
+    function rulingOf(uint64 round, bytes32 subject) external view returns (uint40 ruledAt, uint8 outcome, bool plant) {
+        Ruling storage ruling = _rulings[_key(round, subject)];
+        return (ruling.ruledAt, ruling.outcome, ruling.plant);
+    }
+
+    /// @notice Seats of the panel whose verdict on `subject` was shown, or that were punished for showing none; one bit each.
+    function seenOf(uint64 round, bytes32 subject) external view returns (uint8) {
+        return _rulings[_key(round, subject)].seen;
+    }
+
+    /// @notice Convictions of `offender` for faults of the class of `kind`, and when the last one was.
+    function repeatsOf(address offender, uint8 kind) external view returns (uint32 count, uint64 last) {
+        Repeat storage repeat = _repeats[offender][Faults.class(kind)];
+        return (repeat.count, repeat.last);
+    }
+
+    // ------------------------------------------------------------------------------------------------------------- private
+
+    function _inRulings(uint64 round) private view {
+        Phase phase = ROUNDS.phase(round);
+        if (phase != Phase.Rulings) revert Errors.WrongPhase(round, phase);
+    }
+
+    function _notClosed(uint64 round) private view {
+        Phase phase = ROUNDS.phase(round);
+        if (phase == Phase.None || phase == Phase.Closed) revert Errors.WrongPhase(round, phase);
+    }
+
+    function _key(uint64 round, bytes32 subject) private pure returns (bytes32) {
+        return keccak256(abi.encode(round, subject));
+    }
+
+    function _unruled(Case memory c) private view {
+        if (_rulings[_key(c.round, c.subject)].ruledAt != 0) revert Errors.AlreadyRuled(c.subject);
+    }
+
+    function _ruled(uint64 round, bytes32 subject) private view returns (Ruling storage ruling) {
+        ruling = _rulings[_key(round, subject)];
+        if (ruling.ruledAt == 0) revert Errors.NotRuled(subject);
+    }
+
+    /// @dev Checks the place and says what is at stake.
+    function _openCase(Evidence calldata evidence) private view returns (Case memory c) {
+        Receipt calldata receipt = evidence.receipt;
+        bytes32 leaf = ReceiptLib.leaf(receipt);
+        Snapshot memory before = evidence.place.check(ROUNDS, VAULT, evidence.round, leaf);
+        c.round = evidence.round;
+        c.router = evidence.place.router;
+        c.subject = AuditLib.jobSubject(c.router, leaf);
+        c.provider = receipt.provider;
+        c.job = receipt.jobId;
+        c.account = receipt.account;
+        c.charge = receipt.charge;
+        c.isJob = true;
+        (bytes32 claimable,) = VAULT.claimable(c.router);
+        // A root that stood when the round before opened is older than everything that this round covers.
+        c.covered = claimable != before.claimable && claimable != before.pending;
+        c.voids = _voids(c.router, before);
+    }
+
+    /// @dev Whether a payout root is pending that may contain what the round covers.
+    function _voids(address router, Snapshot memory before) private view returns (bool) {
+        (bytes32 pending,,) = VAULT.pendingOf(router);
+        return pending != bytes32(0) && pending != before.pending;
+    }
+
+    function _panel(uint64 round, bytes32 subject) private view returns (Panel memory panel) {
+        (panel.seated, panel.places) = ROUNDS.panel(round, subject);
+    }
+
+    /// @dev The seat of `who`, which must not have been seen.
+    function _seat(Panel memory panel, address who, uint8 seen) private pure returns (uint256 seat) {
+        while (seat < panel.seated.length && panel.seated[seat] != who) ++seat;
+        if (seat == panel.seated.length) revert Errors.NotOnPanel(who);
+        if (seen >> seat & 1 == 1) revert Errors.AlreadySeen(who);
+    }
+
+    function _inBallot(uint64 round, bytes32 subject, uint256 place, Vote calldata vote) private view {
+        (bool shown, bytes32 root) = ROUNDS.ballotOf(round, place);
+        if (!shown) revert Errors.NoBallot(vote.validator);
+        if (AuditLib.ballotRoot(subject, vote.outcome, vote.found, vote.proof) != root) {
+            revert Errors.NotInBallot(vote.validator);
+        }
+        if (vote.outcome >= Outcomes.COUNT) revert Errors.UnknownOutcome(vote.outcome);
+    }
+
+    /// @dev The outcome that enough votes share, and the seats that voted.
+    function _count(uint64 round, bytes32 subject, Panel memory panel, Vote[] calldata votes)
+        private
+        view
+        returns (uint8 outcome, uint8 seen)
+    {
+        if (votes.length > PANEL) revert Errors.TooManyVotes(votes.length);
+        uint256[6] memory tally;
+        for (uint256 i; i < votes.length; ++i) {
+            uint256 seat = _seat(panel, votes[i].validator, seen);
+            _inBallot(round, subject, panel.places[seat], votes[i]);
+            seen |= uint8(1 << seat);
+            ++tally[votes[i].outcome];
+        }
+        uint256 needed = ROUNDS.votesNeeded(round);
+        while (outcome < Outcomes.COUNT && tally[outcome] < needed) ++outcome;
+        if (outcome == Outcomes.COUNT) revert Errors.NoMajority(needed);
+    }
+
+    /// @dev What an outcome about a job demands of the receipt.
+    function _checkJob(uint8 outcome, Evidence calldata evidence) private view {
+        Receipt calldata r = evidence.receipt;
+        if (outcome == Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
+        if (!Outcomes.isContent(outcome)) return;
+        if (r.tier != TIER_EXACT) revert Errors.WrongTier(r.tier);
+        if (r.chainId != block.chainid || r.vault != address(VAULT) || r.router != evidence.place.router) {
+            revert Errors.ForeignReceipt();
+        }
+        (address signer,,) = ECDSA.tryRecoverCalldata(ReceiptLib.digest(r), evidence.providerSignature);
+        if (signer != r.provider || signer == address(0)) revert Errors.WrongSigner(r.provider);
+    }
+
+    function _settle(Case memory c, Panel memory panel, Ruling memory ruling, Vote[] calldata votes) private {
+        uint8 outcome = ruling.outcome;
+        _rulings[_key(c.round, c.subject)] = ruling;
+        emit Ruled(c.round, c.subject, outcome, ruling.plant);
+        if (outcome == Outcomes.GOOD) {
+            REPUTATION.good(c.provider, ROUNDS.latest());
+        } else if (!ruling.plant) {
+            bool byProvider = outcome == Outcomes.WRONG_OUTPUT || outcome == Outcomes.WRONG_COUNT;
+            if (byProvider) REPUTATION.fraud(c.provider, ROUNDS.latest());
+            Fault memory fault = byProvider
+                ? _fault(outcome, c.provider, Roles.PROVIDER, c.subject)
+                : _fault(outcome, c.router, Roles.ROUTER, c.subject);
+            fault.challenger = _rewarded(c.round, panel, outcome, votes);
+            _convict(c, fault);
+        }
+        address accused = outcome == Outcomes.GOOD ? c.provider : address(0);
+        for (uint256 i; i < votes.length; ++i) {
+            if (votes[i].outcome != outcome) _dissent(c.subject, outcome, votes[i], accused);
+        }
+    }
+
+    /// @dev The first seat that voted for the ruling. A seat before it that has a ballot and whose vote was left out makes the share burn,
+    /// so that nobody gains by leaving votes out.
+    function _rewarded(uint64 round, Panel memory panel, uint8 outcome, Vote[] calldata votes)
+        private
+        view
+        returns (address)
+    {
+        for (uint256 seat; seat < panel.seated.length; ++seat) {
+            uint256 i;
+            while (i < votes.length && votes[i].validator != panel.seated[seat]) ++i;
+            if (i < votes.length) {
+                if (votes[i].outcome == outcome) return panel.seated[seat];
+                continue;
+            }
+            (bool shown,) = ROUNDS.ballotOf(round, panel.places[seat]);
+            if (shown) return address(0);
+        }
+        return address(0);
+    }
+
+    /// @dev Slashes, and takes back or compensates what the harmed account was charged.
+    function _convict(Case memory c, Fault memory fault) private {
+        if (c.covered) (fault.harmed, fault.charge) = (c.account, c.charge);
+        _punish(fault);
+        if (c.covered) return;
+        if (c.voids) VAULT.voidPending(c.router);
+        if (!c.isJob || isReversed[c.subject]) return;
+        isReversed[c.subject] = true;
+        emit JobReversed(c.job, c.router, c.account, c.charge);
+    }
+
+    function _dissent(bytes32 subject, uint8 ruled, Vote calldata vote, address accused) private {
+        if (!Outcomes.isContent(vote.outcome) || !Outcomes.isContent(ruled)) {
+            emit Events.Differed(subject, vote.validator, vote.outcome);
+            return;
+        }
+        Fault memory fault = _fault(Faults.DISSENT, vote.validator, Roles.VALIDATOR, subject);
+        (fault.harmed, fault.charge) = (accused, 1);
+        _punish(fault);
+    }
+
+    function _punishDuty(uint8 kind, uint64 round, address who, uint64 done) private {
+        if (done >> ROUNDS.placeOf(round, who) & 1 == 1) revert Errors.DutyDone(round, who);
+        _punish(_fault(kind, who, Roles.VALIDATOR, keccak256(abi.encode(round))));
+        ROUNDS.suspend(who);
+    }
+
+    function _fault(uint8 kind, address offender, uint8 role, bytes32 about) private pure returns (Fault memory f) {
+        (f.kind, f.offender, f.role, f.about) = (kind, offender, role, about);
+    }
+
+    /// @dev One slash, with the severity of its class and of its repeats.
+    function _punish(Fault memory f) private {
+        Repeat storage repeat = _repeats[f.offender][Faults.class(f.kind)];
+        uint32 count = block.timestamp > uint256(repeat.last) + REPEAT ? 0 : repeat.count;
+        uint16 severity = Faults.severity(f.kind, count);
+        bytes32 faultId = keccak256(abi.encode(f.kind, f.offender, f.about));
+        (repeat.count, repeat.last) = (count + 1, uint64(block.timestamp));
+        emit Events.Convicted(faultId, f.offender, f.kind, severity);
+        uint256 parts = f.harmed == address(0) ? 0 : 1;
+        address[] memory developers = new address[](parts);
+        uint128[] memory charges = new uint128[](parts);
+        if (parts == 1) (developers[0], charges[0]) = (f.harmed, f.charge);
+        STAKES.slash(faultId, f.offender, f.role, severity, developers, charges, f.challenger);
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Phase} from "../interfaces/IAuditRounds.sol";
+import {Step} from "../interfaces/IVerdict.sol";
+import {Place} from "./PlaceLib.sol";
+import {Receipt} from "./ReceiptLib.sol";
+
+/// @notice A posted receipt with its place.
+/// @param round The round that covers it.
+/// @param receipt What was posted.
+/// @param providerSignature The provider's, over the receipt; only read where the content is judged.
+/// @param place Where it stands.
+struct Evidence {
+    uint64 round;
+    Receipt receipt;
+    bytes providerSignature;
+    Place place;
+}
+
+/// @notice One verdict with its way to the validator's ballot.
+/// @param found Digest of what the validator recomputed.
+struct Vote {
+    address validator;
+    uint8 outcome;
+    bytes32 found;
+    Step[] proof;
+}
+
+/// @title Errors of the panel's verdict
+library PanelVerdictErrors {
+    /// @notice A parameter that must not be zero is zero.
+    error ZeroParameter();
+    /// @notice `round` is in phase `phase`.
+    error WrongPhase(uint64 round, Phase phase);
+    /// @notice There is a ruling on `subject`.
+    error AlreadyRuled(bytes32 subject);
+    /// @notice There is no ruling on `subject`.
+    error NotRuled(bytes32 subject);
+    /// @notice `votes` votes for a panel of three.
+    error TooManyVotes(uint256 votes);
+    /// @notice `who` does not sit on this panel.
+    error NotOnPanel(address who);
+    /// @notice The verdict of `who` has been counted or punished before.
+    error AlreadySeen(address who);
+    /// @notice `who` has shown no ballot.
+    error NoBallot(address who);
+    /// @notice This verdict is not in the ballot of `who`.
+    error NotInBallot(address who);
+    /// @notice No outcome has `needed` votes.
+    error NoMajority(uint256 needed);
+    /// @notice There is no such outcome.
+    error UnknownOutcome(uint8 outcome);
+    /// @notice `outcome` does not fit this subject.
+    error WrongSubject(uint8 outcome);
+    /// @notice A job of `tier` is not judged by its content.
+    error WrongTier(uint8 tier);
+    /// @notice The receipt is of another network or router.
+    error ForeignReceipt();
+    /// @notice The signature over the receipt is not `provider`'s.
+    error WrongSigner(address provider);
+    /// @notice The panel may answer until `due`.
+    error TooEarly(uint256 due);
+    /// @notice Silence of `who` is not punished here: it missed its whole ballot, or the subject is a batch.
+    error NotSilent(address who);
+    /// @notice `who` did its duty in `round`.
+    error DutyDone(uint64 round, address who);
+    /// @notice A charge of `charge` is not above `most`.
+    error NotOvercharged(uint128 charge, uint256 most);
+    /// @notice These are not two leaves for one job of one router.
+    error NotDouble();
+}
+
+/// @title Events of the panel's verdict, beside those of IVerdict
+library PanelVerdictEvents {
+    /// @notice A fault was punished.
+    event Convicted(bytes32 indexed faultId, address indexed offender, uint8 kind, uint16 severityBps);
+    /// @notice A verdict other than the ruling that is not punished: a router can make honest validators differ.
+    event Differed(bytes32 indexed subject, address indexed validator, uint8 outcome);
+}
+
+/// @title Outcomes of verdicts
+library Outcomes {
+    uint8 internal constant GOOD = 0;
+    uint8 internal constant WRONG_OUTPUT = 1;
+    uint8 internal constant WRONG_COUNT = 2;
+    uint8 internal constant WITHHELD = 3;
+    uint8 internal constant FORGED = 4;
+    uint8 internal constant BAD_SUMS = 5;
+    uint8 internal constant COUNT = 6;
+
+    /// @notice Whether every validator that recomputes must find the same.
+    function isContent(uint8 outcome) internal pure returns (bool) {
+        return outcome != WITHHELD && outcome != FORGED;
+    }
+}
+
+/// @title Faults and what they cost
+library Faults {
+    uint8 internal constant MISSED_REVEAL = 16;
+    uint8 internal constant MISSED_BALLOT = 17;
+    uint8 internal constant DISSENT = 18;
+    uint8 internal constant OVERCHARGE = 19;
+    uint8 internal constant DOUBLE_POST = 20;
+
+    /// @notice Repeats are counted together for faults of one class.
+    function class(uint8 kind) internal pure returns (uint8) {
+        if (kind == Outcomes.WRONG_COUNT) return Outcomes.WRONG_OUTPUT;
+        return kind == MISSED_BALLOT ? MISSED_REVEAL : kind;
+    }
+
+    /// @notice Share of the offender's stake in 1/10,000, by earlier convictions of the class.
+    function severity(uint8 kind, uint32 earlier) internal pure returns (uint16) {
+        uint8 group = class(kind);
+        if (group == Outcomes.WRONG_OUTPUT) return earlier == 0 ? 2500 : 10_000;
+        if (group == Outcomes.WITHHELD || group == DISSENT) return earlier == 0 ? 500 : earlier == 1 ? 1500 : 5000;
+        if (group == MISSED_REVEAL) return earlier == 0 ? 100 : earlier == 1 ? 300 : 1000;
+        return 10_000;
+    }
+
+    /// @notice The most that counts and prices give: nothing without output, else the floor of the cost, at least one unit.
+    function mostCharge(Receipt calldata r) internal pure returns (uint256) {
+        if (r.outputUnits == 0) return 0;
+        uint256 cost = (uint256(r.inputPrice) * r.inputUnits + uint256(r.outputPrice) * r.outputUnits) / 1e6;
+        return cost == 0 ? 1 : cost;
+    }
+}
