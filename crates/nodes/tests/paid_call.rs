@@ -7,7 +7,7 @@ use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Constraints, Done, Failure};
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
-use stoa_nodes::router::{ChainEvent, Input, Output, Router, RouterConfig};
+use stoa_nodes::router::{ChainEvent, Input, Keeping, Output, Router, RouterConfig};
 use stoa_nodes::work::{AnswerShape, Prompt};
 use stoa_types::*;
 use stoa_verify::check_signatures;
@@ -30,6 +30,8 @@ struct World {
     /// Messages to the router are changed by this before they arrive.
     tamper: fn(ToRouter) -> Vec<ToRouter>,
     input_units: u64,
+    /// What was asked to be kept or erased for audits, with the number of journal entries before it.
+    kept: Vec<(usize, Keeping)>,
     /// Whether clients take what they are told.
     reads: bool,
 }
@@ -112,6 +114,7 @@ impl World {
             running: Vec::new(),
             tamper: |message| vec![message],
             input_units: 5,
+            kept: Vec::new(),
             reads: true,
         };
         world.allot(1_000_000);
@@ -193,6 +196,7 @@ impl World {
                 Output::Decided { decision, .. } => {
                     decision.replay().expect("every decision can be replayed")
                 }
+                Output::Audits(keeping) => self.kept.push((self.journal.len(), keeping)),
                 Output::Chain(_) => {}
             }
         }
@@ -1699,4 +1703,110 @@ fn a_server_that_is_full_while_it_runs_hands_the_job_to_the_next_provider() {
     world.end();
     assert_ne!(world.done(1).started.provider, full);
     assert_eq!(world.reputation(full), 500_000);
+}
+
+// ---- audits
+
+/// A call from its submission to its charge.
+fn call(world: &mut World, n: u8) {
+    world.submit(n);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+}
+
+#[test]
+fn what_an_audit_needs_is_kept_before_the_charge_and_erased_when_nobody_may_ask_for_it_any_more() {
+    let mut world = World::new(1);
+    call(&mut world, 1);
+    assert!(world.kept.is_empty(), "nobody asked for it");
+    world.router.keep_for_audits();
+    call(&mut world, 2);
+    world.submit(3);
+    world.prepare();
+    world.tokens(1);
+    world.leave(3);
+    let charged = |n| {
+        let charge = |entry: &Entry| matches!(entry, Entry::Charged { receipt } if receipt.receipt.job_id == job(n));
+        world.journal.iter().position(charge)
+    };
+    assert_eq!(world.kept.len(), 2);
+    for (n, (before, kept)) in [2, 3].into_iter().zip(&world.kept) {
+        assert_eq!(charged(n), Some(*before), "kept right before its charge");
+        let Keeping::Keep {
+            job: id,
+            ticket,
+            work,
+        } = kept
+        else {
+            panic!("{kept:?}");
+        };
+        assert_eq!(*id, job(n));
+        let signed = world.router.book().receipt(*id).expect("charged");
+        stoa_verify::judge::check_order(&domain(), signed, ticket, work).expect("holds");
+        assert!(world.router.is_auditable(*id));
+    }
+    assert!(!world.router.is_auditable(job(9)));
+    world.tick(60_000);
+    let batch = world.router.book().batch(1).expect("sealed").clone();
+    world.input(Input::Chain(ChainEvent::BatchPosted {
+        index: 1,
+        head: batch.head,
+        block: 7,
+        at: world.now,
+        pay_root: batch.sealed.pay_root,
+    }));
+    world.kept.clear();
+    for _ in 0..2 {
+        // Rounds may be over before this router has heard of all its posts.
+        world.input(Input::Chain(ChainEvent::AuditsOver { posts: 3 }));
+    }
+    let [(_, Keeping::Erase { jobs })] = &world.kept[..] else {
+        panic!("{:?}", world.kept);
+    };
+    assert_eq!(*jobs, [job(1), job(2), job(3)]);
+    assert!(!world.router.is_auditable(job(2)));
+    call(&mut world, 4);
+    assert!(world.router.is_auditable(job(4)));
+}
+
+#[test]
+fn nothing_is_kept_of_answers_that_nobody_can_judge() {
+    let mut world = World::of_tier_none(1);
+    world.router.keep_for_audits();
+    call(&mut world, 1);
+    world.done(1);
+    assert!(world.kept.is_empty());
+}
+
+#[test]
+fn a_convicted_provider_gets_no_work_though_it_is_the_cheapest() {
+    let mut world = World::new(2);
+    call(&mut world, 1);
+    let first = world.done(1).started.provider;
+    let rated = |provider, reputation_ppm| {
+        Input::Chain(ChainEvent::ProviderRated {
+            provider,
+            reputation_ppm,
+        })
+    };
+    // Convicted while a call waits for its reservation: it is not dispatched there either.
+    world.unsynced = Some(Vec::new());
+    world.submit(2);
+    world.input(rated(first, 0));
+    let sequence = world.unsynced.take().expect("gathering")[0];
+    world.input(Input::Synced { up_to: sequence });
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    call(&mut world, 3);
+    for n in [2, 3] {
+        assert_ne!(world.done(n).started.provider, first, "call {n}");
+    }
+    assert_eq!(world.router.stock().reputation_ppm(first), 0);
+    // A verdict that found it right raises nobody above what this router saw itself.
+    let seen = world.reputation(world.done(3).started.provider);
+    let second = world.done(3).started.provider;
+    world.input(rated(second, 1_000_000));
+    assert_eq!(world.router.stock().reputation_ppm(second), seen);
 }

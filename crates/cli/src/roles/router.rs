@@ -380,6 +380,8 @@ impl Loop {
                 }
                 Output::Chain(call) => drop(self.chain.send(call)),
                 Output::Warn(text) => tracing::warn!("{text}"),
+                // Never asked for: only `Router::keep_for_audits` brings it.
+                Output::Audits(_) => {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
 
 use super::admission::{parameters_digest, reserve};
-use super::{After, Current, Job, Output, Phase, Router};
+use super::{After, Current, Job, Keeping, Output, Phase, Router};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
@@ -596,9 +596,29 @@ impl Router {
         self.remember_ttft(job, ttft_ms);
         self.stock.delivered(provider, now);
         self.journal(entry, After::Deliver(job), outputs);
+        self.keep(job, outputs);
     }
 
     /// The books refuse a right receipt: the vault released the allotment while the job ran (a revocation, or clocks that disagree).
+    /// What a validator needs to compute the answer again.
+    fn keep(&self, job: JobId, outputs: &mut Vec<Output>) {
+        let state = self.jobs.get(&job).filter(|_| self.audited_posts.is_some());
+        let Some((state, current)) = state.and_then(|s| Some((s, s.current.as_ref()?))) else {
+            return;
+        };
+        let ticket = current.ticket.clone();
+        if ticket.tier != Tier::Exact {
+            return; // Nothing else is judged by its content.
+        }
+        let digest = ticket_digest(&self.config.domain, &ticket);
+        let signature = self.config.key.sign(digest);
+        outputs.push(Output::Audits(Keeping::Keep {
+            job,
+            ticket: Box::new(SignedTicket { ticket, signature }),
+            work: state.work().canonical_bytes(),
+        }));
+    }
+
     /// Nobody can be paid from it any more, so nothing is charged.
     fn not_chargeable(
         &mut self,

@@ -22,7 +22,8 @@ use stoa_crypto::{Domain, SecretKey};
 use stoa_ledger::book::{Entry, ReleaseCause, RouterBook};
 use stoa_market::Decision;
 use stoa_types::{
-    Address, Digest, JobId, NetworkProfile, SamplingParameters, Ticket, Timestamp, TokenAmount,
+    Address, Digest, JobId, NetworkProfile, SamplingParameters, SignedTicket, Ticket, Timestamp,
+    TokenAmount,
 };
 
 /// Who a router is.
@@ -158,6 +159,18 @@ pub enum ChainEvent {
     },
     /// A debit was synced.
     DebitSynced {
+    /// No ruling is taken any more on what this router posted first.
+    AuditsOver {
+        /// So many posts, counted from the first.
+        posts: u64,
+    },
+    /// A verdict wrote a provider's reputation.
+    ProviderRated {
+        /// Whose.
+        provider: Address,
+        /// In millionths; zero after a proven fraud.
+        reputation_ppm: u32,
+    },
         /// Developer.
         account: Address,
         /// Generation.
@@ -200,12 +213,33 @@ pub enum Output {
     },
     /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
     Chain(ChainCall),
+    /// Something to keep for audits or to erase; only after [`Router::keep_for_audits`].
+    Audits(Keeping),
     /// Something for the operator's log.
     Warn(String),
 }
 
 /// A transaction that a router wants on chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
+/// What validators need of a router's jobs. The shell seals the work to them: nobody who takes the disk can read it, the router included.
+#[derive(Debug, Clone)]
+pub enum Keeping {
+    /// Keep this, durable no later than the charge that is journaled after it: a job that was charged and cannot be shown is withheld.
+    Keep {
+        /// The job.
+        job: JobId,
+        /// The order that was carried out.
+        ticket: Box<SignedTicket>,
+        /// Canonical bytes of the work.
+        work: Vec<u8>,
+    },
+    /// Nobody may ask for these any more. Told again after a start; what is gone is gone.
+    Erase {
+        /// The jobs.
+        jobs: Vec<JobId>,
+    },
+}
+
 pub enum ChainCall {
     /// Post a batch; done already if the vault holds `index` posts or more.
     Post {
@@ -337,6 +371,8 @@ pub struct Router {
     chain_reachable: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
+    /// What is kept for audits: nothing, or all jobs above so many posts.
+    audited_posts: Option<u64>,
     /// Which kind of chain call is asked for first when several are wanted.
     next_turn: usize,
     /// Times to first token of the newest delivered jobs, for display.
@@ -366,6 +402,7 @@ impl Router {
             asked: None,
             next_turn: 0,
             recent_ttft: std::collections::VecDeque::new(),
+            audited_posts: None,
         };
         router.index_accounts();
         let mut outputs = Vec::new();
@@ -398,6 +435,18 @@ impl Router {
     /// Calls in progress, those that wait for a slot included.
     pub fn active(&self) -> usize {
         self.jobs.len() + self.queue.len()
+    }
+
+    /// From now on asks for what audits need to be kept ([`Output::Audits`]).
+    pub fn keep_for_audits(&mut self) {
+        self.audited_posts.get_or_insert(0);
+    }
+
+    /// Whether a validator may still ask for this job; what is kept of any other job is a leftover of a crash.
+    pub fn is_auditable(&self, job: JobId) -> bool {
+        let over = self.audited_posts.unwrap_or(u64::MAX);
+        let posted = self.book.batch_of(job).map_or(u64::MAX, |(post, _)| post);
+        self.book.receipt(job).is_some() && posted > over
     }
 
     /// Advances the router. No clock, no socket, no await.

@@ -52,6 +52,8 @@ impl Standing {
 #[derive(Debug, Clone, Default)]
 pub struct Stock {
     providers: BTreeMap<Address, Standing>,
+    /// Reputations that verdicts wrote, also of providers that this router has not met.
+    rated: BTreeMap<Address, u32>,
     /// A slot may have become free since this was asked last.
     freed: bool,
 }
@@ -65,6 +67,27 @@ impl Stock {
     /// One of them.
     pub fn get(&self, provider: Address) -> Option<&Standing> {
         self.providers.get(&provider)
+    }
+
+    /// The reputation of a provider in millionths: the lower one of what this router saw and what verdicts wrote.
+    pub fn reputation_ppm(&self, provider: Address) -> u32 {
+        let written = self.rated.get(&provider).copied().unwrap_or(u32::MAX);
+        let seen = self.providers.get(&provider);
+        let seen = seen.map_or(u32::MAX, |s| s.track.reputation.ppm());
+        let unknown = stoa_market::track::Reputation::default().ppm();
+        if seen.min(written) == u32::MAX {
+            unknown
+        } else {
+            seen.min(written)
+        }
+    }
+
+    pub(super) fn rate(&mut self, provider: Address, reputation_ppm: u32) {
+        self.rated.insert(provider, reputation_ppm);
+    }
+
+    fn is_convicted(&self, provider: Address) -> bool {
+        self.rated.get(&provider) == Some(&0)
     }
 
     /// Model names with the offers that are online now.
@@ -199,9 +222,8 @@ impl Stock {
     }
 
     pub(super) fn can_take(&self, provider: Address) -> bool {
-        self.providers
-            .get(&provider)
-            .is_some_and(|s| s.online && !s.draining && s.open_slots() > 0)
+        let able = |s: &Standing| s.online && !s.draining && s.open_slots() > 0;
+        self.providers.get(&provider).is_some_and(able) && !self.is_convicted(provider)
     }
 
     /// Whether nothing but a free slot is missing.
@@ -258,7 +280,10 @@ impl Stock {
                 .models
                 .iter()
                 .find(|offer| offer.model == model)?;
-            Some(candidate(*account, standing, offer, ttft_start_ms, now))
+            Some(Candidate {
+                reputation_ppm: self.reputation_ppm(*account),
+                ..candidate(*account, standing, offer, ttft_start_ms, now)
+            })
         };
         self.providers.iter().filter_map(offered).collect()
     }

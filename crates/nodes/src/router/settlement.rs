@@ -3,7 +3,7 @@
 //! Every chain call is asked for again until the event that ends it arrives. The shell makes each idempotent (it compares the
 //! vault's number of posts first), so a crash anywhere posts neither twice nor never.
 
-use super::{After, ChainCall, ChainEvent, Output, Router};
+use super::{After, ChainCall, ChainEvent, Keeping, Output, Router};
 use stoa_ledger::book::{BookError, Entry, SealRule};
 use stoa_types::{Address, Digest, Millis, Timestamp};
 
@@ -138,7 +138,16 @@ impl Router {
         if let Some(entry) = self.about_payout(&event) {
             self.journal(entry, After::Nothing, outputs);
         }
+        match event {
+            ChainEvent::AuditsOver { posts } => return self.erase(posts, outputs),
+            ChainEvent::ProviderRated {
+                provider,
+                reputation_ppm,
+            } => return self.stock.rate(provider, reputation_ppm),
+            _ => {}
+        }
         let entry = match entry(event) {
+            Told::Nothing => return,
             Told::Entry(entry) => entry,
             Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
                 Some(_) => {
@@ -168,6 +177,22 @@ impl Router {
             Err(error) => outputs.push(Output::Warn(format!(
                 "a chain event contradicts the books: {error}"
             ))),
+        }
+    }
+
+    /// Lets go of what was kept for audits of the first `posts` batches.
+    fn erase(&mut self, posts: u64, outputs: &mut Vec<Output>) {
+        let Some(over) = self.audited_posts.filter(|over| *over < posts) else {
+            return;
+        };
+        let posts = posts.min(self.book.posted_count());
+        let batches = over + 1..=posts;
+        let jobs: Vec<_> = batches
+            .flat_map(|index| self.book.jobs_of(index).iter().copied())
+            .collect();
+        self.audited_posts = Some(posts.max(over));
+        if !jobs.is_empty() {
+            outputs.push(Output::Audits(Keeping::Erase { jobs }));
         }
     }
 
@@ -210,6 +235,7 @@ fn ends(event: &ChainEvent, call: &ChainCall, router: &Address) -> bool {
 
 /// What the book is to learn of an event.
 enum Told {
+    Nothing,
     Entry(Entry),
     /// A payout root was cancelled in this block: which batch's depends on the book.
     Voided(Digest, u64),
@@ -253,6 +279,7 @@ fn entry(event: ChainEvent) -> Told {
         },
         ChainEvent::PayoutPromoted { pay_root, gross } => Entry::PayoutPromoted { pay_root, gross },
         ChainEvent::JobReversed { job } => Entry::JobReversed { job },
+        ChainEvent::AuditsOver { .. } | ChainEvent::ProviderRated { .. } => return Told::Nothing,
         ChainEvent::PayoutVoided { pay_root, block } => return Told::Voided(pay_root, block),
         ChainEvent::DebitSynced {
             account,
