@@ -105,7 +105,11 @@ abstract contract AuditMarket is Market {
     }
 
     function signed(Receipt memory r) internal pure returns (bytes memory) {
-        (uint8 v, bytes32 a, bytes32 b) = vm.sign(PROVIDER_KEY, ReceiptLib.digest(r));
+        return signedBy(PROVIDER_KEY, r);
+    }
+
+    function signedBy(uint256 key, Receipt memory r) internal pure returns (bytes memory) {
+        (uint8 v, bytes32 a, bytes32 b) = vm.sign(key, ReceiptLib.digest(r));
         return abi.encodePacked(a, b, v);
     }
 
