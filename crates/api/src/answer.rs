@@ -1,9 +1,10 @@
 //! What a client reads: the whole answer, or the pieces of a stream. Joined pieces equal the whole.
 
 use crate::codec::{Delivery, ReceiptPlace};
+use crate::error::ApiError;
 use serde::Serialize;
 use serde_json::{Value, json};
-use stoa_nodes::client::Done;
+use stoa_nodes::client::{Done, Failure};
 use stoa_openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion,
     CompletionChoice, Delta, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
@@ -18,6 +19,24 @@ const ARGUMENT_PIECE: usize = 256;
 pub(crate) enum Form {
     Chat,
     Completion,
+}
+
+impl Form {
+    /// Its route.
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completion => "/v1/completions",
+        }
+    }
+
+    /// A failed call of this form.
+    pub(crate) fn error(self, failure: Failure) -> ApiError {
+        match self {
+            Self::Chat => ApiError::Failed(failure),
+            Self::Completion => ApiError::FailedCompletion(failure),
+        }
+    }
 }
 
 /// What surrounds the content of one answer.

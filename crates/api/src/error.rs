@@ -1,13 +1,15 @@
 //! Every error that leaves this crate, and the one place where each becomes status, type, code and retry advice
 //! (design: API section 4).
 
+use crate::keys::KeyFault;
 use crate::port::KeyError;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, Failure};
 use stoa_openai::{ErrorBody, ErrorObject};
-use stoa_types::JobId;
+use stoa_types::{JobId, Timestamp, TokenAmount};
 
 /// Above this SDKs give up instead of waiting.
 const RETRY_MS_MAX: u64 = 120_000;
@@ -99,9 +101,51 @@ pub enum ApiError {
         /// What the route takes.
         allow: String,
     },
+    /// The key is not meant for this.
+    #[error("this API key may not {what}; use another key, or make one that may")]
+    KeyScope {
+        /// What it may not do.
+        what: String,
+    },
+    /// The object is in a state that does not allow it.
+    #[error("{reason}")]
+    Conflict {
+        /// Which state.
+        reason: &'static str,
+    },
+    /// The caller is faster than it may be.
+    #[error("more than {limit} {what} a minute; try again in {retry_ms} ms")]
+    RateLimited {
+        /// `requests` or `tokens`.
+        what: &'static str,
+        /// How many a minute.
+        limit: u64,
+        /// When there is room again.
+        retry_ms: u64,
+    },
+    /// The Idempotency-Key stands for another request.
+    #[error("this Idempotency-Key was used {how}; take a new one for a new request")]
+    IdempotencyMismatch {
+        /// What differs.
+        how: &'static str,
+        /// The same in one word.
+        cause: &'static str,
+    },
+    /// The first request under the Idempotency-Key was answered and charged, but its answer is gone.
+    #[error(
+        "the request under this Idempotency-Key was answered and charged once as {job}, and its answer was lost in a crash; its receipt \
+         is at /v1/receipts/{job}. To run it again, send it with a new Idempotency-Key"
+    )]
+    IdempotencyLost {
+        /// The job.
+        job: JobId,
+    },
     /// The call itself failed.
     #[error("{}", .0.cause)]
     Failed(Failure),
+    /// A text completion failed.
+    #[error("{}", .0.cause)]
+    FailedCompletion(Failure),
     /// A fault of this program.
     #[error("internal error")]
     Internal,
@@ -162,6 +206,7 @@ fn cause_row(cause: &Cause) -> Row {
         Cause::NoAllotment => quota("no_allotment"),
         Cause::AllotmentExpired => quota("allotment_expired"),
         Cause::CapReached { .. } => quota("cap_reached"),
+        Cause::BudgetExceeded { .. } => row(429, "insufficient_quota", "budget_exceeded", None),
         Cause::PriceCeiling { .. } => row(422, "constraint_error", "price_ceiling_exceeded", None),
         Cause::NoProviderMatches { .. } => {
             row(422, "constraint_error", "no_provider_matches_policy", None)
@@ -208,13 +253,32 @@ impl ApiError {
             Self::UploadTimeout { .. } => row(408, REQUEST, "request_timeout", Some(1_000)),
             Self::NoKey => row_of("no_api_key", login),
             Self::Key(KeyError::Unknown) => login,
+            Self::Key(KeyError::Expired) => row_of("key_expired", login),
             Self::Key(KeyError::Revoked) => row(401, "authentication_error", "key_revoked", None),
             Self::NoLogin => row_of("no_login", login),
             Self::BadLogin => row_of("bad_login_link", login),
             Self::UnknownUrl { .. } => row(404, "not_found_error", "unknown_url", None),
             Self::NotFound { .. } => row(404, "not_found_error", "not_found", None),
             Self::Method { .. } => row(405, REQUEST, "method_not_allowed", None),
-            Self::Failed(failure) => cause_row(&failure.cause),
+            Self::KeyScope { .. } => row(403, "permission_error", "key_scope", None),
+            Self::Conflict { .. } => row(409, "conflict_error", "invalid_state", None),
+            Self::RateLimited { what, retry_ms, .. } => {
+                let row = row(
+                    429,
+                    "rate_limit_error",
+                    "rate_limit_exceeded",
+                    Some(*retry_ms),
+                );
+                row_of(what, row)
+            }
+            Self::IdempotencyMismatch { cause, .. } => row_of(
+                cause,
+                row(422, "idempotency_error", "idempotency_mismatch", None),
+            ),
+            Self::IdempotencyLost { .. } => {
+                row(409, "idempotency_error", "idempotency_answer_lost", None)
+            }
+            Self::Failed(failure) | Self::FailedCompletion(failure) => cause_row(&failure.cause),
             Self::Internal => cause_row(&Cause::Internal),
         }
     }
@@ -230,12 +294,23 @@ impl ApiError {
         }
     }
 
+    fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) | Self::FailedCompletion(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
     fn param(&self) -> Option<String> {
         match self {
             Self::Missing { param }
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param.clone()),
-            Self::Failed(failure) => match &failure.cause {
+            Self::FailedCompletion(Failure {
+                cause: Cause::ContextLength { .. },
+                ..
+            }) => Some("prompt".to_owned()),
+            Self::Failed(failure) | Self::FailedCompletion(failure) => match &failure.cause {
                 Cause::UnknownModel { .. } | Cause::ModelOffline { .. } => Some("model".to_owned()),
                 Cause::ContextLength { .. } => Some("messages".to_owned()),
                 Cause::Unsupported { parameter, .. } => Some(parameter.clone()),
@@ -247,13 +322,14 @@ impl ApiError {
 
     /// What happened, and what was left unchanged.
     fn message(&self) -> String {
-        match self {
-            Self::Failed(failure) if !failure.billed.is_zero() => {
+        match (self, self.failure()) {
+            (_, Some(failure)) if !failure.billed.is_zero() => {
                 format!(
                     "{self}. {} was billed for what was delivered.",
                     failure.billed
                 )
             }
+            (Self::IdempotencyLost { .. }, _) => format!("{self}. Nothing more was billed."),
             _ => format!("{self}. No token was billed."),
         }
     }
@@ -261,7 +337,10 @@ impl ApiError {
     /// Cause and figures for machines.
     fn facts(&self, request: JobId) -> Value {
         let mut facts = json!({"cause": self.row().cause, "request_id": request, "billed": "0"});
-        let Self::Failed(failure) = self else {
+        if let Self::IdempotencyLost { job } = self {
+            facts["receipt_id"] = json!(job);
+        }
+        let Some(failure) = self.failure() else {
             return facts;
         };
         facts["billed"] = failure.billed.to_string().into();
@@ -273,6 +352,15 @@ impl ApiError {
                 facts["prompt_tokens"] = (*tokens).into();
                 facts["context_length"] = (*context).into();
             }
+            Cause::BudgetExceeded {
+                needed,
+                available,
+                resets_at,
+            } => {
+                facts["needed"] = needed.to_string().into();
+                facts["available"] = available.to_string().into();
+                facts["resets_at"] = json!(resets_at.map(|at| at.secs()));
+            }
             Cause::CapReached { needed, available } => {
                 facts["needed"] = needed.to_string().into();
                 facts["available"] = available.to_string().into();
@@ -280,6 +368,14 @@ impl ApiError {
             _ => {}
         }
         facts
+    }
+
+    /// When what is used up is filled again, where that instant is known.
+    fn resets_at(&self) -> Option<Timestamp> {
+        match &self.failure()?.cause {
+            Cause::BudgetExceeded { resets_at, .. } => *resets_at,
+            _ => None,
+        }
     }
 
     fn body(&self, request: JobId, code: &str) -> ErrorBody {
@@ -294,11 +390,21 @@ impl ApiError {
         }
     }
 
+    /// Head and body of the HTTP answer, for keeping.
+    pub(crate) fn plain(&self, request: JobId) -> (axum::http::response::Parts, Vec<u8>) {
+        let (parts, _) = self.render(request).into_parts();
+        (parts, self.body_bytes(request))
+    }
+
+    fn body_bytes(&self, request: JobId) -> Vec<u8> {
+        serde_json::to_vec(&self.body(request, self.row().code))
+            .expect("an error body holds only text and numbers")
+    }
+
     /// The HTTP answer. `request` also spreads the retries, so that clients shed together do not return together.
     pub(crate) fn render(&self, request: JobId) -> Response {
         let row = self.row();
-        let body = serde_json::to_vec(&self.body(request, row.code))
-            .expect("an error body holds only text and numbers");
+        let body = self.body_bytes(request);
         let mut headers = HeaderMap::new();
         headers.insert(
             header::CONTENT_TYPE,
@@ -316,6 +422,11 @@ impl ApiError {
         if let Some(ms) = row.retry_ms.map(|ms| spread(ms, request)) {
             headers.insert(HeaderName::from_static("retry-after-ms"), ms.into());
             headers.insert(header::RETRY_AFTER, ms.div_ceil(1000).into());
+        }
+        if let Some(at) = self.resets_at() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let seconds = at.secs().saturating_sub(now.map_or(0, |now| now.as_secs()));
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
         if row.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -340,6 +451,24 @@ fn spread(ms: u64, request: JobId) -> u64 {
     let base = ms.clamp(1, RETRY_MS_MAX);
     let byte = u64::from(request.0[31]);
     (base + base * byte / (4 * 255)).min(RETRY_MS_MAX)
+}
+
+impl From<KeyFault> for ApiError {
+    fn from(fault: KeyFault) -> Self {
+        match fault {
+            KeyFault::NotFound => Self::NotFound { what: "key" },
+            KeyFault::State(reason) => Self::Conflict { reason },
+            KeyFault::NotWritten(reason) => unavailable(format!("keys cannot be kept ({reason})")),
+        }
+    }
+}
+
+/// The router cannot take this now.
+pub(crate) fn unavailable(reason: String) -> ApiError {
+    ApiError::Failed(Failure {
+        cause: Cause::RouterUnavailable { reason },
+        billed: TokenAmount::ZERO,
+    })
 }
 
 /// The error travels in the response's extensions until the outermost layer, which knows the request's id, renders it.

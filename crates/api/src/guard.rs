@@ -1,8 +1,10 @@
 //! The layer around everything: who asks, the request's id, errors in their final form, counters.
 
 use crate::error::ApiError;
+use crate::keys::Scope;
 use crate::port::Account;
-use crate::routes::{Access, access};
+use crate::replay::Secret;
+use crate::routes::{Access, Need, Route, access, route};
 use crate::server::App;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -82,16 +84,25 @@ pub(crate) async fn guard(
         .extensions()
         .get::<MatchedPath>()
         .map(|path| path.as_str().to_owned());
-    let response = match authorise(&app, pattern.as_deref(), request.headers()) {
-        Ok(account) => {
-            if let Some(account) = account {
+    let row = pattern
+        .as_deref()
+        .and_then(|pattern| route(request.method(), pattern));
+    let mut rated = None;
+    let response = match authorise(&app, pattern.as_deref(), row, request.headers()) {
+        Ok(caller) => {
+            if let Some((account, secret)) = caller {
+                rated = is_paid(row).then(|| account.clone());
                 request.extensions_mut().insert(account);
+                request.extensions_mut().insert(secret);
             }
             next.run(request).await
         }
         Err(error) => error.into_response(),
     };
-    let response = finish(&app, response);
+    let mut response = finish(&app, response);
+    if let Some(account) = rated {
+        response.headers_mut().extend(app.rates.headers(&account));
+    }
     let route = pattern.unwrap_or_else(|| "unmatched".to_owned());
     let code = response.status().as_u16().to_string();
     metrics::counter!("stoa_api_requests_total", "route" => route.clone(), "code" => code)
@@ -101,26 +112,50 @@ pub(crate) async fn guard(
     response
 }
 
-/// Account of the caller where the route has one. A path that matches nothing needs a credential too.
+/// Whether the route makes paid calls.
+fn is_paid(row: Option<&Route>) -> bool {
+    row.is_some_and(|row| row.need == Need::Scope(Scope::Inference))
+}
+
+/// The caller where the route has one. A path that matches nothing needs a credential too.
 fn authorise(
     app: &App,
     pattern: Option<&str>,
+    row: Option<&Route>,
     headers: &HeaderMap,
-) -> Result<Option<Account>, ApiError> {
-    match pattern.map(access) {
-        Some(Some(Access::Public)) => Ok(None),
-        Some(Some(Access::Key)) => by_key(app, headers).map(Some),
-        Some(Some(Access::Page)) if app.login.logged_in(headers) => Ok(None),
-        Some(Some(Access::Page)) => Err(ApiError::NoLogin),
+) -> Result<Option<(Account, Secret)>, ApiError> {
+    let caller = match pattern.map(access) {
+        Some(Some(Access::Public)) => return Ok(None),
+        Some(Some(Access::Key)) => by_key(app, headers)?,
+        Some(Some(Access::Page)) if app.login.logged_in(headers) => return Ok(None),
+        Some(Some(Access::Page)) => return Err(ApiError::NoLogin),
         // Not in the table: whoever shows a credential learns that there is nothing.
-        Some(None) | None if app.login.logged_in(headers) => Ok(None),
-        Some(None) | None => by_key(app, headers).map(Some),
+        Some(None) | None if app.login.logged_in(headers) => return Ok(None),
+        Some(None) | None => by_key(app, headers)?,
+    };
+    // A paid call is read first: what is wrong with it comes before what the key may not do (design: API 4.3).
+    match row {
+        Some(row) if !is_paid(Some(row)) => may(&caller.0, row.need)?,
+        _ => {}
     }
+    Ok(Some(caller))
 }
 
-fn by_key(app: &App, headers: &HeaderMap) -> Result<Account, ApiError> {
+/// Whether the key is good for that.
+pub(crate) fn may(caller: &Account, need: Need) -> Result<(), ApiError> {
+    if need.met_by(&caller.grant) {
+        return Ok(());
+    }
+    let what = match need {
+        Need::Scope(scope) => format!("use routes of the group `{}`", scope.as_str()),
+        Need::AnyKey | Need::Unlimited => "manage keys, since it is limited itself".to_owned(),
+    };
+    Err(ApiError::KeyScope { what })
+}
+
+fn by_key(app: &App, headers: &HeaderMap) -> Result<(Account, Secret), ApiError> {
     let key = key(headers).ok_or(ApiError::NoKey)?;
-    Ok(app.gateway.authenticate(key)?)
+    Ok((app.gateway.authenticate(key)?, Secret::of(key)))
 }
 
 /// The API key: one `Authorization: Bearer` or, without that header, one `x-api-key`. A repeated header is no credential.
@@ -157,12 +192,7 @@ fn finish(app: &App, mut response: Response) -> Response {
             .increment(1);
         let carried = std::mem::take(response.headers_mut());
         response = error.render(id);
-        for name in JOB_HEADERS {
-            if let Some(value) = carried.get(name) {
-                let name = HeaderName::from_static(name);
-                response.headers_mut().insert(name, value.clone());
-            }
-        }
+        response.headers_mut().extend(job_headers_of(&carried));
     }
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("x-request-id"), text_value(id));
@@ -178,6 +208,12 @@ fn finish(app: &App, mut response: Response) -> Response {
 
 /// Headers of a call that an error keeps.
 const JOB_HEADERS: [&str; 2] = ["x-stoa-job", "x-stoa-receipt-id"];
+
+/// Those of them that an error carries.
+pub(crate) fn job_headers_of(carried: &HeaderMap) -> HeaderMap {
+    let pair = |name| Some((HeaderName::from_static(name), carried.get(name)?.clone()));
+    JOB_HEADERS.into_iter().filter_map(pair).collect()
+}
 
 /// A header value of an id, a digest, a number.
 pub(crate) fn text_value(value: impl ToString) -> HeaderValue {

@@ -3,9 +3,13 @@
 use crate::answer::{Form, Framing, Pieces};
 use crate::codec::{ParsedRequest, parse_chat, parse_completion};
 use crate::error::ApiError;
-use crate::guard::{RequestId, text_value};
+use crate::guard::{RequestId, may, text_value};
 use crate::json::clip;
+use crate::keys::Scope;
 use crate::port::{Account, Call};
+use crate::rates::Taken;
+use crate::replay::{self, Once, Secret};
+use crate::routes::Need;
 use crate::server::{App, Timings};
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
@@ -15,7 +19,7 @@ use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use stoa_nodes::client::{Cause, ClientEvent, Failure, Started};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, Started};
 use stoa_types::{FinishReason, JobId, TokenAmount};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -29,26 +33,87 @@ const DRAIN_BYTES_MAX: usize = 64 << 20;
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
+    Extension(secret): Extension<Secret>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let body = read_body(&app, request).await?;
-    let parsed = parse_chat(&body)?;
-    Ok(answer(&app, &account, Form::Chat, parsed).await)
+    paid(app, account, secret, request, Form::Chat).await
 }
 
 /// Text completions.
 pub(crate) async fn completions(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
+    Extension(secret): Extension<Secret>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    paid(app, account, secret, request, Form::Completion).await
+}
+
+async fn paid(
+    app: Arc<App>,
+    account: Account,
+    secret: Secret,
+    request: Request,
+    form: Form,
+) -> Result<Response, ApiError> {
+    let header = replay::header_of(request.headers())?;
     let body = read_body(&app, request).await?;
-    let parsed = parse_completion(&body)?;
-    Ok(answer(&app, &account, Form::Completion, parsed).await)
+    let parsed = match form {
+        Form::Chat => parse_chat(&body)?,
+        Form::Completion => parse_completion(&body)?,
+    };
+    may(&account, Need::Scope(Scope::Inference))?;
+    if !account.grant.allows_model(&parsed.request.model) {
+        let what = format!("use the model `{}`", clip(&parsed.request.model, 200));
+        return Err(ApiError::KeyScope { what });
+    }
+    let job = draw_job(&app, &account)?;
+    let Some(header) = header else {
+        return Ok(answer(app, account, job, form, parsed).await);
+    };
+    let once = Once {
+        caller: account.clone(),
+        secret,
+        route: form.path(),
+        header,
+        body: *blake3::hash(&body).as_bytes(),
+        job,
+    };
+    replay::once(&app, once, answer(app.clone(), account, job, form, parsed)).await
+}
+
+/// A new id for a call.
+pub(crate) fn draw_job(app: &App, account: &Account) -> Result<JobId, ApiError> {
+    app.gateway.new_job(account).ok_or(ApiError::Internal)
+}
+
+/// Takes the call out of what the caller may do in a minute. What the call would be refused for anyway comes first.
+fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Taken, ApiError> {
+    let limits = app.gateway.limits();
+    let most = request
+        .output_tokens_max
+        .unwrap_or(limits.output_tokens_default);
+    // A guess at the prompt; what the call used is settled when it is known.
+    let guess = request.body_bytes / 4 + u64::from(most.min(limits.output_tokens_max));
+    app.rates.take(account, guess).map_err(|refusal| {
+        match app.gateway.would_refuse(account, request) {
+            Some(
+                cause @ (Cause::UnknownModel { .. }
+                | Cause::NoAllotment
+                | Cause::AllotmentExpired
+                | Cause::CapReached { .. }
+                | Cause::BudgetExceeded { .. }),
+            ) => ApiError::Failed(Failure {
+                cause,
+                billed: TokenAmount::ZERO,
+            }),
+            _ => refusal,
+        }
+    })
 }
 
 /// The exact bytes of the body.
-async fn read_body(app: &App, request: Request) -> Result<Vec<u8>, ApiError> {
+pub(crate) async fn read_body(app: &App, request: Request) -> Result<Vec<u8>, ApiError> {
     check_media_type(request.headers())?;
     let limit = app.gateway.limits().body_bytes_max;
     let declared = body_length(request.headers());
@@ -132,14 +197,24 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     })
 }
 
-async fn answer(app: &App, account: &Account, form: Form, parsed: ParsedRequest) -> Response {
+async fn answer(
+    app: Arc<App>,
+    account: Account,
+    job: JobId,
+    form: Form,
+    parsed: ParsedRequest,
+) -> Response {
     let ParsedRequest {
         request,
         delivery,
         ignored,
     } = parsed;
+    let taken = match in_time(&app, &account, &request) {
+        Ok(taken) => taken,
+        Err(error) => return error.into_response(),
+    };
     let (model, stream) = (request.model.clone(), delivery.stream);
-    let call = app.gateway.submit(account.address, request);
+    let call = app.gateway.submit(&account, job, request);
     let framing = Framing {
         form,
         job: call.job,
@@ -149,9 +224,24 @@ async fn answer(app: &App, account: &Account, form: Form, parsed: ParsedRequest)
         ignored,
     };
     if stream {
-        streamed(app.timings, call, framing).await
+        streamed(app.timings, call, framing, taken).await
     } else {
-        whole(call, &framing).await
+        whole(call, &framing, taken).await
+    }
+}
+
+/// What a finished call used; nothing of a failed one that cost nothing.
+fn settle(taken: &mut Option<Taken>, event: &ClientEvent) {
+    let used = match event {
+        ClientEvent::Done(done) => done
+            .content
+            .input_units
+            .saturating_add(done.content.output_units),
+        ClientEvent::Failed(failure) if failure.billed.is_zero() => 0,
+        _ => return,
+    };
+    if let Some(taken) = taken.take() {
+        taken.settle(used);
     }
 }
 
@@ -169,16 +259,17 @@ fn ended_without_a_result() -> Failure {
 }
 
 /// An error of a call: it carries the call's id.
-fn failed(job: JobId, failure: Failure) -> Response {
-    let mut response = ApiError::Failed(failure).into_response();
+fn failed(form: Form, job: JobId, failure: Failure) -> Response {
+    let mut response = form.error(failure).into_response();
     response.extensions_mut().insert(RequestId(job));
     response.headers_mut().extend(job_headers(job, None));
     response
 }
 
-async fn whole(mut call: Call, framing: &Framing) -> Response {
-    let mut tokens = 0;
+async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
+    let (mut tokens, mut taken) = (0, Some(taken));
     while let Some(event) = call.events.recv().await {
+        settle(&mut taken, &event);
         match event {
             ClientEvent::Started(_) => {}
             ClientEvent::Delta { tokens: more, .. } => tokens += u64::from(more),
@@ -198,21 +289,23 @@ async fn whole(mut call: Call, framing: &Framing) -> Response {
             }
             ClientEvent::Failed(failure) => {
                 call.client.disarm();
-                return failed(call.job, failure);
+                return failed(framing.form, call.job, failure);
             }
         }
     }
-    failed(call.job, ended_without_a_result())
+    failed(framing.form, call.job, ended_without_a_result())
 }
 
 /// No status before the first event: until then every failure is an HTTP error with its true status.
-async fn streamed(timings: Timings, mut call: Call, framing: Framing) -> Response {
+async fn streamed(timings: Timings, mut call: Call, framing: Framing, taken: Taken) -> Response {
+    let mut taken = Some(taken);
     let first = timeout(timings.header_hold, call.events.recv()).await.ok();
     let started = match &first {
-        Some(None) => return failed(call.job, ended_without_a_result()),
+        Some(None) => return failed(framing.form, call.job, ended_without_a_result()),
         Some(Some(ClientEvent::Failed(failure))) => {
             call.client.disarm();
-            return failed(call.job, failure.clone());
+            settle(&mut taken, &ClientEvent::Failed(failure.clone()));
+            return failed(framing.form, call.job, failure.clone());
         }
         Some(Some(ClientEvent::Started(started))) => Some(started.clone()),
         Some(Some(ClientEvent::Done(done))) => Some(done.started.clone()),
@@ -234,9 +327,11 @@ async fn streamed(timings: Timings, mut call: Call, framing: Framing) -> Respons
         call,
         out,
         timings,
+        form: framing.form,
         pieces: Pieces::new(framing),
         unwritten: 0,
         told: 0,
+        taken,
     };
     tokio::spawn(pump.run(first.flatten()));
     // A piece counts as written when the connection takes it, which it does only while its own small buffer has room.
@@ -265,6 +360,9 @@ struct Pump {
     unwritten: u64,
     /// All tokens so far.
     told: u64,
+    form: Form,
+    /// What the call took of what the caller may do in a minute.
+    taken: Option<Taken>,
 }
 
 /// The client is gone or takes nothing.
@@ -302,6 +400,7 @@ impl Pump {
 
     /// `true` when the call is over.
     async fn handle(&mut self, event: ClientEvent) -> Result<bool, ClientLost> {
+        settle(&mut self.taken, &event);
         match event {
             ClientEvent::Started(_) => Ok(false),
             ClientEvent::Delta { text, tokens } => {
@@ -356,7 +455,7 @@ impl Pump {
 
     /// One error event and no `[DONE]`: nobody may take the stream for complete.
     async fn fail(&mut self, failure: Failure) -> Result<(), ClientLost> {
-        let error = ApiError::Failed(failure);
+        let error = self.form.error(failure);
         let row = error.row();
         metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);

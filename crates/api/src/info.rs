@@ -1,7 +1,8 @@
 //! Routes that only read: models, receipts, explanations, limits, providers, balances, health.
 
 use crate::error::ApiError;
-use crate::port::{Account, Gateway, ModelEntry, Viewer};
+use crate::keys::RateLimit;
+use crate::port::{Account, Gateway, ModelEntry, RequestLimits, Viewer};
 use crate::server::App;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -159,8 +160,23 @@ pub(crate) async fn documents<T: Send + 'static>(
     found.map_err(|_| ApiError::Internal)
 }
 
-pub(crate) async fn limits(State(app): State<Arc<App>>) -> Response {
-    Json(app.gateway.limits()).into_response()
+pub(crate) async fn limits(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+) -> Response {
+    #[derive(Serialize)]
+    struct Body {
+        #[serde(flatten)]
+        limits: RequestLimits,
+        rate_limit: RateLimit,
+        key_rate_limit: Option<RateLimit>,
+    }
+    Json(Body {
+        limits: app.gateway.limits(),
+        rate_limit: app.rates.of_accounts(),
+        key_rate_limit: account.grant.rate_limit,
+    })
+    .into_response()
 }
 
 pub(crate) async fn providers(State(app): State<Arc<App>>) -> Json<Value> {

@@ -15,16 +15,24 @@ mod inference;
 mod info;
 mod json;
 mod keys;
+mod manage;
+pub mod openapi;
 mod port;
+mod rates;
+mod replay;
 mod routes;
 mod server;
 
 pub use error::{ApiError, Row};
-pub use keys::{KeyHash, KeyRing};
+pub use keys::{
+    Grant, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, NewKey, NotAKeyName, Period, RateLimit,
+    RingError, Scope, SpendLimit,
+};
 pub use port::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError,
-    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, IssuedKey, JobRow, KeyError,
+    KeyRow, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
     WrittenTokens,
 };
-pub use routes::{Access, ROUTES, Route};
-pub use server::{ServerConfig, Timings, app, serve};
+pub use replay::{Claim, Kept, ReplayFault, ReplayId, ReplayStore};
+pub use routes::{Access, Need, ROUTES, Route};
+pub use server::{RATES_OF_ACCOUNTS, ServerConfig, Timings, app, serve};

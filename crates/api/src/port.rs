@@ -3,25 +3,51 @@
 //! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. Every method returns at once: what
 //! takes time arrives through [`Call::events`].
 
+use crate::keys::{Grant, KeyFault, KeyName, KeyRecord, NewKey};
+use crate::replay::ReplayStore;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stoa_nodes::client::{ClientEvent, ClientRequest};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, KeyId};
 use stoa_types::{
-    Address, Digest, JobId, JobState, Price, Region, SamplingParameters, SignedReceipt, Tier,
-    Timestamp, TokenAmount,
+    Address, Digest, JobId, JobState, Millis, Price, Region, SamplingParameters, SignedReceipt,
+    Tier, Timestamp, TokenAmount,
 };
 use stoa_verify::SettlementProof;
 use tokio::sync::mpsc;
 
 /// What the HTTP surface asks of a router.
 pub trait Gateway: Send + Sync + 'static {
-    /// Account of an API key. Compare hashes, in constant time: see [`crate::KeyRing`].
+    /// Account of an API key. Look for its hash: see [`crate::KeyRing`].
     fn authenticate(&self, key: &str) -> Result<Account, KeyError>;
 
-    /// Starts one paid call. Every refusal arrives as the first event, [`ClientEvent::Failed`].
-    fn submit(&self, account: Address, request: ClientRequest) -> Call;
+    /// Keys of an account with what they spent, newest first.
+    fn keys(&self, account: Address) -> Vec<KeyRow>;
+
+    /// Makes a key; it is on disk when this returns. May take as long as the disk does.
+    fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault>;
+
+    /// Gives a key another secret; the one before is accepted for `grace` more. As [`Gateway::create_key`].
+    fn rotate_key(&self, by: &Account, key: KeyName, grace: Millis) -> Result<IssuedKey, KeyFault>;
+
+    /// Refuses a key from now on. As [`Gateway::create_key`].
+    fn revoke_key(&self, by: &Account, key: KeyName) -> Result<KeyRow, KeyFault>;
+
+    /// A new random id for a call of this caller; `None` when the system has no random bytes.
+    fn new_job(&self, caller: &Account) -> Option<JobId>;
+
+    /// Starts one paid call under a new id. Every refusal arrives as the first event, [`ClientEvent::Failed`].
+    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call;
+
+    /// Why the call would be refused now, should it be submitted.
+    fn would_refuse(&self, caller: &Account, request: &ClientRequest) -> Option<Cause>;
+
+    /// Whether a job is charged. What was not charged before a restart never will be.
+    fn is_charged(&self, job: JobId) -> bool;
+
+    /// Where answers are kept for callers that ask again.
+    fn replays(&self) -> &dyn ReplayStore;
 
     /// Models that would be routed now.
     fn models(&self) -> Vec<ModelEntry>;
@@ -55,11 +81,36 @@ pub trait Gateway: Send + Sync + 'static {
     fn ready(&self) -> Vec<PartState>;
 }
 
-/// Who an API key belongs to.
+/// Who an API key belongs to, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Who pays.
     pub address: Address,
+    /// Which key it was.
+    pub key: KeyId,
+    /// What the key may do.
+    pub grant: Arc<Grant>,
+}
+
+/// One key as its account sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRow {
+    /// As it is kept.
+    pub record: KeyRecord,
+    /// Charged for its calls in the present period of its limit, or in all.
+    pub spent: TokenAmount,
+    /// Held for its calls under way.
+    pub held: TokenAmount,
+    /// When the next period of its limit begins.
+    pub resets_at: Option<Timestamp>,
+}
+
+/// A key that was just made or rotated.
+pub struct IssuedKey {
+    /// The key itself: shown once and kept nowhere.
+    pub secret: String,
+    /// The rest of it.
+    pub row: KeyRow,
 }
 
 /// Why an API key was refused.
@@ -71,6 +122,9 @@ pub enum KeyError {
     /// It was valid once.
     #[error("this API key was revoked")]
     Revoked,
+    /// Its time is over.
+    #[error("this API key has expired")]
+    Expired,
 }
 
 /// Who asks for a job's documents.

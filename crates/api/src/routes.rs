@@ -1,6 +1,7 @@
 //! The one table of routes. The server is built from it, the guard reads its access column, and the test of all credentials walks
 //! it: a route that is not here does not exist.
 
+use crate::keys::{Grant, Scope};
 use axum::http::Method;
 
 /// Who may use a route.
@@ -14,11 +15,39 @@ pub enum Access {
     Page,
 }
 
+/// What a key must be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Any key will do.
+    AnyKey,
+    /// A group of routes.
+    Scope(Scope),
+    /// It must be a key without any limit.
+    Unlimited,
+}
+
+impl Need {
+    /// Whether a key of this grant will do.
+    pub fn met_by(self, grant: &Grant) -> bool {
+        match self {
+            Self::AnyKey => true,
+            Self::Scope(scope) => grant.allows(scope),
+            Self::Unlimited => grant.is_unlimited(),
+        }
+    }
+}
+
 /// What a route does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Chat,
     Completions,
+    Keys,
+    Key,
+    CreateKey,
+    RotateKey,
+    RevokeKey,
+    OpenApi,
     Models,
     Model,
     Receipt,
@@ -48,9 +77,28 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it. All rows of one path agree.
     pub access: Access,
+    /// What the key must be good for; without a meaning on routes that take no key.
+    pub need: Need,
     /// A path that the pattern matches.
     pub example: &'static str,
     pub(crate) endpoint: Endpoint,
+}
+
+const fn row(
+    method: Method,
+    path: &'static str,
+    (access, need): (Access, Need),
+    example: &'static str,
+    endpoint: Endpoint,
+) -> Route {
+    Route {
+        method,
+        path,
+        access,
+        need,
+        example,
+        endpoint,
+    }
 }
 
 const fn get(
@@ -59,24 +107,40 @@ const fn get(
     example: &'static str,
     endpoint: Endpoint,
 ) -> Route {
-    Route {
-        method: Method::GET,
-        path,
-        access,
-        example,
-        endpoint,
-    }
+    row(Method::GET, path, (access, Need::AnyKey), example, endpoint)
 }
 
-const fn post(path: &'static str, endpoint: Endpoint) -> Route {
-    Route {
-        method: Method::POST,
-        path,
-        access: Access::Key,
-        example: path,
-        endpoint,
-    }
+/// `GET` with a key that must be good for `need`.
+const fn read(path: &'static str, need: Need, example: &'static str, endpoint: Endpoint) -> Route {
+    row(Method::GET, path, (Access::Key, need), example, endpoint)
 }
+
+const fn paid(path: &'static str, endpoint: Endpoint) -> Route {
+    let access = (Access::Key, Need::Scope(Scope::Inference));
+    row(Method::POST, path, access, path, endpoint)
+}
+
+/// A route that changes keys.
+const fn keys(
+    method: Method,
+    path: &'static str,
+    example: &'static str,
+    endpoint: Endpoint,
+) -> Route {
+    row(
+        method,
+        path,
+        (Access::Key, Need::Unlimited),
+        example,
+        endpoint,
+    )
+}
+
+const MODELS: Need = Need::Scope(Scope::Models);
+const JOBS: Need = Need::Scope(Scope::Jobs);
+const ACCOUNT: Need = Need::Scope(Scope::Account);
+/// A key id that no key has.
+const NO_KEY: &str = "/v1/stoa/keys/key_00000000000000ff";
 
 /// A job id that no job has.
 macro_rules! nobody {
@@ -90,62 +154,88 @@ macro_rules! nobody {
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
-    post("/v1/chat/completions", Endpoint::Chat),
-    post("/v1/completions", Endpoint::Completions),
-    get("/v1/models", Access::Key, "/v1/models", Endpoint::Models),
-    get(
+    paid("/v1/chat/completions", Endpoint::Chat),
+    paid("/v1/completions", Endpoint::Completions),
+    read("/v1/models", MODELS, "/v1/models", Endpoint::Models),
+    read(
         "/v1/models/{*id}",
-        Access::Key,
+        MODELS,
         "/v1/models/owner/name",
         Endpoint::Model,
     ),
-    get(
+    read(
         "/v1/receipts/{job}",
-        Access::Key,
+        JOBS,
         nobody!("/v1/receipts/"),
         Endpoint::Receipt,
     ),
-    get(
+    read(
         "/v1/stoa/receipts/{job}",
-        Access::Key,
+        JOBS,
         nobody!("/v1/stoa/receipts/"),
         Endpoint::Receipt,
     ),
-    get(
+    read(
         "/v1/stoa/explain/{job}",
-        Access::Key,
+        JOBS,
         nobody!("/v1/stoa/explain/"),
         Endpoint::Explain,
     ),
-    get(
+    read(
         "/v1/stoa/limits",
-        Access::Key,
+        ACCOUNT,
         "/v1/stoa/limits",
         Endpoint::Limits,
     ),
-    get(
+    read(
         "/v1/stoa/providers",
-        Access::Key,
+        ACCOUNT,
         "/v1/stoa/providers",
         Endpoint::Providers,
     ),
-    get(
+    read(
         "/v1/stoa/account",
-        Access::Key,
+        ACCOUNT,
         "/v1/stoa/account",
         Endpoint::Account,
     ),
-    get(
-        "/v1/stoa/jobs",
-        Access::Key,
-        "/v1/stoa/jobs",
-        Endpoint::Jobs,
-    ),
-    get(
+    read("/v1/stoa/jobs", JOBS, "/v1/stoa/jobs", Endpoint::Jobs),
+    read(
         "/v1/stoa/claims",
-        Access::Key,
+        ACCOUNT,
         "/v1/stoa/claims",
         Endpoint::Claims,
+    ),
+    keys(
+        Method::GET,
+        "/v1/stoa/keys",
+        "/v1/stoa/keys",
+        Endpoint::Keys,
+    ),
+    keys(
+        Method::POST,
+        "/v1/stoa/keys",
+        "/v1/stoa/keys",
+        Endpoint::CreateKey,
+    ),
+    keys(Method::GET, "/v1/stoa/keys/{key}", NO_KEY, Endpoint::Key),
+    keys(
+        Method::DELETE,
+        "/v1/stoa/keys/{key}",
+        NO_KEY,
+        Endpoint::RevokeKey,
+    ),
+    keys(
+        Method::POST,
+        "/v1/stoa/keys/{key}/rotate",
+        "/v1/stoa/keys/key_00000000000000ff/rotate",
+        Endpoint::RotateKey,
+    ),
+    read(
+        "/openapi.json",
+        Need::AnyKey,
+        "/openapi.json",
+        Endpoint::OpenApi,
     ),
     get("/health", Access::Public, "/health", Endpoint::Health),
     get("/healthz", Access::Public, "/healthz", Endpoint::Health),
@@ -195,6 +285,17 @@ pub(crate) fn access(pattern: &str) -> Option<Access> {
         .iter()
         .find(|route| route.path == pattern)
         .map(|route| route.access)
+}
+
+/// The row of a method and a path pattern.
+pub(crate) fn route(method: &Method, pattern: &str) -> Option<&'static Route> {
+    let method = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    let mut rows = ROUTES.iter().filter(|route| route.path == pattern);
+    rows.find(|route| route.method == *method)
 }
 
 /// Methods of a path pattern, as an `Allow` header lists them.

@@ -2,13 +2,16 @@
 
 use crate::connection;
 use crate::error::ApiError;
+use crate::keys::RateLimit;
 use crate::port::Gateway;
+use crate::rates::Rates;
+use crate::replay::Recordings;
 use crate::routes::{Endpoint, ROUTES, allow};
-use crate::{dashboard, guard, inference, info};
+use crate::{dashboard, guard, inference, info, manage, openapi};
 use axum::Router;
 use axum::extract::MatchedPath;
 use axum::http::{Method, Uri};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -51,6 +54,13 @@ impl Timings {
     };
 }
 
+/// How fast an account may call where nothing else is said: far above what one router of one machine serves, so that it stops a loop
+/// that ran away and nothing else.
+pub const RATES_OF_ACCOUNTS: RateLimit = RateLimit {
+    requests_per_minute: 60_000,
+    tokens_per_minute: 100_000_000,
+};
+
 /// What the server needs besides the router.
 #[derive(Clone)]
 pub struct ServerConfig {
@@ -60,6 +70,8 @@ pub struct ServerConfig {
     pub login_token: String,
     /// Waiting times and the bound on connections.
     pub timings: Timings,
+    /// How fast each account may call.
+    pub rates: RateLimit,
 }
 
 /// State shared by all handlers.
@@ -67,6 +79,8 @@ pub(crate) struct App {
     pub(crate) gateway: Arc<dyn Gateway>,
     pub(crate) timings: Timings,
     pub(crate) login: guard::Login,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) recordings: Recordings,
     seed: [u8; 32],
     requests: AtomicU64,
 }
@@ -85,6 +99,8 @@ pub fn app(gateway: Arc<dyn Gateway>, config: ServerConfig) -> Router {
         gateway,
         timings: config.timings,
         login: guard::Login::new(&config.login_token, &config.seed),
+        rates: Arc::new(Rates::new(config.rates)),
+        recordings: Recordings::default(),
         seed: config.seed,
         requests: AtomicU64::new(0),
     });
@@ -119,6 +135,12 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
     match endpoint {
         Endpoint::Chat => post(inference::chat),
         Endpoint::Completions => post(inference::completions),
+        Endpoint::Keys => get(manage::list),
+        Endpoint::Key => get(manage::one),
+        Endpoint::CreateKey => post(manage::create),
+        Endpoint::RotateKey => post(manage::rotate),
+        Endpoint::RevokeKey => delete(manage::revoke),
+        Endpoint::OpenApi => get(openapi::serve),
         Endpoint::Models => get(info::models),
         Endpoint::Model => get(info::model),
         Endpoint::Receipt => get(info::receipt),

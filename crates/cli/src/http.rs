@@ -72,6 +72,13 @@ impl Api {
         decode(&url, &read(&url, sent).await?)
     }
 
+    /// `DELETE` of a path below `/v1`.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
+        let url = format!("{}{path}", self.base);
+        let sent = self.client.delete(&url).bearer_auth(&self.key).send().await;
+        decode(&url, &read(&url, sent).await?)
+    }
+
     /// `POST` of exact bytes to a path below `/v1`.
     pub async fn post<T: DeserializeOwned>(
         &self,

@@ -10,7 +10,7 @@ mod roles;
 mod up;
 
 use clap::{Parser, Subcommand};
-use commands::{Outcome, ask, audit, chain, money, show, verify};
+use commands::{Outcome, ask, audit, chain, keys, money, show, verify};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +53,8 @@ enum Command {
     Jobs(show::ShowArgs),
     /// Lists providers with stake, reputation and prices.
     Providers(show::ShowArgs),
+    /// Makes, lists, replaces and revokes API keys.
+    Keys(keys::KeysArgs),
     /// Claims and collects what the providers of this data folder earned.
     Claim(show::ShowArgs),
     /// Withdraws free balance from the vault to the developer's wallet.
@@ -114,6 +116,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Account(args) => money::account(data, args).await,
         Command::Jobs(args) => show::jobs(data, args).await,
         Command::Providers(args) => show::providers(data, args).await,
+        Command::Keys(args) => keys::keys(data, args).await,
         Command::Claim(args) => money::claim(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,
         Command::Audit(args) => audit::audit(data, args),

@@ -6,7 +6,9 @@ use crate::network::Network;
 use crate::process::{StopSignal, complain, one_line, say};
 use crate::roles::earnings::{self, Earnings};
 use crate::roles::gateway::{ChainView, RouterGateway};
+use crate::roles::keys::KeyStore;
 use crate::roles::provider::{ProviderHandle, ProviderParts};
+use crate::roles::replays::{Bounds, Replays};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::{journal, provider, router, settler};
@@ -14,7 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use stoa_api::{Gateway, KeyHash, KeyRing, ServerConfig, Timings};
+use stoa_api::{Gateway, KeyHash, RATES_OF_ACCOUNTS, ServerConfig, Timings};
 use stoa_chain::{
     Account, AllotmentView, Beneficiaries, Contracts, Embedded, Offer, Sender, StakeRole, View,
     deploy, evm_address,
@@ -302,12 +304,13 @@ async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running,
     let providers = start_providers(&ground, &endpoint, &backend).await?;
 
     let key = api_key(data)?;
-    let mut keys = KeyRing::default();
-    keys.add(KeyHash::of(&key), developer.address());
+    let configured = [(KeyHash::of(&key), developer.address())];
+    let keys = KeyStore::open(&data.folder("router")?, &configured)?;
+    let replays = Replays::open(data.folder("router/replays")?, Bounds::STANDARD)?;
     let view = router.view.clone();
     let gateway = Arc::new(RouterGateway::new(
         router.handle.clone(),
-        keys,
+        (keys, replays),
         view,
         config.router.calls_max,
     ));
@@ -320,6 +323,7 @@ async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running,
         seed: random()?,
         login_token: login_token.clone(),
         timings,
+        rates: RATES_OF_ACCOUNTS,
     };
     wait_for_providers(&gateway, providers.len()).await?;
     tokio::spawn(stoa_api::serve(

@@ -4,7 +4,8 @@ use crate::work::{AnswerShape, Prompt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_types::{
-    Address, Digest, Price, Q16, Region, SamplingParameters, SignedReceipt, Tier, TokenAmount,
+    Address, Digest, Price, Q16, Region, SamplingParameters, SignedReceipt, Tier, Timestamp,
+    TokenAmount,
 };
 use stoa_verify::Content;
 
@@ -57,6 +58,26 @@ pub struct Constraints {
     pub providers_only: BTreeSet<Address>,
     /// Not these providers.
     pub providers_ignore: BTreeSet<Address>,
+    /// What the API key may spend. It stands on the key: no request can name it.
+    #[serde(skip)]
+    pub budget: Option<Budget>,
+}
+
+/// Id of an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub u64);
+
+/// What the calls of one key may cost in a period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// The key.
+    pub key: KeyId,
+    /// All that its calls may cost in the period.
+    pub amount: TokenAmount,
+    /// First day of the period, in days since the Unix epoch.
+    pub first_day: u64,
+    /// When the next period begins; `None` for a limit for ever.
+    pub resets_at: Option<Timestamp>,
 }
 
 /// What a client hears about its call, in order: `Started`, deltas, `Complete`, then exactly one of `Done`, `Failed` (which may come
@@ -164,6 +185,16 @@ pub enum Cause {
         needed: TokenAmount,
         /// What is free.
         available: TokenAmount,
+    },
+    /// The spend limit of the API key does not cover this call beside what its other calls cost and hold.
+    #[error("{needed} would be reserved but the key's spend limit leaves {available}")]
+    BudgetExceeded {
+        /// Reserve of this call.
+        needed: TokenAmount,
+        /// What the limit leaves.
+        available: TokenAmount,
+        /// When the next period begins.
+        resets_at: Option<Timestamp>,
     },
     /// Capacity exists, all above the ceiling.
     #[error(

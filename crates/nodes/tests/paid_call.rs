@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::book::{Entry, RouterBook};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Constraints, Done, Failure};
+use stoa_nodes::client::{
+    Budget, Cause, ClientEvent, ClientRequest, Constraints, Done, Failure, KeyId,
+};
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{ChainEvent, Input, Keeping, Output, Router, RouterConfig};
@@ -1743,7 +1745,7 @@ fn what_an_audit_needs_is_kept_before_the_charge_and_erased_when_nobody_may_ask_
         };
         assert_eq!(*id, job(n));
         let signed = world.router.book().receipt(*id).expect("charged");
-        stoa_verify::judge::check_order(&domain(), signed, ticket, work).expect("holds");
+        stoa_verify::judge::check_order(&domain(), signed.receipt.router, signed, ticket, work).expect("holds");
         assert!(world.router.is_auditable(*id));
     }
     assert!(!world.router.is_auditable(job(9)));
@@ -1809,4 +1811,107 @@ fn a_convicted_provider_gets_no_work_though_it_is_the_cheapest() {
     let second = world.done(3).started.provider;
     world.input(rated(second, 1_000_000));
     assert_eq!(world.router.stock().reputation_ppm(second), seen);
+}
+
+/// A call with a key that may spend `amount` in all.
+fn budgeted(world: &mut World, n: u8, key: u64, amount: u128) -> JobId {
+    let job = world.router.job_id(KeyId(key), [n; 24]);
+    let mut request = request(n);
+    request.constraints.budget = Some(Budget {
+        key: KeyId(key),
+        amount: TokenAmount::from_units(amount),
+        first_day: 0,
+        resets_at: None,
+    });
+    world.input(Input::Submit {
+        job,
+        account: account(),
+        request: Box::new(request),
+        entropy: 7,
+    });
+    job
+}
+
+fn last_of(world: &World, job: JobId) -> Option<&ClientEvent> {
+    world.heard.get(&job).and_then(|events| events.last())
+}
+
+fn over_budget(world: &World, job: JobId) -> bool {
+    match last_of(world, job) {
+        Some(ClientEvent::Failed(failure)) => {
+            matches!(failure.cause, Cause::BudgetExceeded { .. })
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn a_key_never_spends_more_than_its_limit_whatever_is_under_way_at_once() {
+    let mut world = World::new(3);
+    let mut reserve = 0;
+    let mut jobs = Vec::new();
+    for n in 0..6 {
+        let before = world.free();
+        jobs.push(budgeted(&mut world, n, 9, 70));
+        reserve = reserve.max(before - world.free());
+    }
+    let refused = jobs.iter().filter(|job| over_budget(&world, **job)).count();
+    let served = jobs.len() - refused;
+    assert!(
+        refused > 0 && served > 0,
+        "{refused} refused of reserve {reserve}"
+    );
+    assert!(served as u128 * reserve <= 70, "what is held counts");
+    world.prepare();
+    world.tokens(3);
+    world.end();
+    let (spent, held) = world.router.spent_by(KeyId(9), 0);
+    let charges = jobs
+        .iter()
+        .filter_map(|job| world.router.book().receipt(*job));
+    let charged = TokenAmount::checked_sum(charges.map(|signed| signed.receipt.charge));
+    assert_eq!((Some(spent), held), (charged, TokenAmount::ZERO));
+    let other = budgeted(&mut world, 7, 10, 70);
+    assert!(!over_budget(&world, other), "another key has its own limit");
+}
+
+#[test]
+fn what_a_key_spent_is_known_after_a_restart_from_the_book_alone() {
+    let mut world = World::new(1);
+    let job = budgeted(&mut world, 1, 9, 1_000);
+    world.submit(2);
+    world.prepare();
+    world.tokens(3);
+    world.end();
+    let before = world.router.spent_by(KeyId(9), 0);
+    assert!(!before.0.is_zero());
+    let config = world.router.config().clone();
+    let (recovered, _) = Router::recover(config, world.router.book().clone(), 100);
+    assert_eq!(recovered.spent_by(KeyId(9), 0), before);
+    assert_eq!(recovered.key_of(job), KeyId(9));
+    assert_eq!(recovered.spent_by(KeyId(8), 0).0, TokenAmount::ZERO);
+    let today = stoa_nodes::router::day_of(world.now);
+    assert_eq!(recovered.spent_by(KeyId(9), today + 1).0, TokenAmount::ZERO);
+}
+
+#[test]
+fn a_job_s_id_tells_its_key_to_its_router_alone() {
+    let world = World::new(0);
+    let [one, two] = [1, 2].map(|n| world.router.job_id(KeyId(9), [n; 24]));
+    assert_ne!(one.0[24..], two.0[24..], "no two ids of a key look alike");
+    assert_eq!(world.router.key_of(two), KeyId(9));
+    let mut config = world.router.config().clone();
+    config.key = SecretKey::for_tests("another router");
+    let book = RouterBook::new(domain(), config.key.address());
+    let (other, _) = Router::recover(config, book, 1);
+    assert_ne!(other.key_of(one), KeyId(9));
+}
+
+#[test]
+fn a_key_that_cannot_pay_does_not_wait_in_line_and_nothing_is_held_for_it() {
+    let mut world = full_world();
+    let before = world.free();
+    let job = budgeted(&mut world, 200, 9, 1);
+    assert!(over_budget(&world, job));
+    assert_eq!(world.free(), before);
 }

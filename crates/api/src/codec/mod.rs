@@ -2,12 +2,14 @@
 //! result, so that whoever re-runs an answer starts from the bytes that the receipt's request digest names.
 
 mod constraints;
+mod keys;
 mod messages;
 mod object;
 mod sampling;
 mod tools;
 
 pub use constraints::ReceiptPlace;
+pub(crate) use keys::{parse_new_key, parse_rotation};
 pub use sampling::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 
 use crate::error::ApiError;

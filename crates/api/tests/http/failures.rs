@@ -102,6 +102,19 @@ fn cases() -> Vec<Case> {
             quota,
         ),
         (
+            Cause::BudgetExceeded {
+                needed: amount(9),
+                available: amount(3),
+                resets_at: None,
+            },
+            429,
+            quota,
+            "budget_exceeded",
+            false,
+            "budget_exceeded",
+            "budget_exceeded",
+        ),
+        (
             Cause::PriceCeiling {
                 lowest: Price::per_million(amount(400_000)),
             },
@@ -480,4 +493,27 @@ async fn a_bad_body_is_400_and_never_500() {
         }
     }
     assert_eq!(server.hall.submissions(), 0);
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_is_named_as_the_request_named_it() {
+    let cause = Cause::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    };
+    let billed = amount(0);
+    let server = Server::start(vec![Step::Say(ClientEvent::Failed(Failure {
+        cause,
+        billed,
+    }))])
+    .await;
+    let chat = server.chat(request(json!({}))).await;
+    assert_eq!(chat.json()["error"]["param"], "messages");
+    let body = json!({"model": "stoa/tiny", "prompt": "long"}).to_string();
+    let completion = server.post("/v1/completions", body.as_bytes()).await;
+    assert_eq!(
+        completion.error(),
+        (400, "context_length_exceeded".to_owned(), false)
+    );
+    assert_eq!(completion.json()["error"]["param"], "prompt");
 }

@@ -5,5 +5,8 @@ mod answers;
 mod connections;
 mod dashboard;
 mod failures;
+mod keys;
+mod rates;
 mod reading;
+mod replays;
 mod support;

@@ -8,12 +8,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError, KeyHash,
-    KeyRing, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
-    ServerConfig, Timings, Viewer, WrittenTokens, serve,
+    Account, AccountRow, BatchRow, Call, Claim, ClaimRow, ClientEnd, Gateway, Grant, IssuedKey,
+    JobRow, Kept, KeyError, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, KeyRow, ModelEntry,
+    NewKey, Overview, PartState, ProviderRow, RATES_OF_ACCOUNTS, RateLimit, ReceiptView,
+    ReplayFault, ReplayId, ReplayStore, RequestLimits, ServerConfig, Timings, Viewer,
+    WrittenTokens, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
-use stoa_nodes::client::{ClientEvent, ClientRequest, Done, Started};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, KeyId, Started};
 use stoa_types::*;
 use stoa_verify::{Content, ToolCall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub const KEY: &str = "a key of alice";
 pub const BOB_KEY: &str = "a key of bob";
 pub const REVOKED_KEY: &str = "a key of yesterday";
+pub const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 pub const LOGIN: &str = "the-login-token";
 pub const BODY_MAX: u64 = 10_000;
 pub const JOB: JobId = JobId([0x5a; 32]);
@@ -43,7 +46,15 @@ pub fn alice() -> Address {
 
 /// A router with three keys, one model, one finished job of alice, and a script for every call.
 pub struct Hall {
-    keys: KeyRing,
+    pub ring: Mutex<KeyRing>,
+    drawn: AtomicU64,
+    pub kept: Shelf,
+    /// Jobs that count as charged.
+    pub charged: Mutex<Vec<JobId>>,
+    /// Every call gets an id of its own instead of [`JOB`].
+    pub fresh_jobs: bool,
+    pub refuses: Option<Cause>,
+    pub rates: RateLimit,
     script: Vec<Step>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     pub cancelled: Arc<Notify>,
@@ -65,7 +76,13 @@ impl Hall {
         keys.add(KeyHash::of(REVOKED_KEY), alice());
         keys.revoke(KeyHash::of(REVOKED_KEY));
         Self {
-            keys,
+            ring: Mutex::new(keys),
+            drawn: AtomicU64::new(0),
+            kept: Shelf::default(),
+            charged: Mutex::default(),
+            fresh_jobs: false,
+            refuses: None,
+            rates: RATES_OF_ACCOUNTS,
             script,
             submitted: Mutex::default(),
             cancelled: Arc::default(),
@@ -77,6 +94,24 @@ impl Hall {
         }
     }
 
+    /// Makes a key of alice behind `secret`.
+    pub fn key(&self, secret: &str, new: NewKey) -> KeyRecord {
+        let owner = self.authenticate(KEY).expect("alice's");
+        let id = KeyId(self.drawn.fetch_add(1, Ordering::SeqCst) + 1);
+        let mut ring = self.ring.lock().expect("not poisoned");
+        ring.create(&owner, new, id, KeyHash::of(secret), NOW)
+            .expect("made")
+    }
+
+    /// Makes a key of alice that may do no more than `grant` says.
+    pub fn limited(&self, secret: &str, grant: Grant) -> KeyRecord {
+        let new = NewKey {
+            grant,
+            ..NewKey::default()
+        };
+        self.key(secret, new)
+    }
+
     pub fn submissions(&self) -> usize {
         self.submitted.lock().expect("not poisoned").len()
     }
@@ -84,14 +119,63 @@ impl Hall {
 
 impl Gateway for Hall {
     fn authenticate(&self, key: &str) -> Result<Account, KeyError> {
-        self.keys.authenticate(key)
+        let ring = self.ring.lock().expect("not poisoned");
+        ring.authenticate(key, NOW)
     }
 
-    fn submit(&self, account: Address, request: ClientRequest) -> Call {
+    fn keys(&self, account: Address) -> Vec<KeyRow> {
+        let ring = self.ring.lock().expect("not poisoned");
+        ring.of(account).into_iter().map(key_row).collect()
+    }
+
+    fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
+        let id = KeyId(self.drawn.fetch_add(1, Ordering::SeqCst) + 1);
+        let secret = format!("made {}", id.0);
+        let mut ring = self.ring.lock().expect("not poisoned");
+        let record = ring.create(by, new, id, KeyHash::of(&secret), NOW)?;
+        let row = key_row(record);
+        Ok(IssuedKey { secret, row })
+    }
+
+    fn rotate_key(&self, by: &Account, key: KeyName, grace: Millis) -> Result<IssuedKey, KeyFault> {
+        let secret = format!("rotated {}", self.drawn.fetch_add(1, Ordering::SeqCst));
+        let mut ring = self.ring.lock().expect("not poisoned");
+        let record = ring.rotate(by.address, key, KeyHash::of(&secret), grace, NOW)?;
+        let row = key_row(record);
+        Ok(IssuedKey { secret, row })
+    }
+
+    fn revoke_key(&self, by: &Account, key: KeyName) -> Result<KeyRow, KeyFault> {
+        let mut ring = self.ring.lock().expect("not poisoned");
+        ring.revoke_own(by.address, key, NOW).map(key_row)
+    }
+
+    fn new_job(&self, _: &Account) -> Option<JobId> {
+        if !self.fresh_jobs {
+            return Some(JOB);
+        }
+        let mut job = JOB;
+        job.0[..8].copy_from_slice(&self.drawn.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        Some(job)
+    }
+
+    fn would_refuse(&self, _: &Account, _: &ClientRequest) -> Option<Cause> {
+        self.refuses.clone()
+    }
+
+    fn is_charged(&self, job: JobId) -> bool {
+        self.charged.lock().expect("not poisoned").contains(&job)
+    }
+
+    fn replays(&self) -> &dyn ReplayStore {
+        &self.kept
+    }
+
+    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call {
         self.submitted
             .lock()
             .expect("not poisoned")
-            .push((account, request));
+            .push((caller.address, request));
         let (sender, events) = mpsc::channel(self.channel);
         let script = self.script.clone();
         let mut delivered = self.delivered.subscribe();
@@ -129,7 +213,7 @@ impl Gateway for Hall {
             gone,
         );
         Call {
-            job: JOB,
+            job,
             events,
             client,
         }
@@ -219,6 +303,47 @@ impl Gateway for Hall {
                 problem,
             },
         ]
+    }
+}
+
+fn key_row(record: KeyRecord) -> KeyRow {
+    KeyRow {
+        record,
+        spent: TokenAmount::from_units(3),
+        held: TokenAmount::ZERO,
+        resets_at: None,
+    }
+}
+
+/// Keeps answers in memory.
+#[derive(Default)]
+pub struct Shelf {
+    pub kept: Mutex<BTreeMap<ReplayId, Kept>>,
+    pub full: AtomicBool,
+}
+
+impl ReplayStore for Shelf {
+    fn find(&self, id: ReplayId) -> Result<Option<Kept>, ReplayFault> {
+        Ok(self.kept.lock().expect("not poisoned").get(&id).cloned())
+    }
+
+    fn claim(&self, id: ReplayId, claim: &Claim) -> Result<(), ReplayFault> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(ReplayFault::Full);
+        }
+        let mut kept = self.kept.lock().expect("not poisoned");
+        kept.insert(id, Kept::Claimed(*claim));
+        Ok(())
+    }
+
+    fn answer(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+        let mut kept = self.kept.lock().expect("not poisoned");
+        kept.insert(id, Kept::Answered(*claim, sealed.to_vec()));
+        Ok(())
+    }
+
+    fn forget(&self, id: ReplayId) {
+        self.kept.lock().expect("not poisoned").remove(&id);
     }
 }
 
@@ -424,6 +549,7 @@ impl Server {
             seed: [1; 32],
             login_token: LOGIN.to_owned(),
             timings,
+            rates: hall.rates,
         };
         let gateway = hall.clone();
         tokio::spawn(async move {

@@ -1,16 +1,18 @@
 //! The router as the HTTP surface sees it.
 
+use super::keys::KeyStore;
+use super::replays::Replays;
 use super::router::{RouterHandle, now};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, JobRow, KeyError, KeyRing,
-    ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
-    WrittenTokens,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, IssuedKey, JobRow, KeyError,
+    KeyFault, KeyName, KeyRecord, KeyRow, ModelEntry, NewKey, Overview, PartState, ProviderRow,
+    ReceiptView, ReplayStore, RequestLimits, Viewer, WrittenTokens,
 };
 use stoa_crypto::MerkleTree;
 use stoa_ledger::book::{BatchRecord, RouterBook};
-use stoa_nodes::client::ClientRequest;
+use stoa_nodes::client::{Cause, ClientRequest};
 use stoa_nodes::router::{JobSummary, Standing};
 use stoa_types::{Address, Digest, JobId, JobState, Millis, Price, Timestamp, TokenAmount};
 use stoa_verify::{BatchStatement, SettlementProof};
@@ -40,7 +42,8 @@ pub struct ChainView {
 /// [`Gateway`] over a running router.
 pub struct RouterGateway {
     router: RouterHandle,
-    keys: KeyRing,
+    keys: KeyStore,
+    replays: Replays,
     view: Arc<Mutex<ChainView>>,
     calls_max: u32,
     sealed: Mutex<SealedBatches>,
@@ -59,13 +62,14 @@ impl RouterGateway {
     /// Serves `router` to the holders of `keys`.
     pub fn new(
         router: RouterHandle,
-        keys: KeyRing,
+        (keys, replays): (KeyStore, Replays),
         view: Arc<Mutex<ChainView>>,
         calls_max: u32,
     ) -> Self {
         Self {
             router,
             keys,
+            replays,
             view,
             calls_max,
             sealed: Mutex::default(),
@@ -129,7 +133,9 @@ impl RouterGateway {
             .book()
             .receipt(job)
             .map(|signed| signed.receipt.account)
-            .or_else(|| core.account_of(job));
+            .or_else(|| core.account_of(job))
+            // A call that failed is in no book: its id tells the key that it came with.
+            .or_else(|| self.keys.account_of(core.key_of(job)));
         match (viewer, owner) {
             (Viewer::Operator, _) => true,
             (Viewer::Account(account), Some(owner)) => account == owner,
@@ -138,20 +144,82 @@ impl RouterGateway {
     }
 }
 
+impl RouterGateway {
+    fn key_row(&self, record: KeyRecord) -> KeyRow {
+        let budget = record.grant.budget(record.id.0, now());
+        let (first_day, resets_at) = budget.map_or((0, None), |b| (b.first_day, b.resets_at));
+        let (spent, held) = self.router.core().spent_by(record.id.0, first_day);
+        KeyRow {
+            record,
+            spent,
+            held,
+            resets_at,
+        }
+    }
+}
+
+/// The request with what its key may spend.
+fn limited(caller: &Account, mut request: ClientRequest) -> ClientRequest {
+    request.constraints.budget = caller.grant.budget(caller.key, now());
+    request
+}
+
 impl Gateway for RouterGateway {
     fn authenticate(&self, key: &str) -> Result<Account, KeyError> {
         self.keys.authenticate(key)
     }
 
-    fn submit(&self, account: Address, request: ClientRequest) -> Call {
-        let mut id = [0; 32];
-        let drawn = getrandom::fill(&mut id);
-        let job = JobId(id);
+    fn keys(&self, account: Address) -> Vec<KeyRow> {
+        let records = self.keys.of(account).into_iter();
+        records.map(|record| self.key_row(record)).collect()
+    }
+
+    fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
+        let (secret, record) = self.keys.create(by, new)?;
+        let row = self.key_row(record);
+        Ok(IssuedKey { secret, row })
+    }
+
+    fn rotate_key(&self, by: &Account, key: KeyName, grace: Millis) -> Result<IssuedKey, KeyFault> {
+        let (secret, record) = self.keys.rotate(by, key, grace)?;
+        let row = self.key_row(record);
+        Ok(IssuedKey { secret, row })
+    }
+
+    fn revoke_key(&self, by: &Account, key: KeyName) -> Result<KeyRow, KeyFault> {
+        let record = self.keys.revoke(by, key)?;
+        Ok(self.key_row(record))
+    }
+
+    fn new_job(&self, caller: &Account) -> Option<JobId> {
+        let mut drawn = [0; 24];
+        getrandom::fill(&mut drawn).ok()?;
+        Some(self.router.core().job_id(caller.key, drawn))
+    }
+
+    fn would_refuse(&self, caller: &Account, request: &ClientRequest) -> Option<Cause> {
+        let request = limited(caller, request.clone());
+        let core = self.router.core();
+        core.would_refuse(caller.address, &request, now())
+    }
+
+    fn is_charged(&self, job: JobId) -> bool {
+        self.router.core().book().receipt(job).is_some()
+    }
+
+    fn replays(&self) -> &dyn ReplayStore {
+        &self.replays
+    }
+
+    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call {
+        let request = limited(caller, request);
+        let account = caller.address;
         let too_many = self.router.core().active() >= self.calls_max as usize;
         let written = WrittenTokens::default();
-        let events = match drawn {
-            Ok(()) if !too_many => self.router.submit(job, account, request, written.clone()),
-            _ => RouterHandle::refused("it has as many calls under way as it can take"),
+        let events = if too_many {
+            RouterHandle::refused("it has as many calls under way as it can take")
+        } else {
+            self.router.submit(job, account, request, written.clone())
         };
         let (reads, leaves) = (self.router.clone(), self.router.clone());
         Call {

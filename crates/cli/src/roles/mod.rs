@@ -3,6 +3,8 @@
 pub mod earnings;
 pub mod gateway;
 pub mod journal;
+pub mod keys;
 pub mod provider;
+pub mod replays;
 pub mod router;
 pub mod settler;

@@ -9,9 +9,7 @@ use stoa_crypto::keccak256;
 use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
 use stoa_market::{Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
-use stoa_types::{
-    Address, Digest, JobId, Millis, SamplingParameters, Timestamp, TokenAmount,
-};
+use stoa_types::{Address, Digest, JobId, Millis, SamplingParameters, Timestamp, TokenAmount};
 
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
 const PROMPT_MARGIN_TOKENS: u64 = 64;
@@ -147,7 +145,7 @@ impl Router {
             .map_err(|cause| match cause {
                 // Nobody waits in line for what he cannot pay for.
                 Cause::OverCapacity { .. } => self
-                    .not_covered(request, &offered, input_units_max, cover.amount)
+                    .not_covered(call, &offered, input_units_max, cover.amount)
                     .unwrap_or(cause),
                 cause => cause,
             })?;
@@ -163,6 +161,7 @@ impl Router {
                 available: cover.amount,
             });
         }
+        self.within_budget(call, reserve)?;
         let (generation, fee_version) = (cover.generation, cover.fee_version);
         Ok(Admitted {
             decision,
@@ -176,14 +175,31 @@ impl Router {
         })
     }
 
-    /// Whether even the cheapest provider would need more than `available`.
+    /// Why a call would be refused now, should it come; nothing is changed.
+    pub fn would_refuse(
+        &self,
+        account: Address,
+        request: &ClientRequest,
+        now: Timestamp,
+    ) -> Option<Cause> {
+        let call = Call {
+            account,
+            request: Box::new(request.clone()),
+            entropy: 0,
+            since: now,
+        };
+        self.admit(&call, now).err()
+    }
+
+    /// Whether even the cheapest provider would need more than `available`, or than the key may spend.
     fn not_covered(
         &self,
-        request: &ClientRequest,
+        call: &Call,
         offers: &[&ModelOffer],
         input_units: u64,
         available: TokenAmount,
     ) -> Option<Cause> {
+        let request = &*call.request;
         if request.constraints.cost_max.is_some() {
             return None; // It shortens the answer until it fits.
         }
@@ -192,7 +208,10 @@ impl Router {
             reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
         };
         let needed = offers.iter().filter_map(cost).min()?;
-        (needed > available).then_some(Cause::CapReached { needed, available })
+        if needed > available {
+            return Some(Cause::CapReached { needed, available });
+        }
+        self.within_budget(call, needed).err()
     }
 
     fn decide(
@@ -214,20 +233,23 @@ impl Router {
         );
         // Neither router nor provider controls the seed: the last anchored batch and the client's bytes (SPEC C.6.1).
         let seed = draw_seed(self.anchor(), request.request_digest);
-        decide(&snapshot, &constraints(request, self.stock.default_tier(&request.model)), seed).map_err(|no_match| {
-            match no_match {
-                NoMatch::NoneOnline => Cause::ModelOffline {
-                    model: request.model.clone(),
-                },
-                NoMatch::PolicyExcludes { excluded } => Cause::NoProviderMatches {
-                    excluded: excluded
-                        .into_iter()
-                        .map(|(rule, count)| (rule.to_string(), count))
-                        .collect(),
-                },
-                NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling { lowest },
-                NoMatch::AllBusy { .. } => self.over_capacity(&request.model),
-            }
+        decide(
+            &snapshot,
+            &constraints(request, self.stock.default_tier(&request.model)),
+            seed,
+        )
+        .map_err(|no_match| match no_match {
+            NoMatch::NoneOnline => Cause::ModelOffline {
+                model: request.model.clone(),
+            },
+            NoMatch::PolicyExcludes { excluded } => Cause::NoProviderMatches {
+                excluded: excluded
+                    .into_iter()
+                    .map(|(rule, count)| (rule.to_string(), count))
+                    .collect(),
+            },
+            NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling { lowest },
+            NoMatch::AllBusy { .. } => self.over_capacity(&request.model),
         })
     }
 

@@ -593,13 +593,13 @@ impl Router {
         }));
         let account = signed.receipt.account;
         self.by_account.entry(account).or_default().push(job);
+        self.spending.add(self.key_of(job), now, charge);
         self.remember_ttft(job, ttft_ms);
         self.stock.delivered(provider, now);
-        self.journal(entry, After::Deliver(job), outputs);
         self.keep(job, outputs);
+        self.journal(entry, After::Deliver(job), outputs);
     }
 
-    /// The books refuse a right receipt: the vault released the allotment while the job ran (a revocation, or clocks that disagree).
     /// What a validator needs to compute the answer again.
     fn keep(&self, job: JobId, outputs: &mut Vec<Output>) {
         let state = self.jobs.get(&job).filter(|_| self.audited_posts.is_some());
@@ -619,6 +619,7 @@ impl Router {
         }));
     }
 
+    /// The books refuse a right receipt: the vault released the allotment while the job ran (a revocation, or clocks that disagree).
     /// Nobody can be paid from it any more, so nothing is charged.
     fn not_chargeable(
         &mut self,

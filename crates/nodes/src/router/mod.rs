@@ -8,10 +8,12 @@ mod admission;
 mod attempts;
 mod pool;
 mod settlement;
+mod spending;
 mod summary;
 mod waiting;
 
 pub use pool::{Standing, Stock, Track};
+pub use spending::day_of;
 pub use summary::JobSummary;
 
 use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
@@ -157,8 +159,6 @@ pub enum ChainEvent {
         /// The job.
         job: JobId,
     },
-    /// A debit was synced.
-    DebitSynced {
     /// No ruling is taken any more on what this router posted first.
     AuditsOver {
         /// So many posts, counted from the first.
@@ -171,6 +171,8 @@ pub enum ChainEvent {
         /// In millionths; zero after a proven fraud.
         reputation_ppm: u32,
     },
+    /// A debit was synced.
+    DebitSynced {
         /// Developer.
         account: Address,
         /// Generation.
@@ -211,16 +213,14 @@ pub enum Output {
         /// Inputs, scores and choice.
         decision: Box<Decision>,
     },
-    /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
-    Chain(ChainCall),
     /// Something to keep for audits or to erase; only after [`Router::keep_for_audits`].
     Audits(Keeping),
+    /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
+    Chain(ChainCall),
     /// Something for the operator's log.
     Warn(String),
 }
 
-/// A transaction that a router wants on chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
 /// What validators need of a router's jobs. The shell seals the work to them: nobody who takes the disk can read it, the router included.
 #[derive(Debug, Clone)]
 pub enum Keeping {
@@ -240,6 +240,8 @@ pub enum Keeping {
     },
 }
 
+/// A transaction that a router wants on chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChainCall {
     /// Post a batch; done already if the vault holds `index` posts or more.
     Post {
@@ -365,14 +367,16 @@ pub struct Router {
     slot_time: stoa_market::track::Latency,
     /// Charged jobs of each account, oldest first.
     by_account: BTreeMap<Address, Vec<JobId>>,
+    /// What the calls of each key cost.
+    spending: spending::Spending,
     next_sequence: u64,
     waiting: BTreeMap<u64, After>,
+    /// What is kept for audits: nothing, or all jobs above so many posts.
+    audited_posts: Option<u64>,
     draining: bool,
     chain_reachable: bool,
     /// The last chain call and when it was asked for.
     asked: Option<(ChainCall, Timestamp)>,
-    /// What is kept for audits: nothing, or all jobs above so many posts.
-    audited_posts: Option<u64>,
     /// Which kind of chain call is asked for first when several are wanted.
     next_turn: usize,
     /// Times to first token of the newest delivered jobs, for display.
@@ -395,14 +399,15 @@ impl Router {
             queue: waiting::Queue::default(),
             slot_time: stoa_market::track::Latency::default(),
             by_account: BTreeMap::new(),
+            spending: spending::Spending::default(),
             next_sequence,
             waiting: BTreeMap::new(),
+            audited_posts: None,
             draining: false,
             chain_reachable: true,
             asked: None,
             next_turn: 0,
             recent_ttft: std::collections::VecDeque::new(),
-            audited_posts: None,
         };
         router.index_accounts();
         let mut outputs = Vec::new();
@@ -432,11 +437,6 @@ impl Router {
         &self.config
     }
 
-    /// Calls in progress, those that wait for a slot included.
-    pub fn active(&self) -> usize {
-        self.jobs.len() + self.queue.len()
-    }
-
     /// From now on asks for what audits need to be kept ([`Output::Audits`]).
     pub fn keep_for_audits(&mut self) {
         self.audited_posts.get_or_insert(0);
@@ -447,6 +447,11 @@ impl Router {
         let over = self.audited_posts.unwrap_or(u64::MAX);
         let posted = self.book.batch_of(job).map_or(u64::MAX, |(post, _)| post);
         self.book.receipt(job).is_some() && posted > over
+    }
+
+    /// Calls in progress, those that wait for a slot included.
+    pub fn active(&self) -> usize {
+        self.jobs.len() + self.queue.len()
     }
 
     /// Advances the router. No clock, no socket, no await.

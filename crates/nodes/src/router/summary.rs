@@ -54,12 +54,14 @@ impl Router {
         jobs.into_iter().flatten().rev().copied()
     }
 
-    /// Finds the account of every charged job once, so that nobody has to look through all of them later.
+    /// Finds account and key of every charged job once, so that nobody has to look through all of them later.
     pub(super) fn index_accounts(&mut self) {
         for job in self.book.newest_jobs() {
             if let Some(signed) = self.book.receipt(job) {
                 let jobs = self.by_account.entry(signed.receipt.account).or_default();
                 jobs.push(job);
+                let (charge, at) = (signed.receipt.charge, signed.receipt.delivered_at);
+                self.spending.add(self.key_of(job), at, charge);
             }
         }
         for jobs in self.by_account.values_mut() {

@@ -1,0 +1,398 @@
+//! How fast each key and each account may call: two buckets of calls and of tokens, refilled all the time. One counter for the whole
+//! process; an account without a key has none, so strangers cost no memory.
+
+use crate::error::ApiError;
+use crate::keys::RateLimit;
+use crate::port::Account;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use stoa_nodes::client::KeyId;
+use stoa_types::Address;
+
+/// Levels are kept in sixty-thousandths, so that a limit per minute fills exactly its own number of them in a millisecond.
+const SCALE: i128 = 60_000;
+/// Buckets that are kept before the full ones are forgotten: a full bucket is as good as none.
+const BUCKETS_KEPT: usize = 10_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Whose {
+    Account(Address),
+    Key(KeyId),
+}
+
+/// Room for one kind of thing.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    per_minute: u64,
+    level: i128,
+}
+
+impl Bucket {
+    fn full(per_minute: u64) -> Self {
+        Self {
+            per_minute,
+            level: i128::from(per_minute) * SCALE,
+        }
+    }
+
+    fn capacity(&self) -> i128 {
+        i128::from(self.per_minute) * SCALE
+    }
+
+    fn refill(&mut self, ms: u64) {
+        let more = i128::from(ms) * i128::from(self.per_minute);
+        self.level = self.level.saturating_add(more).min(self.capacity());
+    }
+
+    /// What `count` takes away: never more than a full bucket, or it could never be given.
+    fn cost(&self, count: u64) -> i128 {
+        (i128::from(count) * SCALE).min(self.capacity())
+    }
+
+    /// Milliseconds until the level is there.
+    fn until(&self, level: i128) -> u64 {
+        let missing = (level - self.level).max(0);
+        let rate = i128::from(self.per_minute.max(1));
+        u64::try_from((missing + rate - 1) / rate).unwrap_or(u64::MAX)
+    }
+
+    fn remaining(&self) -> u64 {
+        u64::try_from(self.level.max(0) / SCALE).unwrap_or(u64::MAX)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    requests: Bucket,
+    tokens: Bucket,
+    at: Instant,
+}
+
+impl Pair {
+    fn full(limit: RateLimit, at: Instant) -> Self {
+        Self {
+            requests: Bucket::full(limit.requests_per_minute.into()),
+            tokens: Bucket::full(limit.tokens_per_minute),
+            at,
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_millis();
+        let ms = u64::try_from(passed).unwrap_or(u64::MAX);
+        // Parts of a millisecond are counted with the next whole one.
+        self.at += std::time::Duration::from_millis(ms);
+        self.requests.refill(ms);
+        self.tokens.refill(ms);
+    }
+
+    fn is_full(&self) -> bool {
+        let full = |bucket: &Bucket| bucket.level >= bucket.capacity();
+        full(&self.requests) && full(&self.tokens)
+    }
+}
+
+/// The counters of one server.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    account: RateLimit,
+    pairs: Mutex<HashMap<Whose, Pair>>,
+}
+
+impl Rates {
+    pub(crate) fn new(account: RateLimit) -> Self {
+        Self {
+            account,
+            pairs: Mutex::default(),
+        }
+    }
+
+    /// What an account without a limit of its own may do.
+    pub(crate) fn of_accounts(&self) -> RateLimit {
+        self.account
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, HashMap<Whose, Pair>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller's pairs: its account's, and its key's where that has a limit.
+    fn whose(&self, caller: &Account) -> Vec<(Whose, RateLimit)> {
+        let account = (Whose::Account(caller.address), self.account);
+        let key = caller
+            .grant
+            .rate_limit
+            .map(|limit| (Whose::Key(caller.key), limit));
+        std::iter::once(account).chain(key).collect()
+    }
+
+    /// The caller's pairs as they are now; those that were not known are full.
+    fn look(
+        &self,
+        pairs: &HashMap<Whose, Pair>,
+        caller: &Account,
+        now: Instant,
+    ) -> Vec<(Whose, Pair)> {
+        let whose = self.whose(caller).into_iter();
+        let refilled = whose.map(|(whose, limit)| {
+            let known = pairs.get(&whose).copied();
+            let mut pair = known.unwrap_or_else(|| Pair::full(limit, now));
+            pair.refill(now);
+            (whose, pair)
+        });
+        refilled.collect()
+    }
+
+    /// Takes one call and, for now, `tokens` out of every bucket of the caller, or out of none.
+    pub(crate) fn take(self: &Arc<Self>, caller: &Account, tokens: u64) -> Result<Taken, ApiError> {
+        self.take_at(caller, tokens, Instant::now())?;
+        Ok(Taken {
+            rates: self.clone(),
+            caller: caller.clone(),
+            tokens,
+        })
+    }
+
+    fn take_at(&self, caller: &Account, tokens: u64, now: Instant) -> Result<(), ApiError> {
+        let mut known = self.pairs();
+        let mut own = self.look(&known, caller, now);
+        for (_, pair) in &own {
+            for (what, bucket, count) in [
+                ("requests", pair.requests, 1),
+                ("tokens", pair.tokens, tokens),
+            ] {
+                let cost = bucket.cost(count);
+                if bucket.level < cost || bucket.per_minute == 0 {
+                    return Err(ApiError::RateLimited {
+                        what,
+                        limit: bucket.per_minute,
+                        retry_ms: bucket.until(cost).max(1),
+                    });
+                }
+            }
+        }
+        for (whose, pair) in &mut own {
+            pair.requests.level -= pair.requests.cost(1);
+            pair.tokens.level -= pair.tokens.cost(tokens);
+            known.insert(*whose, *pair);
+        }
+        if known.len() > BUCKETS_KEPT {
+            known.retain(|_, pair| {
+                pair.refill(now);
+                !pair.is_full()
+            });
+        }
+        Ok(())
+    }
+
+    /// Corrects what was taken for a call to what it used.
+    fn settle_at(&self, caller: &Account, taken: u64, used: u64, now: Instant) {
+        let mut known = self.pairs();
+        for (whose, mut pair) in self.look(&known, caller, now) {
+            let back = pair.tokens.cost(taken) - i128::from(used) * SCALE;
+            let level = pair.tokens.level.saturating_add(back);
+            pair.tokens.level = level.min(pair.tokens.capacity());
+            known.insert(whose, pair);
+        }
+    }
+
+    /// The headers that tell a caller where it stands, by its tighter buckets.
+    pub(crate) fn headers(&self, caller: &Account) -> HeaderMap {
+        self.headers_at(caller, Instant::now())
+    }
+
+    fn headers_at(&self, caller: &Account, now: Instant) -> HeaderMap {
+        let own = self.look(&self.pairs(), caller, now);
+        let mut headers = HeaderMap::new();
+        let tightest = |bucket: fn(&Pair) -> Bucket| {
+            let buckets = own.iter().map(|(_, pair)| bucket(pair));
+            buckets.min_by_key(Bucket::remaining)
+        };
+        for (what, bucket) in [
+            ("requests", tightest(|pair| pair.requests)),
+            ("tokens", tightest(|pair| pair.tokens)),
+        ] {
+            let Some(bucket) = bucket else { continue };
+            for (of, value) in [
+                ("limit", bucket.per_minute.to_string()),
+                ("remaining", bucket.remaining().to_string()),
+                ("reset", duration(bucket.until(bucket.capacity()))),
+            ] {
+                let name = HeaderName::from_bytes(format!("x-ratelimit-{of}-{what}").as_bytes());
+                if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        headers
+    }
+}
+
+/// As `1m26.4s`, `8.64s`, `17ms`.
+fn duration(ms: u64) -> String {
+    let (minutes, rest) = (ms / 60_000, ms % 60_000);
+    if minutes == 0 && rest < 1_000 {
+        return format!("{rest}ms");
+    }
+    let fraction = format!("{:03}", rest % 1_000);
+    let seconds = format!("{}.{fraction}", rest / 1_000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    if minutes == 0 {
+        format!("{seconds}s")
+    } else {
+        format!("{minutes}m{seconds}s")
+    }
+}
+
+/// What one call took. Unless it is settled, what was taken stays taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    rates: Arc<Rates>,
+    caller: Account,
+    tokens: u64,
+}
+
+impl Taken {
+    /// The call used so many tokens.
+    pub(crate) fn settle(self, used: u64) {
+        let now = Instant::now();
+        self.rates.settle_at(&self.caller, self.tokens, used, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Grant;
+    use std::time::Duration;
+
+    const LIMIT: RateLimit = RateLimit {
+        requests_per_minute: 6,
+        tokens_per_minute: 600,
+    };
+
+    /// Counters and a clock that moves when it is told to.
+    struct Turnstile {
+        rates: Rates,
+        now: Instant,
+    }
+
+    impl Turnstile {
+        fn new() -> Self {
+            Self {
+                rates: Rates::new(LIMIT),
+                now: Instant::now(),
+            }
+        }
+
+        fn take(&self, caller: &Account, tokens: u64) {
+            self.rates.take_at(caller, tokens, self.now).expect("room");
+        }
+
+        fn refused(&self, caller: &Account, tokens: u64) -> (&'static str, u64) {
+            match self.rates.take_at(caller, tokens, self.now) {
+                Err(ApiError::RateLimited { what, retry_ms, .. }) => (what, retry_ms),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn pass(&mut self, ms: u64) {
+            self.now += Duration::from_millis(ms);
+        }
+    }
+
+    fn caller(key: u64, rate_limit: Option<RateLimit>) -> Account {
+        Account {
+            address: Address([1; 20]),
+            key: KeyId(key),
+            grant: Arc::new(Grant {
+                rate_limit,
+                ..Grant::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_refused_caller_is_served_after_exactly_the_time_that_it_was_told() {
+        let (mut gate, caller) = (Turnstile::new(), caller(1, None));
+        for _ in 0..6 {
+            gate.take(&caller, 10);
+        }
+        let (what, wait) = gate.refused(&caller, 10);
+        assert_eq!((what, wait), ("requests", 10_000));
+        gate.pass(wait - 1);
+        assert_eq!(gate.refused(&caller, 10), ("requests", 1));
+        gate.pass(1);
+        gate.take(&caller, 10);
+    }
+
+    #[test]
+    fn tokens_are_taken_in_advance_and_corrected_to_what_was_used() {
+        let (gate, caller) = (Turnstile::new(), caller(1, None));
+        gate.take(&caller, 500);
+        assert_eq!(gate.refused(&caller, 200), ("tokens", 10_000));
+        gate.rates.settle_at(&caller, 500, 30, gate.now);
+        let headers = gate.rates.headers_at(&caller, gate.now);
+        assert_eq!(headers["x-ratelimit-remaining-tokens"], "570");
+        assert_eq!(headers["x-ratelimit-limit-requests"], "6");
+        assert_eq!(headers["x-ratelimit-remaining-requests"], "5");
+        assert_eq!(headers["x-ratelimit-reset-requests"], "10s");
+        assert_eq!(headers["x-ratelimit-reset-tokens"], "3s");
+        // More than was guessed leaves a debt.
+        gate.take(&caller, 570);
+        gate.rates.settle_at(&caller, 570, 900, gate.now);
+        let headers = gate.rates.headers_at(&caller, gate.now);
+        assert_eq!(headers["x-ratelimit-remaining-tokens"], "0");
+        assert_eq!(gate.refused(&caller, 0), ("tokens", 33_000));
+    }
+
+    #[test]
+    fn a_key_has_its_own_limit_within_its_account_s() {
+        let gate = Turnstile::new();
+        let tight = RateLimit {
+            requests_per_minute: 1,
+            ..LIMIT
+        };
+        let (slow, free) = (caller(1, Some(tight)), caller(2, None));
+        gate.take(&slow, 1);
+        assert_eq!(gate.refused(&slow, 1).0, "requests");
+        for _ in 0..5 {
+            gate.take(&free, 1); // The refused call took nothing.
+        }
+        assert_eq!(gate.refused(&free, 1).0, "requests");
+    }
+
+    #[test]
+    fn a_call_larger_than_the_bucket_is_served_when_it_is_full() {
+        let (gate, caller) = (Turnstile::new(), caller(1, None));
+        gate.take(&caller, 5_000);
+        assert_eq!(gate.refused(&caller, 5_000), ("tokens", 60_000));
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_are_forgotten() {
+        let mut gate = Turnstile::new();
+        for n in 0..2 * BUCKETS_KEPT as u64 {
+            let mut other = caller(n, Some(LIMIT));
+            other.address.0[..8].copy_from_slice(&n.to_be_bytes());
+            gate.take(&other, 1);
+            gate.pass(20);
+        }
+        assert!(gate.rates.pairs().len() <= BUCKETS_KEPT + 2);
+    }
+
+    #[test]
+    fn durations_read_as_openai_writes_them() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (17, "17ms"),
+            (8_640, "8.64s"),
+            (86_400, "1m26.4s"),
+            (360_000, "6m0s"),
+        ] {
+            assert_eq!(duration(ms), text);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Which key a call came with, and what the calls of each key cost.
+//!
+//! The key's id is woven into the job's id, masked so that only the router can tell it. The book keeps every job's id with its
+//! charge, so the spending of each key is recovered with the book after any crash and needs no record of its own.
+
+use super::Router;
+use crate::client::{Cause, KeyId};
+use std::collections::BTreeMap;
+use stoa_crypto::keccak256;
+use stoa_types::{JobId, Timestamp, TokenAmount};
+
+/// Bytes of a job's id that are drawn at random; the other eight are the masked key.
+const DRAWN: usize = 24;
+const DAY_MS: u64 = 86_400_000;
+/// A sum that fits no amount: more than any limit.
+const MOST: TokenAmount = TokenAmount::from_units(u128::MAX);
+
+/// Days since the Unix epoch, in universal time.
+pub fn day_of(time: Timestamp) -> u64 {
+    time.0 / DAY_MS
+}
+
+/// What the calls of each key cost, by day.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spending {
+    days: BTreeMap<KeyId, BTreeMap<u64, TokenAmount>>,
+}
+
+impl Spending {
+    pub(super) fn add(&mut self, key: KeyId, at: Timestamp, charge: TokenAmount) {
+        let days = self.days.entry(key).or_default();
+        let spent = days.entry(day_of(at)).or_default();
+        *spent = spent.checked_add(charge).unwrap_or(MOST);
+    }
+
+    fn since(&self, key: KeyId, day: u64) -> TokenAmount {
+        let days = self.days.get(&key).into_iter();
+        let spent = days.flat_map(|days| days.range(day..).map(|(_, spent)| *spent));
+        TokenAmount::checked_sum(spent).unwrap_or(MOST)
+    }
+}
+
+impl Router {
+    /// Id of a new job: `drawn` must be random and new.
+    pub fn job_id(&self, key: KeyId, drawn: [u8; DRAWN]) -> JobId {
+        let mask = self.mask(&drawn);
+        let mut id = [0; 32];
+        id[..DRAWN].copy_from_slice(&drawn);
+        id[DRAWN..].copy_from_slice(&(key.0 ^ mask).to_be_bytes());
+        JobId(id)
+    }
+
+    /// The key that a job came with, going by its id. For an id that this router did not make it is any number.
+    pub fn key_of(&self, job: JobId) -> KeyId {
+        let (drawn, masked) = job.0.split_at(DRAWN);
+        let masked = masked.try_into().map_or(0, u64::from_be_bytes);
+        KeyId(masked ^ self.mask(drawn))
+    }
+
+    fn mask(&self, drawn: &[u8]) -> u64 {
+        let domain = b"stoa: key of a job, v1".as_slice();
+        let secret = self.config.key.to_bytes();
+        let digest = keccak256([domain, &secret, drawn].concat()).0;
+        digest[..8].try_into().map_or(0, u64::from_be_bytes)
+    }
+
+    /// What was charged for the calls of a key from a day on, and what is held for those under way.
+    pub fn spent_by(&self, key: KeyId, first_day: u64) -> (TokenAmount, TokenAmount) {
+        let own = self
+            .jobs
+            .iter()
+            .filter(|(job, _)| self.key_of(**job) == key);
+        // A job that is being charged is counted as charged already.
+        let held = own.filter(|(job, _)| self.book.receipt(**job).is_none());
+        let held = TokenAmount::checked_sum(held.map(|(_, state)| state.reserve));
+        (self.spending.since(key, first_day), held.unwrap_or(MOST))
+    }
+
+    /// What the key of a call may still spend; `None` without a limit.
+    pub(super) fn left_of_budget(&self, call: &super::waiting::Call) -> Option<TokenAmount> {
+        let budget = call.request.constraints.budget?;
+        let (charged, held) = self.spent_by(budget.key, budget.first_day);
+        let used = charged.checked_add(held).unwrap_or(MOST);
+        Some(budget.amount.checked_sub(used).unwrap_or(TokenAmount::ZERO))
+    }
+
+    /// Refuses a reservation that the key's spend limit does not cover.
+    pub(super) fn within_budget(
+        &self,
+        call: &super::waiting::Call,
+        needed: TokenAmount,
+    ) -> Result<(), Cause> {
+        match self.left_of_budget(call) {
+            Some(available) if needed > available => Err(Cause::BudgetExceeded {
+                needed,
+                available,
+                resets_at: call.request.constraints.budget.and_then(|b| b.resets_at),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
