@@ -21,6 +21,7 @@ pub fn run() -> Outcome {
     std::fs::create_dir_all(&work).map_err(|e| format!("cannot create {}: {e}", work.display()))?;
     let python = python(&work)?;
     let result = paid_call(&work, &python)
+        .and_then(|()| upstream(&work, &python))
         .and_then(|()| kills(&work, &python))
         .and_then(|()| readme(&work));
     let _ = std::fs::remove_dir_all(&work);
@@ -216,6 +217,84 @@ fn paid_call(work: &Path, python: &Path) -> Outcome {
     }
     changed_bytes(&file)?;
     settle(&data)?;
+    network.interrupt()
+}
+
+/// llama.cpp's own server on the default model's file, and providers that serve through it: calls, receipts, the doctor's word, what
+/// Stoa adds to it, and the error when it is gone.
+fn upstream(work: &Path, python: &Path) -> Outcome {
+    let model = root().join("models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+    let mut server = Command::new(python)
+        .arg(root().join("tests/e2e/llama_server.py"))
+        .arg(&model)
+        .arg("8")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("llama.cpp's server did not start: {e}"))?;
+    let result = through(&mut server, work, python);
+    let _ = server.kill();
+    let _ = server.wait();
+    result
+}
+
+/// Its file's name without the ending: how a path on the provider's machine is offered.
+const UPSTREAM_MODEL: &str = "stoa-tiny.Q8_0";
+
+fn through(server: &mut Child, work: &Path, python: &Path) -> Outcome {
+    let mut url = String::new();
+    let out = server.stdout.take().ok_or("no standard output")?;
+    BufReader::new(out)
+        .read_line(&mut url)
+        .map_err(|e| e.to_string())?;
+    let url = url.trim();
+    let data = work.join("upstream");
+    let doctor = json(&data, &["doctor", "--upstream", url])?;
+    if doctor["upstream"]["server"] != "llama.cpp" || doctor["upstream"]["conforms"] != true {
+        return Err(format!("the doctor does not know llama.cpp: {doctor}"));
+    }
+    let options = [
+        "--batch-seconds",
+        "2",
+        "--providers",
+        "2",
+        "--upstream",
+        url,
+    ];
+    let network = Network::start(&data, &options)?;
+    let script = |name: &str| root().join("tests/e2e").join(name);
+    let called = run_command(
+        Command::new(python)
+            .arg(script("upstream_client.py"))
+            .args([network.text("api"), network.text("key"), UPSTREAM_MODEL]),
+    );
+    print!("{}", called.map_err(|e| format!("{e}\n{}", tail(&data)))?);
+    let file = work.join("upstream.json");
+    let path = file.to_string_lossy().into_owned();
+    let ask = ["ask", "Hello", "--model", UPSTREAM_MODEL, "--save", &path];
+    command(&data, &ask)?;
+    command(&data, &["receipt", &path, "--wait"])?;
+    let mut verify = Command::new(stoa());
+    let report = run_command(verify.args(["verify", &path, "--rpc", network.text("rpc")]))?;
+    if report.contains("FALSE") || !report.contains("nothing to recompute") {
+        return Err(format!(
+            "a receipt of tier none is not told as one:\n{report}"
+        ));
+    }
+    let mut bench = Command::new(python);
+    let stoa_side = [network.text("api"), network.text("key"), UPSTREAM_MODEL];
+    bench
+        .arg(script("upstream_bench.py"))
+        .args([url, UPSTREAM_MODEL]);
+    bench.args(stoa_side).args(["40", "8", "1", "100"]);
+    print!("upstream: {}", run_command(&mut bench)?);
+    server.kill().map_err(|e| e.to_string())?;
+    server.wait().map_err(|e| e.to_string())?;
+    match command(&data, &ask) {
+        Err(told) if told.contains("status 50") => {}
+        other => return Err(format!("the server is gone, and a call says {other:?}")),
+    }
     network.interrupt()
 }
 

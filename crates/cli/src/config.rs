@@ -77,6 +77,8 @@ pub struct Config {
     pub router: Router,
     /// What providers have in common.
     pub provider: Provider,
+    /// Somebody else's inference server that they serve through.
+    pub upstream: Upstream,
     /// One entry for each provider.
     pub providers: Vec<ProviderOffer>,
 }
@@ -143,6 +145,28 @@ pub struct Provider {
     pub utc_offset_minutes: i32,
     /// Tokens per second that the stake stands for.
     pub claimed_tps: u32,
+}
+
+/// Somebody else's inference server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Where it is; empty for none.
+    pub url: String,
+    /// Id of the model there; empty for the only one.
+    pub model: String,
+    /// File that holds its key; empty for none.
+    pub key_file: String,
+    /// Context in tokens; 0 for what it says.
+    pub context: u32,
+    /// Requests at once; 0 for what it says.
+    pub concurrency: u32,
+    /// Upper bound of the tokens that the template adds to a message.
+    pub message_overhead: u32,
+    /// Longest wait for the beginning of an answer.
+    pub first_event_seconds: u64,
+    /// Longest silence within one.
+    pub silence_seconds: u64,
 }
 
 /// One provider's place and prices, and where its policy differs from the others'.
@@ -234,6 +258,19 @@ impl Config {
             self.developer.renew_before_seconds < life,
             "less than developer.allotment_seconds",
         )?;
+        let upstream = &self.upstream;
+        range(
+            "upstream.message_overhead",
+            upstream.message_overhead.into(),
+            upstream.message_overhead <= 1024,
+            "0 to 1024",
+        )?;
+        for (key, seconds) in [
+            ("upstream.first_event_seconds", upstream.first_event_seconds),
+            ("upstream.silence_seconds", upstream.silence_seconds),
+        ] {
+            range(key, seconds, (1..=3600).contains(&seconds), "1 to 3600")?;
+        }
         for n in 0..self.providers.len() {
             let policy = self.policy(n);
             range(
@@ -395,6 +432,8 @@ mod tests {
             ("[provider]\nslots = 0", "slots"),
             ("[developer]\nallotment_seconds = 2592000", "30 days"),
             ("[developer]\nrenew_before_seconds = 99999999", "less than"),
+            ("[upstream]\nsilence_seconds = 0", "silence_seconds"),
+            ("[upstream]\nmessage_overhead = 1025", "message_overhead"),
         ] {
             let error = over(text).expect("reads").check(8).expect_err(text);
             assert!(error.to_string().contains(named), "{text}: {error}");

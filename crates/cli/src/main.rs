@@ -8,9 +8,10 @@ mod network;
 mod process;
 mod roles;
 mod up;
+mod upstream;
 
 use clap::{Parser, Subcommand};
-use commands::{Outcome, ask, audit, chain, keys, money, show, verify};
+use commands::{Outcome, ask, audit, chain, doctor, keys, money, show, verify};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Starts a whole network on loopback: chain, contracts, a router, providers, a funded developer.
     Up(up::Args),
+    /// Says what a provider on this machine would serve and earn, what is wrong and what to do.
+    Doctor(doctor::Args),
     /// Runs the embedded chain alone.
     Chain(chain::Args),
     /// Makes one paid call.
@@ -108,6 +111,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
     let data = &cli.data;
     match &cli.command {
         Command::Up(args) => up::run(data, args, started).await,
+        Command::Doctor(args) => doctor::doctor(args).await,
         Command::Chain(args) => chain::chain(data, args).await,
         Command::Ask(args) => ask::ask(data, args).await,
         Command::Receipt(args) => ask::receipt(data, args).await,

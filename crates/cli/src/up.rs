@@ -12,6 +12,7 @@ use crate::roles::replays::{Bounds, Replays};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::{journal, provider, router, settler};
+use crate::upstream::{UpstreamArgs, connect_and_try};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,14 +27,17 @@ use stoa_evm::{Allocation, Chain, ChainConfig, Genesis};
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterEndpoint, Welcome};
 use stoa_nodes::provider::{Provider, ProviderConfig};
 use stoa_nodes::router::{Input, Router, RouterConfig};
-use stoa_runtime::{Backend, ExactBackend, ExactOptions, Executor, discover_hardware};
-use stoa_types::{Address, Digest, Hardware, Millis, NetworkProfile, Tier, Timestamp, TokenAmount};
+use stoa_runtime::{
+    Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
+    discover_hardware,
+};
+use stoa_types::{Address, Digest, Hardware, Millis, NetworkProfile, Timestamp, TokenAmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// The default model, so that the binary alone is a network.
-const DEFAULT_MODEL: &[u8] = include_bytes!("../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
-const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
+pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
 /// How long running calls may take after Ctrl-C.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a transaction may take to be mined before it is sent again.
@@ -59,6 +63,8 @@ pub struct Args {
     /// Serves this GGUF file or safetensors folder instead of the default model.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
     /// Lays the settings of this file over the defaults (config/default.toml): ports, prices, slots, availability windows.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -87,18 +93,20 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         Some(path) => Some(open_backend(&config, path, None)?),
         None => None,
     };
+    let upstream = connect_and_try(&config).await?;
     if args.fresh {
         data.clear()?;
     }
     let profile = Profile::settle(&data, asked, named)?;
-    let backend = match own_model {
+    let exact = match own_model {
         Some(backend) => backend,
         None => open_backend(&config, &default_model(&data)?, Some(DEFAULT_MODEL_NAME))?,
     };
     let parts = Parts {
         profile,
         listeners,
-        backend,
+        upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
+        backends: backends(upstream, exact),
         hardware,
     };
     let network = start(&data, &config, parts).await?;
@@ -114,8 +122,24 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
 struct Parts {
     profile: Profile,
     listeners: Listeners,
-    backend: Arc<ExactBackend>,
+    /// What all providers serve from; the first is named first.
+    backends: Vec<Arc<dyn Backend>>,
+    /// Requests that an upstream server takes at once.
+    upstream_places: Option<u32>,
     hardware: Hardware,
+}
+
+/// The upstream server first, which was asked for by name; then the exact engine, unless both have a model of one name.
+fn backends(upstream: Option<UpstreamBackend>, exact: Arc<ExactBackend>) -> Vec<Arc<dyn Backend>> {
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    backends.extend(upstream.map(|upstream| Arc::new(upstream) as Arc<dyn Backend>));
+    let name = &exact.facts().model;
+    if backends.iter().any(|other| other.facts().model == *name) {
+        tracing::warn!(model = %name, "the upstream server serves a model of this name; the engine's own is left out");
+    } else {
+        backends.push(exact);
+    }
+    backends
 }
 
 impl Config {
@@ -132,6 +156,7 @@ impl Config {
         if let Some(providers) = args.providers {
             self.up.providers = providers;
         }
+        args.upstream.apply(self);
     }
 
     /// The profile that the settings name, with the rhythm of `--batch-seconds`.
@@ -258,6 +283,8 @@ struct Ground<'a> {
     config: &'a Config,
     profile: &'a Profile,
     hardware: Hardware,
+    backends: Vec<Arc<dyn Backend>>,
+    upstream_places: Option<u32>,
     chain: Embedded,
     chain_id: u64,
     contracts: Contracts,
@@ -268,7 +295,8 @@ async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running,
     let Parts {
         profile,
         listeners,
-        backend,
+        backends,
+        upstream_places,
         hardware,
     } = parts;
     let (stop, stopped) = watch::channel(false);
@@ -291,17 +319,18 @@ async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running,
     ));
     serve_metrics(listeners.metrics, until(stopped.clone()))?;
 
-    let ground = prepare_chain(data, config, &profile, hardware, &chain).await?;
+    let found = (hardware, backends, upstream_places);
+    let ground = prepare_chain(data, config, &profile, found, &chain).await?;
     let developer = fund_developer(&ground).await?;
     for n in 0..config.up.providers {
-        register_provider(&ground, n, &backend).await?;
+        register_provider(&ground, n).await?;
     }
     let (router, router_task, endpoint, follower_ready) = start_router(&ground).await?;
     // Providers dial once the router has read their registrations.
     follower_ready
         .await
         .map_err(|_| "the chain could not be followed")?;
-    let providers = start_providers(&ground, &endpoint, &backend).await?;
+    let providers = start_providers(&ground, &endpoint).await?;
 
     let key = api_key(data)?;
     let configured = [(KeyHash::of(&key), developer.address())];
@@ -364,7 +393,7 @@ async fn start(data: &DataDir, config: &Config, parts: Parts) -> Result<Running,
     };
     Ok(Running {
         login: format!("{api_url}/login?token={login_token}"),
-        models: gateway.models().into_iter().map(|model| model.id).collect(),
+        models: models(&gateway, &ground.backends),
         info,
         router: router.handle,
         router_task,
@@ -509,7 +538,7 @@ async fn prepare_chain<'a>(
     data: &'a DataDir,
     config: &'a Config,
     profile: &'a Profile,
-    hardware: Hardware,
+    (hardware, backends, upstream_places): (Hardware, Vec<Arc<dyn Backend>>, Option<u32>),
     chain: &Arc<Chain>,
 ) -> Result<Ground<'a>, Failure> {
     let access = Embedded(chain.clone());
@@ -529,6 +558,8 @@ async fn prepare_chain<'a>(
         config,
         profile,
         hardware,
+        backends,
+        upstream_places,
         chain: access,
         chain_id: chain.chain_id(),
         contracts,
@@ -795,11 +826,10 @@ fn place(config: &Config, n: u32) -> &ProviderOffer {
 async fn start_providers(
     ground: &Ground<'_>,
     router: &Arc<RouterEndpoint>,
-    backend: &Arc<ExactBackend>,
 ) -> Result<Vec<ProviderHandle>, Failure> {
     let mut running = Vec::new();
     for n in 0..ground.config.up.providers {
-        running.push(start_provider(ground, router, backend, n).await?);
+        running.push(start_provider(ground, router, n).await?);
     }
     Ok(running)
 }
@@ -812,13 +842,16 @@ fn endpoint_secret(data: &DataDir, n: u32) -> Result<EndpointSecret, crate::data
 async fn start_provider(
     ground: &Ground<'_>,
     router: &Arc<RouterEndpoint>,
-    backend: &Arc<ExactBackend>,
     n: u32,
 ) -> Result<ProviderHandle, Failure> {
     let key = provider_key(ground.data, n)?;
     let place = place(ground.config, n);
     let policy = ground.config.policy(ground.config.offer(n));
-    let slots = market_slots(&policy, ground.hardware.cores);
+    let slots = slots(ground, &policy);
+    let offer = |backend: &Arc<dyn Backend>| {
+        let (input, output) = (place.input_price, place.output_price);
+        backend.facts().offer(input, output)
+    };
     let config = ProviderConfig {
         key: key.clone(),
         domain: Domain {
@@ -830,7 +863,7 @@ async fn start_provider(
         region: place.region,
         hardware: ground.hardware.clone(),
         slots,
-        offers: vec![backend.facts().offer(place.input_price, place.output_price)],
+        offers: ground.backends.iter().map(offer).collect(),
     };
     let core = Provider::new(config);
     let link = stoa_net::ProviderConfig {
@@ -851,7 +884,7 @@ async fn start_provider(
     Ok(provider::start(ProviderParts {
         core,
         endpoint,
-        backend: backend.clone(),
+        backends: ground.backends.clone(),
         executor,
         policy,
         utc_offset_minutes: ground.config.provider.utc_offset_minutes,
@@ -859,18 +892,45 @@ async fn start_provider(
     }))
 }
 
+/// Jobs at once: what the policy allows, and no more than its share of what the upstream server takes.
+fn slots(ground: &Ground<'_>, policy: &ProviderPolicy) -> u32 {
+    let slots = market_slots(policy, ground.hardware.cores);
+    match ground.upstream_places {
+        Some(places) => slots.min((places / ground.config.up.providers).max(1)),
+        None => slots,
+    }
+}
+
+/// The models that are offered, those of the first backend first.
+fn models(gateway: &RouterGateway, backends: &[Arc<dyn Backend>]) -> Vec<String> {
+    let mut models: Vec<_> = gateway.models().into_iter().map(|model| model.id).collect();
+    let first = backends
+        .first()
+        .map(|backend| backend.facts().model.as_str());
+    models.sort_by_key(|model| Some(model.as_str()) != first);
+    models
+}
+
 /// Registration, loadout and stake of provider `n`; what stands on chain already is not sent again.
-async fn register_provider(
-    ground: &Ground<'_>,
-    n: u32,
-    backend: &Arc<ExactBackend>,
-) -> Result<(), Failure> {
+async fn register_provider(ground: &Ground<'_>, n: u32) -> Result<(), Failure> {
     let (key, place) = (provider_key(ground.data, n)?, place(ground.config, n));
-    let (facts, settings) = (backend.facts(), &ground.config.provider);
-    let (model, root, stake) = (&facts.model, facts.model_root, settings.stake);
-    let (input, output, tps) = (place.input_price, place.output_price, settings.claimed_tps);
-    let region = place.region;
-    let published = format!("{model} {root} {input} {output} {region} {tps} {stake}");
+    let settings = &ground.config.provider;
+    let (stake, region, tps) = (settings.stake, place.region, settings.claimed_tps);
+    let (input, output) = (place.input_price, place.output_price);
+    let offer = |backend: &Arc<dyn Backend>| Offer {
+        model_root: backend.facts().model_root,
+        input_price: input,
+        output_price: output,
+        tokens_per_second: tps,
+        tier: backend.facts().tier,
+        name: backend.facts().model.clone(),
+    };
+    let offers: Vec<_> = ground.backends.iter().map(offer).collect();
+    let named = offers
+        .iter()
+        .map(|offer| format!("{} {} {}", offer.name, offer.model_root, offer.tier));
+    let named = named.collect::<Vec<_>>().join(" ");
+    let published = format!("{named} {input} {output} {region} {tps} {stake}");
     let path = ground
         .data
         .folder(&format!("provider-{n}"))?
@@ -886,15 +946,7 @@ async fn register_provider(
     provider
         .register_provider(secret.endpoint_id(), proof, region, key.address())
         .await?;
-    let offer = Offer {
-        model_root: root,
-        input_price: input,
-        output_price: output,
-        tokens_per_second: tps,
-        tier: Tier::Exact,
-        name: model.clone(),
-    };
-    provider.set_loadout(&[offer]).await?;
+    provider.set_loadout(&offers).await?;
     ensure_stake(ground, &provider, StakeRole::Provider, stake).await?;
     write_private(&path, published.as_bytes())?;
     Ok(())

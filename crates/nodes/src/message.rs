@@ -182,7 +182,7 @@ pub enum RefusalReason {
     Busy,
     /// It drains or stands outside its availability window.
     Draining,
-    /// It does not serve this model root.
+    /// It does not serve this model root, or cannot now.
     UnknownModel,
     /// The prompt does not fit: the request's fault, no other provider will differ.
     ContextLength {

@@ -570,7 +570,10 @@ async fn beyond_the_limit_of_requests_at_once_a_job_is_refused_and_not_sent() {
     slow.pieces[0].0 = 150;
     let stand_in = plain(slow).await;
     let backend = stand_in
-        .connect(|options| options.concurrency = Some(2))
+        .connect(|options| {
+            options.concurrency = Some(2);
+            options.timeouts.place = Duration::from_millis(20);
+        })
         .await
         .expect("usable");
     let jobs = (0..3).map(|_| {
@@ -609,7 +612,7 @@ async fn a_server_that_goes_away_takes_no_jobs_until_it_is_back() {
     let fault = fault(ran.await.expect("no panic"));
     assert!(matches!(fault.label(), "unreachable" | "broken"), "{fault}");
     wait_until(|| backend.ready().is_err()).await;
-    assert_eq!(backend.prepare(&work(9)), Err(RefusalReason::Draining));
+    assert_eq!(backend.prepare(&work(9)), Err(RefusalReason::UnknownModel));
     let back = StandIn::at(address, |route, _| match route {
         "/v1/models" => json_reply(200, &json!({"data":[{"id":"m"}]})),
         _ => stream_reply(WHOLE),

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod audit;
 pub mod chain;
+pub mod doctor;
 pub mod keys;
 mod logs;
 pub mod money;

@@ -12,6 +12,7 @@ use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
     Backend, CancelFlag, Event as Made, Executor, LocalTime, Prepared, ProviderPolicy,
 };
+use stoa_types::Digest;
 use tokio::sync::mpsc;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -21,9 +22,12 @@ enum Event {
     Job(Box<IncomingJob>),
     Ready {
         attempt: Attempt,
-        result: Result<Prepared, RefusalReason>,
+        result: Result<Ready, RefusalReason>,
     },
 }
+
+/// A prompt that can be run, and on what.
+type Ready = Box<(Arc<dyn Backend>, Prepared)>;
 
 /// Everything a provider's loop needs.
 pub struct ProviderParts {
@@ -31,8 +35,8 @@ pub struct ProviderParts {
     pub core: Provider,
     /// Its link to the router.
     pub endpoint: Arc<ProviderEndpoint>,
-    /// What computes.
-    pub backend: Arc<dyn Backend>,
+    /// What computes, one for each model.
+    pub backends: Vec<Arc<dyn Backend>>,
     /// Threads for it.
     pub executor: Arc<Executor>,
     /// When it takes work.
@@ -65,19 +69,20 @@ impl ProviderHandle {
 struct Loop {
     core: Provider,
     endpoint: Arc<ProviderEndpoint>,
-    backend: Arc<dyn Backend>,
+    backends: Vec<Arc<dyn Backend>>,
     executor: Arc<Executor>,
     policy: ProviderPolicy,
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
     events: mpsc::UnboundedSender<Event>,
     streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
-    prepared: HashMap<Attempt, Prepared>,
+    prepared: HashMap<Attempt, Ready>,
     flags: HashMap<Attempt, CancelFlag>,
     /// Number of the present connection; 0 while there is none.
     connection: u64,
     draining: bool,
-    outside_window: bool,
+    /// Outside its hours, or without a backend that could work.
+    closed: bool,
 }
 
 /// Starts the provider's loop.
@@ -107,7 +112,7 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
     let state = Loop {
         core: parts.core,
         endpoint: endpoint.clone(),
-        backend: parts.backend,
+        backends: parts.backends,
         executor: parts.executor,
         policy: parts.policy,
         utc_offset_minutes: parts.utc_offset_minutes,
@@ -118,7 +123,7 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         flags: HashMap::new(),
         connection: 0,
         draining: false,
-        outside_window: false,
+        closed: false,
     };
     let task = tokio::spawn(state.run(receiver));
     ProviderHandle {
@@ -167,7 +172,7 @@ impl Loop {
             Event::Ready { attempt, result } => {
                 let facts = result
                     .as_ref()
-                    .map(|prepared| prepared.facts)
+                    .map(|ready| ready.1.facts)
                     .map_err(Clone::clone);
                 if let Ok(prepared) = result {
                     self.prepared.insert(attempt, prepared);
@@ -182,15 +187,19 @@ impl Loop {
         }
     }
 
-    /// Opens and closes for new work by the operator's windows (RG-6).
+    /// Opens and closes for new work by the operator's windows (RG-6), and by whether anything could work.
     fn window(&mut self) {
         let time = LocalTime::at(now(), self.utc_offset_minutes);
-        let closed = !self.policy.is_open(time);
-        if closed != self.outside_window && !self.draining {
-            self.outside_window = closed;
+        let faults = self.backends.iter().map(|backend| backend.ready().err());
+        // With one backend left, work for the others is refused by name.
+        let fault = faults.min_by_key(Option::is_some).flatten();
+        let closed = !self.policy.is_open(time) || fault.is_some();
+        if closed != self.closed && !self.draining {
+            self.closed = closed;
             let minutes = self.policy.minutes_to_change(time).unwrap_or_default();
             let state = if closed { "closed" } else { "open" };
-            tracing::info!(account = %self.core.account(), state, changes_in_minutes = minutes, "availability window");
+            let fault = fault.unwrap_or_default();
+            tracing::info!(account = %self.core.account(), state, changes_in_minutes = minutes, %fault, "availability");
             self.handle(Input::Drain(closed));
         }
     }
@@ -220,7 +229,11 @@ impl Loop {
         for output in self.core.handle(input, now()) {
             match output {
                 Output::Send(message) => self.send(message),
-                Output::Prepare { attempt, work, .. } => self.prepare(attempt, work),
+                Output::Prepare {
+                    attempt,
+                    work,
+                    model_root,
+                } => self.prepare(attempt, work, model_root),
                 Output::Run(attempt) => self.run_job(attempt),
                 Output::Stop(attempt) => {
                     self.prepared.remove(&attempt);
@@ -284,25 +297,31 @@ impl Loop {
         self.handle(Input::Router(ToProvider::Dispatch(job.dispatch)));
     }
 
-    fn prepare(&mut self, attempt: Attempt, work: stoa_nodes::work::Work) {
-        let (executor, backend, events) = (
-            self.executor.clone(),
-            self.backend.clone(),
-            self.events.clone(),
-        );
+    fn prepare(&mut self, attempt: Attempt, work: stoa_nodes::work::Work, model_root: Digest) {
+        let mut backends = self.backends.iter();
+        let backend = backends.find(|backend| backend.facts().model_root == model_root);
+        let (executor, backend, events) =
+            (self.executor.clone(), backend.cloned(), self.events.clone());
         tokio::spawn(async move {
-            let result = executor.prepare(backend, work).await;
+            let result = match backend {
+                Some(backend) => {
+                    let prepared = executor.prepare(backend.clone(), work).await;
+                    prepared.map(|prepared| Box::new((backend, prepared)))
+                }
+                None => Err(RefusalReason::UnknownModel),
+            };
             let _ = events.send(Event::Ready { attempt, result });
         });
     }
 
     fn run_job(&mut self, attempt: Attempt) {
-        let Some(prepared) = self.prepared.remove(&attempt) else {
+        let Some(ready) = self.prepared.remove(&attempt) else {
             return;
         };
+        let (backend, prepared) = *ready;
         let flag = CancelFlag::new();
         self.flags.insert(attempt, flag.clone());
-        let mut made = match self.executor.start(self.backend.clone(), prepared, flag) {
+        let mut made = match self.executor.start(backend, prepared, flag) {
             Ok(made) => made,
             Err(busy) => {
                 let event = Generated::Failed {

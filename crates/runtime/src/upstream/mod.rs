@@ -79,6 +79,8 @@ pub struct UpstreamTimeouts {
     pub first_event: Duration,
     /// For every further one.
     pub silence: Duration,
+    /// For a place among the requests at once.
+    pub place: Duration,
 }
 
 impl Default for UpstreamTimeouts {
@@ -87,6 +89,7 @@ impl Default for UpstreamTimeouts {
             connect: Duration::from_secs(5),
             first_event: Duration::from_secs(120),
             silence: Duration::from_secs(30),
+            place: Duration::from_secs(5),
         }
     }
 }
@@ -235,7 +238,7 @@ impl UpstreamBackend {
     /// Makes one short answer and says how it went: whether the server's stream is one that can be paid for, and how fast it is.
     pub async fn probe(&self, tokens: u32) -> Result<Probe, UpstreamFault> {
         let chat = Prompt::Chat {
-            messages: r#"[{"role":"user","content":"Count from one to one hundred."}]"#.to_owned(),
+            messages: r#"[{"role":"user","content":"Hello"}]"#.to_owned(),
             tools: "[]".to_owned(),
         };
         match self.probe_with(chat, tokens).await {
@@ -355,12 +358,13 @@ impl Shared {
         if most == 0 {
             return Ok(Answer::empty(FinishReason::Length));
         }
-        let _permit = self
-            .permits
-            .try_acquire()
-            .map_err(|_| UpstreamFault::Busy {
-                by: "the configured limit",
-            })?;
+        // Several providers may serve through one server: their slots together can be more than its places.
+        let place = tokio::time::timeout(self.timeouts.place, self.permits.acquire());
+        let _place = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(Answer::empty(FinishReason::Cancelled)),
+            place = place => place.map_err(|_| UpstreamFault::Busy { by: "the limit of requests at once" })?,
+        };
         // Until the server says how long the prompt is, nobody has counted it, and a client that leaves owes nothing for it.
         counted(Counted {
             input_units: 0,
@@ -527,7 +531,7 @@ impl Backend for UpstreamBackend {
 
     fn prepare(&self, work: &Work) -> Result<Prepared, RefusalReason> {
         if self.shared.health.fault().is_some() {
-            return Err(RefusalReason::Draining);
+            return Err(RefusalReason::UnknownModel);
         }
         let request = self.shared.request(work)?;
         Ok(Prepared {

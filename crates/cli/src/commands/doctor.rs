@@ -1,0 +1,456 @@
+//! `stoa doctor`: what a provider would serve with on this machine, what that would earn, what is wrong and what to do about it.
+
+use super::Outcome;
+use crate::config::{Config, market_slots};
+use crate::process::say;
+use crate::up::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
+use crate::upstream::{UpstreamArgs, connect};
+use serde::Serialize;
+use serde_json::json;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use stoa_ledger::fees::{FeeSchedule, Usage, reserve, split};
+use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_runtime::{
+    Backend, CancelFlag, ExactBackend, ExactOptions, ModelFacts, UpstreamInfo, available_memory,
+    discover_hardware,
+};
+use stoa_types::{Hardware, NetworkProfile, Price, Q16, SamplingParameters, TokenAmount};
+
+/// Arguments of `stoa doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    upstream: UpstreamArgs,
+    /// Looks at this GGUF file or safetensors folder instead of the default model.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Lays the settings of this file over the defaults, as `up` does.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokens of the answer that the speed is measured with.
+const MEASURED_TOKENS: u32 = 64;
+const HOUR_US: u128 = 3_600_000_000;
+
+/// Something to know, and what to do about it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// Nothing can be served before it is done.
+    hinders: bool,
+    what: String,
+    /// What to do.
+    remedy: String,
+}
+
+/// How fast one answer at a time is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Speed {
+    first_token_ms: u64,
+    tokens: u64,
+    /// From the first token to the last.
+    rest_us: u64,
+}
+
+impl Speed {
+    fn new(first_token: Duration, tokens: u64, rest: Duration) -> Self {
+        let fit = |time: u128| u64::try_from(time).unwrap_or(u64::MAX);
+        Self {
+            first_token_ms: fit(first_token.as_millis()),
+            tokens,
+            rest_us: fit(rest.as_micros()),
+        }
+    }
+
+    /// Tokens of one slot that is never idle; the first one of each answer is left out of the measure.
+    fn tokens_per_hour(self) -> u64 {
+        let made = u128::from(self.tokens.saturating_sub(1));
+        let hour = made * HOUR_US / u128::from(self.rest_us.max(1));
+        u64::try_from(hour).unwrap_or(u64::MAX)
+    }
+}
+
+/// Everything that was found.
+struct Found {
+    hardware: Hardware,
+    memory_free: Option<u64>,
+    model: Option<ModelFacts>,
+    upstream: Option<UpstreamInfo>,
+    speed: Option<Speed>,
+    slots: u32,
+    prices: (Price, Price),
+    findings: Vec<Finding>,
+}
+
+impl Found {
+    fn note(&mut self, hinders: bool, what: impl Into<String>, remedy: impl Into<String>) {
+        self.findings.push(Finding {
+            hinders,
+            what: what.into(),
+            remedy: remedy.into(),
+        });
+    }
+}
+
+/// Looks, measures and tells; fails when nothing could be served.
+pub async fn doctor(args: &Args) -> Outcome {
+    let mut config = Config::load(args.config.as_deref())?;
+    args.upstream.apply(&mut config);
+    let profile = config.asked_profile(None)?;
+    let offer = config.providers.first();
+    let offer = offer.ok_or("the settings name no [[providers]]: add one with its prices")?;
+    let hardware = discover_hardware();
+    let mut found = Found {
+        slots: market_slots(&config.policy(0), hardware.cores),
+        prices: (offer.input_price, offer.output_price),
+        memory_free: available_memory(),
+        hardware,
+        model: None,
+        upstream: None,
+        speed: None,
+        findings: Vec::new(),
+    };
+    if let Err(error) = config.check(found.hardware.cores) {
+        found.note(true, error.to_string(), "correct the settings");
+    }
+    if config.upstream.url.is_empty() {
+        look_at_engine(args.model.as_deref(), &mut found)?;
+    } else {
+        look_at_upstream(&config, &mut found).await;
+    }
+    judge(&config, &profile, &mut found);
+    tell(&found, &profile, args.json)?;
+    match found.findings.iter().filter(|f| f.hinders).count() {
+        0 => Ok(()),
+        count => {
+            Err(format!("{count} found that must be put right before anything is served").into())
+        }
+    }
+}
+
+async fn look_at_upstream(config: &Config, found: &mut Found) {
+    let remedy = "start the server, or correct --upstream, --upstream-model or --upstream-key-file";
+    let backend = match connect(config).await {
+        Ok(Some(backend)) => backend,
+        Ok(None) => return,
+        Err(error) => return found.note(true, error.to_string(), remedy),
+    };
+    let (facts, info) = (backend.facts().clone(), backend.info().clone());
+    if !info.context_known {
+        found.note(
+            false,
+            "the server does not say how long its model's context is",
+            "set `context` in [upstream]; 4096 tokens are offered meanwhile",
+        );
+    }
+    if found.slots > info.concurrency {
+        found.note(
+            false,
+            format!(
+                "{} slots, but the server takes {} requests at once",
+                found.slots, info.concurrency
+            ),
+            "start the server with more, or set `slots` to fewer; calls beyond it wait",
+        );
+        found.slots = info.concurrency;
+    }
+    match backend.probe(MEASURED_TOKENS).await {
+        Ok(probe) => {
+            let speed = Speed::new(probe.first_token, probe.output_units, probe.rest);
+            // One more is the end token, which brings no text.
+            if probe.output_told > probe.output_units + 1 {
+                found.note(
+                    false,
+                    format!("the server counts {} tokens where {} can be seen in its stream", probe.output_told, probe.output_units),
+                    "the smaller number is billed; let the server send one event for each token",
+                );
+            }
+            found.speed = Some(speed);
+        }
+        Err(fault) => found.note(
+            true,
+            format!("a test answer failed: {fault}"),
+            "only streams that follow OpenAI's protocol to the end can be paid for; update the server or put another before it",
+        ),
+    }
+    (found.model, found.upstream) = (Some(facts), Some(info));
+}
+
+fn look_at_engine(model: Option<&Path>, found: &mut Found) -> Outcome {
+    let options = |name: Option<&str>| ExactOptions {
+        name: name.map(str::to_owned),
+        slots: found.slots,
+        memory_limit: None,
+    };
+    let opened = match model {
+        Some(path) => ExactBackend::open(path, &options(None)),
+        None => {
+            let file =
+                std::env::temp_dir().join(format!("stoa-doctor-{}.gguf", std::process::id()));
+            std::fs::write(&file, DEFAULT_MODEL)?;
+            let opened = ExactBackend::open(&file, &options(Some(DEFAULT_MODEL_NAME)));
+            let _ = std::fs::remove_file(&file);
+            opened
+        }
+    };
+    let backend = match opened {
+        Ok(backend) => backend,
+        Err(error) => {
+            found.note(
+                true,
+                error.to_string(),
+                "choose another model, or serve through --upstream",
+            );
+            return Ok(());
+        }
+    };
+    match measure(&backend) {
+        Ok(speed) => found.speed = Some(speed),
+        Err(error) => found.note(
+            true,
+            format!("a test answer failed: {error}"),
+            "choose another model",
+        ),
+    }
+    if !found.hardware.accelerators.is_empty() {
+        found.note(
+            false,
+            "the engine of this program does not use the accelerators",
+            "serve a model that does through --upstream",
+        );
+    }
+    found.model = Some(backend.facts().clone());
+    Ok(())
+}
+
+fn measure(backend: &dyn Backend) -> Result<Speed, String> {
+    let work = Work {
+        prompt: Prompt::Chat {
+            messages: r#"[{"role":"user","content":"Hello"}]"#.to_owned(),
+            tools: "[]".to_owned(),
+        },
+        sampling: SamplingParameters {
+            temperature: Q16(0),
+            min_p: Q16(0),
+            seed: 0,
+            max_output_tokens: MEASURED_TOKENS,
+            stop: Vec::new(),
+        },
+        answer: AnswerShape::Any,
+    };
+    let start = Instant::now();
+    let prepared = backend
+        .prepare(&work)
+        .map_err(|reason| format!("{reason:?}"))?;
+    let (mut first, mut tokens) = (None, 0);
+    let mut emit = |ids: Vec<u32>, _: String| {
+        first.get_or_insert_with(Instant::now);
+        tokens += ids.len() as u64;
+        ControlFlow::Continue(())
+    };
+    let made = backend.run(&prepared, &CancelFlag::new(), &mut emit);
+    made.map_err(|error| error.to_string())?;
+    let first = first.ok_or("it is empty")?;
+    Ok(Speed::new(first - start, tokens, first.elapsed()))
+}
+
+/// What the settings make of it.
+fn judge(config: &Config, profile: &NetworkProfile, found: &mut Found) {
+    let most = profile.limits.price_max;
+    if found.prices.0 > most || found.prices.1 > most {
+        found.note(
+            true,
+            format!("a price is above the network's highest, {most} per 10^6 tokens"),
+            "lower it in [[providers]]",
+        );
+    }
+    let claimed = u64::from(config.provider.claimed_tps);
+    let Some(speed) = found.speed else { return };
+    let all_slots = (speed.tokens_per_hour() / 3600).saturating_mul(u64::from(found.slots));
+    if all_slots < claimed {
+        found.note(
+            false,
+            format!("{claimed} tokens per second are claimed, {all_slots} are what {} slots at the speed of one could do", found.slots),
+            "lower `claimed_tps`: the stake is for it",
+        );
+    }
+}
+
+/// What one slot earns in an hour in which it is never idle, before and after the network's shares. Prompts are left out.
+fn hour(found: &Found, profile: &NetworkProfile) -> Option<(TokenAmount, TokenAmount)> {
+    let usage = Usage {
+        input_units: 0,
+        output_units: found.speed?.tokens_per_hour(),
+        input_price: found.prices.0,
+        output_price: found.prices.1,
+    };
+    let gross = reserve(&usage).ok()?;
+    let net = split(gross, &FeeSchedule::from(&profile.fees))
+        .ok()?
+        .provider;
+    Some((gross, net))
+}
+
+fn tell(found: &Found, profile: &NetworkProfile, as_json: bool) -> std::io::Result<()> {
+    let hour = hour(found, profile);
+    let upstream = found.upstream.as_ref();
+    if as_json {
+        let model = found.model.as_ref().map(|m| {
+            json!({"name": m.model, "tier": m.tier, "context": m.context, "format": m.quantization, "root": m.model_root})
+        });
+        let upstream = upstream.map(|u| {
+            json!({"url": u.url, "server": u.kind.name(), "version": u.version, "model": u.model, "requests_at_once": u.concurrency,
+                "conforms": found.speed.is_some()})
+        });
+        let speed = found.speed.map(|s| {
+            json!({"first_token_ms": s.first_token_ms, "tokens": s.tokens, "rest_us": s.rest_us, "tokens_per_hour": s.tokens_per_hour()})
+        });
+        return say(json!({
+            "hardware": found.hardware, "memory_free": found.memory_free, "model": model, "upstream": upstream, "speed": speed,
+            "slots": found.slots, "input_price": found.prices.0, "output_price": found.prices.1,
+            "slot_hour": hour.map(|(gross, net)| json!({"gross": gross, "net": net})), "findings": found.findings,
+        }));
+    }
+    let hardware = &found.hardware;
+    let mut lines = vec![format!(
+        "processor    {}, {} cores",
+        hardware.cpu, hardware.cores
+    )];
+    let free = found
+        .memory_free
+        .map_or(String::new(), |bytes| format!(", {} MiB free", bytes >> 20));
+    lines.push(format!("memory       {} MiB{free}", hardware.memory_mib));
+    for card in &hardware.accelerators {
+        lines.push(format!(
+            "accelerator  {}, {} MiB",
+            card.name, card.memory_mib
+        ));
+    }
+    if let Some(u) = upstream {
+        let (kind, version) = (
+            u.kind.name(),
+            u.version.as_deref().unwrap_or("of unknown version"),
+        );
+        lines.push(format!(
+            "upstream     {kind} {version} at {}, {} requests at once",
+            u.url, u.concurrency
+        ));
+    }
+    if let Some(m) = &found.model {
+        lines.push(format!(
+            "model        {} ({}), context {}, tier {}",
+            m.model, m.quantization, m.context, m.tier
+        ));
+    }
+    if let Some(s) = found.speed {
+        let per_second = s.tokens_per_hour() / 3600;
+        lines.push(format!(
+            "speed        first token after {} ms, then {per_second} tokens/s, one call at a time",
+            s.first_token_ms
+        ));
+    }
+    let (input, output) = found.prices;
+    lines.push(format!(
+        "price        {input} per 10^6 input tokens, {output} per 10^6 output tokens"
+    ));
+    lines.push(format!("slots        {}", found.slots));
+    if let Some((gross, net)) = hour {
+        lines.push(format!("earns        {net} an hour for a slot that is never idle ({gross} before the network's shares; output only)"));
+    }
+    for finding in &found.findings {
+        let mark = if finding.hinders { "WRONG" } else { "note " };
+        lines.push(format!(
+            "{mark}        {}\n             -> {}",
+            finding.what, finding.remedy
+        ));
+    }
+    if found.findings.is_empty() {
+        lines.push("nothing is wrong".to_owned());
+    }
+    say(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(speed: Option<Speed>) -> Found {
+        Found {
+            hardware: Hardware::default(),
+            memory_free: None,
+            model: None,
+            upstream: None,
+            speed,
+            slots: 2,
+            prices: (
+                Price::per_million(TokenAmount::from_units(100_000)),
+                Price::per_million(TokenAmount::from_units(400_000)),
+            ),
+            findings: Vec::new(),
+        }
+    }
+
+    fn settings() -> (Config, NetworkProfile) {
+        let config = Config::load(None).expect("valid");
+        let profile = config.asked_profile(None).expect("built in");
+        (config, profile)
+    }
+
+    #[test]
+    fn an_hour_is_what_the_measured_speed_brings_at_the_price_less_the_shares() {
+        let speed = Speed::new(Duration::from_millis(7), 101, Duration::from_secs(1));
+        assert_eq!(speed.tokens_per_hour(), 360_000);
+        let (_, profile) = settings();
+        let (gross, net) = hour(&found(Some(speed)), &profile).expect("measured");
+        // 0.36 of a million tokens at 400,000 units for a million; 3 % are the network's.
+        assert_eq!((gross.units(), net.units()), (144_000, 139_680));
+        assert_eq!(hour(&found(None), &profile), None);
+    }
+
+    #[test]
+    fn a_claim_above_the_measure_and_a_price_above_the_limit_are_found() {
+        let (config, profile) = settings();
+        let fast = Speed::new(Duration::ZERO, 1_001, Duration::from_secs(1));
+        let slow = Speed::new(Duration::ZERO, 11, Duration::from_secs(1));
+        for (speed, expected) in [(fast, 0), (slow, 1)] {
+            let mut found = found(Some(speed));
+            judge(&config, &profile, &mut found);
+            assert_eq!(found.findings.len(), expected, "{:?}", found.findings);
+        }
+        let mut dear = found(None);
+        dear.prices.1 = Price::per_million(TokenAmount::from_units(u128::MAX));
+        judge(&config, &profile, &mut dear);
+        assert!(dear.findings[0].hinders, "{:?}", dear.findings);
+    }
+
+    #[test]
+    fn the_engine_s_speed_is_measured_on_a_real_answer() {
+        let mut found = found(None);
+        look_at_engine(None, &mut found).expect("the default model opens");
+        let speed = found.speed.expect("measured");
+        assert!(speed.tokens > 0 && speed.tokens_per_hour() > 0, "{speed:?}");
+        assert_eq!(found.model.expect("opened").model, DEFAULT_MODEL_NAME);
+        let mut missing = self::found(None);
+        look_at_engine(Some(Path::new("/no/such/model.gguf")), &mut missing).expect("told");
+        assert!(missing.findings[0].hinders);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_a_finding_with_a_remedy() {
+        let (mut config, _) = settings();
+        config.upstream.url = "http://127.0.0.1:1".to_owned();
+        let mut found = found(None);
+        look_at_upstream(&config, &mut found).await;
+        let finding = &found.findings[0];
+        assert!(
+            finding.hinders && finding.what.contains("cannot be reached"),
+            "{finding:?}"
+        );
+        assert!(finding.remedy.contains("--upstream"), "{finding:?}");
+    }
+}
