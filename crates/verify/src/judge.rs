@@ -5,7 +5,9 @@
 
 use crate::{Content, ToolCall};
 use stoa_crypto::{Domain, Words, keccak256, receipt_digest, recover, ticket_digest, token_root};
-use stoa_types::{Digest, FinishReason, Receipt, SignedReceipt, SignedTicket, Ticket, Tier};
+use stoa_types::{
+    Address, Digest, FinishReason, Receipt, SignedReceipt, SignedTicket, Ticket, Tier,
+};
 
 /// A receipt and the work that its provider was ordered to do, as canonical bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,15 +72,20 @@ pub enum OrderFault {
     Forged(&'static str),
 }
 
-/// Whether a posted receipt is the provider's, its ticket the router's, and `work` what the ticket orders. A fault here is the router's:
+/// Whether a receipt that `posted_by` posted is the provider's, its ticket the router's, and `work` what the ticket orders. A fault here is the router's:
 /// it posted the receipt and it alone hands out ticket and work.
 pub fn check_order(
     domain: &Domain,
+    posted_by: Address,
     signed: &SignedReceipt,
     ticket: &SignedTicket,
     work: &[u8],
 ) -> Result<(), OrderFault> {
     let receipt = &signed.receipt;
+    let here = (receipt.chain_id, receipt.vault) == (domain.chain_id, domain.vault);
+    if !here || receipt.router != posted_by {
+        return Err(OrderFault::Forged("it is of another network or router"));
+    }
     let signer = recover(receipt_digest(receipt), &signed.provider_signature);
     if signer != Ok(receipt.provider) {
         return Err(OrderFault::Forged("the provider did not sign it"));

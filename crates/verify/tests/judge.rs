@@ -252,7 +252,7 @@ fn an_order_is_believed_only_as_provider_and_router_signed_it() {
     let job = done();
     let good = job.receipt(4, job.finish);
     let check = |receipt: &SignedReceipt, ticket: &SignedTicket, work: &[u8]| {
-        check_order(&DOMAIN, receipt, ticket, work)
+        check_order(&DOMAIN, key("router").address(), receipt, ticket, work)
     };
     let sound = ordered(ticket(b"w"), "router");
     let receipt = signed(good.clone(), "provider");
@@ -276,7 +276,10 @@ fn an_order_is_believed_only_as_provider_and_router_signed_it() {
 #[test]
 fn a_receipt_that_does_not_follow_from_its_ticket_is_the_router_s_forgery() {
     let job = done();
-    let changes: [fn(&mut Receipt); 12] = [
+    let changes: [fn(&mut Receipt); 15] = [
+        |r| r.chain_id += 1,
+        |r| r.vault = Address([1; 20]),
+        |r| r.router = Address([1; 20]),
         |r| r.job_id = JobId([2; 32]),
         |r| r.account = Address([1; 20]),
         |r| r.attempt += 1,
@@ -294,7 +297,13 @@ fn a_receipt_that_does_not_follow_from_its_ticket_is_the_router_s_forgery() {
     for (number, change) in changes.iter().enumerate() {
         let mut receipt = job.receipt(4, job.finish);
         change(&mut receipt);
-        let result = check_order(&DOMAIN, &signed(receipt, "provider"), &order, b"w");
+        let result = check_order(
+            &DOMAIN,
+            key("router").address(),
+            &signed(receipt, "provider"),
+            &order,
+            b"w",
+        );
         assert!(
             matches!(result, Err(OrderFault::Forged(_))),
             "change {number}: {result:?}"

@@ -1,0 +1,89 @@
+//! What a router keeps of a job for audits, and how a validator asks for it (docs/audits.md).
+
+use crate::work::Work;
+use serde::{Deserialize, Serialize};
+use stoa_crypto::{
+    Domain, OpenError, PublicKey, SealError, Sealed, SecretKey, Words, keccak256, recover,
+    ticket_digest,
+};
+use stoa_types::{Address, Digest, JobId, Signature, SignedTicket};
+
+/// The order of a job and its work, sealed to validators. Whoever holds it without one of their keys knows nothing of the prompt but its
+/// length.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptWork {
+    /// What was ordered.
+    pub ticket: SignedTicket,
+    /// Canonical bytes of [`Sealed`].
+    pub sealed: Vec<u8>,
+}
+
+impl KeptWork {
+    /// Seals the canonical bytes of a work to `validators`. `fresh` must be random and used once.
+    pub fn seal(
+        domain: &Domain,
+        ticket: SignedTicket,
+        work: &[u8],
+        validators: &[PublicKey],
+        fresh: [u8; 32],
+    ) -> Result<Self, SealError> {
+        let context = ticket_digest(domain, &ticket.ticket);
+        let sealed = Sealed::seal(work, context, validators, fresh)?.to_bytes();
+        Ok(Self { ticket, sealed })
+    }
+
+    /// The work's canonical bytes; whether they are what the ticket orders is for the caller to check.
+    pub fn open(&self, domain: &Domain, key: &SecretKey) -> Result<Vec<u8>, OpenError> {
+        let context = ticket_digest(domain, &self.ticket.ticket);
+        Sealed::parse(&self.sealed)?.open(key, context)
+    }
+
+    /// Whether the router can show the work at all: made by the router itself before it lets go of the plain bytes.
+    pub fn is_for(&self, work: &Work) -> bool {
+        self.ticket.ticket.work_digest == work.digest()
+    }
+}
+
+/// A validator asks a router for what it kept of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkRequest {
+    /// Who asks.
+    pub validator: Address,
+    /// For which round; the router looks up whether the validator sits on the panel.
+    pub round: u64,
+    /// For which job.
+    pub job: JobId,
+    /// Over all of it, and the router that is asked.
+    pub signature: Signature,
+}
+
+impl WorkRequest {
+    /// Signs a request to `router`.
+    pub fn sign(key: &SecretKey, router: Address, round: u64, job: JobId) -> Self {
+        let validator = key.address();
+        Self {
+            validator,
+            round,
+            job,
+            signature: key.sign(request_digest(router, validator, round, job)),
+        }
+    }
+
+    /// Whether its validator signed it, for this router.
+    pub fn is_signed_for(&self, router: Address) -> bool {
+        let digest = request_digest(router, self.validator, self.round, self.job);
+        recover(digest, &self.signature) == Ok(self.validator)
+    }
+}
+
+fn request_digest(router: Address, validator: Address, round: u64, job: JobId) -> Digest {
+    let words = Words::new()
+        .digest(keccak256("stoa.audit.work.v1"))
+        .address(router)
+        .address(validator)
+        .uint(round)
+        .digest(Digest(job.0));
+    keccak256(words.as_bytes())
+}

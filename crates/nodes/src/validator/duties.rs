@@ -1,0 +1,367 @@
+//! Up to the ballot: preimages, leaf files, work, verdicts.
+
+use super::chain::{Covered, RoundView};
+use super::{Ask, Duty, HashChain, Output, State, Validator, Voted};
+use crate::audit::{KeptWork, WorkRequest};
+use stoa_crypto::receipt_leaf;
+use stoa_ledger::audit::ballot::Verdict;
+use stoa_ledger::audit::panel::panel;
+use stoa_ledger::audit::rounds::Phase;
+use stoa_ledger::audit::{Outcome, PANEL, hash};
+use stoa_types::{Digest, Tier, Timestamp};
+use stoa_verify::judge::{Answered, Case, Finding, NotJudged, OrderFault, check_order};
+
+/// A chain with fewer reveals left is replaced.
+const LEFT_MIN: usize = 64;
+
+const fn verdict(outcome: Outcome) -> Verdict {
+    Verdict {
+        outcome,
+        digest: Digest::ZERO,
+    }
+}
+
+impl Validator {
+    /// What a round asks of this validator now.
+    pub(super) fn serve(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        let member = view.place_of(self.me).is_some();
+        match view.phase {
+            Phase::Reveal => self.reveal(view, member, now, outputs),
+            Phase::Ballot => {
+                self.fetch_leaves(view, now, outputs);
+                if member {
+                    self.vote(view, now, outputs);
+                }
+            }
+            Phase::Unseal => self.unseal(view, now, outputs),
+            Phase::Plants | Phase::Rulings => {
+                self.fetch_leaves(view, now, outputs);
+                self.bring(view, now, outputs);
+            }
+            Phase::None | Phase::Closed => {}
+        }
+    }
+
+    fn reveal(
+        &mut self,
+        view: &RoundView,
+        member: bool,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        if now >= view.ends {
+            if self.ask(Ask::Draw(view.number), now) {
+                outputs.push(Output::Draw);
+            }
+        } else if member
+            && !view.revealed.contains(&self.me)
+            && self.ask(Ask::Reveal(view.number), now)
+        {
+            outputs.push(match self.hashes.below(self.view.tip) {
+                Some(preimage) => Output::Reveal { preimage },
+                None => Output::Warn(format!(
+                    "the published top {} is of no hash chain of this key, so that nothing can be revealed in round {}; join with this key",
+                    self.view.tip, view.number
+                )),
+            });
+        }
+    }
+
+    /// Publishes the next chain while the present one still has links.
+    pub(super) fn renew(
+        &mut self,
+        rounds: &[RoundView],
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let revealing = rounds.iter().any(|view| view.phase == Phase::Reveal);
+        let ends = self
+            .hashes
+            .left(self.view.tip)
+            .is_some_and(|left| left < LEFT_MIN);
+        if self.view.seated && ends && !revealing && self.ask(Ask::Renew, now) {
+            let next = self.hashes.generation() + 1;
+            let tip = HashChain::new(&self.config.key, next, self.config.chain_length).top();
+            outputs.push(Output::Renew { tip });
+        }
+    }
+
+    fn fetch_leaves(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        for covered in &view.covers {
+            for (post, posted) in (covered.before + 1..).zip(&covered.posts) {
+                let key = (covered.router, post);
+                if !self.leaves.contains_key(&key) && self.ask(Ask::Leaves(key.0, post), now) {
+                    outputs.push(Output::FetchLeaves {
+                        router: key.0,
+                        post,
+                        content_id: posted.content_id,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Works through what this validator owes a verdict on; makes the ballot when all is found, or when it must.
+    fn vote(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        let round = view.number;
+        if let Some((voted, durable)) = self.voted.get(&round) {
+            let (voted, durable) = (voted.clone(), *durable);
+            return self.commit(view, voted, durable, now, outputs);
+        }
+        if view.committed.contains_key(&self.me) {
+            if self.ask(Ask::Commit(round), now) {
+                outputs.push(Output::Warn(format!(
+                    "a ballot of round {round} is committed and not here: it was lost with the disk, and no other one is made"
+                )));
+            }
+            return;
+        }
+        let last_call = now.plus(self.config.margin) >= view.ends;
+        self.draw(view, last_call);
+        let complete = self.fetch_work(view, now, outputs);
+        if !complete && !last_call {
+            return;
+        }
+        let voted = self.conclude(view, outputs);
+        self.voted.insert(round, (voted.clone(), false));
+        self.commit(view, voted, false, now, outputs);
+    }
+
+    fn commit(
+        &mut self,
+        view: &RoundView,
+        voted: Voted,
+        durable: bool,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let round = view.number;
+        if !durable {
+            if self.ask(Ask::Keep(round), now) {
+                outputs.push(Output::Keep(voted));
+            }
+        } else if !view.committed.contains_key(&self.me) && self.ask(Ask::Commit(round), now) {
+            let (root, salt) = (voted.ballot().root(), self.salt(round));
+            outputs.push(Output::Commit {
+                round,
+                commitment: hash::commitment(round, self.me, root, salt),
+            });
+        }
+    }
+
+    /// Finds the audited jobs of posts whose leaves are here. Where the first jobs of a provider are all audited, posts are taken in their
+    /// order, for the others count them so too; at the last call it goes on without those that are missing.
+    fn draw(&mut self, view: &RoundView, last_call: bool) {
+        let in_order = self.config.sampling.first_jobs > 0 && !last_call;
+        for covered in &view.covers {
+            for post in (covered.before + 1..).take(covered.posts.len()) {
+                let key = (covered.router, post);
+                let progress = self.progress.entry(view.number).or_default();
+                if progress.drawn.contains(&key) {
+                    continue;
+                }
+                if !self.leaves.contains_key(&key) {
+                    if in_order {
+                        break;
+                    }
+                    continue;
+                }
+                self.draw_post(view, covered, post);
+            }
+        }
+    }
+
+    fn draw_post(&mut self, view: &RoundView, covered: &Covered, post: u64) {
+        let router = covered.router;
+        let (Some(leaves), Some(place)) =
+            (self.leaves.get(&(router, post)), view.place_of(self.me))
+        else {
+            return;
+        };
+        let progress = self.progress.entry(view.number).or_default();
+        progress.drawn.insert((router, post));
+        for (position, signed) in leaves.receipts.iter().enumerate() {
+            let receipt = &signed.receipt;
+            let ordinal = progress.ordinals.entry(receipt.provider).or_default();
+            let subject = hash::job_subject(router, receipt_leaf(receipt));
+            let standing = view.standings.get(&receipt.provider).copied();
+            let standing = standing.unwrap_or_default();
+            let drawn = self
+                .config
+                .sampling
+                .audits(view.beacon, subject, standing, *ordinal);
+            *ordinal = ordinal.saturating_add(1);
+            let seats = || panel(&view.committee, view.beacon, subject, PANEL);
+            // Content of other tiers cannot be ruled on, and nobody is asked about it.
+            if receipt.tier == Tier::Exact && drawn && seats().contains(&place) {
+                let state = State::Wanted;
+                let duty = Duty {
+                    router,
+                    post,
+                    position,
+                    state,
+                };
+                progress.duties.insert(subject, duty);
+            }
+        }
+    }
+
+    /// Asks for work that is not here. Whether nothing is missing.
+    fn fetch_work(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) -> bool {
+        let round = view.number;
+        let progress = self.progress.entry(round).or_default();
+        let posts: usize = view.covers.iter().map(|covered| covered.posts.len()).sum();
+        let open = |duty: &Duty| matches!(duty.state, State::Wanted | State::Judging);
+        let complete = progress.drawn.len() == posts && !progress.duties.values().any(open);
+        let wanted = progress.duties.iter();
+        let wanted = wanted.filter(|(_, duty)| duty.state == State::Wanted);
+        let wanted: Vec<_> = wanted
+            .map(|(subject, duty)| (*subject, duty.clone()))
+            .collect();
+        for (subject, duty) in wanted {
+            let Some(job) = self.job_id(&duty) else {
+                continue;
+            };
+            if self.ask(Ask::Work(round, subject), now) {
+                let router = duty.router;
+                outputs.push(Output::FetchWork {
+                    router,
+                    round,
+                    subject,
+                    request: WorkRequest::sign(&self.config.key, router, round, job),
+                });
+            }
+        }
+        complete
+    }
+
+    pub(super) fn work_came(
+        &mut self,
+        round: u64,
+        subject: Digest,
+        kept: &KeptWork,
+        outputs: &mut Vec<Output>,
+    ) {
+        let duties = self.progress.get(&round).map(|progress| &progress.duties);
+        let duty = duties.and_then(|duties| duties.get(&subject)).cloned();
+        let Some(duty) = duty.filter(|duty| duty.state == State::Wanted) else {
+            return;
+        };
+        let Some(signed) = self.job_of(&duty) else {
+            return;
+        };
+        let domain = &self.config.domain;
+        // What cannot be opened is not what was asked for: it is asked for again, and missing in the end.
+        let Ok(work) = kept.open(domain, &self.config.key) else {
+            return;
+        };
+        let state = match check_order(domain, duty.router, signed, &kept.ticket, &work) {
+            // A router may show it yet.
+            Err(OrderFault::Withheld(_)) => return,
+            Err(OrderFault::Forged(_)) => State::Found(verdict(Outcome::Forged)),
+            Ok(()) => {
+                let receipt = signed.receipt.clone();
+                let case = Box::new(Case { receipt, work });
+                outputs.push(Output::Judge {
+                    round,
+                    subject,
+                    case,
+                });
+                State::Judging
+            }
+        };
+        self.set(round, subject, state);
+    }
+
+    fn set(&mut self, round: u64, subject: Digest, state: State) {
+        let duties = self.progress.get_mut(&round).map(|p| &mut p.duties);
+        if let Some(duty) = duties.and_then(|duties| duties.get_mut(&subject)) {
+            duty.state = state;
+        }
+    }
+
+    pub(super) fn found(
+        &mut self,
+        round: u64,
+        subject: Digest,
+        result: Result<Finding, NotJudged>,
+        outputs: &mut Vec<Output>,
+    ) {
+        let duties = self.progress.get(&round).map(|progress| &progress.duties);
+        let duty = duties.and_then(|duties| duties.get(&subject));
+        if duty.is_none_or(|duty| duty.state != State::Judging) {
+            return;
+        }
+        let state = match result {
+            Ok(finding) => State::Found(Verdict {
+                outcome: match finding.answered {
+                    Answered::Good => Outcome::Good,
+                    Answered::WrongOutput => Outcome::WrongOutput,
+                    Answered::WrongCount => Outcome::WrongCount,
+                },
+                digest: finding.digest,
+            }),
+            // The bytes are what the ticket orders, so that no provider can have taken them: the router made the order up.
+            Err(NotJudged::NotWork) => State::Found(verdict(Outcome::Forged)),
+            Err(reason) => {
+                outputs.push(Output::Warn(format!(
+                    "no verdict on {subject} in round {round}, which costs stake when it is ruled on: {reason}"
+                )));
+                State::Abstained
+            }
+        };
+        self.set(round, subject, state);
+    }
+
+    /// All that is known becomes the ballot; what a router did not give is withheld.
+    fn conclude(&mut self, view: &RoundView, outputs: &mut Vec<Output>) -> Voted {
+        let mut verdicts = Vec::new();
+        for covered in &view.covers {
+            for post in (covered.before + 1..).take(covered.posts.len()) {
+                if !self.leaves.contains_key(&(covered.router, post)) {
+                    let subject = hash::batch_subject(covered.router, post);
+                    verdicts.push((subject, Outcome::Withheld, Digest::ZERO));
+                }
+            }
+        }
+        let progress = self.progress.remove(&view.number).unwrap_or_default();
+        for (subject, duty) in progress.duties {
+            match duty.state {
+                State::Found(found) => verdicts.push((subject, found.outcome, found.digest)),
+                State::Wanted => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
+                State::Judging => outputs.push(Output::Warn(format!(
+                    "{subject} of round {} was not judged in time: its silence costs stake; a faster machine or fewer models help",
+                    view.number
+                ))),
+                State::Abstained => {}
+            }
+        }
+        verdicts.sort_by_key(|(subject, ..)| *subject);
+        Voted {
+            round: view.number,
+            verdicts,
+        }
+    }
+
+    fn unseal(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        let round = view.number;
+        let committed = view.committed.get(&self.me);
+        if view.shown.contains(&self.me) || committed.is_none() {
+            return;
+        }
+        let Some((voted, _)) = self.voted.get(&round) else {
+            return;
+        };
+        let (root, salt) = (voted.ballot().root(), self.salt(round));
+        let same = committed == Some(&hash::commitment(round, self.me, root, salt));
+        if self.ask(Ask::Unseal(round), now) {
+            outputs.push(if same {
+                Output::Unseal { round, root, salt }
+            } else {
+                Output::Warn(format!(
+                    "what is committed in round {round} is not the ballot that is kept here: another process votes with this key"
+                ))
+            });
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! A validator: reveals its preimages, judges the jobs whose panels it sits on, and answers for what it found (docs/audits.md).
+//!
+//! Promise (design: reliability 2): it never equivocates. A ballot is durable before it is committed, and no second one is ever made for a
+//! round, whatever crashed in between. Salt and preimages follow from the key, so that the ballots are all that has to be kept.
+//!
+//! It works from what the contracts show *now*, not from a history of events: each input brings the state forward, and then everything that
+//! is due and not done is asked for again. A restart, an event told twice and a lost answer are therefore the same as waiting. The shell
+//! carries out what it can and need not remember what was asked before; calls that came too late fail on chain and change nothing.
+
+mod chain;
+mod duties;
+mod rulings;
+
+pub use chain::{ChainView, Covered, HashChain, RoundView, RulingView};
+
+use crate::audit::{KeptWork, WorkRequest};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use stoa_crypto::{Domain, SecretKey, keccak256};
+use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::ballot::{Ballot, Verdict};
+use stoa_ledger::audit::standing::Sampling;
+use stoa_ledger::audit::verdict::{Evidence, Vote};
+use stoa_ledger::book::LeafFile;
+use stoa_types::{Address, Digest, JobId, Millis, SignedReceipt, Timestamp};
+use stoa_verify::judge::{Case, Finding, NotJudged};
+
+/// What was asked for and did not happen is asked for again after this.
+const RETRY: Millis = Millis::from_secs(2);
+
+/// Who a validator is.
+#[derive(Debug, Clone)]
+pub struct ValidatorConfig {
+    /// Signs requests and transactions, opens sealed work, and is the source of salts and preimages.
+    pub key: SecretKey,
+    /// Chain and vault whose receipts it judges.
+    pub domain: Domain,
+    /// How much is audited.
+    pub sampling: Sampling,
+    /// Reveals in one hash chain.
+    pub chain_length: u32,
+    /// How long before the end of the ballot phase it commits what it has.
+    pub margin: Millis,
+}
+
+/// A ballot that was made, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voted {
+    /// The round.
+    pub round: u64,
+    /// Subject, outcome, digest.
+    pub verdicts: Vec<(Digest, Outcome, Digest)>,
+}
+
+impl Voted {
+    /// The ballot.
+    pub fn ballot(&self) -> Ballot {
+        let mut ballot = Ballot::new();
+        for (subject, outcome, digest) in &self.verdicts {
+            let (outcome, digest) = (*outcome, *digest);
+            ballot.insert(*subject, Verdict { outcome, digest });
+        }
+        ballot
+    }
+}
+
+/// What happens to a validator.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// What the contracts show now.
+    Chain(Box<ChainView>),
+    /// A leaf file, or anything else that came in its place.
+    Leaves {
+        /// Whose.
+        router: Address,
+        /// Which post.
+        post: u64,
+        /// The file.
+        bytes: Vec<u8>,
+    },
+    /// What a router kept of a job.
+    Work {
+        /// For which round.
+        round: u64,
+        /// About what.
+        subject: Digest,
+        /// What came.
+        kept: Box<KeptWork>,
+    },
+    /// A judge is done.
+    Found {
+        /// For which round.
+        round: u64,
+        /// About what.
+        subject: Digest,
+        /// What it found.
+        result: Result<Finding, NotJudged>,
+    },
+    /// The ballot of this round is on disk.
+    Durable {
+        /// The round.
+        round: u64,
+    },
+    /// Another validator's ballot, after it was shown.
+    Ballot {
+        /// Whose.
+        validator: Address,
+        /// What it says.
+        voted: Voted,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What a validator wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Open the next round.
+    Open,
+    /// Reveal a preimage in the newest round.
+    Reveal {
+        /// Of its own chain.
+        preimage: Digest,
+    },
+    /// Draw the beacon of a round whose time to reveal is over.
+    Draw,
+    /// Publish the top of a new chain: the present one ends soon.
+    Renew {
+        /// The top.
+        tip: Digest,
+    },
+    /// Get the leaf file of a post.
+    FetchLeaves {
+        /// Whose.
+        router: Address,
+        /// Which post.
+        post: u64,
+        /// BLAKE3 of the file.
+        content_id: Digest,
+    },
+    /// Ask a router for what it kept of a job.
+    FetchWork {
+        /// Whom.
+        router: Address,
+        /// For which round.
+        round: u64,
+        /// Of which job.
+        subject: Digest,
+        /// To be sent.
+        request: WorkRequest,
+    },
+    /// Judge this; the work in it is plain, so that it must not be written anywhere.
+    Judge {
+        /// For which round.
+        round: u64,
+        /// About what.
+        subject: Digest,
+        /// What to judge.
+        case: Box<Case>,
+    },
+    /// Keep this on disk for ever; answer with [`Input::Durable`].
+    Keep(Voted),
+    /// Commit the ballot of a round.
+    Commit {
+        /// The round.
+        round: u64,
+        /// What hides it.
+        commitment: Digest,
+    },
+    /// Show the ballot of a round.
+    Unseal {
+        /// The round.
+        round: u64,
+        /// Its root.
+        root: Digest,
+        /// Its salt.
+        salt: Digest,
+    },
+    /// Get a ballot that was shown.
+    FetchBallot {
+        /// The round.
+        round: u64,
+        /// Whose.
+        validator: Address,
+    },
+    /// Bring a ruling, or a proof of a fault.
+    Bring(Box<Claim>),
+    /// The round is over: nothing of it is needed any more but the ballot.
+    Forget {
+        /// The round.
+        round: u64,
+    },
+    /// Something for the operator's log.
+    Warn(String),
+}
+
+/// What anyone may bring to the verdict contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// Votes on a job.
+    Rule {
+        /// Receipt and place.
+        evidence: Box<Evidence>,
+        /// In the order of seats.
+        votes: Vec<Vote>,
+    },
+    /// Votes on a batch.
+    RuleBatch {
+        /// The round.
+        round: u64,
+        /// Whose batch.
+        router: Address,
+        /// Which post.
+        post: u64,
+        /// In the order of seats.
+        votes: Vec<Vote>,
+    },
+    /// A verdict that a ruling did not hold.
+    Show {
+        /// The round.
+        round: u64,
+        /// About what.
+        subject: Digest,
+        /// The verdict.
+        vote: Vote,
+        /// Whether it is about the batch that could not be had.
+        excuse: bool,
+    },
+    /// A panel member that has a ballot and no verdict.
+    Silence {
+        /// The round.
+        round: u64,
+        /// About what.
+        subject: Digest,
+        /// Who.
+        validator: Address,
+    },
+    /// A validator that did not reveal, or did not show a ballot.
+    Missed {
+        /// The round.
+        round: u64,
+        /// `MISSED_REVEAL` or `MISSED_BALLOT`.
+        kind: u8,
+        /// Who.
+        validator: Address,
+    },
+    /// A posted charge above what counts and prices give.
+    Overcharge(Box<Evidence>),
+    /// Two leaves for one job.
+    DoublePost(Box<Evidence>, Box<Evidence>),
+}
+
+/// What is asked for once and then again after [`RETRY`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Ask {
+    Open,
+    Reveal(u64),
+    Draw(u64),
+    Renew,
+    Leaves(Address, u64),
+    Work(u64, Digest),
+    Keep(u64),
+    Commit(u64),
+    Unseal(u64),
+    Ballot(u64, Address),
+    Rule(u64, Digest),
+    Show(u64, Digest),
+    Silence(u64, Digest, Address),
+    Missed(u64, u8, Address),
+    Proof(Digest),
+}
+
+/// One post's leaves, found to be what was posted.
+#[derive(Debug, Clone)]
+struct Leaves {
+    receipts: Vec<SignedReceipt>,
+    tree: stoa_crypto::MerkleTree,
+}
+
+/// A job of which this validator owes a verdict.
+#[derive(Debug, Clone)]
+struct Duty {
+    router: Address,
+    post: u64,
+    position: usize,
+    state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// The router has not given what it kept.
+    Wanted,
+    /// Being judged; what comes again is not judged again.
+    Judging,
+    Found(Verdict),
+    /// Nothing can be said.
+    Abstained,
+}
+
+/// Work on one round.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// Posts whose jobs have been looked through.
+    drawn: BTreeSet<(Address, u64)>,
+    /// Leaves of each provider so far; posts are looked through in order.
+    ordinals: BTreeMap<Address, u32>,
+    duties: BTreeMap<Digest, Duty>,
+}
+
+/// State of one validator.
+#[derive(Debug, Clone)]
+pub struct Validator {
+    config: ValidatorConfig,
+    me: Address,
+    hashes: HashChain,
+    view: ChainView,
+    leaves: BTreeMap<(Address, u64), Leaves>,
+    progress: BTreeMap<u64, Progress>,
+    /// Own ballots, and whether they are durable.
+    voted: BTreeMap<u64, (Voted, bool)>,
+    /// Ballots of others, shown and compared with their roots.
+    ballots: BTreeMap<(u64, Address), Voted>,
+    asked: BTreeMap<Ask, Timestamp>,
+}
+
+impl Validator {
+    /// Comes back with all ballots that were ever kept.
+    pub fn recover(config: ValidatorConfig, kept: impl IntoIterator<Item = Voted>) -> Self {
+        let me = config.key.address();
+        Self {
+            hashes: HashChain::new(&config.key, 0, config.chain_length),
+            me,
+            config,
+            view: ChainView::EMPTY,
+            leaves: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            voted: kept.into_iter().map(|v| (v.round, (v, true))).collect(),
+            ballots: BTreeMap::new(),
+            asked: BTreeMap::new(),
+        }
+    }
+
+    /// Its account.
+    pub fn account(&self) -> Address {
+        self.me
+    }
+
+    /// What it publishes when it joins for the first time.
+    pub fn first_tip(&self) -> Digest {
+        HashChain::new(&self.config.key, 0, self.config.chain_length).top()
+    }
+
+    /// Its own ballot, for others to fetch: not before the contract shows the root, or they could copy it.
+    pub fn shown_ballot(&self, round: u64) -> Option<&Voted> {
+        let view = self.view.rounds.iter().find(|view| view.number == round)?;
+        let shown = view.shown.contains(&self.me);
+        self.voted.get(&round).map(|(v, _)| v).filter(|_| shown)
+    }
+
+    /// Jobs whose work it waits for or judges.
+    pub fn busy(&self) -> usize {
+        let open = |duty: &&Duty| matches!(duty.state, State::Wanted | State::Judging);
+        let rounds = self.progress.values();
+        rounds.flat_map(|p| p.duties.values()).filter(open).count()
+    }
+
+    /// Advances the validator. No clock, no socket, no await.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        match input {
+            Input::Chain(view) => self.look(*view, &mut outputs),
+            Input::Leaves {
+                router,
+                post,
+                bytes,
+            } => self.leaves_came(router, post, &bytes),
+            Input::Work {
+                round,
+                subject,
+                kept,
+            } => self.work_came(round, subject, &kept, &mut outputs),
+            Input::Found {
+                round,
+                subject,
+                result,
+            } => self.found(round, subject, result, &mut outputs),
+            Input::Durable { round } => {
+                if let Some((_, durable)) = self.voted.get_mut(&round) {
+                    *durable = true;
+                }
+            }
+            Input::Ballot { validator, voted } => self.ballot_came(validator, voted),
+            Input::Tick => {}
+        }
+        self.step(now, &mut outputs);
+        outputs
+    }
+
+    fn look(&mut self, view: ChainView, outputs: &mut Vec<Output>) {
+        let here: BTreeSet<u64> = view.rounds.iter().map(|round| round.number).collect();
+        for round in self.view.rounds.iter().map(|round| round.number) {
+            if !here.contains(&round) {
+                self.progress.remove(&round);
+                self.ballots.retain(|(of, _), _| *of != round);
+                outputs.push(Output::Forget { round });
+            }
+        }
+        let covered = |(router, post): &(Address, u64)| {
+            let covers = view.rounds.iter().flat_map(|round| &round.covers);
+            let mut of_router = covers.filter(|covered| covered.router == *router);
+            of_router.any(|covered| covered.post(*post).is_some())
+        };
+        self.leaves.retain(|key, _| covered(key));
+        if view.tip != self.view.tip && self.hashes.left(view.tip).is_none() {
+            let length = self.config.chain_length;
+            self.hashes = HashChain::holding(&self.config.key, view.tip, length);
+        }
+        self.view = view;
+    }
+
+    fn leaves_came(&mut self, router: Address, post: u64, bytes: &[u8]) {
+        let covers = self.view.rounds.iter().flat_map(|round| &round.covers);
+        let mut posts = covers
+            .filter(|covered| covered.router == router)
+            .filter_map(|covered| covered.post(post));
+        let Some(posted) = posts.next() else {
+            return;
+        };
+        // Anything else than what was posted is nothing.
+        let Ok(file) = LeafFile::decode(bytes) else {
+            return;
+        };
+        let hashes = file.leaves.iter();
+        let hashes = hashes.map(|(signed, _)| stoa_crypto::receipt_leaf(&signed.receipt));
+        let tree = stoa_crypto::MerkleTree::new(hashes.collect());
+        let same = file.content_id() == posted.content_id
+            && (file.router, file.index) == (router, post)
+            && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
+            && tree.root() == posted.job_root;
+        if same {
+            let receipts = file.leaves.into_iter().map(|(signed, _)| signed).collect();
+            self.leaves
+                .insert((router, post), Leaves { receipts, tree });
+        }
+    }
+
+    fn ballot_came(&mut self, validator: Address, voted: Voted) {
+        let mut rounds = self.view.rounds.iter();
+        let shown = rounds.any(|view| {
+            view.number == voted.round
+                && view.shown.contains(&validator)
+                && view.committed.get(&validator) == Some(&voted.ballot().root())
+        });
+        if shown {
+            self.ballots.insert((voted.round, validator), voted);
+        }
+    }
+
+    /// Asks for everything that is due and not done.
+    fn step(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        if self.view.openable && self.ask(Ask::Open, now) {
+            outputs.push(Output::Open);
+        }
+        let rounds = std::mem::take(&mut self.view.rounds);
+        for view in &rounds {
+            self.serve(view, now, outputs);
+        }
+        self.renew(&rounds, now, outputs);
+        self.view.rounds = rounds;
+        self.asked.retain(|_, since| now.since(*since) < RETRY);
+    }
+
+    /// Whether to ask now.
+    fn ask(&mut self, what: Ask, now: Timestamp) -> bool {
+        let waits = |since: &Timestamp| now.since(*since) < RETRY;
+        if self.asked.get(&what).is_some_and(waits) {
+            return false;
+        }
+        self.asked.insert(what, now);
+        true
+    }
+
+    /// A salt that only the key's holder knows, the same after every restart.
+    fn salt(&self, round: u64) -> Digest {
+        let mut bytes = b"stoa.audit.salt.v1".to_vec();
+        bytes.extend(round.to_be_bytes());
+        bytes.extend(self.config.domain.separator().0);
+        bytes.extend(self.config.key.to_bytes());
+        keccak256(bytes)
+    }
+
+    fn job_of(&self, duty: &Duty) -> Option<&SignedReceipt> {
+        let leaves = self.leaves.get(&(duty.router, duty.post))?;
+        leaves.receipts.get(duty.position)
+    }
+
+    fn job_id(&self, duty: &Duty) -> Option<JobId> {
+        self.job_of(duty).map(|signed| signed.receipt.job_id)
+    }
+}

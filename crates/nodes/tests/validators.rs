@@ -1,0 +1,685 @@
+//! One validator against contracts, routers, judges and disks that do anything in any order: what it promises holds all the same.
+
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use stoa_crypto::{
+    Domain, MerkleTree, SecretKey, keccak256, receipt_digest, receipt_leaf, ticket_digest,
+    token_root,
+};
+use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::hash::{self, kind, link};
+use stoa_ledger::audit::panel::Member;
+use stoa_ledger::audit::place::Post;
+use stoa_ledger::audit::rounds::Phase;
+use stoa_ledger::audit::standing::Sampling;
+use stoa_ledger::book::LeafFile;
+use stoa_nodes::audit::KeptWork;
+use stoa_nodes::receipts::{Facts, expected_receipt};
+use stoa_nodes::validator::*;
+use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_types::*;
+use stoa_verify::Content;
+use stoa_verify::judge::{Answered, Finding, NotJudged};
+
+const START: u64 = 1_790_000_000_000;
+const ENDS: Timestamp = Timestamp(START + 40_000);
+const JOBS: usize = 4;
+
+fn key(label: &str) -> SecretKey {
+    SecretKey::for_tests(label)
+}
+
+fn domain() -> Domain {
+    Domain {
+        chain_id: 31_337,
+        vault: key("vault").address(),
+    }
+}
+
+fn config() -> ValidatorConfig {
+    ValidatorConfig {
+        key: key("validator 0"),
+        domain: domain(),
+        sampling: Sampling {
+            most: Bps::new(1_000).expect("valid"),
+            least: Bps::new(500).expect("valid"),
+            first_jobs: 20,
+        },
+        chain_length: 200,
+        margin: Millis::from_secs(5),
+    }
+}
+
+fn work(n: usize) -> Work {
+    Work {
+        prompt: Prompt::Text(format!("question {n}")),
+        sampling: SamplingParameters {
+            temperature: Q16(0),
+            min_p: Q16(0),
+            seed: 1,
+            max_output_tokens: 4,
+            stop: Vec::new(),
+        },
+        answer: AnswerShape::Any,
+    }
+}
+
+fn ticket(n: usize) -> SignedTicket {
+    let price = Price::per_million(TokenAmount::from_units(1_000_000));
+    let ticket = Ticket {
+        job_id: JobId(keccak256(format!("job {n}")).0),
+        account: key("developer").address(),
+        router: key("router").address(),
+        provider: key("provider").address(),
+        model_root: keccak256("model"),
+        parameters_digest: keccak256("parameters"),
+        request_digest: keccak256("request"),
+        work_digest: work(n).digest(),
+        input_price: price,
+        output_price: price,
+        input_units_max: 10,
+        output_units_max: 4,
+        reserve: TokenAmount::from_units(20),
+        fee_version: 1,
+        tier: Tier::Exact,
+        attempt: 0,
+        issued_at: Timestamp(START),
+        deadline: Timestamp(START + 1_000),
+    };
+    let signature = key("router").sign(ticket_digest(&domain(), &ticket));
+    SignedTicket { ticket, signature }
+}
+
+fn signed(n: usize) -> SignedReceipt {
+    let content = Content {
+        text: format!("answer {n}"),
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Stop,
+        input_units: 3,
+        output_units: 2,
+    };
+    let facts = Facts {
+        prompt_root: token_root(&[1, 2, 3]),
+        runtime_digest: keccak256("iq8"),
+        accepted_at: Timestamp(START),
+        delivered_at: Timestamp(START + 1),
+    };
+    let ticket = ticket(n).ticket;
+    let receipt = expected_receipt(&domain(), Digest::ZERO, &ticket, &content, &[4, 5], facts);
+    let receipt = receipt.expect("fits");
+    let digest = receipt_digest(&receipt);
+    SignedReceipt {
+        provider_signature: key("provider").sign(digest),
+        router_signature: key("router").sign(digest),
+        receipt,
+    }
+}
+
+fn subject(receipt: &Receipt) -> Digest {
+    hash::job_subject(key("router").address(), receipt_leaf(receipt))
+}
+
+fn file(receipts: &[SignedReceipt]) -> LeafFile {
+    LeafFile {
+        router: key("router").address(),
+        index: 1,
+        first: 0,
+        leaves: receipts.iter().map(|signed| (signed.clone(), 1)).collect(),
+        payout: None,
+    }
+}
+
+fn post(file: &LeafFile) -> Post {
+    let leaves = file
+        .leaves
+        .iter()
+        .map(|(signed, _)| receipt_leaf(&signed.receipt));
+    let leaves: Vec<_> = leaves.collect();
+    Post {
+        job_root: MerkleTree::new(leaves.clone()).root(),
+        job_count: u32::try_from(leaves.len()).expect("few"),
+        content_id: file.content_id(),
+    }
+}
+
+fn members() -> Vec<Member> {
+    let member = |n| Member {
+        validator: key(&format!("validator {n}")).address(),
+        weight: 5,
+    };
+    (0..3).map(member).collect()
+}
+
+/// Round 1, which covers one post; everybody sits on every panel.
+fn round(phase: Phase, post: Post) -> RoundView {
+    RoundView {
+        number: 1,
+        phase,
+        ends: ENDS,
+        committee: members(),
+        beacon: keccak256("beacon"),
+        revealed: members().iter().map(|member| member.validator).collect(),
+        committed: BTreeMap::new(),
+        shown: BTreeSet::new(),
+        votes_needed: 2,
+        covers: vec![Covered {
+            router: key("router").address(),
+            before: 0,
+            posts: vec![post],
+        }],
+        standings: BTreeMap::new(),
+        rulings: BTreeMap::new(),
+        proven: BTreeSet::new(),
+        punished: BTreeSet::new(),
+    }
+}
+
+fn view(round: RoundView) -> Input {
+    Input::Chain(Box::new(ChainView {
+        seated: true,
+        tip: Validator::recover(config(), []).first_tip(),
+        openable: false,
+        rounds: vec![round],
+    }))
+}
+
+fn kept(n: usize) -> KeptWork {
+    let keys: Vec<_> = (0..3)
+        .map(|n| key(&format!("validator {n}")).public_key())
+        .collect();
+    let bytes = work(n).canonical_bytes();
+    KeptWork::seal(&domain(), ticket(n), &bytes, &keys, [n as u8 + 1; 32]).expect("seals")
+}
+
+fn good() -> Finding {
+    Finding {
+        answered: Answered::Good,
+        digest: keccak256("recomputed"),
+    }
+}
+
+/// A validator with its disk and what the contract took from it.
+struct World {
+    validator: Validator,
+    now: Timestamp,
+    view: RoundView,
+    file: LeafFile,
+    /// Written, not yet said to be durable.
+    unsynced: Vec<Voted>,
+    disk: Vec<Voted>,
+    wanted: BTreeSet<Digest>,
+    judging: BTreeSet<Digest>,
+    outputs: Vec<Output>,
+}
+
+impl World {
+    fn new(receipts: &[SignedReceipt]) -> Self {
+        let file = file(receipts);
+        let mut world = Self {
+            validator: Validator::recover(config(), []),
+            now: Timestamp(START),
+            view: round(Phase::Ballot, post(&file)),
+            file,
+            unsynced: Vec::new(),
+            disk: Vec::new(),
+            wanted: BTreeSet::new(),
+            judging: BTreeSet::new(),
+            outputs: Vec::new(),
+        };
+        world.look();
+        world
+    }
+
+    fn look(&mut self) {
+        self.input(view(self.view.clone()));
+    }
+
+    fn input(&mut self, input: Input) {
+        for output in self.validator.handle(input, self.now) {
+            self.outputs.push(output.clone());
+            let me = self.validator.account();
+            match output {
+                Output::FetchWork {
+                    subject, request, ..
+                } => {
+                    assert!(request.is_signed_for(key("router").address()));
+                    assert!(!request.is_signed_for(key("provider").address()));
+                    self.wanted.insert(subject);
+                }
+                Output::Judge { subject, case, .. } => {
+                    assert!(Work::from_canonical_bytes(&case.work).is_some());
+                    self.judging.insert(subject);
+                }
+                Output::Keep(voted) => self.unsynced.push(voted),
+                Output::Commit { round, commitment } => {
+                    assert_eq!(round, 1);
+                    assert!(
+                        self.disk.iter().any(|voted| voted.round == round),
+                        "sent before it was durable"
+                    );
+                    let before = self.view.committed.insert(me, commitment);
+                    assert!(
+                        before.is_none_or(|before| before == commitment),
+                        "two ballots"
+                    );
+                }
+                Output::Unseal { round, root, salt } => {
+                    let opened = hash::commitment(round, me, root, salt);
+                    assert_eq!(
+                        self.view.committed.get(&me),
+                        Some(&opened),
+                        "another ballot is shown"
+                    );
+                    self.view.committed.insert(me, root);
+                    self.view.shown.insert(me);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The disk says that what was written is durable.
+    fn sync(&mut self) {
+        for voted in std::mem::take(&mut self.unsynced) {
+            self.disk.push(voted);
+            self.input(Input::Durable { round: 1 });
+        }
+    }
+
+    /// The process ends and comes back with its disk.
+    fn crash(&mut self, lose: bool) {
+        let written = std::mem::take(&mut self.unsynced);
+        if !lose {
+            self.disk.extend(written);
+        }
+        self.wanted.clear();
+        self.judging.clear();
+        self.validator = Validator::recover(config(), self.disk.clone());
+        self.look();
+    }
+
+    fn leaves(&mut self) {
+        let bytes = self.file.encode();
+        let (router, post) = (key("router").address(), 1);
+        self.input(Input::Leaves {
+            router,
+            post,
+            bytes,
+        });
+    }
+
+    fn work(&mut self, n: usize) {
+        let subject = subject(&signed(n).receipt);
+        let kept = Box::new(kept(n));
+        self.input(Input::Work {
+            round: 1,
+            subject,
+            kept,
+        });
+    }
+
+    fn found(&mut self, n: usize, result: Result<Finding, NotJudged>) {
+        let subject = subject(&signed(n).receipt);
+        self.input(Input::Found {
+            round: 1,
+            subject,
+            result,
+        });
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = self.now.plus(Millis(ms));
+        self.input(Input::Tick);
+    }
+
+    fn phase(&mut self, phase: Phase) {
+        self.view.phase = phase;
+        self.look();
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        let verdicts = self.disk.first().map(|voted| &voted.verdicts);
+        let of = |n: usize| {
+            let about = subject(&signed(n).receipt);
+            let mut found = verdicts.into_iter().flatten();
+            found
+                .find(|(of, ..)| *of == about)
+                .map(|(_, outcome, _)| *outcome)
+        };
+        (0..JOBS).filter_map(of).collect()
+    }
+}
+
+fn jobs() -> Vec<SignedReceipt> {
+    (0..JOBS).map(signed).collect()
+}
+
+/// Everything that can happen to it, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    Leaves,
+    Work(usize),
+    Found(usize, u8),
+    Sync,
+    Crash(bool),
+    Pass(u64),
+    Phase,
+    Look,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Leaves),
+        6 => (0..JOBS).prop_map(Step::Work),
+        6 => (0..JOBS, 0u8..4).prop_map(|(n, what)| Step::Found(n, what)),
+        3 => Just(Step::Sync),
+        3 => any::<bool>().prop_map(Step::Crash),
+        3 => (0u64..9_000).prop_map(Step::Pass),
+        1 => Just(Step::Phase),
+        2 => Just(Step::Look),
+    ]
+}
+
+fn result(what: u8) -> Result<Finding, NotJudged> {
+    let answered = match what {
+        0 => Answered::Good,
+        1 => Answered::WrongOutput,
+        2 => Answered::WrongCount,
+        _ => return Err(NotJudged::Failed("out of memory".to_owned())),
+    };
+    Ok(Finding { answered, ..good() })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn whatever_happens_and_whenever_it_crashes_there_is_one_ballot_and_it_is_durable_first(steps in prop::collection::vec(any_step(), 0..60)) {
+        let mut world = World::new(&jobs());
+        let mut phases = [Phase::Unseal, Phase::Plants, Phase::Rulings].into_iter();
+        for step in steps {
+            match step {
+                Step::Leaves => world.leaves(),
+                Step::Work(n) => world.work(n),
+                Step::Found(n, what) => world.found(n, result(what)),
+                Step::Sync => world.sync(),
+                Step::Crash(lose) => world.crash(lose),
+                Step::Pass(ms) => world.pass(ms),
+                Step::Phase => if let Some(phase) = phases.next() { world.phase(phase) },
+                Step::Look => world.look(),
+            }
+            prop_assert!(world.disk.iter().all(|voted| *voted == world.disk[0]), "two ballots on disk");
+        }
+    }
+}
+
+#[test]
+fn a_round_goes_through_though_it_crashes_after_every_single_step() {
+    let mut world = World::new(&jobs());
+    for again in 0..40 {
+        // Whatever was in memory is gone; what the disk has stays.
+        world.crash(false);
+        world.leaves();
+        for n in 0..JOBS {
+            world.work(n);
+            world.found(n, Ok(good()));
+            if again == n {
+                world.crash(true);
+                world.leaves();
+            }
+        }
+        world.sync();
+        if again == 20 {
+            world.phase(Phase::Unseal);
+        }
+        world.pass(500);
+    }
+    assert!(world.view.shown.contains(&world.validator.account()));
+    assert_eq!(world.outcomes(), [Outcome::Good; JOBS]);
+    assert_eq!(world.disk.len(), 1);
+}
+
+#[test]
+fn it_commits_as_soon_as_all_is_found_and_not_before() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    assert_eq!(world.wanted.len(), JOBS);
+    for n in 0..JOBS {
+        assert!(world.unsynced.is_empty());
+        world.work(n);
+        world.found(n, Ok(good()));
+    }
+    assert_eq!(world.unsynced.len(), 1);
+    assert!(world.view.committed.is_empty(), "it is not durable yet");
+    world.sync();
+    assert!(
+        world
+            .view
+            .committed
+            .contains_key(&world.validator.account())
+    );
+    assert_eq!(world.validator.busy(), 0);
+}
+
+#[test]
+fn what_a_router_does_not_give_is_withheld_at_the_last_call_and_what_no_judge_found_is_left_out() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    world.work(0);
+    world.found(0, Ok(good()));
+    world.work(1);
+    // Other work than was ordered, and a seal that does not open, are as good as none.
+    let mut other = kept(2);
+    other.sealed[60] ^= 1;
+    let subject = subject(&signed(2).receipt);
+    let mut input = |kept| {
+        world.input(Input::Work {
+            round: 1,
+            subject,
+            kept: Box::new(kept),
+        })
+    };
+    input(other);
+    let keys = [key("validator 0").public_key()];
+    let bytes = work(3).canonical_bytes();
+    input(KeptWork::seal(&domain(), ticket(2), &bytes, &keys, [9; 32]).expect("seals"));
+    assert_eq!(world.judging.len(), 2);
+    world.pass(34_000);
+    assert!(world.unsynced.is_empty());
+    world.pass(1_000);
+    world.sync();
+    assert_eq!(
+        world.outcomes(),
+        [Outcome::Good, Outcome::Withheld, Outcome::Withheld]
+    );
+}
+
+#[test]
+fn a_leaf_file_that_does_not_come_or_is_another_one_is_withheld_as_a_whole() {
+    let mut world = World::new(&jobs());
+    let mut other = file(&jobs()[1..]);
+    let (router, post) = (key("router").address(), 1);
+    for bytes in [other.encode(), b"nothing".to_vec()] {
+        world.input(Input::Leaves {
+            router,
+            post,
+            bytes,
+        });
+    }
+    other.leaves = file(&jobs()).leaves;
+    world.pass(36_000);
+    world.sync();
+    let batch = hash::batch_subject(router, 1);
+    let expected = [(batch, Outcome::Withheld, Digest::ZERO)];
+    assert_eq!(world.disk[0].verdicts, expected);
+}
+
+#[test]
+fn a_receipt_that_was_never_agreed_is_forged() {
+    let mut forged = signed(0);
+    forged.receipt.output_units = 1;
+    let mut world = World::new(&[forged.clone()]);
+    world.leaves();
+    let about = subject(&forged.receipt);
+    let kept = Box::new(kept(0));
+    world.input(Input::Work {
+        round: 1,
+        subject: about,
+        kept,
+    });
+    world.sync();
+    assert_eq!(
+        world.disk[0].verdicts,
+        [(about, Outcome::Forged, Digest::ZERO)]
+    );
+}
+
+#[test]
+fn nobody_is_asked_about_answers_that_cannot_be_recomputed() {
+    let mut float = signed(0);
+    float.receipt.tier = Tier::None;
+    let mut world = World::new(&[float]);
+    world.leaves();
+    world.sync();
+    assert!(world.wanted.is_empty());
+    assert_eq!(world.disk[0].verdicts, []);
+}
+
+#[test]
+fn a_ballot_lost_with_the_disk_is_not_made_again() {
+    let mut world = World::new(&jobs());
+    world
+        .view
+        .committed
+        .insert(world.validator.account(), Digest([1; 32]));
+    world.look();
+    world.leaves();
+    world.pass(36_000);
+    assert!(world.unsynced.is_empty());
+    let told = |output: &Output| matches!(output, Output::Warn(text) if text.contains("lost with the disk"));
+    assert!(world.outputs.iter().any(told));
+}
+
+#[test]
+fn a_ruling_is_brought_with_the_votes_of_all_who_showed_and_own_ballots_stay_secret_until_then() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    for n in 0..JOBS {
+        world.work(n);
+        world.found(n, Ok(good()));
+    }
+    world.sync();
+    assert_eq!(world.validator.shown_ballot(1), None, "they could copy it");
+    world.phase(Phase::Unseal);
+    world.look();
+    assert_eq!(world.validator.shown_ballot(1), world.disk.first());
+    let peer = members()[1].validator;
+    let mut other = world.disk[0].clone();
+    other.verdicts[0].1 = Outcome::WrongOutput;
+    world.view.committed.insert(peer, other.ballot().root());
+    world.view.shown.insert(peer);
+    world.outputs.clear();
+    world.phase(Phase::Rulings);
+    let missed = |output: &Output| matches!(output, Output::Bring(claim) if matches!(&**claim, Claim::Missed { kind: kind::MISSED_BALLOT, validator, .. } if *validator == members()[2].validator));
+    assert!(world.outputs.iter().any(missed));
+    let mut copied = other.clone();
+    copied.verdicts.pop();
+    for voted in [copied, other.clone()] {
+        world.input(Input::Ballot {
+            validator: peer,
+            voted,
+        });
+    }
+    let rules = world.outputs.iter().filter_map(|output| match output {
+        Output::Bring(claim) => match &**claim {
+            Claim::Rule { evidence, votes } => Some((evidence.subject(), votes.len())),
+            _ => None,
+        },
+        _ => None,
+    });
+    let ruled: BTreeMap<_, _> = rules.collect();
+    assert_eq!(ruled.len(), JOBS - 1, "on one job the two differ");
+    assert!(ruled.values().all(|votes| *votes == 2));
+    assert!(!ruled.contains_key(&other.verdicts[0].0));
+}
+
+#[test]
+fn charges_that_are_too_high_and_jobs_posted_twice_are_brought_by_whoever_sees_them() {
+    let mut dear = signed(0);
+    dear.receipt.charge = TokenAmount::from_units(6);
+    let twice = [dear.clone(), signed(1), signed(1)];
+    let mut world = World::new(&twice);
+    world.phase(Phase::Rulings);
+    world.leaves();
+    let claims = world.outputs.iter().filter_map(|output| match output {
+        Output::Bring(claim) => Some(&**claim),
+        _ => None,
+    });
+    let (mut over, mut double) = (0, 0);
+    for claim in claims {
+        match claim {
+            Claim::Overcharge(evidence) => {
+                assert_eq!(evidence.receipt, dear.receipt);
+                over += 1;
+            }
+            Claim::DoublePost(first, second) => {
+                assert_eq!(first.receipt.job_id, second.receipt.job_id);
+                assert_ne!(first.place.proof, second.place.proof);
+                double += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((over, double), (1, 1));
+}
+
+#[test]
+fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one_ends() {
+    let mut validator = Validator::recover(config(), []);
+    let mut tip = validator.first_tip();
+    let mut renewed = false;
+    for number in 1..=300u64 {
+        let mut round = round(Phase::Reveal, post(&file(&jobs())));
+        round.number = number;
+        round.revealed.clear();
+        let seen = |rounds| {
+            Input::Chain(Box::new(ChainView {
+                seated: true,
+                tip,
+                openable: false,
+                rounds,
+            }))
+        };
+        let now = Timestamp(START + number);
+        let outputs = validator.handle(seen(vec![round]), now);
+        let [Output::Reveal { preimage }] = outputs[..] else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!(link(preimage), tip);
+        tip = preimage;
+        if number % 7 == 0 {
+            validator = Validator::recover(config(), []);
+        }
+        let seen = Input::Chain(Box::new(ChainView {
+            seated: true,
+            tip,
+            openable: false,
+            rounds: Vec::new(),
+        }));
+        for output in validator.handle(seen, now.plus(Millis(500_000 * number))) {
+            if let Output::Renew { tip: next } = output {
+                tip = next;
+                renewed = true;
+            }
+        }
+    }
+    assert!(renewed, "300 reveals need a second chain of 200");
+    let other = ValidatorConfig {
+        key: key("validator 1"),
+        ..config()
+    };
+    assert_ne!(
+        Validator::recover(other, []).first_tip(),
+        Validator::recover(config(), []).first_tip()
+    );
+}
