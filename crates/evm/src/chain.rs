@@ -14,6 +14,7 @@ use crate::db::{self, BlockWrite, Snapshot};
 use crate::error::{CallError, ChainError, DecodeError, LogsError, StoreError, SubmitError};
 use crate::exec::{
     BlockFrame, CallOutcome, CallRequest, ExecutedBlock, Refusal, estimate, execute_block,
+    refusal_text,
 };
 use crate::logs::{self, LogFilter};
 use crate::pool::{Pool, Waiting};
@@ -320,6 +321,7 @@ impl Chain {
                 sender: *sender,
                 signed: signed.clone(),
                 place: None,
+                timestamp: None,
             }));
         }
         let snapshot = self.inner.snapshot()?;
@@ -384,6 +386,8 @@ pub struct FoundTransaction {
     pub signed: SignedTransaction,
     /// Block number, block hash and position; absent while it waits.
     pub place: Option<(u64, B256, u32)>,
+    /// Time of that block.
+    pub timestamp: Option<u64>,
 }
 
 fn found(snapshot: &Snapshot, place: db::Place) -> Result<Option<FoundTransaction>, StoreError> {
@@ -394,11 +398,14 @@ fn found(snapshot: &Snapshot, place: db::Place) -> Result<Option<FoundTransactio
         table: "transactions",
     };
     let signed = SignedTransaction::decode(&raw).map_err(|_| damaged)?;
-    let hash = snapshot.block_hash(place.0)?.unwrap_or_default();
+    let (header, hash) = snapshot
+        .header(place.0)?
+        .ok_or(StoreError::Record { table: "blocks" })?;
     Ok(Some(FoundTransaction {
         sender,
         signed,
         place: Some((place.0, hash, place.1)),
+        timestamp: Some(header.timestamp),
     }))
 }
 
@@ -688,7 +695,7 @@ impl Inner {
         for (waiting, outcome) in batch.into_iter().zip(&executed.outcomes) {
             let result = match outcome {
                 Ok(index) => Ok(Box::new(block.receipts[*index as usize].clone())),
-                Err(Refusal::Invalid(reason)) => Err(SubmitError::Invalid(reason.to_string())),
+                Err(Refusal::Invalid(reason)) => Err(SubmitError::Invalid(refusal_text(reason))),
                 Err(Refusal::BlockFull) => {
                     left_over.push(waiting);
                     continue;

@@ -95,6 +95,29 @@ pub(crate) enum Refusal {
     BlockFull,
 }
 
+/// Why the EVM refuses a transaction, in the words by which the common libraries tell such errors apart.
+pub(crate) fn refusal_text(reason: &InvalidTransaction) -> String {
+    match reason {
+        InvalidTransaction::CallGasCostMoreThanGasLimit {
+            initial_gas,
+            gas_limit,
+        } => format!("intrinsic gas too low: gas {gas_limit}, minimum needed {initial_gas}"),
+        InvalidTransaction::GasFloorMoreThanGasLimit {
+            gas_floor,
+            gas_limit,
+        } => format!(
+            "intrinsic gas too low: gas {gas_limit}, minimum needed {gas_floor} for its data (EIP-7623)"
+        ),
+        InvalidTransaction::LackOfFundForMaxFee { fee, balance } => format!(
+            "insufficient funds for gas * price + value: the sender has {balance}, {fee} needed"
+        ),
+        InvalidTransaction::PriorityFeeGreaterThanMaxFee => {
+            "max priority fee per gas higher than max fee per gas".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 /// An executed block, not yet written.
 pub(crate) struct ExecutedBlock {
     pub header: BlockHeader,
@@ -294,6 +317,7 @@ impl CallRequest {
         });
         let done = evm.transact(self.env(gas)).map_err(|error| match error {
             EVMError::Database(error) => CallError::Store(error),
+            EVMError::Transaction(reason) => CallError::Invalid(refusal_text(&reason)),
             other => CallError::Invalid(other.to_string()),
         })?;
         let gas_used = done.result.tx_gas_used();

@@ -207,12 +207,23 @@ async fn a_wallet_finds_all_it_needs_to_add_the_network_and_send() {
         (&found["from"], &found["value"], &found["type"]),
         (&json!(sender), &json!("0x5"), &json!("0x2"))
     );
+    let block = server
+        .get("eth_getBlockByNumber", json!(["0x1", true]))
+        .await;
+    assert_eq!(found["blockTimestamp"], block["timestamp"]);
+    assert_eq!(found, block["transactions"][0]);
     let history = server
         .get("eth_feeHistory", json!(["0x5", "latest", [25, 75]]))
         .await;
     assert_eq!(history["oldestBlock"], "0x0");
     assert_eq!(history["baseFeePerGas"].as_array().unwrap().len(), 3);
     assert_eq!(history["reward"], json!([["0x0", "0x0"], ["0x0", "0x0"]]));
+    for none in [json!(["0x5", "latest"]), json!(["0x5", "latest", []])] {
+        assert_eq!(
+            server.get("eth_feeHistory", none).await["reward"],
+            json!([])
+        );
+    }
 }
 
 #[tokio::test]
@@ -346,7 +357,7 @@ async fn errors_have_the_codes_of_the_standard() {
             .error("eth_sendRawTransaction", json!(["0x"]))
             .await
             .0,
-        -32000
+        -32602
     );
     assert_eq!(
         server.error("eth_subscribe", json!(["newHeads"])).await.0,
@@ -369,7 +380,45 @@ async fn errors_have_the_codes_of_the_standard() {
         .await;
     assert_eq!(
         (code, message.starts_with("nonce too low")),
-        (-32000, true),
+        (-32003, true),
+        "{message}"
+    );
+    // Libraries tell these apart by their words.
+    let sent = set_box(&server.chain, &Key::new(1), 1, Address::ZERO, 1);
+    server.send(&sent).await;
+    let (code, message) = server
+        .error("eth_sendRawTransaction", json!([hex0x(&sent.raw)]))
+        .await;
+    assert_eq!(
+        (code, message.contains("nonce too low: already known")),
+        (-32003, true),
+        "{message}"
+    );
+    let id = server.chain.chain_id();
+    let transfer = |gas_limit, tip| {
+        let to = Key::new(2).address();
+        let mut body = Transaction::call(id, 2, to, Default::default(), gas_limit);
+        body.max_priority_fee_per_gas = tip;
+        hex0x(&Key::new(1).sign(body).raw)
+    };
+    for (raw, words) in [
+        (
+            transfer(20_000, 0),
+            "intrinsic gas too low: gas 20000, minimum needed 21000",
+        ),
+        (
+            transfer(21_000, 1),
+            "max priority fee per gas higher than max fee per gas",
+        ),
+    ] {
+        let (code, message) = server.error("eth_sendRawTransaction", json!([raw])).await;
+        assert_eq!((code, message.contains(words)), (-32003, true), "{message}");
+    }
+    let nobody = hex0x(&[0; 20]);
+    let poor = json!([{ "from": nobody, "to": nobody, "value": "0x1" }]);
+    let (_, message) = server.error("eth_call", poor).await;
+    assert!(
+        message.contains("insufficient funds for gas * price + value"),
         "{message}"
     );
 }

@@ -12,6 +12,8 @@ use crate::tx::{AccessListItem, SignedTransaction, TransactionType};
 const EMPTY_ROOT: &str = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421";
 /// keccak of an empty list of uncles.
 const NO_UNCLES: &str = "0x1dcc4de8dec75d7aab85b567b6ccd41ad312451b948a7413f0a142fd40d49347";
+/// SHA-256 of no requests (EIP-7685).
+const NO_REQUESTS: &str = "0xe3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 pub(crate) fn quantity(value: impl TryInto<U256>) -> Value {
     // Only unsigned integers are passed; they all fit.
@@ -97,6 +99,7 @@ pub(crate) fn transaction(found: &FoundTransaction) -> Value {
     value["blockNumber"] = number;
     value["blockHash"] = block;
     value["transactionIndex"] = index;
+    value["blockTimestamp"] = found.timestamp.map_or(Value::Null, quantity);
     value
 }
 
@@ -170,5 +173,6 @@ pub(crate) fn header(header: &BlockHeader, block_hash: B256) -> Value {
         "blobGasUsed": "0x0",
         "excessBlobGas": "0x0",
         "parentBeaconBlockRoot": hash(B256::ZERO),
+        "requestsHash": NO_REQUESTS,
     })
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::params::{self, Block, Params};
 use super::{Outcome, RpcError, Shared, format};
 use crate::config::TX_GAS_LIMIT_CAP;
+use crate::error::SubmitError;
 use crate::exec::CallRequest;
 use crate::tx::{Transaction, TransactionType};
 
@@ -36,12 +37,27 @@ type Answer = Option<Result<Value, RpcError>>;
 
 fn send_raw(shared: &Shared, params: &Params) -> Result<Outcome, RpcError> {
     let raw = params::bytes(params.need(0, "signed transaction")?)?;
-    let pending = shared.chain.submit(&raw)?;
+    let pending = match shared.chain.submit(&raw) {
+        Err(SubmitError::AlreadyKnown(hash)) => return Err(sent_again(shared, hash)?),
+        submitted => submitted?,
+    };
     // Behind a gap it may wait long: the sender learns the hash now.
     Ok(if pending.ready {
         Outcome::Sealing(pending)
     } else {
         Outcome::Done(format::hash(pending.hash))
+    })
+}
+
+/// One that waits is "already known"; of one that is in a block the libraries expect to hear of its nonce.
+fn sent_again(shared: &Shared, hash: B256) -> Result<RpcError, RpcError> {
+    let known = SubmitError::AlreadyKnown(hash);
+    Ok(match shared.chain.receipt(hash)? {
+        Some(receipt) => RpcError::rejected(format!(
+            "nonce too low: {known} is in block {}",
+            receipt.block_number
+        )),
+        None => known.into(),
     })
 }
 
@@ -71,7 +87,7 @@ fn fee_history(shared: &Shared, params: &Params) -> Result<Value, RpcError> {
         .number(&shared.chain)
         .unwrap_or(head)
         .min(head);
-    let percentiles = params.get(2).and_then(Value::as_array).map(Vec::len);
+    let percentiles = params.get(2).and_then(Value::as_array).map_or(0, Vec::len);
     let oldest = (newest + 1).saturating_sub(count);
     let blocks = (newest + 1 - oldest) as usize;
     let mut ratios = Vec::with_capacity(blocks);
@@ -80,17 +96,16 @@ fn fee_history(shared: &Shared, params: &Params) -> Result<Value, RpcError> {
             ratios.push(header.gas_used as f64 / header.gas_limit as f64);
         }
     }
-    let mut history = json!({
+    // Nobody pays a tip; without percentiles there is no row for any block.
+    let rows = if percentiles > 0 { blocks } else { 0 };
+    Ok(json!({
         "oldestBlock": format::quantity(oldest),
         "baseFeePerGas": vec!["0x0"; blocks + 1],
         "gasUsedRatio": ratios,
         "baseFeePerBlobGas": vec!["0x1"; blocks + 1],
         "blobGasUsedRatio": vec![0; blocks],
-    });
-    if let Some(percentiles) = percentiles {
-        history["reward"] = json!(vec![vec!["0x0"; percentiles.min(100)]; blocks]);
-    }
-    Ok(history)
+        "reward": vec![vec!["0x0"; percentiles.min(100)]; rows],
+    }))
 }
 
 fn accounts(shared: &Shared, method: &str, params: &Params) -> Answer {

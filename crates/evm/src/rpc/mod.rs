@@ -158,6 +158,11 @@ impl RpcError {
         Self::new(-32000, message)
     }
 
+    /// A transaction was rejected (EIP-1474).
+    pub(crate) fn rejected(message: impl Into<String>) -> Self {
+        Self::new(-32003, message)
+    }
+
     fn into_json(self) -> Value {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(data) = self.data {
@@ -191,7 +196,8 @@ impl From<SubmitError> for RpcError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Store(error) => error.into(),
-            other => Self::server(other.to_string()),
+            SubmitError::Decode(error) => Self::invalid_params(error.to_string()),
+            other => Self::rejected(other.to_string()),
         }
     }
 }
