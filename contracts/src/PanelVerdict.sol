@@ -31,6 +31,7 @@ contract PanelVerdict is IVerdict {
     uint64 public constant REPEAT = 30 days;
     uint256 private constant PANEL = 3;
     uint8 private constant TIER_EXACT = 2;
+    uint256 private constant RECEIPT_BYTES = 29 * 32;
 
     /// @notice Phases, panels, ballots.
     IAuditRounds public immutable ROUNDS;
@@ -119,11 +120,11 @@ contract PanelVerdict is IVerdict {
     /// @notice Rules on a posted receipt by the verdicts of at least two members of its panel.
     function rule(Evidence calldata evidence, Vote[] calldata votes) external {
         _inRulings(evidence.round);
-        Case memory c = _openCase(evidence);
+        (Case memory c, Receipt memory receipt) = _openCase(evidence);
         _unruled(c);
         Panel memory panel = _panel(c.round, c.subject);
         (uint8 outcome, uint8 seen) = _count(c.round, c.subject, panel, votes);
-        _checkJob(outcome, evidence);
+        _checkJob(outcome, receipt, c.router, evidence.providerSignature);
         bool plant = c.account != address(0) && ROUNDS.plantOf(c.round, c.job) == c.account;
         bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
         _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, plant, seen, batch), votes);
@@ -189,8 +190,8 @@ contract PanelVerdict is IVerdict {
     /// @notice Proves a posted charge above what counts and prices give.
     function proveOvercharge(Evidence calldata evidence) external {
         _notClosed(evidence.round);
-        Case memory c = _openCase(evidence);
-        uint256 most = Faults.mostCharge(evidence.receipt);
+        (Case memory c, Receipt memory receipt) = _openCase(evidence);
+        uint256 most = Faults.mostCharge(receipt);
         if (c.charge <= most) revert Errors.NotOvercharged(c.charge, most);
         _convict(c, _fault(Faults.OVERCHARGE, c.router, Roles.ROUTER, c.subject));
     }
@@ -199,8 +200,8 @@ contract PanelVerdict is IVerdict {
     function proveDoublePost(Evidence calldata first, Evidence calldata second) external {
         _notClosed(first.round);
         _notClosed(second.round);
-        Case memory a = _openCase(first);
-        Case memory b = _openCase(second);
+        (Case memory a,) = _openCase(first);
+        (Case memory b,) = _openCase(second);
         bool same = a.subject == b.subject && first.place.post() == second.place.post();
         if (a.job != b.job || a.router != b.router || same) revert Errors.NotDouble();
         _convict(b, _fault(Faults.DOUBLE_POST, b.router, Roles.ROUTER, b.job));
@@ -251,9 +252,10 @@ contract PanelVerdict is IVerdict {
     }
 
     /// @dev Checks the place and says what is at stake.
-    function _openCase(Evidence calldata evidence) private view returns (Case memory c) {
-        Receipt calldata receipt = evidence.receipt;
-        bytes32 leaf = ReceiptLib.leaf(receipt);
+    function _openCase(Evidence calldata evidence) private view returns (Case memory c, Receipt memory receipt) {
+        if (evidence.receipt.length != RECEIPT_BYTES) revert Errors.BadReceipt(evidence.receipt.length);
+        receipt = abi.decode(evidence.receipt, (Receipt));
+        bytes32 leaf = keccak256(bytes.concat(keccak256(evidence.receipt)));
         Snapshot memory before = evidence.place.check(ROUNDS, VAULT, evidence.round, leaf);
         c.round = evidence.round;
         c.router = evidence.place.router;
@@ -315,15 +317,14 @@ contract PanelVerdict is IVerdict {
     }
 
     /// @dev What an outcome about a job demands of the receipt.
-    function _checkJob(uint8 outcome, Evidence calldata evidence) private view {
-        Receipt calldata r = evidence.receipt;
+    function _checkJob(uint8 outcome, Receipt memory r, address router, bytes calldata signature) private view {
         if (outcome == Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
         if (!Outcomes.isContent(outcome)) return;
         if (r.tier != TIER_EXACT) revert Errors.WrongTier(r.tier);
-        if (r.chainId != block.chainid || r.vault != address(VAULT) || r.router != evidence.place.router) {
+        if (r.chainId != block.chainid || r.vault != address(VAULT) || r.router != router) {
             revert Errors.ForeignReceipt();
         }
-        (address signer,,) = ECDSA.tryRecoverCalldata(ReceiptLib.digest(r), evidence.providerSignature);
+        (address signer,,) = ECDSA.tryRecoverCalldata(ReceiptLib.digest(r), signature);
         if (signer != r.provider || signer == address(0)) revert Errors.WrongSigner(r.provider);
     }
 

@@ -22,8 +22,8 @@ contract AuditGasTest is AuditMarket {
         for (uint256 i; i < leaves.length; ++i) {
             leaves[i] = keccak256(abi.encode(job, i));
         }
-        (e.receipt, e.providerSignature) = (receipt(job), signed(receipt(job)));
-        leaves[5] = ReceiptLib.leaf(e.receipt);
+        (e.receipt, e.providerSignature) = (abi.encode(receipt(job)), signed(receipt(job)));
+        leaves[5] = ReceiptLib.leaf(receipt(job));
         posts.push(Post(Tree.root(leaves), uint32(leaves.length), CONTENT));
         vm.prank(router);
         vault.postBatch(posts[posts.length - 1].jobRoot, uint32(leaves.length), payRoot, 0, CONTENT);

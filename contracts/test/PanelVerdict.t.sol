@@ -16,7 +16,7 @@ import {
     Vote
 } from "../src/libraries/PanelVerdictLib.sol";
 import {Place, PlaceLib} from "../src/libraries/PlaceLib.sol";
-import {Receipt, ReceiptLib} from "../src/libraries/ReceiptLib.sol";
+import {Receipt} from "../src/libraries/ReceiptLib.sol";
 import {ReputationErrors} from "../src/libraries/ReputationLib.sol";
 import {StakeRegistryErrors} from "../src/libraries/StakeRegistryLib.sol";
 import {AuditMarket} from "./utils/AuditMarket.sol";
@@ -49,7 +49,7 @@ contract PanelVerdictTest is AuditMarket {
         vm.expectEmit();
         emit Events.Convicted(id, provider, WRONG, 2500);
         vm.expectEmit();
-        emit IVerdict.JobReversed(e.receipt.jobId, router, account, 7);
+        emit IVerdict.JobReversed(receipt(1).jobId, router, account, 7);
         court.rule(e, votes(subject, allWrong));
         vm.assertEq(stakeOf(1, provider), STAKE * 3 / 4);
         vm.assertEq(stakes.owed(winner), STAKE / 4 * 4 / 10, "the first seat gets the challenger's share");
@@ -105,7 +105,7 @@ contract PanelVerdictTest is AuditMarket {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(1);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         e.place = postJobs(jobs, 0)[0];
         e.round = draw();
         bytes32 subject = subjectOf(e);
@@ -215,7 +215,7 @@ contract PanelVerdictTest is AuditMarket {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(1);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         e.place = postJobs(jobs, PAY)[0];
         e.round = draw();
         bytes32 subject = subjectOf(e);
@@ -271,7 +271,7 @@ contract PanelVerdictTest is AuditMarket {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(1);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         e.place = postJobs(jobs, PAY)[0];
         e.round = draw();
         bytes32 subject = subjectOf(e);
@@ -313,7 +313,7 @@ contract PanelVerdictTest is AuditMarket {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(1);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         e.place = postJobs(jobs, PAY)[0];
         e.round = draw();
         bytes32 subject = subjectOf(e);
@@ -360,7 +360,7 @@ contract PanelVerdictTest is AuditMarket {
         if (what == 3) jobs[0].vault = address(this);
         if (what == 4) jobs[0].router = address(this);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         if (what == 5) e.providerSignature[3] ^= 0x01;
         e.place = postJobs(jobs, 0)[0];
         e.round = draw();
@@ -390,13 +390,18 @@ contract PanelVerdictTest is AuditMarket {
         court.rule(e, all);
         e.place = walk(0, 1, 0);
         e.place.proof = new bytes32[](1);
-        expect(abi.encodeWithSelector(PlaceLib.NotInRoot.selector, ReceiptLib.leaf(e.receipt)));
+        expect(abi.encodeWithSelector(PlaceLib.NotInRoot.selector, keccak256(bytes.concat(keccak256(e.receipt)))));
         court.rule(e, all);
         e.place = walk(0, 1, 0);
-        e.receipt.charge += 1;
-        expect(abi.encodeWithSelector(PlaceLib.NotInRoot.selector, ReceiptLib.leaf(e.receipt)));
+        Receipt memory changed = receipt(1);
+        changed.charge += 1;
+        e.receipt = abi.encode(changed);
+        expect(abi.encodeWithSelector(PlaceLib.NotInRoot.selector, keccak256(bytes.concat(keccak256(e.receipt)))));
         court.rule(e, all);
-        e.receipt.charge -= 1;
+        e.receipt = bytes.concat(abi.encode(receipt(1)), hex"00");
+        expect(abi.encodeWithSelector(Errors.BadReceipt.selector, 929));
+        court.rule(e, all);
+        e.receipt = abi.encode(receipt(1));
         e.place = good;
         e.place.router = router;
         court.rule(e, all);
@@ -420,7 +425,7 @@ contract PanelVerdictTest is AuditMarket {
         }
         uint64 round = draw();
         Evidence memory e;
-        (e.round, e.receipt, e.providerSignature) = (round, receipt(70), signed(receipt(70)));
+        (e.round, e.receipt, e.providerSignature) = (round, abi.encode(receipt(70)), signed(receipt(70)));
         e.place = walk(64, 128, 6);
         bytes32 subject = subjectOf(e);
         cast(round, subject, allWrong);
@@ -494,7 +499,7 @@ contract PanelVerdictTest is AuditMarket {
     function posted(Receipt memory r) internal returns (Evidence memory e) {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = r;
-        (e.receipt, e.place) = (r, postJobs(jobs, 0)[0]);
+        (e.receipt, e.place) = (abi.encode(r), postJobs(jobs, 0)[0]);
         e.round = draw();
     }
 
@@ -609,15 +614,11 @@ contract PanelVerdictTest is AuditMarket {
     {
         Receipt memory r = receipt(1);
         (r.inputUnits, r.outputUnits, r.inputPrice, r.outputPrice) = (units[0], units[1], prices[0], prices[1]);
-        uint256 most = this.mostCharge(r);
+        uint256 most = Faults.mostCharge(r);
         uint256 cost = uint256(units[0]) * prices[0] + uint256(units[1]) * prices[1];
         if (units[1] == 0) vm.assertEq(most, 0);
         else vm.assertTrue(most * 1e6 <= cost || most == 1, "no more than the cost");
         if (units[1] != 0) vm.assertTrue(most >= 1 && (most + 1) * 1e6 > cost, "no less either");
-    }
-
-    function mostCharge(Receipt calldata r) external pure returns (uint256) {
-        return Faults.mostCharge(r);
     }
 
     function testFuzz_no_proof_makes_another_verdict_of_a_ballot(uint8 count, uint8 which, uint8 lie) public view {
@@ -654,7 +655,7 @@ contract PanelVerdictDevnetTest is AuditMarket {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(1);
         Evidence memory e;
-        (e.receipt, e.providerSignature) = (jobs[0], signed(jobs[0]));
+        (e.receipt, e.providerSignature) = (abi.encode(jobs[0]), signed(jobs[0]));
         e.place = postJobs(jobs, PAY)[0];
         e.round = draw();
         bytes32 root = Ballots.root(ballot(subjectOf(e), WRONG));

@@ -8,12 +8,13 @@ import {Receipt} from "./ReceiptLib.sol";
 
 /// @notice A posted receipt with its place.
 /// @param round The round that covers it.
-/// @param receipt What was posted.
+/// @param receipt What was posted: the ABI encoding of the receipt, whose double hash is the leaf. As bytes, because the struct has more
+/// members than the tuples of some clients.
 /// @param providerSignature The provider's, over the receipt; only read where the content is judged.
 /// @param place Where it stands.
 struct Evidence {
     uint64 round;
-    Receipt receipt;
+    bytes receipt;
     bytes providerSignature;
     Place place;
 }
@@ -55,6 +56,8 @@ library PanelVerdictErrors {
     error WrongSubject(uint8 outcome);
     /// @notice A job of `tier` is not judged by its content.
     error WrongTier(uint8 tier);
+    /// @notice A receipt has 928 bytes, not `length`.
+    error BadReceipt(uint256 length);
     /// @notice The receipt is of another network or router.
     error ForeignReceipt();
     /// @notice The signature over the receipt is not `provider`'s.
@@ -119,7 +122,7 @@ library Faults {
     }
 
     /// @notice The most that counts and prices give: nothing without output, else the floor of the cost, at least one unit.
-    function mostCharge(Receipt calldata r) internal pure returns (uint256) {
+    function mostCharge(Receipt memory r) internal pure returns (uint256) {
         if (r.outputUnits == 0) return 0;
         uint256 cost = (uint256(r.inputPrice) * r.inputUnits + uint256(r.outputPrice) * r.outputUnits) / 1e6;
         return cost == 0 ? 1 : cost;

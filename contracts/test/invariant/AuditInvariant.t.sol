@@ -55,7 +55,7 @@ contract AuditHandler is AuditMarket {
         (bytes32 pending,,) = vault.pendingOf(router);
         Place memory place = postJobs(one, pending == 0 ? keccak256(abi.encode(jobs.length)) : bytes32(0))[0];
         Evidence memory e;
-        (e.receipt, e.place) = (one[0], place);
+        (e.receipt, e.place) = (abi.encode(one[0]), place);
         e.providerSignature = byCheat ? signedBy(CHEAT_KEY, one[0]) : signed(one[0]);
         jobsOf[NONE].push(jobs.length);
         jobs.push();

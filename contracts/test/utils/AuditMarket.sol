@@ -208,7 +208,7 @@ abstract contract AuditMarket is Market {
     function judged(uint256 job, uint8[3] memory says) internal returns (Evidence memory e, bytes32 subject) {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(job);
-        e.receipt = jobs[0];
+        e.receipt = abi.encode(jobs[0]);
         e.providerSignature = signed(jobs[0]);
         (bytes32 pending,,) = vault.pendingOf(router);
         e.place = postJobs(jobs, pending == 0 ? keccak256(abi.encode(PAY, job)) : bytes32(0))[0];
@@ -218,7 +218,7 @@ abstract contract AuditMarket is Market {
     }
 
     function subjectOf(Evidence memory e) internal pure returns (bytes32) {
-        return AuditLib.jobSubject(e.place.router, ReceiptLib.leaf(e.receipt));
+        return AuditLib.jobSubject(e.place.router, keccak256(bytes.concat(keccak256(e.receipt))));
     }
 
     function stakeOf(uint8 role, address who) internal view returns (uint128) {

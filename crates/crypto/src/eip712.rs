@@ -87,6 +87,11 @@ pub fn receipt_digest(receipt: &Receipt) -> Digest {
     .digest(keccak256(words.as_bytes()))
 }
 
+/// `abi.encode(receipt)`: what a contract takes as evidence, and what the leaf hashes.
+pub fn receipt_bytes(receipt: &Receipt) -> Vec<u8> {
+    receipt_words(Words::new(), receipt).as_bytes().to_vec()
+}
+
 /// Leaf of the receipt in a batch's job tree: `keccak256(keccak256(abi.encode(receipt)))`.
 pub fn receipt_leaf(receipt: &Receipt) -> Digest {
     double_keccak(receipt_words(Words::new(), receipt).as_bytes())
