@@ -22,6 +22,7 @@ pub fn run() -> Outcome {
     let python = python(&work)?;
     let result = paid_call(&work, &python)
         .and_then(|()| upstream(&work, &python))
+        .and_then(|()| conformance(&work, &python))
         .and_then(|()| kills(&work, &python))
         .and_then(|()| readme(&work));
     let _ = std::fs::remove_dir_all(&work);
@@ -295,6 +296,23 @@ fn through(server: &mut Child, work: &Path, python: &Path) -> Outcome {
         Err(told) if told.contains("status 50") => {}
         other => return Err(format!("the server is gone, and a call says {other:?}")),
     }
+    network.interrupt()
+}
+
+/// Public suites: openai-python's own tests, schemathesis over our description; keys and retries over the real router.
+fn conformance(work: &Path, python: &Path) -> Outcome {
+    let data = work.join("conformance");
+    let folder = work.join("suites");
+    std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+    let network = Network::start(&data, &["--batch-seconds", "2"])?;
+    let script = root().join("tests/e2e/conformance.py");
+    let mut suites = Command::new(python);
+    suites
+        .arg(script)
+        .args([network.text("api"), network.text("key"), network.model()])
+        .arg(&folder);
+    let told = run_command(&mut suites).map_err(|error| format!("{error}\n{}", tail(&data)))?;
+    print!("{told}");
     network.interrupt()
 }
 

@@ -38,7 +38,10 @@ pub(super) fn all() -> Value {
         "Text": {"type": "string"},
         "List": list(json!({"type": "object"})),
         "Error": error(),
-        "Events": {"type": "string", "description": "Server-sent events of `chat.completion.chunk` or `text_completion`, ended by `[DONE]`."},
+        "Events": object(
+            json!({"data": {"type": "string", "description": "A `chat.completion.chunk` or `text_completion`; at the end `[DONE]`."}}),
+            &["data"],
+        ),
         "Model": model(),
         "ModelList": list(reference("Model")),
         "Usage": usage(),
