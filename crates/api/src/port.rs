@@ -1,7 +1,7 @@
 //! The port between HTTP and the router: what `api` needs from whoever serves it.
 //!
-//! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. Every method returns at once: what
-//! takes time arrives through [`Call::events`].
+//! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. What takes time arrives through
+//! [`Call::events`]; a method that may wait for a disk says so and is called beside the threads that carry streams.
 
 use crate::keys::{Grant, KeyFault, KeyName, KeyRecord, NewKey};
 use crate::replay::ReplayStore;
