@@ -313,7 +313,13 @@ fn conformance(work: &Path, python: &Path) -> Outcome {
         .arg(&folder);
     let told = run_command(&mut suites).map_err(|error| format!("{error}\n{}", tail(&data)))?;
     print!("{told}");
-    network.interrupt()
+    network.interrupt()?;
+    let mut killed = Command::new(python);
+    killed
+        .arg(root().join("tests/e2e/kill_keys.py"))
+        .arg(stoa());
+    print!("{}", run_command(killed.arg(work.join("kill-keys")))?);
+    Ok(())
 }
 
 /// Some changed bytes through the binary itself; `verify`'s own tests change every one.
