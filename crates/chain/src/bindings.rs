@@ -5,6 +5,16 @@ use alloy_sol_types::sol;
 
 sol!(
     #[sol(all_derives = true)]
+    AuditRounds,
+    "../../contracts/artifacts/AuditRounds.json"
+);
+sol!(
+    #[sol(all_derives = true)]
+    PanelVerdict,
+    "../../contracts/artifacts/PanelVerdict.json"
+);
+sol!(
+    #[sol(all_derives = true)]
     PaymentVault,
     "../../contracts/artifacts/PaymentVault.json"
 );
@@ -12,6 +22,11 @@ sol!(
     #[sol(all_derives = true)]
     ProviderRegistry,
     "../../contracts/artifacts/ProviderRegistry.json"
+);
+sol!(
+    #[sol(all_derives = true)]
+    Reputation,
+    "../../contracts/artifacts/Reputation.json"
 );
 sol!(
     #[sol(all_derives = true)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use stoa_types::{Address, NetworkProfile, TokenAmount};
 
 use crate::access::{AccessError, ChainAccess};
+use crate::audit::{self, AuditContracts};
 use crate::bindings::{PaymentVault, ProviderRegistry, StakeRegistry, StoaToken, TestDollar};
 use crate::convert::{address, evm_address};
 use crate::sender::{SendError, Sender};
@@ -87,15 +88,20 @@ impl Contracts {
     }
 }
 
-/// Deploys all contracts in fixed order as the first transactions of `deployer`, or goes on where an earlier attempt
-/// stopped. Their addresses follow from the deployer alone.
+/// Deploys all contracts, those of [`AuditContracts`] last, in fixed order as the first transactions of `deployer`, or goes on where an
+/// earlier attempt stopped. Their addresses follow from the deployer alone. Then the deployer, where it is the admin, names the verdict to
+/// the contracts that obey one.
 pub async fn deploy<C: ChainAccess>(
     deployer: &Sender<C>,
     profile: &NetworkProfile,
     beneficiaries: &Beneficiaries,
 ) -> Result<Contracts, DeployError> {
     let contracts = Contracts::of_deployer(deployer.address());
-    let order = creations(&contracts, profile, beneficiaries)?;
+    let judges = AuditContracts::of_deployer(deployer.address());
+    let admin = beneficiaries.admin;
+    let order = creations(&contracts, profile, beneficiaries)?
+        .into_iter()
+        .chain(audit::creations(&contracts, &judges, profile, admin));
     for (position, (contract, expected, init_code)) in (0u64..).zip(order) {
         let send = |source| DeployError::Send { contract, source };
         let turn = deployer.turn().await.map_err(send)?;
@@ -114,10 +120,12 @@ pub async fn deploy<C: ChainAccess>(
             });
         }
     }
+    audit::appoint(deployer, &contracts, &judges, profile, admin).await?;
     Ok(contracts)
 }
 
-type Creation = (&'static str, Address, Vec<u8>);
+/// Name of a contract, its address, and the code that creates it.
+pub(crate) type Creation = (&'static str, Address, Vec<u8>);
 
 fn creations(
     contracts: &Contracts,

@@ -3,8 +3,10 @@
 use alloy_sol_types::SolInterface;
 
 use crate::bindings::{
+    AuditRounds::AuditRoundsErrors, PanelVerdict::PanelVerdictErrors,
     PaymentVault::PaymentVaultErrors, ProviderRegistry::ProviderRegistryErrors,
-    StakeRegistry::StakeRegistryErrors, StoaToken::StoaTokenErrors, TestDollar::TestDollarErrors,
+    Reputation::ReputationErrors, StakeRegistry::StakeRegistryErrors, StoaToken::StoaTokenErrors,
+    TestDollar::TestDollarErrors,
 };
 
 /// Names the contracts' own errors with their values, and Solidity's texts; anything else as hexadecimal.
@@ -20,6 +22,9 @@ pub fn explain_revert(data: &[u8]) -> String {
         .or_else(|| named::<ProviderRegistryErrors>(data))
         .or_else(|| named::<StoaTokenErrors>(data))
         .or_else(|| named::<TestDollarErrors>(data))
+        .or_else(|| named::<PanelVerdictErrors>(data))
+        .or_else(|| named::<AuditRoundsErrors>(data))
+        .or_else(|| named::<ReputationErrors>(data))
         .unwrap_or_else(|| format!("0x{}", hex::encode(data)))
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod account;
+mod audit;
 pub mod bindings;
 mod convert;
 mod deploy;
@@ -21,6 +22,7 @@ mod view;
 
 pub use access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt, view};
 pub use account::{Account, Claim, CoverError, Debit, Done, PayRoots, Post, PostError};
+pub use audit::AuditContracts;
 pub use convert::{address, digest, evm_address, evm_digest};
 pub use deploy::{Beneficiaries, Contracts, DeployError, deploy, job_price_max};
 pub use embedded::Embedded;

@@ -178,6 +178,8 @@ impl Config {
         // A batch and two windows must fit between the end of an allotment and its return.
         settlement.settle_delay_seconds = settlement.settle_delay_seconds.max(6 * seconds);
         settlement.claim_min = TokenAmount::from_units(1);
+        // A ruling must come while the payout root can still be voided.
+        profile.audit = profile.audit.within(2 * seconds);
         Ok(profile)
     }
 }

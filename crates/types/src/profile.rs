@@ -3,7 +3,7 @@
 //! Only the parts that this version acts on are fields; a file that names anything else is refused, so that nobody believes a
 //! parameter is in force that is not.
 
-use crate::{Bps, Price, StakeAmount, TokenAmount};
+use crate::{Address, Bps, Price, StakeAmount, TokenAmount};
 use serde::{Deserialize, Serialize};
 
 /// Why a profile was refused.
@@ -39,6 +39,8 @@ pub struct NetworkProfile {
     pub fees: FeeParameters,
     /// Stake and slashing.
     pub stake: StakeParameters,
+    /// Rounds, panels and sampling of audits.
+    pub audit: AuditParameters,
     /// Scoring of providers.
     pub routing: RoutingParameters,
     /// Bounds on what a request may ask.
@@ -107,6 +109,75 @@ pub struct StakeParameters {
     pub slash_challenger_bps: Bps,
     /// Whole supply of the stake token.
     pub supply: StakeAmount,
+}
+
+/// Rounds, panels and sampling of audits (docs/audits.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditParameters {
+    /// Least seconds between two rounds.
+    pub interval_seconds: u64,
+    /// Most seconds in which validators reveal their preimages.
+    pub reveal_seconds: u64,
+    /// Most seconds in which they recompute and commit their ballots.
+    pub ballot_seconds: u64,
+    /// Most seconds in which they show them.
+    pub unseal_seconds: u64,
+    /// Most seconds in which planters name their plants.
+    pub plants_seconds: u64,
+    /// Seconds in which rulings are taken.
+    pub rulings_seconds: u64,
+    /// Seconds that a panel member has to show its verdict after a ruling without it.
+    pub answer_seconds: u64,
+    /// Validators that judge one job. This version's contracts draw three.
+    pub panel: u8,
+    /// Equal verdicts that decide. This version's contracts ask for two; in a devnet with one validator, one.
+    pub votes: u8,
+    /// Share of jobs audited of a provider without record.
+    pub most_bps: Bps,
+    /// Share of jobs audited of a provider with full reputation.
+    pub least_bps: Bps,
+    /// Jobs of each provider that are audited in full before sampling starts; only in devnets.
+    pub first_jobs: u32,
+    /// Who may plant false receipts to see which validators look. Devnets name more when they start.
+    pub planters: Vec<Address>,
+}
+
+impl AuditParameters {
+    /// With the phases before rulings shortened in proportion, each to a second at least, so that they end before a window of
+    /// `window_seconds` does. A longer window leaves them as they are.
+    #[must_use]
+    pub fn within(self, window_seconds: u64) -> Self {
+        let needed = self.seconds_to_ruling();
+        if needed <= window_seconds || needed == 0 {
+            return self;
+        }
+        let part = |seconds: u64| {
+            let scaled = u128::from(seconds) * u128::from(window_seconds) / u128::from(needed);
+            u64::try_from(scaled).unwrap_or(seconds).max(1)
+        };
+        Self {
+            interval_seconds: part(self.interval_seconds),
+            reveal_seconds: part(self.reveal_seconds),
+            ballot_seconds: part(self.ballot_seconds),
+            unseal_seconds: part(self.unseal_seconds),
+            plants_seconds: part(self.plants_seconds),
+            ..self
+        }
+    }
+
+    /// The most seconds from a post to the first ruling on it, when rounds are opened as soon as they may.
+    pub fn seconds_to_ruling(&self) -> u64 {
+        [
+            self.interval_seconds,
+            self.reveal_seconds,
+            self.ballot_seconds,
+            self.unseal_seconds,
+            self.plants_seconds,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
 }
 
 /// Scoring of providers (SPEC C.6.1).
@@ -232,7 +303,46 @@ impl NetworkProfile {
                 "a batch holds 1 to 10,000 receipts",
             ));
         }
+        self.check_audit()?;
         self.check_usable()
+    }
+
+    fn check_audit(&self) -> Result<(), ProfileError> {
+        let audit = &self.audit;
+        let all_answers = audit
+            .seconds_to_ruling()
+            .checked_add(audit.rulings_seconds)
+            .and_then(|seconds| seconds.checked_add(audit.answer_seconds));
+        let rules = [
+            (
+                audit.reveal_seconds > 0
+                    && audit.ballot_seconds > 0
+                    && audit.unseal_seconds > 0
+                    && audit.rulings_seconds > 0
+                    && audit.answer_seconds > 0,
+                "reveals, ballots, unsealing, rulings and answers take at least a second each",
+            ),
+            (
+                all_answers.is_some_and(|seconds| seconds <= self.stake.unbonding_seconds),
+                "an audit must end before stake that leaves is out of reach",
+            ),
+            (
+                (audit.panel, audit.votes) == (3, 2),
+                "panels of three with two equal verdicts are all that this version has",
+            ),
+            (
+                audit.least_bps.get() > 0 && audit.least_bps <= audit.most_bps,
+                "the lower audit rate is above zero and not above the upper one",
+            ),
+            (
+                self.devnet || audit.first_jobs == 0,
+                "only a devnet audits the first jobs of each provider in full",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(ProfileError::Inconsistent(rule)),
+            None => Ok(()),
+        }
     }
 
     /// Values under which nothing could ever be done, or a later division would have no answer.
@@ -336,6 +446,13 @@ mod tests {
             ("slash_developer_bps = 4000", "slash_developer_bps = 6001"),
             ("ticket_seconds = 120", "ticket_seconds = 601"),
             ("batch_receipts_max = 10000", "batch_receipts_max = 10001"),
+            ("reveal_seconds = 10", "reveal_seconds = 0"),
+            ("rulings_seconds = 518400", "rulings_seconds = 604800"),
+            ("panel = 3", "panel = 5"),
+            ("votes = 2", "votes = 1"),
+            ("least_bps = 500", "least_bps = 0"),
+            ("most_bps = 1000", "most_bps = 499"),
+            ("devnet = true", "devnet = false"),
         ] {
             assert_eq!(text.matches(was).count(), 1, "{was}");
             let refused = NetworkProfile::parse(&text.replace(was, is));
@@ -344,5 +461,18 @@ mod tests {
                 "{is}: {refused:?}"
             );
         }
+    }
+
+    #[test]
+    fn phases_of_an_audit_shrink_with_the_window_and_keep_a_second() {
+        let text = NetworkProfile::builtin_text("stoa").expect("listed");
+        let audit = NetworkProfile::parse(text).expect("valid").audit;
+        assert_eq!(audit.clone().within(90), audit);
+        assert!(audit.clone().within(30).seconds_to_ruling() <= 30);
+        assert_eq!(
+            audit.clone().within(30).rulings_seconds,
+            audit.rulings_seconds
+        );
+        assert_eq!(audit.within(1).seconds_to_ruling(), 5);
     }
 }

@@ -431,8 +431,9 @@ proptest! {
         world.rule(&evidence, &votes).expect("rules");
         if omit {
             let vote = world.vote(evidence.round, subject, ballots[liar].as_ref().expect("has one"), liar);
+            let now = world.now;
             let (verdict, mut market) = world.parts();
-            verdict.show(&mut market, evidence.round, subject, &vote.expect("votes"), false).expect("shows");
+            verdict.show(&mut market, evidence.round, subject, &vote.expect("votes"), false, now).expect("shows");
         }
         for honest in &world.honest {
             prop_assert_eq!(world.stake(Role::Validator, validator(*honest)), STAKE);
@@ -721,7 +722,7 @@ fn who_got_no_leaf_file_is_excused_by_its_verdict_on_the_batch() {
     let (verdict, mut market) = world.parts();
     let subject = evidence.subject();
     verdict
-        .show(&mut market, 1, subject, &excuse, true)
+        .show(&mut market, 1, subject, &excuse, true, now)
         .expect("is an excuse");
     let silent = verdict.punish_silence(&mut market, 1, subject, validator(1), now);
     let who = validator(1);

@@ -319,6 +319,7 @@ impl PanelVerdict {
         subject: Digest,
         vote: &Vote,
         excuse: bool,
+        now: u64,
     ) -> Done {
         let ruling = self.ruled(round, subject)?;
         let seat = seat_of(market.rounds, round, subject, vote.validator)?;
@@ -334,7 +335,7 @@ impl PanelVerdict {
             return Ok(Vec::new());
         }
         let accused = None;
-        let event = self.dissent(market, subject, ruling.outcome, vote, accused, ruling.at)?;
+        let event = self.dissent(market, subject, ruling.outcome, vote, accused, now)?;
         Ok(vec![event])
     }
 

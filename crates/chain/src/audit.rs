@@ -1,0 +1,190 @@
+//! The contracts that judge: their place in the deployment, their parameters, and who may call whom.
+
+use alloy_sol_types::{SolCall, SolConstructor};
+use serde::{Deserialize, Serialize};
+use stoa_types::{Address, NetworkProfile};
+
+use crate::access::{AccessError, ChainAccess, view};
+use crate::bindings::{AuditRounds, PanelVerdict, PaymentVault, Reputation, StakeRegistry};
+use crate::convert::{address, evm_address};
+use crate::deploy::{Contracts, Creation, DeployError};
+use crate::sender::Sender;
+
+/// Where the contracts that judge are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditContracts {
+    /// Validators, beacon, ballots and plants.
+    pub rounds: Address,
+    /// Outcomes of providers.
+    pub reputation: Address,
+    /// Rulings; the one that slashes and voids.
+    pub verdict: Address,
+}
+
+impl AuditContracts {
+    /// Where they are when `deployer` sends their creations as its transactions after the first five.
+    pub fn of_deployer(deployer: Address) -> Self {
+        let at = |nonce| address(evm_address(deployer).create(nonce));
+        Self {
+            rounds: at(5),
+            reputation: at(6),
+            verdict: at(7),
+        }
+    }
+
+    /// Asks the chain which verdict the stake registry obeys, and that one for the rest. `None` while nobody may slash.
+    pub async fn find<C: ChainAccess>(
+        chain: &C,
+        contracts: &Contracts,
+    ) -> Result<Option<Self>, AccessError> {
+        let slasher = view(
+            chain,
+            contracts.stake_registry,
+            &StakeRegistry::slasherCall {},
+        );
+        let verdict = address(slasher.await?);
+        if verdict == Address::ZERO {
+            return Ok(None);
+        }
+        let rounds = view(chain, verdict, &PanelVerdict::ROUNDSCall {}).await?;
+        let reputation = view(chain, verdict, &PanelVerdict::REPUTATIONCall {}).await?;
+        Ok(Some(Self {
+            rounds: address(rounds),
+            reputation: address(reputation),
+            verdict,
+        }))
+    }
+}
+
+/// The creations, in order.
+pub(crate) fn creations(
+    contracts: &Contracts,
+    audit: &AuditContracts,
+    profile: &NetworkProfile,
+    admin: Address,
+) -> [Creation; 3] {
+    let code = |bytecode: &[u8], arguments: Vec<u8>| [bytecode, &arguments].concat();
+    let parameters = &profile.audit;
+    let (stakes, vault) = (
+        evm_address(contracts.stake_registry),
+        evm_address(contracts.vault),
+    );
+    let rounds = AuditRounds::constructorCall::new((
+        stakes,
+        vault,
+        AuditRounds::RoundsParams {
+            interval: parameters.interval_seconds,
+            reveal: parameters.reveal_seconds,
+            ballot: parameters.ballot_seconds,
+            unseal: parameters.unseal_seconds,
+            plants: parameters.plants_seconds,
+            rulings: parameters.rulings_seconds,
+            devnet: profile.devnet,
+        },
+        parameters.answer_seconds,
+        evm_address(admin),
+    ));
+    let reputation = Reputation::constructorCall::new((
+        parameters.most_bps.get(),
+        parameters.least_bps.get(),
+        parameters.first_jobs,
+        evm_address(admin),
+    ));
+    let verdict = PanelVerdict::constructorCall::new((
+        evm_address(audit.rounds),
+        stakes,
+        vault,
+        evm_address(audit.reputation),
+        parameters.answer_seconds,
+    ));
+    [
+        (
+            "AuditRounds",
+            audit.rounds,
+            code(&AuditRounds::BYTECODE, rounds.abi_encode()),
+        ),
+        (
+            "Reputation",
+            audit.reputation,
+            code(&Reputation::BYTECODE, reputation.abi_encode()),
+        ),
+        (
+            "PanelVerdict",
+            audit.verdict,
+            code(&PanelVerdict::BYTECODE, verdict.abi_encode()),
+        ),
+    ]
+}
+
+/// Names the verdict to the contracts that obey one, and the profile's planters. Does only what is missing: who was named by hand stays.
+/// Where the deployer is not the admin nothing is done; that is the admin's to do.
+pub(crate) async fn appoint<C: ChainAccess>(
+    deployer: &Sender<C>,
+    contracts: &Contracts,
+    audit: &AuditContracts,
+    profile: &NetworkProfile,
+    admin: Address,
+) -> Result<(), DeployError> {
+    if deployer.address() != admin {
+        return Ok(());
+    }
+    let chain = deployer.chain();
+    let verdict = evm_address(audit.verdict);
+    let (stakes, vault) = (contracts.stake_registry, contracts.vault);
+    if view(chain, stakes, &StakeRegistry::slasherCall {})
+        .await?
+        .is_zero()
+    {
+        let call = StakeRegistry::setSlasherCall {
+            newSlasher: verdict,
+        };
+        send(deployer, "StakeRegistry", stakes, &call).await?;
+    }
+    if view(chain, vault, &PaymentVault::verdictCall {})
+        .await?
+        .is_zero()
+    {
+        let call = PaymentVault::setVerdictCall {
+            newVerdict: verdict,
+        };
+        send(deployer, "PaymentVault", vault, &call).await?;
+    }
+    if view(chain, audit.rounds, &AuditRounds::verdictCall {})
+        .await?
+        .is_zero()
+    {
+        let call = AuditRounds::setVerdictCall {
+            newVerdict: verdict,
+        };
+        send(deployer, "AuditRounds", audit.rounds, &call).await?;
+    }
+    if view(chain, audit.reputation, &Reputation::writerCall {})
+        .await?
+        .is_zero()
+    {
+        let call = Reputation::setWriterCall { newWriter: verdict };
+        send(deployer, "Reputation", audit.reputation, &call).await?;
+    }
+    for planter in &profile.audit.planters {
+        let planter = evm_address(*planter);
+        if !view(chain, audit.rounds, &AuditRounds::isPlanterCall { planter }).await? {
+            let call = AuditRounds::setPlanterCall {
+                planter,
+                allowed: true,
+            };
+            send(deployer, "AuditRounds", audit.rounds, &call).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn send<C: ChainAccess>(
+    deployer: &Sender<C>,
+    contract: &'static str,
+    to: Address,
+    call: &impl SolCall,
+) -> Result<(), DeployError> {
+    let sent = deployer.send(to, call).await;
+    sent.map(drop)
+        .map_err(|source| DeployError::Send { contract, source })
+}
