@@ -29,5 +29,5 @@ pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
 pub use upstream::{
     Probe, ServerKind, UpstreamBackend, UpstreamError, UpstreamFault, UpstreamInfo,
-    UpstreamOptions, UpstreamTimeouts,
+    UpstreamOptions, UpstreamTimeouts, upstream_prompt_root,
 };

@@ -127,9 +127,10 @@ pub async fn doctor(args: &Args) -> Outcome {
     tell(&found, &profile, args.json)?;
     match found.findings.iter().filter(|f| f.hinders).count() {
         0 => Ok(()),
-        count => {
-            Err(format!("{count} found that must be put right before anything is served").into())
-        }
+        count => Err(format!(
+            "nothing can be served yet; what to put right: {count}, marked WRONG above"
+        )
+        .into()),
     }
 }
 

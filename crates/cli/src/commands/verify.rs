@@ -10,8 +10,10 @@ use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::work::Work;
-use stoa_runtime::{Backend, CancelFlag, ExactBackend, ExactOptions, Prepared};
-use stoa_types::{Digest, FinishReason, Receipt, TokenAmount};
+use stoa_runtime::{
+    Backend, CancelFlag, ExactBackend, ExactOptions, Prepared, upstream_prompt_root,
+};
+use stoa_types::{Digest, FinishReason, Receipt, Tier, TokenAmount};
 use stoa_verify::{Bundle, Content, Outcome as Judged, Report, check_bundle};
 
 /// Arguments of `stoa verify`.
@@ -136,6 +138,11 @@ fn open_model(path: &Path) -> Outcome<ExactBackend> {
 }
 
 fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend>) {
+    if bundle.receipt.receipt.tier == Tier::None {
+        // Nobody knows the server's tokens: the root stands over the prompt's own bytes, which the file holds (0021).
+        report.check(PROMPT, prompt_bytes(bundle));
+        return;
+    }
     let Some(backend) = model else {
         report.not_checked(PROMPT, "name the model with --rerun MODEL");
         return report.not_checked(RECOMPUTED, "name the model with --rerun MODEL");
@@ -259,6 +266,19 @@ fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Re
         output_root: token_root(&output),
         content,
     })
+}
+
+/// Whether one of the readings of the body has the prompt that the receipt names.
+fn prompt_bytes(bundle: &Bundle) -> Result<(), String> {
+    let named = bundle.receipt.receipt.prompt_root;
+    let roots: Vec<_> = works(bundle)?
+        .iter()
+        .map(|work| upstream_prompt_root(&work.prompt))
+        .collect();
+    match roots.first() {
+        Some(first) if !roots.contains(&named) => same("the prompt", *first, named),
+        _ => Ok(()),
+    }
 }
 
 /// The works that the router may have made of the client's body: a pure function of its bytes and the receipt's parameters. The

@@ -16,6 +16,7 @@ mod stream;
 pub use client::UpstreamError;
 pub use fault::UpstreamFault;
 pub use kind::ServerKind;
+pub use request::upstream_prompt_root;
 
 use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
 use client::{Client, reason};

@@ -72,7 +72,7 @@ impl Request {
         Ok(Self {
             wanted: wanted(work)?,
             input_bound: bound.min(u64::from(context)),
-            prompt_root: prompt_root(&work.prompt),
+            prompt_root: upstream_prompt_root(&work.prompt),
         })
     }
 }
@@ -111,8 +111,8 @@ fn wanted(work: &Work) -> Result<Wanted, RefusalReason> {
     }
 }
 
-/// Where the receipt's prompt root comes from, since the server's tokens are not known: the prompt's own bytes.
-pub(crate) fn prompt_root(prompt: &Prompt) -> Digest {
+/// The prompt root of an answer of tier `none`: over the prompt's own bytes, since the server's tokens are not known (0021).
+pub fn upstream_prompt_root(prompt: &Prompt) -> Digest {
     let mut bytes = b"stoa.upstream.prompt.v1".to_vec();
     let mut part = |kind: u8, part: &[u8]| {
         bytes.push(kind);
@@ -389,7 +389,8 @@ mod tests {
                 tools: "[]".to_owned(),
             },
         ];
-        let roots: std::collections::BTreeSet<_> = prompts.iter().map(prompt_root).collect();
+        let roots: std::collections::BTreeSet<_> =
+            prompts.iter().map(upstream_prompt_root).collect();
         assert_eq!(roots.len(), prompts.len());
     }
 

@@ -134,3 +134,21 @@ fn another_model_says_nothing_about_a_receipt() {
     let open = |check: &stoa_verify::Check| matches!(check.outcome, Judged::NotChecked(_));
     assert!(report.checks.iter().all(open), "{report}");
 }
+
+#[test]
+fn a_receipt_of_tier_none_is_for_the_prompt_of_the_request() {
+    let backend = open_model(Path::new(MODEL)).expect("opens");
+    let mut bundle = answered(&backend, HELLO, Some(1));
+    let receipt = &mut bundle.receipt.receipt;
+    (receipt.tier, receipt.model_root) = (Tier::None, Digest::ZERO);
+    let prompt = works(&bundle).expect("readable").remove(0).prompt;
+    bundle.receipt.receipt.prompt_root = upstream_prompt_root(&prompt);
+    let mut report = Report::default();
+    check_rerun(&mut report, &bundle, None);
+    assert!(report.first_false().is_none(), "{report}");
+    assert_eq!(report.checks.len(), 1, "nothing is recomputed");
+    bundle.request = HELLO.replace("Hello", "Hallo");
+    let mut report = Report::default();
+    check_rerun(&mut report, &bundle, None);
+    assert_eq!(report.first_false().map(|check| check.claim), Some(PROMPT));
+}
