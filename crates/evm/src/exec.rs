@@ -362,8 +362,12 @@ fn touched(state: &EvmState, call: &CallRequest) -> Vec<AccessListItem> {
     items
 }
 
+/// Up to here an estimate is exact. Above, each more run costs more than the gas that it finds.
+const EXACT_ESTIMATE_MAX: u64 = 2_000_000;
+
 /// Smallest gas limit with which the call succeeds, found as the common clients do: by halving between what it used
-/// and the limit of one transaction. `run` runs the call with a given gas limit.
+/// and the limit of one transaction; for a large call, up to one part in 128 more. `run` runs the call with a given gas
+/// limit.
 pub(crate) fn estimate(
     cap: u64,
     mut run: impl FnMut(u64) -> Result<CallOutcome, CallError>,
@@ -382,7 +386,14 @@ pub(crate) fn estimate(
     if run(guess).is_ok() {
         high = guess;
     }
-    while low + 1 < high && high - low > high / 128 {
+    let close = |high: u64| {
+        if high <= EXACT_ESTIMATE_MAX {
+            1
+        } else {
+            high / 128
+        }
+    };
+    while high - low > close(high) {
         let middle = low + (high - low) / 2;
         match run(middle) {
             Ok(_) => high = middle,

@@ -99,7 +99,9 @@ pub(crate) fn transaction(found: &FoundTransaction) -> Value {
     value["blockNumber"] = number;
     value["blockHash"] = block;
     value["transactionIndex"] = index;
-    value["blockTimestamp"] = found.timestamp.map_or(Value::Null, quantity);
+    if let Some(timestamp) = found.timestamp {
+        value["blockTimestamp"] = quantity(timestamp);
+    }
     value
 }
 
