@@ -94,6 +94,7 @@ const STEPS: &[Step] = &[
     ("release", release),
     ("contracts", contracts),
     ("sim", sim),
+    ("wallets", wallets),
     ("e2e", || {
         crate::e2e::run().map_err(|what| CiError::Rule { step: "e2e", what })
     }),
@@ -331,6 +332,42 @@ fn sim() -> Result<(), CiError> {
         "sim",
         Command::new(&program).args(["determinism", "--seeds", "100"]),
     )
+}
+
+/// cast, ethers, viem and alloy against the embedded chain and against anvil; `tests/e2e/wallets/README.md` says what is compared.
+fn wallets() -> Result<(), CiError> {
+    let step = "wallets";
+    let folder = root().join("tests/e2e/wallets");
+    if !folder.join("node_modules/viem").is_dir() {
+        let mut install = Command::new("npm");
+        install
+            .args(["ci", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&folder);
+        command(step, &mut install)?;
+    }
+    // A workspace of its own, so that nobody else compiles alloy's provider.
+    let manifest = folder.join("alloy/Cargo.toml");
+    let mut format = Command::new(env!("CARGO"));
+    format
+        .args(["fmt", "--check", "--manifest-path"])
+        .arg(&manifest);
+    command(step, &mut format)?;
+    let built = target("wallets");
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(&built);
+    command(step, &mut build)?;
+    let mut compare = Command::new("node");
+    compare
+        .arg(folder.join("run.mjs"))
+        .arg("--stoa")
+        .arg(target("release").join("stoa"))
+        .arg("--alloy")
+        .arg(built.join("debug/stoa-wallet-alloy"));
+    command(step, &mut compare)
 }
 
 #[cfg(test)]
