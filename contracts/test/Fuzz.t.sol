@@ -141,6 +141,32 @@ contract FuzzTest is Market {
         vm.assertEq(accounted(ds, rs, ps), dollar.balanceOf(address(vault)), "conservation");
     }
 
+    /// @notice M13, M14: one router settles day by day, another missed every batch and every claim but the last.
+    function testFuzz_how_work_is_cut_into_batches_and_claims_changes_no_sum(uint64 sum, uint8 cuts) public {
+        sum = uint64(bound(sum, 16 * CLAIM_MIN, 1e15));
+        uint256 days_ = bound(cuts, 2, 8);
+        address late = named("late router");
+        register(provider, provider);
+        allot(dev, router, sum);
+        allot(dev, late, sum);
+        for (uint256 i = 1; i < days_; ++i) {
+            claimUpTo(uint128(sum * i / days_));
+            vm.prank(late);
+            vault.postBatch(JOBS, 1, bytes32(0), 0, CONTENT);
+        }
+        claimUpTo(sum);
+        (bytes32 p, bytes32 d) = settleOne(late, provider, dev, sum);
+        vault.syncDebits(late, p, d, entry(dev, 1, sum));
+        vault.claim(late, provider, 1, sum, p, d, none);
+        (,, uint128 debited, uint128 claimedGross) = vault.totals(router);
+        (,, uint128 debitedLate, uint128 claimedLate) = vault.totals(late);
+        vm.assertEq(debited, debitedLate, "debited");
+        vm.assertEq(claimedGross, claimedLate, "claimed");
+        vm.assertEq(vault.claimed(router, provider, 1), vault.claimed(late, provider, 1), "the provider's lifetime");
+        uint256 lost = vault.owed(late) - vault.owed(router);
+        vm.assertLe(lost, days_ - 1, "flooring costs the router at most one unit a claim, for the provider");
+    }
+
     function claimUpTo(uint128 lifetime) internal {
         (bytes32 p, bytes32 d) = settleOne(router, provider, dev, lifetime);
         vault.syncDebits(router, p, d, entry(dev, 1, lifetime));

@@ -13,6 +13,8 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::contract_tools;
+
 /// Options of `cargo xtask contracts`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,6 +24,18 @@ pub struct Args {
     /// Then run the Solidity tests at the depth of CI and compare the gas snapshot.
     #[arg(long)]
     forge: bool,
+    /// Then run slither; every finding must be explained in docs/contracts.md. Needs Python and installs from PyPI.
+    #[arg(long)]
+    slither: bool,
+    /// Then prove the properties with halmos and refute the mutations. Needs Python and installs from PyPI.
+    #[arg(long)]
+    proofs: bool,
+    /// All of it, with the invariants at 1,000 runs of 100 calls: for a night or before a release.
+    #[arg(long)]
+    deep: bool,
+    /// Accept the storage layouts as they are now. A deployed contract keeps its layout; only a new one may differ.
+    #[arg(long)]
+    accept_layout: bool,
 }
 
 /// Why the artefacts could not be written or do not hold. Committed artefacts are untouched unless the error says otherwise.
@@ -63,6 +77,27 @@ pub enum ContractsError {
         /// The files that differ, are missing, or are not made by this task.
         files: Vec<String>,
     },
+    /// A storage layout changed.
+    #[error(
+        "a storage layout is not that of contracts/snapshots/storage.txt; `cargo xtask contracts --accept-layout` accepts it"
+    )]
+    Layout,
+    /// Slither and docs/contracts.md do not agree.
+    #[error("slither and the table of docs/contracts.md differ: {}; fix the contract or explain the finding", .findings.join("; "))]
+    Unexplained {
+        /// What differs.
+        findings: Vec<String>,
+    },
+    /// A proof does not notice a mutation, so it proves too little.
+    #[error(
+        "{proof} does not refute its mutation of `{find}`, or the mutation no longer fits the source"
+    )]
+    Mutation {
+        /// The proof.
+        proof: String,
+        /// The text that is mutated.
+        find: String,
+    },
 }
 
 /// What was compiled with what, and the SHA-256 of every input and output, by path below `contracts/`.
@@ -98,11 +133,79 @@ pub fn run(args: &Args) -> Result<(), ContractsError> {
             files_below(&committed)?.len()
         );
     }
-    if args.forge {
-        forge(&contracts)
-    } else {
-        Ok(())
+    if args.accept_layout {
+        let path = contracts.join(LAYOUTS);
+        fs::write(&path, layouts(&contracts)?).map_err(|source| file(&path, source))?;
     }
+    layouts_are_kept(&contracts)?;
+    if args.forge || args.deep {
+        forge(&contracts, if args.deep { "deep" } else { "ci" })?;
+    }
+    if args.slither || args.deep {
+        contract_tools::slither(&contracts)?;
+    }
+    if args.proofs || args.deep {
+        contract_tools::proofs(&contracts)?;
+    }
+    Ok(())
+}
+
+/// The storage of every contract, one line a slot, beside the gas snapshot.
+const LAYOUTS: &str = "snapshots/storage.txt";
+
+/// An artefact is rebuilt without a thought; a layout that changed must be accepted by name.
+fn layouts_are_kept(contracts: &Path) -> Result<(), ContractsError> {
+    if read(&contracts.join(LAYOUTS))? == layouts(contracts)?.into_bytes() {
+        Ok(())
+    } else {
+        Err(ContractsError::Layout)
+    }
+}
+
+/// The layouts of the committed artefacts.
+fn layouts(contracts: &Path) -> Result<String, ContractsError> {
+    let mut text = String::new();
+    for name in files_below(&contracts.join("artifacts"))? {
+        if name == "manifest.json" {
+            continue;
+        }
+        let laid: Laid = parse(&contracts.join("artifacts").join(&name))?;
+        text += &format!("{}\n", name.trim_end_matches(".json"));
+        text += &lines(&laid.layout.storage);
+        for (name, members) in &laid.layout.structs {
+            text += &format!("  {name}\n{}", lines(members));
+        }
+    }
+    Ok(text)
+}
+
+fn lines(variables: &[Variable]) -> String {
+    variables
+        .iter()
+        .map(|v| format!("    {:>3} {:>2} {} {}\n", v.slot, v.offset, v.kind, v.label))
+        .collect()
+}
+
+/// The part of an artefact that says where its variables stand.
+#[derive(Deserialize)]
+struct Laid {
+    #[serde(rename = "storageLayout")]
+    layout: Layout,
+}
+
+#[derive(Deserialize)]
+struct Layout {
+    storage: Vec<Variable>,
+    structs: BTreeMap<String, Vec<Variable>>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    label: String,
+    slot: u64,
+    offset: u64,
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 /// The folder of the contracts beside this package.
@@ -212,10 +315,10 @@ fn replace(built: &Path, committed: &Path) -> Result<(), ContractsError> {
     Ok(())
 }
 
-/// Runs the Solidity tests at the depth of CI; the gas snapshot must not differ, and what was tested must be what is committed.
-fn forge(contracts: &Path) -> Result<(), ContractsError> {
+/// Runs the Solidity tests at the depth of `profile`; the gas snapshot must not differ, and what was tested must be what is committed.
+fn forge(contracts: &Path, profile: &str) -> Result<(), ContractsError> {
     let test = ["--no-install", "forge", "test", "--gas-snapshot-check=true"];
-    call(contracts, "npx", &test, &[("FOUNDRY_PROFILE", "ci")])?;
+    call(contracts, "npx", &test, &[("FOUNDRY_PROFILE", profile)])?;
     let mut files = Vec::new();
     for name in files_below(&contracts.join("artifacts"))? {
         let contract = name.trim_end_matches(".json");
@@ -249,7 +352,7 @@ struct Object {
     object: String,
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ContractsError> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ContractsError> {
     serde_json::from_slice(&read(path)?).map_err(|source| ContractsError::Parse {
         path: path.to_owned(),
         source,
@@ -264,7 +367,7 @@ fn stale_unless_empty(files: Vec<String>) -> Result<(), ContractsError> {
     }
 }
 
-fn call(
+pub(crate) fn call(
     folder: &Path,
     program: &str,
     args: &[&str],
@@ -292,11 +395,11 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ContractsError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ContractsError> {
     fs::read(path).map_err(|source| file(path, source))
 }
 
-fn file(path: &Path, source: io::Error) -> ContractsError {
+pub(crate) fn file(path: &Path, source: io::Error) -> ContractsError {
     ContractsError::File {
         path: path.to_owned(),
         source,
@@ -320,6 +423,11 @@ mod tests {
             manifest().sources,
             "a contract source changed: run `cargo xtask contracts` and commit the artefacts"
         );
+    }
+
+    #[test]
+    fn no_storage_layout_moved() {
+        layouts_are_kept(&contracts_folder()).unwrap();
     }
 
     #[test]

@@ -18,6 +18,10 @@ contract StakeHandler is Test {
     uint256 public withdrawn;
     uint256 public awardsPaid;
     uint256 public burned;
+    /// @notice What slashes took, by the words of the design.
+    uint256 public taken;
+    /// @notice How often each kind of step had an effect, so that a run can be seen to do something.
+    mapping(bytes32 step => uint256) public count;
 
     constructor(StakeRegistry stakes_, StoaToken stoa_, address holder_, address slasher_) {
         (stakes, stoa, holder, slasher) = (stakes_, stoa_, holder_, slasher_);
@@ -67,12 +71,16 @@ contract StakeHandler is Test {
         role = role % 3 + 1;
         bps = uint16(bound(bps, 1, 10_000));
         uint256 left = stakes.slashable(role, account(seed));
-        left -= left * bps / 10_000;
+        uint256 sigma = left * bps / 10_000;
+        left -= sigma;
         burned += stoa.totalSupply();
         bool again = stakes.isSlashed(id);
         vm.assertEq(trySlash(id, seed, role, bps, weights, challenged), !again);
         burned -= stoa.totalSupply();
-        if (!again) vm.assertEq(stakes.slashable(role, account(seed)), left, "a slash takes its severity exactly");
+        if (again) return;
+        vm.assertEq(stakes.slashable(role, account(seed)), left, "a slash takes its severity exactly");
+        taken += sigma;
+        ++count["slash"];
     }
 
     function trySlash(bytes32 id, uint256 seed, uint8 role, uint16 bps, uint128[2] calldata weights, bool challenged)
@@ -90,6 +98,22 @@ contract StakeHandler is Test {
         } catch {
             return false;
         }
+    }
+
+    /// @notice Nobody but the slasher slashes, and no slash is for more than all.
+    function trespass(uint256 seed, uint8 role, uint16 bps) external {
+        address[] memory none = new address[](0);
+        uint128[] memory nothing = new uint128[](0);
+        bytes32 id = keccak256(abi.encode(seed));
+        vm.prank(account(seed));
+        try stakes.slash(id, account(seed % 4 + 1), role % 3 + 1, 10_000, none, nothing, account(seed)) {
+            revert("a stranger slashed");
+        } catch {}
+        vm.prank(slasher);
+        try stakes.slash(id, account(seed), role % 3 + 1, uint16(bound(bps, 10_001, 65_535)), none, nothing, address(0)) {
+            revert("a slash above everything");
+        } catch {}
+        ++count["trespass"];
     }
 
     function collect(uint256 seed) external {
@@ -126,6 +150,40 @@ contract StakeInvariantTest is Market {
     function invariant_of_the_stake() public view {
         check_stake_is_conserved();
         check_supply_falls_only_by_what_slashes_burn();
+        check_a_slash_is_awarded_or_burned();
+    }
+
+    function check_a_slash_is_awarded_or_burned() internal view {
+        uint256 awarded = market.awardsPaid();
+        for (uint256 i; i < 4; ++i) {
+            awarded += stakes.owed(market.account(i));
+        }
+        vm.assertEq(awarded + market.burned(), market.taken(), "sigma is awards and burned");
+        vm.assertLe(awarded * 10, market.taken() * 8, "more than 40 and 40 of 100 were awarded");
+    }
+
+    /// @notice Whatever happened, everybody gets out what is left after the unbonding time, and awards are paid to the last unit.
+    function afterInvariant() public {
+        for (uint256 i; i < 4; ++i) {
+            address who = market.account(i);
+            for (uint8 role = 1; role <= 3; ++role) {
+                (uint128 active,,) = stakes.stakeOf(role, who);
+                if (active == 0) continue;
+                vm.prank(who);
+                stakes.requestUnbond(role, active);
+            }
+        }
+        vm.warp(block.timestamp + UNBONDING);
+        for (uint256 i; i < 4; ++i) {
+            address who = market.account(i);
+            for (uint8 role = 1; role <= 3; ++role) {
+                if (stakes.slashable(role, who) == 0) continue;
+                vm.prank(who);
+                stakes.withdraw(role);
+            }
+            if (stakes.owed(who) != 0) stakes.collect(who);
+        }
+        vm.assertEq(stoa.balanceOf(address(stakes)), 0, "left in the registry");
     }
 
     function check_stake_is_conserved() internal view {

@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {PaymentVault} from "../../src/PaymentVault.sol";
 import {ProviderRegistry} from "../../src/ProviderRegistry.sol";
 import {TestDollar} from "../../src/TestDollar.sol";
-import {DebitEntry, VaultParams} from "../../src/interfaces/IPaymentVault.sol";
+import {DebitEntry, FeeSchedule, VaultParams} from "../../src/interfaces/IPaymentVault.sol";
 import {SettlementLib} from "../../src/libraries/SettlementLib.sol";
 import {Test} from "../utils/Test.sol";
 import {Tree} from "../utils/Tree.sol";
@@ -172,6 +172,38 @@ contract VaultHandler is Test {
         } catch {
             vm.assertTrue(refused, "not released at its time");
         }
+    }
+
+    /// @notice M7: new fee versions come, and what was issued under the first one is split by the first one.
+    function addFeeVersion(uint16[4] calldata bps) external monotone {
+        if (vault.latestFeeVersion() >= 4) return;
+        FeeSchedule memory fee = FeeSchedule(bps[0] % 501, bps[1] % 167, bps[2] % 167, bps[3] % 167);
+        vm.prank(vault.admin());
+        vault.addFeeVersion(fee);
+        ++count["fee version"];
+    }
+
+    /// @notice M2, M9, M10: what nobody may do is refused at any time: verdicts of strangers, pools below a claim, other roots.
+    function trespass(uint256 seed, uint128 amount) external monotone {
+        address r = routers[seed % ROUTERS];
+        address stranger = address(uint160(0xbad0 + seed % 3));
+        vm.startPrank(stranger);
+        mustRefuse(abi.encodeCall(vault.voidPending, (r)));
+        mustRefuse(abi.encodeCall(vault.withdraw, (amount)));
+        mustRefuse(abi.encodeCall(vault.allot, (r, amount, uint64(block.timestamp + 1 days))));
+        mustRefuse(abi.encodeCall(vault.revoke, (r)));
+        mustRefuse(abi.encodeCall(vault.setVerdict, (stranger)));
+        mustRefuse(abi.encodeCall(vault.setAdmin, (stranger)));
+        mustRefuse(abi.encodeCall(vault.addFeeVersion, (FeeSchedule(0, 0, 0, 0))));
+        bytes32 leaf = SettlementLib.providerLeaf(r, providers[0], 1, amount);
+        mustRefuse(abi.encodeCall(vault.claim, (r, providers[0], 1, amount, leaf, bytes32(seed), new bytes32[](0))));
+        vm.stopPrank();
+        ++count["trespass"];
+    }
+
+    function mustRefuse(bytes memory data) internal {
+        (bool done,) = address(vault).call(data);
+        vm.assertTrue(!done, "a trespass was accepted");
     }
 
     /// @notice A day on which all goes well: charges, a payout root, its window, debits, claims. Any of it may still be refused.
