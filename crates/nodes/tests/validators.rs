@@ -607,7 +607,9 @@ fn a_ruling_is_brought_with_the_votes_of_all_who_showed_and_own_ballots_stay_sec
 fn charges_that_are_too_high_and_jobs_posted_twice_are_brought_by_whoever_sees_them() {
     let mut dear = signed(0);
     dear.receipt.charge = TokenAmount::from_units(6);
-    let twice = [dear.clone(), signed(1), signed(1)];
+    let mut again = signed(1);
+    again.receipt.delivered_at = Timestamp(START + 2);
+    let twice = [dear.clone(), signed(1), again, signed(2), signed(2)];
     let mut world = World::new(&twice);
     world.phase(Phase::Rulings);
     world.leaves();

@@ -3,7 +3,6 @@
 use super::chain::{Covered, RoundView};
 use super::{Ask, Duty, HashChain, Output, State, Validator, Voted};
 use crate::audit::{KeptWork, WorkRequest};
-use stoa_crypto::receipt_leaf;
 use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::panel::panel;
 use stoa_ledger::audit::rounds::Phase;
@@ -180,10 +179,10 @@ impl Validator {
         };
         let progress = self.progress.entry(view.number).or_default();
         progress.drawn.insert((router, post));
-        for (position, signed) in leaves.receipts.iter().enumerate() {
-            let receipt = &signed.receipt;
+        let subjects = leaves.receipts.iter().zip(&leaves.subjects);
+        for (position, (signed, subject)) in subjects.enumerate() {
+            let (receipt, subject) = (&signed.receipt, *subject);
             let ordinal = progress.ordinals.entry(receipt.provider).or_default();
-            let subject = hash::job_subject(router, receipt_leaf(receipt));
             let standing = view.standings.get(&receipt.provider).copied();
             let standing = standing.unwrap_or_default();
             let drawn = self

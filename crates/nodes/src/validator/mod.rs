@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::ballot::{Ballot, Verdict};
+use stoa_ledger::audit::hash::job_subject;
 use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::verdict::{Evidence, Vote};
 use stoa_ledger::book::LeafFile;
@@ -275,6 +276,7 @@ enum Ask {
 #[derive(Debug, Clone)]
 struct Leaves {
     receipts: Vec<SignedReceipt>,
+    subjects: Vec<Digest>,
     tree: stoa_crypto::MerkleTree,
 }
 
@@ -433,15 +435,22 @@ impl Validator {
         };
         let hashes = file.leaves.iter();
         let hashes = hashes.map(|(signed, _)| stoa_crypto::receipt_leaf(&signed.receipt));
-        let tree = stoa_crypto::MerkleTree::new(hashes.collect());
+        let hashes: Vec<_> = hashes.collect();
+        let subjects = hashes.iter().map(|leaf| job_subject(router, *leaf));
+        let subjects = subjects.collect();
+        let tree = stoa_crypto::MerkleTree::new(hashes);
         let same = file.content_id() == posted.content_id
             && (file.router, file.index) == (router, post)
             && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
             && tree.root() == posted.job_root;
         if same {
-            let receipts = file.leaves.into_iter().map(|(signed, _)| signed).collect();
-            self.leaves
-                .insert((router, post), Leaves { receipts, tree });
+            let receipts = file.leaves.into_iter().map(|(signed, _)| signed);
+            let leaves = Leaves {
+                receipts: receipts.collect(),
+                subjects,
+                tree,
+            };
+            self.leaves.insert((router, post), leaves);
         }
     }
 

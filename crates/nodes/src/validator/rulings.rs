@@ -3,7 +3,6 @@
 use super::chain::{Covered, RoundView, RulingView};
 use super::{Ask, Claim, Output, Validator, Voted};
 use std::collections::BTreeMap;
-use stoa_crypto::receipt_leaf;
 use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::hash::{self, kind};
 use stoa_ledger::audit::panel::panel;
@@ -166,16 +165,19 @@ impl Validator {
             .flat_map(posts)
             .flat_map(move |(router, post)| {
                 let leaves = self.leaves.get(&(router, post));
-                let receipts = leaves.map_or(&[][..], |leaves| &leaves.receipts);
-                receipts.iter().enumerate().map(move |(position, signed)| {
-                    let leaf = Leaf {
-                        router,
-                        post,
-                        position,
-                    };
-                    let subject = hash::job_subject(router, receipt_leaf(&signed.receipt));
-                    (leaf, subject, signed.receipt.job_id)
-                })
+                let leaves = leaves
+                    .into_iter()
+                    .flat_map(|l| l.receipts.iter().zip(&l.subjects));
+                leaves
+                    .enumerate()
+                    .map(move |(position, (signed, subject))| {
+                        let leaf = Leaf {
+                            router,
+                            post,
+                            position,
+                        };
+                        (leaf, *subject, signed.receipt.job_id)
+                    })
             })
     }
 
@@ -275,7 +277,7 @@ impl Validator {
 
     /// Faults that the contract recomputes: charges that are too high, jobs that were posted twice.
     fn prove(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
-        let mut first: BTreeMap<(Address, JobId), Leaf> = BTreeMap::new();
+        let mut first: BTreeMap<(Address, JobId), (Leaf, (u64, Digest))> = BTreeMap::new();
         let mut claims = Vec::new();
         for (leaf, subject, job) in self.leaves_of(view) {
             let leaves = self.leaves.get(&(leaf.router, leaf.post));
@@ -286,12 +288,14 @@ impl Validator {
             }
             let about = Digest(job.0);
             match first.get(&(leaf.router, job)) {
-                Some(before) if !view.proven.contains(&about) => {
+                // The contract cannot tell one leaf in two positions of a post from one that is shown twice.
+                Some((_, first)) if *first == (leaf.post, subject) => {}
+                Some((before, _)) if !view.proven.contains(&about) => {
                     claims.push((about, leaf, Some(*before)));
                 }
                 Some(_) => {}
                 None => {
-                    first.insert((leaf.router, job), leaf);
+                    first.insert((leaf.router, job), (leaf, (leaf.post, subject)));
                 }
             }
         }
