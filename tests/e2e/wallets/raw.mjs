@@ -86,6 +86,7 @@ export async function compare(pair, told) {
   await logs(ctx);
   await absent(ctx);
   await batches(ctx, pair, told);
+  await ahead(ctx);
   return c.steps;
 }
 
@@ -219,17 +220,6 @@ async function refusals({ c, me, wallet, sign, fees, nonce, skip }) {
   await c.ask("no such block", "eth_getBlockByHash", [`0x${"11".repeat(32)}`, false]);
   await c.ask("no such transaction", "eth_getTransactionByHash", [`0x${"11".repeat(32)}`]);
   await c.ask("no such transaction", "eth_getTransactionReceipt", [`0x${"11".repeat(32)}`]);
-  // One nonce ahead: it waits, is counted by nobody, and goes in with the one before it.
-  const first = await sign({ to: POOL, value: 2 });
-  const second = await sign({ to: POOL, value: 3 });
-  const { stoa: waiting } = await c.ask("a nonce ahead", "eth_sendRawTransaction", [second]);
-  await c.ask("a nonce ahead", "eth_getTransactionReceipt", [waiting]);
-  await c.ask("a nonce ahead", "eth_getTransactionByHash", [waiting], { ignore: PLACE_FIELDS });
-  await c.ask("a nonce ahead", "eth_getTransactionCount", [me, "pending"]);
-  await c.ask("a nonce ahead", "eth_getTransactionCount", [me, "latest"]);
-  await send(c, "the missing nonce", first);
-  await sealed(c, waiting);
-  await c.ask("both are in", "eth_getTransactionCount", [me, "latest"]);
 }
 
 /** Blocks by number, hash and tag, with and without transactions. */
@@ -299,6 +289,21 @@ async function logs({ c, me, sign, token, custody }) {
 const codes = (mine, other) => (ours, theirs) => (ours.error?.code === mine && theirs.error?.code === other ? null : "the codes changed");
 
 const bothNumbers = (a, b) => (/^0x[0-9a-f]+$/.test(a.result) && /^0x[0-9a-f]+$/.test(b.result) ? null : "not both gave an id");
+
+/** Comes last: the two share a block or they do not, as they arrive. */
+async function ahead({ c, me, sign }) {
+  // One nonce ahead: it waits, is counted by nobody, and goes in with the one before it.
+  const first = await sign({ to: POOL, value: 2 });
+  const second = await sign({ to: POOL, value: 3 });
+  const { stoa: waiting } = await c.ask("a nonce ahead", "eth_sendRawTransaction", [second]);
+  await c.ask("a nonce ahead", "eth_getTransactionReceipt", [waiting]);
+  await c.ask("a nonce ahead", "eth_getTransactionByHash", [waiting], { ignore: PLACE_FIELDS });
+  await c.ask("a nonce ahead", "eth_getTransactionCount", [me, "pending"]);
+  await c.ask("a nonce ahead", "eth_getTransactionCount", [me, "latest"]);
+  await send(c, "the missing nonce", first);
+  await sealed(c, waiting);
+  await c.ask("both are in", "eth_getTransactionCount", [me, "latest"]);
+}
 
 /** What this chain does not offer says so by name; anvil offers some of it. */
 async function absent({ c, me }) {
