@@ -487,6 +487,8 @@ fn what_a_router_does_not_give_is_withheld_at_the_last_call_and_what_no_judge_fo
     world.pass(34_000);
     assert!(world.unsynced.is_empty());
     world.pass(1_000);
+    assert!(world.unsynced.is_empty(), "a judge is at work");
+    world.pass(2_500);
     world.sync();
     assert_eq!(
         world.outcomes(),

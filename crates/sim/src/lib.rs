@@ -13,6 +13,7 @@
 //! Each schedule has two parts (design: reliability 4.1): while faults last, only safety is asked for; then everything is healed
 //! and must drain: no reservation open, every charge settled, claimed and accounted for to the unit.
 
+mod audits;
 mod chain;
 mod disk;
 mod faults;
@@ -20,6 +21,7 @@ mod invariants;
 mod rng;
 mod world;
 
+pub use audits::{AuditOutcome, Cheat, run_audits};
 pub use faults::{Coverage, Fault, Ranges, Role};
 pub use rng::Rng;
 pub use world::{Outcome, Violation, run};

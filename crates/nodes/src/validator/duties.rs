@@ -7,7 +7,7 @@ use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::panel::panel;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::{Outcome, PANEL, hash};
-use stoa_types::{Digest, Tier, Timestamp};
+use stoa_types::{Digest, Millis, Tier, Timestamp};
 use stoa_verify::judge::{Answered, Case, Finding, NotJudged, OrderFault, check_order};
 
 /// A chain with fewer reveals left is replaced.
@@ -118,12 +118,21 @@ impl Validator {
         let last_call = now.plus(self.config.margin) >= view.ends;
         self.draw(view, last_call);
         let complete = self.fetch_work(view, now, outputs);
-        if !complete && !last_call {
+        // Routers are waited for until the last call; judges that are at work half of what is left then.
+        let left = Millis(self.config.margin.0 / 2);
+        let judging = self.is_judging(round) && now.plus(left) < view.ends;
+        if !complete && (!last_call || judging) {
             return;
         }
         let voted = self.conclude(view, outputs);
         self.voted.insert(round, (voted.clone(), false));
         self.commit(view, voted, false, now, outputs);
+    }
+
+    fn is_judging(&self, round: u64) -> bool {
+        let progress = self.progress.get(&round);
+        let mut duties = progress.into_iter().flat_map(|p| p.duties.values());
+        duties.any(|duty| duty.state == State::Judging)
     }
 
     fn commit(
