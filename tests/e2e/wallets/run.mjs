@@ -46,12 +46,13 @@ async function tool(name, pair, told) {
   return Object.keys(ours).length;
 }
 
-let failures = 0;
-for (const name of ["raw requests", ...Object.keys(tools)].filter((name) => !given.only || name.includes(given.only))) {
+/** One script or the list of requests on a fresh pair of chains; gives what differs. */
+async function attempt(name) {
   const began = performance.now();
   const folder = mkdtempSync(join(tmpdir(), "stoa-wallets-"));
+  const found = [];
   const told = (what) => {
-    failures += 1;
+    found.push(what);
     console.error(`${name}: ${what}`.slice(0, 1_000));
   };
   let pair;
@@ -65,8 +66,17 @@ for (const name of ["raw requests", ...Object.keys(tools)].filter((name) => !giv
     await pair?.stop();
     rmSync(folder, { recursive: true, force: true });
   }
+  return found;
+}
+
+let failures = 0;
+for (const name of ["raw requests", ...Object.keys(tools)].filter((name) => !given.only || name.includes(given.only))) {
+  // anvil answers before it seals, so that on a busy machine two of its blocks may be one. What differs is there again on fresh chains.
+  if ((await attempt(name)).length === 0) continue;
+  console.error(`${name}: once more`);
+  failures += (await attempt(name)).length;
 }
 if (failures > 0) {
-  console.error(`${failures} differences`);
+  console.error(`${failures} differences, twice`);
   process.exit(1);
 }
