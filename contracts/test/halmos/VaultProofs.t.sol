@@ -238,7 +238,8 @@ contract VaultProofs is Proofs {
         assert(pending == gross && gross <= b.capTotal - b.releasedTotal);
     }
 
-    /// @notice The first claim is cut to what is debited; once `more` is debited, the rest of the same leaf is paid as far as it goes.
+    /// @notice The first claim is cut to what is debited and marks no more than it pays; once `more` is debited, the next claim of the
+    /// same leaf pays the rest as far as it goes.
     function check_M12_the_rest_of_a_partial_claim_stays_claimable(Book calldata b, uint40 time, uint128 lifetime, uint64 more)
         external
     {
@@ -246,7 +247,9 @@ contract VaultProofs is Proofs {
         vm.assume(b.live && more >= CLAIM_MIN && more <= b.cap - b.debited);
         bytes32 debits = SettlementLib.debitLeaf(ROUTER, DEV, b.generation, b.debited + more);
         if (!claim(lifetime, debits)) return;
-        uint128 paid = vault.claimed(ROUTER, PROVIDER, 1);
+        (,,, uint256 claimedGross) = totals();
+        uint128 paid = uint128(b.claimed + claimedGross - b.claimedGross);
+        assert(vault.claimed(ROUTER, PROVIDER, 1) == paid);
         vm.assume(lifetime >= paid + CLAIM_MIN);
         if (!syncWith(providerLeaf(lifetime), b.generation, b.debited + more)) return;
         if (!claim(lifetime, debits)) return;
