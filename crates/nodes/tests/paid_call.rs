@@ -1745,7 +1745,8 @@ fn what_an_audit_needs_is_kept_before_the_charge_and_erased_when_nobody_may_ask_
         };
         assert_eq!(*id, job(n));
         let signed = world.router.book().receipt(*id).expect("charged");
-        stoa_verify::judge::check_order(&domain(), signed.receipt.router, signed, ticket, work).expect("holds");
+        stoa_verify::judge::check_order(&domain(), signed.receipt.router, signed, ticket, work)
+            .expect("holds");
         assert!(world.router.is_auditable(*id));
     }
     assert!(!world.router.is_auditable(job(9)));
