@@ -111,11 +111,13 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     };
     let network = start(&data, &config, parts).await?;
     network.info.save(&data.path(""))?;
+    // Before anybody is told that it is up: whoever stops it on reading so has it stopped in good order.
+    let stop = StopSignal::new()?;
     if let Err(error) = tell(&network, args, started) {
         // Whoever read it has gone; the network was started to run.
         tracing::warn!(%error, "nobody reads what was printed; network.json in the data folder says the same");
     }
-    network.serve(&data).await
+    network.serve(&data, stop).await
 }
 
 /// What a start has found and taken before it changes anything.
@@ -1028,8 +1030,7 @@ fn quoted(text: &str) -> String {
 
 impl Running {
     /// Runs until Ctrl-C or SIGTERM, or until something had to stop.
-    async fn serve(mut self, data: &DataDir) -> Result<(), Failure> {
-        let mut stop = StopSignal::new()?;
+    async fn serve(mut self, data: &DataDir, mut stop: StopSignal) -> Result<(), Failure> {
         tokio::select! {
             () = stop.wait() => {}
             stopped = &mut self.router_task => return stopped?.map_err(Into::into),
