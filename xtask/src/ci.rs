@@ -326,7 +326,7 @@ fn sim() -> Result<(), CiError> {
     let program = target("release").join("stoa-sim");
     command(
         "sim",
-        Command::new(&program).args(["campaign", "--schedules", "20000"]),
+        Command::new(&program).args(["campaign", "--schedules", "100000"]),
     )?;
     command(
         "sim",

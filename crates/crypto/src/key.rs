@@ -37,8 +37,14 @@ pub enum SignatureError {
 }
 
 /// Secret key of an account. Prints as its address, never as itself.
+///
+/// Public key and address are computed once, with the key: who they are of is asked far more often than anything is signed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretKey(secp256k1::SecretKey);
+pub struct SecretKey {
+    secret: secp256k1::SecretKey,
+    public: PublicKey,
+    address: Address,
+}
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,9 +55,14 @@ impl fmt::Debug for SecretKey {
 impl SecretKey {
     /// From 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
-        secp256k1::SecretKey::from_byte_array(bytes)
-            .map(Self)
-            .map_err(|_| KeyError::OutOfRange)
+        let secret =
+            secp256k1::SecretKey::from_byte_array(bytes).map_err(|_| KeyError::OutOfRange)?;
+        let public = PublicKey(secp256k1::PublicKey::from_secret_key(SECP256K1, &secret));
+        Ok(Self {
+            secret,
+            public,
+            address: public.address(),
+        })
     }
 
     /// From hexadecimal text.
@@ -71,27 +82,27 @@ impl SecretKey {
 
     /// The secret bytes, for storing in a file of mode 0600.
     pub fn to_bytes(&self) -> [u8; 32] {
-        self.0.secret_bytes()
+        self.secret.secret_bytes()
     }
 
     /// Its account.
     pub fn address(&self) -> Address {
-        self.public_key().address()
+        self.address
     }
 
     /// What others seal to.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(secp256k1::PublicKey::from_secret_key(SECP256K1, &self.0))
+        self.public
     }
 
     pub(crate) fn inner(&self) -> &secp256k1::SecretKey {
-        &self.0
+        &self.secret
     }
 
     /// Signs a 32-byte digest; deterministic (RFC 6979), low s.
     pub fn sign(&self, digest: Digest) -> Signature {
         let (id, compact) = SECP256K1
-            .sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.0)
+            .sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.secret)
             .serialize_compact();
         let mut bytes = [0; 65];
         bytes[..64].copy_from_slice(&compact);
