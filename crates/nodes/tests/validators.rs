@@ -115,6 +115,18 @@ fn signed(n: usize) -> SignedReceipt {
     }
 }
 
+/// The same, changed before both signed it.
+fn signed_as(n: usize, change: impl Fn(&mut Receipt)) -> SignedReceipt {
+    let mut receipt = signed(n).receipt;
+    change(&mut receipt);
+    let digest = receipt_digest(&receipt);
+    SignedReceipt {
+        provider_signature: key("provider").sign(digest),
+        router_signature: key("router").sign(digest),
+        receipt,
+    }
+}
+
 fn subject(receipt: &Receipt) -> Digest {
     hash::job_subject(key("router").address(), receipt_leaf(receipt))
 }
@@ -538,8 +550,7 @@ fn a_receipt_that_was_never_agreed_is_forged() {
 
 #[test]
 fn nobody_is_asked_about_answers_that_cannot_be_recomputed() {
-    let mut float = signed(0);
-    float.receipt.tier = Tier::None;
+    let float = signed_as(0, |receipt| receipt.tier = Tier::None);
     let mut world = World::new(&[float]);
     world.leaves();
     world.sync();
@@ -686,4 +697,298 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
         Validator::recover(other, []).first_tip(),
         Validator::recover(config(), []).first_tip()
     );
+}
+
+#[test]
+fn a_receipt_that_no_provider_signed_is_forged_though_its_router_keeps_the_work_back() {
+    for tier in [Tier::Exact, Tier::None] {
+        let mut forged = signed_as(0, |receipt| receipt.tier = tier);
+        forged.provider_signature = key("router").sign(receipt_digest(&forged.receipt));
+        let foreign = signed_as(1, |receipt| receipt.chain_id += 1);
+        let mut world = World::new(&[forged.clone(), foreign.clone()]);
+        world.leaves();
+        world.sync();
+        assert!(world.wanted.is_empty(), "no work is needed to see it");
+        let mut expected: Vec<_> = [forged, foreign]
+            .iter()
+            .map(|signed| (subject(&signed.receipt), Outcome::Forged, Digest::ZERO))
+            .collect();
+        expected.sort_by_key(|(subject, ..)| *subject);
+        assert_eq!(world.disk[0].verdicts, expected);
+    }
+}
+
+/// A round after its ballots: this validator found all jobs good, or lacks the leaf file, and both others showed `peers`.
+fn after_ballots(has_leaves: bool, peers: [Voted; 2]) -> World {
+    let mut world = World::new(&jobs());
+    if has_leaves {
+        world.leaves();
+        for n in 0..JOBS {
+            world.work(n);
+            world.found(n, Ok(good()));
+        }
+    }
+    world.pass(38_000);
+    world.sync();
+    world.phase(Phase::Unseal);
+    world.look();
+    for (member, voted) in members()[1..].iter().zip(&peers) {
+        world
+            .view
+            .committed
+            .insert(member.validator, voted.ballot().root());
+        world.view.shown.insert(member.validator);
+    }
+    world.phase(Phase::Rulings);
+    for (member, voted) in members()[1..].iter().zip(peers) {
+        let validator = member.validator;
+        world.input(Input::Ballot { validator, voted });
+    }
+    world
+}
+
+/// What the others show: every job good, or nothing but that the leaf file could not be had.
+fn good_ballot() -> Voted {
+    let mut verdicts: Vec<_> = (0..JOBS)
+        .map(|n| (subject(&signed(n).receipt), Outcome::Good, good().digest))
+        .collect();
+    verdicts.sort_by_key(|(subject, ..)| *subject);
+    Voted { round: 1, verdicts }
+}
+
+fn lacking_ballot() -> Voted {
+    let batch = hash::batch_subject(key("router").address(), 1);
+    Voted {
+        round: 1,
+        verdicts: vec![(batch, Outcome::Withheld, Digest::ZERO)],
+    }
+}
+
+/// All jobs are ruled good by the votes of `seen`; answers are taken for another 600 s.
+fn ruled_good(world: &mut World, seen: &[usize]) {
+    for n in 0..JOBS {
+        let ruling = RulingView {
+            outcome: Outcome::Good,
+            seen: seen.iter().map(|n| members()[*n].validator).collect(),
+            answer_until: world.now.plus(Millis::from_secs(600)),
+        };
+        let about = subject(&signed(n).receipt);
+        world.view.rulings.insert(about, ruling);
+    }
+    world.outputs.clear();
+    world.look();
+}
+
+/// Who was shown, excused, or accused of silence, with the number of times.
+fn claims(world: &World) -> BTreeMap<(&'static str, usize), usize> {
+    let place = |who: &Address| members().iter().position(|m| m.validator == *who);
+    let mut counts = BTreeMap::new();
+    for output in &world.outputs {
+        let Output::Bring(claim) = output else {
+            continue;
+        };
+        let (what, who) = match &**claim {
+            Claim::Show { vote, excuse, .. } => {
+                (if *excuse { "excused" } else { "shown" }, vote.validator)
+            }
+            Claim::Silence { validator, .. } => ("silent", *validator),
+            _ => continue,
+        };
+        *counts
+            .entry((what, place(&who).expect("a member")))
+            .or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_router_that_serves_the_others_and_not_it_costs_it_nothing() {
+    let mut world = after_ballots(false, [good_ballot(), good_ballot()]);
+    ruled_good(&mut world, &[1, 2]);
+    assert_eq!(claims(&world), BTreeMap::from([(("excused", 0), JOBS)]));
+    for output in &world.outputs {
+        if let Output::Bring(claim) = output
+            && let Claim::Show { vote, .. } = &**claim
+        {
+            let batch = hash::batch_subject(key("router").address(), 1);
+            let root = stoa_ledger::audit::ballot::root_from(batch, vote.verdict, &vote.proof);
+            assert_eq!(root, world.disk[0].ballot().root());
+        }
+    }
+}
+
+#[test]
+fn who_is_away_when_its_answer_is_due_is_answered_for_by_the_others() {
+    let mut world = after_ballots(true, [good_ballot(), lacking_ballot()]);
+    ruled_good(&mut world, &[0]);
+    assert_eq!(
+        claims(&world),
+        BTreeMap::new(),
+        "they have time to come themselves"
+    );
+    world.pass(596_000);
+    let expected = BTreeMap::from([(("excused", 2), JOBS), (("shown", 1), JOBS)]);
+    assert_eq!(claims(&world), expected);
+}
+
+#[test]
+fn who_says_nothing_about_its_job_is_accused_of_silence_when_the_time_is_over() {
+    let mut silent = good_ballot();
+    silent.verdicts.remove(0);
+    let mut world = after_ballots(true, [good_ballot(), silent]);
+    ruled_good(&mut world, &[0, 1]);
+    world.pass(599_000);
+    let shown = BTreeMap::from([(("shown", 2), JOBS - 1)]);
+    assert_eq!(claims(&world), shown);
+    world.outputs.clear();
+    world.pass(1_500);
+    assert_eq!(claims(&world), BTreeMap::from([(("silent", 2), 1)]));
+}
+
+#[test]
+fn a_ballot_that_is_padded_or_larger_than_its_round_is_not_kept() {
+    let (whole, lacking) = (good_ballot(), lacking_ballot());
+    let mut twice = whole.clone();
+    twice.verdicts.insert(0, whole.verdicts[0]);
+    let mut turned = whole.clone();
+    turned.verdicts.reverse();
+    let mut large = whole.clone();
+    for n in 0..9u8 {
+        large
+            .verdicts
+            .push((Digest([n; 32]), Outcome::Good, Digest::ZERO));
+    }
+    large.verdicts.sort_by_key(|(subject, ..)| *subject);
+    for (padded, committed) in [(twice, &whole), (turned, &whole), (large.clone(), &large)] {
+        assert_eq!(padded.ballot().root(), committed.ballot().root());
+        let mut world = after_ballots(true, [padded, lacking.clone()]);
+        world.outputs.clear();
+        world.pass(3_000);
+        let fetch = Output::FetchBallot {
+            round: 1,
+            validator: members()[1].validator,
+        };
+        assert!(world.outputs.contains(&fetch), "it is still asked for");
+        let rules = |output: &Output| matches!(output, Output::Bring(claim) if matches!(&**claim, Claim::Rule { .. }));
+        assert!(!world.outputs.iter().any(rules));
+    }
+}
+
+#[test]
+fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
+    // Two routers, each with a post of two jobs of one provider, of whose jobs the first three are audited.
+    let none = Bps::new(0).expect("valid");
+    let sampling = Sampling {
+        most: none,
+        least: none,
+        first_jobs: 3,
+    };
+    let config = ValidatorConfig {
+        sampling,
+        ..config()
+    };
+    let routers = ["router", "another router"].map(|label| key(label).address());
+    let files = routers.map(|router| {
+        let receipts = [0, 1].map(|n| signed_as(n, |receipt| receipt.router = router));
+        LeafFile {
+            router,
+            ..file(&receipts)
+        }
+    });
+    let mut view = round(Phase::Ballot, post(&files[0]));
+    view.covers.push(Covered {
+        router: routers[1],
+        before: 0,
+        posts: vec![post(&files[1])],
+    });
+    let asked = |order: [usize; 2]| {
+        let mut validator = Validator::recover(config.clone(), []);
+        let tip = validator.first_tip();
+        let seen = ChainView {
+            seated: true,
+            tip,
+            openable: false,
+            rounds: vec![view.clone()],
+        };
+        validator.handle(Input::Chain(Box::new(seen)), Timestamp(START));
+        let come = |at: usize| {
+            let leaves = Input::Leaves {
+                router: routers[at],
+                post: 1,
+                bytes: files[at].encode(),
+            };
+            validator.handle(leaves, Timestamp(START))
+        };
+        let outputs: Vec<_> = order.into_iter().flat_map(come).collect();
+        let wanted = outputs.into_iter().filter_map(|output| match output {
+            Output::FetchWork { subject, .. } => Some(subject),
+            _ => None,
+        });
+        wanted.collect::<BTreeSet<_>>()
+    };
+    let (in_order, turned) = (asked([0, 1]), asked([1, 0]));
+    assert_eq!(in_order.len(), 3);
+    assert!(turned.is_superset(&in_order), "{turned:?}, {in_order:?}");
+}
+
+#[test]
+fn one_preimage_is_revealed_in_a_round_whatever_top_is_shown() {
+    let mut validator = Validator::recover(config(), []);
+    let chain = HashChain::new(&config().key, 0, 200);
+    let mut revealed = BTreeSet::new();
+    let mut tip = chain.top();
+    for second in 0..10 {
+        let mut view = round(Phase::Reveal, post(&file(&jobs())));
+        view.revealed.clear();
+        let rounds = vec![view];
+        let seen = ChainView {
+            seated: true,
+            tip,
+            openable: false,
+            rounds,
+        };
+        let now = Timestamp(START + 3_000 * second);
+        for output in validator.handle(Input::Chain(Box::new(seen)), now) {
+            if let Output::Reveal { preimage } = output {
+                revealed.insert(preimage);
+            }
+        }
+        // The chain's server shows the new top beside the old round.
+        tip = chain.below(chain.top()).expect("200 links");
+    }
+    assert_eq!(revealed, BTreeSet::from([tip]));
+}
+
+#[test]
+fn ballots_of_closed_rounds_are_let_go_and_nothing_is_said_in_those_rounds_again() {
+    let mut world = after_ballots(true, [good_ballot(), good_ballot()]);
+    let shown = world.view.clone();
+    world.view.number = 2;
+    world.view.phase = Phase::Reveal;
+    world.look();
+    world.view = shown;
+    world.view.phase = Phase::Ballot;
+    world.view.shown.clear();
+    world.view.committed.clear();
+    world.outputs.clear();
+    world.look();
+    world.leaves();
+    assert_eq!(world.validator.shown_ballot(1), None);
+    assert_eq!(world.outputs, [Output::Forget { round: 2 }]);
+}
+
+#[test]
+fn a_duty_that_nobody_did_is_nobody_s_fault() {
+    let missed = |world: &World| {
+        let count = |output: &&Output| matches!(output, Output::Bring(claim) if matches!(**claim, Claim::Missed { .. }));
+        world.outputs.iter().filter(count).count()
+    };
+    let mut world = World::new(&jobs());
+    world.view.revealed.clear();
+    world.phase(Phase::Rulings);
+    assert_eq!(missed(&world), 0, "chain or network were away");
+    world.view.revealed.insert(members()[1].validator);
+    world.view.shown.insert(members()[1].validator);
+    world.look();
+    assert_eq!(missed(&world), 2, "the third did neither");
 }

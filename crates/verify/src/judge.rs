@@ -72,14 +72,11 @@ pub enum OrderFault {
     Forged(&'static str),
 }
 
-/// Whether a receipt that `posted_by` posted is the provider's, its ticket the router's, and `work` what the ticket orders. A fault here is the router's:
-/// it posted the receipt and it alone hands out ticket and work.
-pub fn check_order(
+/// Whether a receipt that `posted_by` posted is of this network, this router's, and signed by its provider: what the leaf file alone shows.
+pub fn check_receipt(
     domain: &Domain,
     posted_by: Address,
     signed: &SignedReceipt,
-    ticket: &SignedTicket,
-    work: &[u8],
 ) -> Result<(), OrderFault> {
     let receipt = &signed.receipt;
     let here = (receipt.chain_id, receipt.vault) == (domain.chain_id, domain.vault);
@@ -90,6 +87,20 @@ pub fn check_order(
     if signer != Ok(receipt.provider) {
         return Err(OrderFault::Forged("the provider did not sign it"));
     }
+    Ok(())
+}
+
+/// Whether a receipt that `posted_by` posted is the provider's, its ticket the router's, and `work` what the ticket orders. A fault here is the router's:
+/// it posted the receipt and it alone hands out ticket and work.
+pub fn check_order(
+    domain: &Domain,
+    posted_by: Address,
+    signed: &SignedReceipt,
+    ticket: &SignedTicket,
+    work: &[u8],
+) -> Result<(), OrderFault> {
+    check_receipt(domain, posted_by, signed)?;
+    let receipt = &signed.receipt;
     let digest = ticket_digest(domain, &ticket.ticket);
     if digest != receipt.ticket_hash {
         return Err(OrderFault::Withheld("this is another job's ticket"));

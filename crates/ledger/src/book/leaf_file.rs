@@ -52,7 +52,12 @@ impl LeafFile {
 
     /// BLAKE3 of the file, as posted.
     pub fn content_id(&self) -> Digest {
-        Digest(*blake3::hash(&self.encode()).as_bytes())
+        Self::id_of(&self.encode())
+    }
+
+    /// The same of bytes that may be a file: what is not the file that was posted need not be read.
+    pub fn id_of(bytes: &[u8]) -> Digest {
+        Digest(*blake3::hash(bytes).as_bytes())
     }
 }
 

@@ -1,14 +1,17 @@
 //! Up to the ballot: preimages, leaf files, work, verdicts.
 
-use super::chain::{Covered, RoundView};
+use super::chain::RoundView;
 use super::{Ask, Duty, HashChain, Output, State, Validator, Voted};
 use crate::audit::{KeptWork, WorkRequest};
+use std::collections::BTreeMap;
 use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::panel::panel;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::{Outcome, PANEL, hash};
-use stoa_types::{Digest, Millis, Tier, Timestamp};
-use stoa_verify::judge::{Answered, Case, Finding, NotJudged, OrderFault, check_order};
+use stoa_types::{Address, Digest, Millis, Tier, Timestamp};
+use stoa_verify::judge::{
+    Answered, Case, Finding, NotJudged, OrderFault, check_order, check_receipt,
+};
 
 /// A chain with fewer reveals left is replaced.
 const LEFT_MIN: usize = 64;
@@ -23,6 +26,9 @@ const fn verdict(outcome: Outcome) -> Verdict {
 impl Validator {
     /// What a round asks of this validator now.
     pub(super) fn serve(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        if view.number < self.floor {
+            return;
+        }
         let member = view.place_of(self.me).is_some();
         match view.phase {
             Phase::Reveal => self.reveal(view, member, now, outputs),
@@ -56,7 +62,7 @@ impl Validator {
             && !view.revealed.contains(&self.me)
             && self.ask(Ask::Reveal(view.number), now)
         {
-            outputs.push(match self.hashes.below(self.view.tip) {
+            outputs.push(match self.next_preimage(view.number) {
                 Some(preimage) => Output::Reveal { preimage },
                 None => Output::Warn(format!(
                     "the published top {} is of no hash chain of this key, so that nothing can be revealed in round {}; join with this key",
@@ -64,6 +70,16 @@ impl Validator {
                 )),
             });
         }
+    }
+
+    /// One preimage for a round, whatever top is shown meanwhile: a second one would be known to all before its own round.
+    fn next_preimage(&mut self, round: u64) -> Option<Digest> {
+        if let Some((_, before)) = self.revealed.filter(|(of, _)| *of == round) {
+            return Some(before);
+        }
+        let preimage = self.hashes.below(self.view.tip)?;
+        self.revealed = Some((round, preimage));
+        Some(preimage)
     }
 
     /// Publishes the next chain while the present one still has links.
@@ -126,6 +142,7 @@ impl Validator {
         }
         let voted = self.conclude(view, outputs);
         self.voted.insert(round, (voted.clone(), false));
+        self.ballots.insert((round, self.me), voted.ballot());
         self.commit(view, voted, false, now, outputs);
     }
 
@@ -158,60 +175,84 @@ impl Validator {
     }
 
     /// Finds the audited jobs of posts whose leaves are here. Where the first jobs of a provider are all audited, posts are taken in their
-    /// order, for the others count them so too; at the last call it goes on without those that are missing.
+    /// order, for the others count them so too; at the last call it goes on without those that are missing. A provider's jobs in posts
+    /// that are missing are then not counted, so that more is audited here than elsewhere and never less.
     fn draw(&mut self, view: &RoundView, last_call: bool) {
         let in_order = self.config.sampling.first_jobs > 0 && !last_call;
+        let mut before: BTreeMap<Address, u32> = BTreeMap::new();
         for covered in &view.covers {
             for post in (covered.before + 1..).take(covered.posts.len()) {
                 let key = (covered.router, post);
                 let progress = self.progress.entry(view.number).or_default();
-                if progress.drawn.contains(&key) {
-                    continue;
-                }
-                if !self.leaves.contains_key(&key) {
-                    if in_order {
+                if !progress.drawn.contains_key(&key) {
+                    if self.leaves.contains_key(&key) {
+                        self.draw_post(view, key, &before);
+                    } else if in_order {
                         break;
                     }
-                    continue;
                 }
-                self.draw_post(view, covered, post);
+                let drawn = self.progress.get(&view.number).map(|p| &p.drawn);
+                for (provider, count) in drawn
+                    .and_then(|drawn| drawn.get(&key))
+                    .into_iter()
+                    .flatten()
+                {
+                    let sum = before.entry(*provider).or_default();
+                    *sum = sum.saturating_add(*count);
+                }
             }
         }
     }
 
-    fn draw_post(&mut self, view: &RoundView, covered: &Covered, post: u64) {
-        let router = covered.router;
+    fn draw_post(
+        &mut self,
+        view: &RoundView,
+        (router, post): (Address, u64),
+        before: &BTreeMap<Address, u32>,
+    ) {
         let (Some(leaves), Some(place)) =
             (self.leaves.get(&(router, post)), view.place_of(self.me))
         else {
             return;
         };
         let progress = self.progress.entry(view.number).or_default();
-        progress.drawn.insert((router, post));
+        let mut counts: BTreeMap<Address, u32> = BTreeMap::new();
         let subjects = leaves.receipts.iter().zip(&leaves.subjects);
         for (position, (signed, subject)) in subjects.enumerate() {
             let (receipt, subject) = (&signed.receipt, *subject);
-            let ordinal = progress.ordinals.entry(receipt.provider).or_default();
-            let standing = view.standings.get(&receipt.provider).copied();
-            let standing = standing.unwrap_or_default();
+            let provider = receipt.provider;
+            let count = counts.entry(provider).or_default();
+            let ordinal = before
+                .get(&provider)
+                .copied()
+                .unwrap_or_default()
+                .saturating_add(*count);
+            *count = count.saturating_add(1);
+            let standing = view.standings.get(&provider).copied().unwrap_or_default();
             let drawn = self
                 .config
                 .sampling
-                .audits(view.beacon, subject, standing, *ordinal);
-            *ordinal = ordinal.saturating_add(1);
+                .audits(view.beacon, subject, standing, ordinal);
             let seats = || panel(&view.committee, view.beacon, subject, PANEL);
-            // Content of other tiers cannot be ruled on, and nobody is asked about it.
-            if receipt.tier == Tier::Exact && drawn && seats().contains(&place) {
-                let state = State::Wanted;
-                let duty = Duty {
-                    router,
-                    post,
-                    position,
-                    state,
-                };
-                progress.duties.insert(subject, duty);
+            if !drawn || !seats().contains(&place) {
+                continue;
             }
+            // What the leaf file alone shows waits for nothing that its router could keep back, whatever the tier.
+            let state = match check_receipt(&self.config.domain, router, signed) {
+                Err(_) => State::Found(verdict(Outcome::Forged)),
+                // Content of other tiers cannot be ruled on, and nobody is asked about it.
+                Ok(()) if receipt.tier != Tier::Exact => continue,
+                Ok(()) => State::Wanted,
+            };
+            // The same leaf at another place is the same subject.
+            progress.duties.entry(subject).or_insert(Duty {
+                router,
+                post,
+                position,
+                state,
+            });
         }
+        progress.drawn.insert((router, post), counts);
     }
 
     /// Asks for work that is not here. Whether nothing is missing.

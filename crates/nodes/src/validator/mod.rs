@@ -266,7 +266,8 @@ enum Ask {
     Unseal(u64),
     Ballot(u64, Address),
     Rule(u64, Digest),
-    Show(u64, Digest),
+    Show(u64, Digest, Address),
+    Excuse(u64, Digest, Address, Digest),
     Silence(u64, Digest, Address),
     Missed(u64, u8, Address),
     Proof(Digest),
@@ -303,10 +304,8 @@ enum State {
 /// Work on one round.
 #[derive(Debug, Clone, Default)]
 struct Progress {
-    /// Posts whose jobs have been looked through.
-    drawn: BTreeSet<(Address, u64)>,
-    /// Leaves of each provider so far; posts are looked through in order.
-    ordinals: BTreeMap<Address, u32>,
+    /// Posts whose jobs have been looked through, with the number of leaves of each provider.
+    drawn: BTreeMap<(Address, u64), BTreeMap<Address, u32>>,
     duties: BTreeMap<Digest, Duty>,
 }
 
@@ -321,15 +320,22 @@ pub struct Validator {
     progress: BTreeMap<u64, Progress>,
     /// Own ballots, and whether they are durable.
     voted: BTreeMap<u64, (Voted, bool)>,
-    /// Ballots of others, shown and compared with their roots.
-    ballots: BTreeMap<(u64, Address), Voted>,
+    /// Own ballots, and those of others that were shown and compared with their roots.
+    ballots: BTreeMap<(u64, Address), Ballot>,
     asked: BTreeMap<Ask, Timestamp>,
+    /// The newest round in which it revealed, and what.
+    revealed: Option<(u64, Digest)>,
+    /// Rounds below are closed. Their ballots are not here any more, so that nothing is ever said about them again.
+    floor: u64,
 }
 
 impl Validator {
     /// Comes back with all ballots that were ever kept.
     pub fn recover(config: ValidatorConfig, kept: impl IntoIterator<Item = Voted>) -> Self {
         let me = config.key.address();
+        let voted: BTreeMap<_, _> = kept.into_iter().map(|v| (v.round, (v, true))).collect();
+        let own = voted.iter();
+        let own = own.map(|(round, (voted, _))| ((*round, me), voted.ballot()));
         Self {
             hashes: HashChain::new(&config.key, 0, config.chain_length),
             me,
@@ -337,9 +343,11 @@ impl Validator {
             view: ChainView::EMPTY,
             leaves: BTreeMap::new(),
             progress: BTreeMap::new(),
-            voted: kept.into_iter().map(|v| (v.round, (v, true))).collect(),
-            ballots: BTreeMap::new(),
+            ballots: own.collect(),
+            voted,
             asked: BTreeMap::new(),
+            revealed: None,
+            floor: 0,
         }
     }
 
@@ -370,6 +378,7 @@ impl Validator {
     /// Advances the validator. No clock, no socket, no await.
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
         let mut outputs = Vec::new();
+        let about = about(&input);
         match input {
             Input::Chain(view) => self.look(*view, &mut outputs),
             Input::Leaves {
@@ -395,7 +404,7 @@ impl Validator {
             Input::Ballot { validator, voted } => self.ballot_came(validator, voted),
             Input::Tick => {}
         }
-        self.step(now, &mut outputs);
+        self.step(about, now, &mut outputs);
         outputs
     }
 
@@ -404,7 +413,8 @@ impl Validator {
         for round in self.view.rounds.iter().map(|round| round.number) {
             if !here.contains(&round) {
                 self.progress.remove(&round);
-                self.ballots.retain(|(of, _), _| *of != round);
+                self.ballots
+                    .retain(|(of, who), _| *of != round || *who == self.me);
                 outputs.push(Output::Forget { round });
             }
         }
@@ -418,6 +428,11 @@ impl Validator {
             let length = self.config.chain_length;
             self.hashes = HashChain::holding(&self.config.key, view.tip, length);
         }
+        if let Some(oldest) = here.first() {
+            self.floor = self.floor.max(*oldest);
+            self.voted = self.voted.split_off(&self.floor);
+            self.ballots = self.ballots.split_off(&(self.floor, Address::ZERO));
+        }
         self.view = view;
     }
 
@@ -429,7 +444,10 @@ impl Validator {
         let Some(posted) = posts.next() else {
             return;
         };
-        // Anything else than what was posted is nothing.
+        // Anything else than what was posted is nothing, and is not even read.
+        if LeafFile::id_of(bytes) != posted.content_id {
+            return;
+        }
         let Ok(file) = LeafFile::decode(bytes) else {
             return;
         };
@@ -439,8 +457,7 @@ impl Validator {
         let subjects = hashes.iter().map(|leaf| job_subject(router, *leaf));
         let subjects = subjects.collect();
         let tree = stoa_crypto::MerkleTree::new(hashes);
-        let same = file.content_id() == posted.content_id
-            && (file.router, file.index) == (router, post)
+        let same = (file.router, file.index) == (router, post)
             && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
             && tree.root() == posted.job_root;
         if same {
@@ -456,23 +473,34 @@ impl Validator {
 
     fn ballot_came(&mut self, validator: Address, voted: Voted) {
         let mut rounds = self.view.rounds.iter();
-        let shown = rounds.any(|view| {
-            view.number == voted.round
-                && view.shown.contains(&validator)
-                && view.committed.get(&validator) == Some(&voted.ballot().root())
-        });
-        if shown {
-            self.ballots.insert((voted.round, validator), voted);
+        let Some(view) = rounds.find(|view| view.number == voted.round) else {
+            return;
+        };
+        let due = view.shown.contains(&validator)
+            && !self.ballots.contains_key(&(voted.round, validator));
+        // No more than there is something to say about, and nothing twice: what is kept here is bounded by what was posted.
+        let jobs = view.covers.iter().flat_map(|covered| &covered.posts);
+        let subjects: u64 = jobs.map(|post| u64::from(post.job_count) + 1).sum();
+        let pairs = voted.verdicts.windows(2);
+        let sound = voted.verdicts.len() as u64 <= subjects
+            && pairs.into_iter().all(|pair| pair[0].0 < pair[1].0);
+        if !due || !sound {
+            return;
+        }
+        let ballot = voted.ballot();
+        if view.committed.get(&validator) == Some(&ballot.root()) {
+            self.ballots.insert((voted.round, validator), ballot);
         }
     }
 
-    /// Asks for everything that is due and not done.
-    fn step(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+    /// Asks for everything that is due and not done: of one round where only that one moved.
+    fn step(&mut self, about: Option<u64>, now: Timestamp, outputs: &mut Vec<Output>) {
         if self.view.openable && self.ask(Ask::Open, now) {
             outputs.push(Output::Open);
         }
         let rounds = std::mem::take(&mut self.view.rounds);
-        for view in &rounds {
+        let moved = |view: &&RoundView| about.is_none_or(|round| round == view.number);
+        for view in rounds.iter().filter(moved) {
             self.serve(view, now, outputs);
         }
         self.renew(&rounds, now, outputs);
@@ -506,5 +534,16 @@ impl Validator {
 
     fn job_id(&self, duty: &Duty) -> Option<JobId> {
         self.job_of(duty).map(|signed| signed.receipt.job_id)
+    }
+}
+
+/// The round that an input is about, if it is about one.
+fn about(input: &Input) -> Option<u64> {
+    match input {
+        Input::Work { round, .. } | Input::Found { round, .. } | Input::Durable { round } => {
+            Some(*round)
+        }
+        Input::Ballot { voted, .. } => Some(voted.round),
+        Input::Chain(_) | Input::Leaves { .. } | Input::Tick => None,
     }
 }

@@ -1,7 +1,7 @@
 //! After the ballots: rulings, own verdicts to be shown, faults of others.
 
 use super::chain::{Covered, RoundView, RulingView};
-use super::{Ask, Claim, Output, Validator, Voted};
+use super::{Ask, Claim, Output, Validator};
 use std::collections::BTreeMap;
 use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::hash::{self, kind};
@@ -35,7 +35,7 @@ impl Validator {
         for (subject, ..) in &own.verdicts {
             self.rule(view, *subject, now, outputs);
         }
-        self.excuse(view, &own, now, outputs);
+        self.excuse_itself(view, now, outputs);
     }
 
     fn fetch_ballots(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
@@ -51,15 +51,16 @@ impl Validator {
         }
     }
 
-    /// Validators that did not do their duty.
+    /// Validators that did not do their duty. What nobody did was nobody's fault: then chain or network were away.
     fn missed(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
         let round = view.number;
         for validator in view.committee.iter().map(|member| member.validator) {
             let faults = [
-                (kind::MISSED_REVEAL, view.revealed.contains(&validator)),
-                (kind::MISSED_BALLOT, view.shown.contains(&validator)),
+                (kind::MISSED_REVEAL, &view.revealed),
+                (kind::MISSED_BALLOT, &view.shown),
             ];
-            for (kind, done) in faults {
+            for (kind, who) in faults {
+                let done = who.is_empty() || who.contains(&validator);
                 let punished = view.punished.contains(&(kind, validator));
                 let mine = validator == self.me;
                 if !done && !punished && !mine && self.ask(Ask::Missed(round, kind, validator), now)
@@ -74,20 +75,20 @@ impl Validator {
         }
     }
 
-    fn ballot_of(&self, round: u64, validator: Address) -> Option<&Voted> {
-        if validator == self.me {
-            return self.voted.get(&round).map(|(voted, _)| voted);
-        }
-        self.ballots.get(&(round, validator))
+    /// What a validator has shown about a subject.
+    fn verdict_of(&self, view: &RoundView, validator: Address, subject: Digest) -> Option<Verdict> {
+        let ballot = self.ballots.get(&(view.number, validator));
+        let ballot = ballot.filter(|_| view.shown.contains(&validator))?;
+        ballot.get(&subject)
     }
 
+    /// The same with its way to the root, which costs as many hashes as the ballot has verdicts.
     fn vote_of(&self, view: &RoundView, validator: Address, subject: Digest) -> Option<Vote> {
-        if !view.shown.contains(&validator) {
-            return None;
-        }
-        let ballot = self.ballot_of(view.number, validator)?.ballot();
-        let verdict: Verdict = ballot.get(&subject)?;
-        let proof = ballot.proof(&subject)?;
+        let verdict = self.verdict_of(view, validator, subject)?;
+        let proof = self
+            .ballots
+            .get(&(view.number, validator))?
+            .proof(&subject)?;
         Some(Vote {
             validator,
             verdict,
@@ -113,19 +114,21 @@ impl Validator {
         if let Some(ruling) = view.rulings.get(&subject) {
             return self.after_ruling(view, subject, ruling, &seated, now, outputs);
         }
-        let votes = seated
-            .iter()
-            .filter_map(|who| self.vote_of(view, *who, subject));
-        let votes: Vec<_> = votes.collect();
         let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
-        for vote in &votes {
-            *counts.entry(vote.verdict.outcome).or_default() += 1;
+        for who in &seated {
+            if let Some(verdict) = self.verdict_of(view, *who, subject) {
+                *counts.entry(verdict.outcome).or_default() += 1;
+            }
         }
         // Ballots still on their way come before the deadline; votes left out cost nobody anything if they are shown later.
         let decided = counts.values().any(|count| *count >= view.votes_needed);
         if !decided || !self.ask(Ask::Rule(round, subject), now) {
             return;
         }
+        let votes = seated.iter();
+        let votes = votes
+            .filter_map(|who| self.vote_of(view, *who, subject))
+            .collect();
         if let Some(claim) = self.claim(view, subject, votes) {
             outputs.push(bring(claim));
         }
@@ -199,7 +202,8 @@ impl Validator {
         }))
     }
 
-    /// Own verdict if it was not counted, those of others that differ, and the silence of the rest.
+    /// Own verdict if it was not counted, those of others that differ, and the silence of the rest. What a validator that is away has shown
+    /// is brought for it when its time is nearly over: it did its duty.
     fn after_ruling(
         &mut self,
         view: &RoundView,
@@ -210,25 +214,23 @@ impl Validator {
         outputs: &mut Vec<Output>,
     ) {
         let round = view.number;
+        let late = now.plus(self.config.margin) >= ruling.answer_until;
         for validator in seated.iter().copied() {
             if ruling.seen.contains(&validator) {
                 continue;
             }
-            let vote = self.vote_of(view, validator, subject);
-            let differs = |vote: &Vote| vote.verdict.outcome != ruling.outcome;
-            if let Some(vote) = vote.filter(|vote| validator == self.me || differs(vote)) {
-                if self.ask(Ask::Show(round, subject), now) {
-                    outputs.push(bring(Claim::Show {
-                        round,
-                        subject,
-                        vote,
-                        excuse: false,
-                    }));
+            if let Some(verdict) = self.verdict_of(view, validator, subject) {
+                let due = validator == self.me || late || verdict.outcome != ruling.outcome;
+                if due && self.ask(Ask::Show(round, subject, validator), now) {
+                    let vote = self.vote_of(view, validator, subject);
+                    outputs.extend(vote.map(|vote| show(round, subject, vote, false)));
                 }
-                continue;
-            }
-            let silent = self.is_silent(view, validator, subject) && now >= ruling.answer_until;
-            if silent && self.ask(Ask::Silence(round, subject, validator), now) {
+            } else if late && self.has_excuse(view, validator, subject) {
+                self.excuse(view, validator, subject, now, outputs);
+            } else if now >= ruling.answer_until
+                && self.is_silent(view, validator)
+                && self.ask(Ask::Silence(round, subject, validator), now)
+            {
                 outputs.push(bring(Claim::Silence {
                     round,
                     subject,
@@ -238,39 +240,65 @@ impl Validator {
         }
     }
 
-    /// Whether a validator has shown a ballot without a verdict on the subject.
-    fn is_silent(&self, view: &RoundView, validator: Address, subject: Digest) -> bool {
-        if view.committed.get(&validator) == Some(&Digest::ZERO) {
-            return view.shown.contains(&validator);
-        }
-        let ballot = self.ballot_of(view.number, validator);
-        ballot.is_some_and(|voted| voted.ballot().get(&subject).is_none())
+    /// Whether a validator's ballot was shown and is known here.
+    fn is_silent(&self, view: &RoundView, validator: Address) -> bool {
+        let empty = view.committed.get(&validator) == Some(&Digest::ZERO);
+        let here = self.ballots.contains_key(&(view.number, validator));
+        view.shown.contains(&validator) && (empty || here)
     }
 
-    /// Rulings on jobs of a batch that this validator could not get: its verdict on the batch excuses it.
-    fn excuse(&mut self, view: &RoundView, own: &Voted, now: Timestamp, outputs: &mut Vec<Output>) {
-        let missing = |subject: Digest| own.verdicts.iter().all(|(about, ..)| *about != subject);
-        let ruled: Vec<_> = self
-            .leaves_of(view)
-            .filter(|(_, subject, _)| missing(*subject))
-            .filter_map(|(leaf, subject, _)| Some((leaf, subject, view.rulings.get(&subject)?)))
-            .filter(|(_, _, ruling)| !ruling.seen.contains(&self.me))
-            .map(|(leaf, subject, _)| (leaf, subject))
-            .collect();
-        for (leaf, subject) in ruled {
-            let seats = panel(&view.committee, view.beacon, subject, PANEL);
-            let mine = view.place_of(self.me).is_some_and(|me| seats.contains(&me));
-            let batch = hash::batch_subject(leaf.router, leaf.post);
-            let vote = self.vote_of(view, self.me, batch).filter(|_| mine);
-            if let Some(vote) = vote
-                && self.ask(Ask::Show(view.number, subject), now)
-            {
-                outputs.push(bring(Claim::Show {
-                    round: view.number,
-                    subject,
-                    vote,
-                    excuse: true,
-                }));
+    fn has_excuse(&self, view: &RoundView, validator: Address, subject: Digest) -> bool {
+        !self.excuses(view, validator, subject).is_empty()
+    }
+
+    /// Batches that a validator could not get and one of which may hold the subject. Where the leaf is not here either, it may be any of
+    /// them: the contract takes the right one.
+    fn excuses(&self, view: &RoundView, validator: Address, subject: Digest) -> Vec<Digest> {
+        let lacks = |batch: &Digest| {
+            let verdict = self.verdict_of(view, validator, *batch);
+            verdict.is_some_and(|verdict| verdict.outcome == Outcome::Withheld)
+        };
+        let batches: Vec<Digest> = match self.leaf_of(view, subject) {
+            Some(leaf) => vec![hash::batch_subject(leaf.router, leaf.post)],
+            None => {
+                let posts = posts_of(view).filter(|post| !self.leaves.contains_key(post));
+                posts
+                    .map(|(router, post)| hash::batch_subject(router, post))
+                    .collect()
+            }
+        };
+        batches.into_iter().filter(lacks).collect()
+    }
+
+    /// The verdict of a validator on a batch that it could not get excuses its silence about the jobs in it.
+    fn excuse(
+        &mut self,
+        view: &RoundView,
+        validator: Address,
+        subject: Digest,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let round = view.number;
+        for batch in self.excuses(view, validator, subject) {
+            if self.ask(Ask::Excuse(round, subject, validator, batch), now) {
+                let vote = self.vote_of(view, validator, batch);
+                outputs.extend(vote.map(|vote| show(round, subject, vote, true)));
+            }
+        }
+    }
+
+    /// Excuses itself from rulings on jobs of batches that it could not get, whether they came later or never.
+    fn excuse_itself(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+        let me = self.me;
+        let Some(place) = view.place_of(me) else {
+            return;
+        };
+        for (subject, ruling) in &view.rulings {
+            let silent = self.verdict_of(view, me, *subject).is_none();
+            let seats = || panel(&view.committee, view.beacon, *subject, PANEL);
+            if silent && !ruling.seen.contains(&me) && seats().contains(&place) {
+                self.excuse(view, me, *subject, now, outputs);
             }
         }
     }
@@ -318,4 +346,23 @@ impl Validator {
 
 fn bring(claim: Claim) -> Output {
     Output::Bring(Box::new(claim))
+}
+
+fn show(round: u64, subject: Digest, vote: Vote, excuse: bool) -> Output {
+    bring(Claim::Show {
+        round,
+        subject,
+        vote,
+        excuse,
+    })
+}
+
+/// All posts that a round covers.
+fn posts_of(view: &RoundView) -> impl Iterator<Item = (Address, u64)> + '_ {
+    let of_router = |covered: &'_ Covered| {
+        let (router, numbers) = (covered.router, covered.before + 1..);
+        let numbers = numbers.take(covered.posts.len());
+        numbers.map(move |post| (router, post))
+    };
+    view.covers.iter().flat_map(of_router)
 }
