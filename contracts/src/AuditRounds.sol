@@ -2,7 +2,15 @@
 pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {IAuditRounds, Member, Phase, Round, RoundsParams, Snapshot} from "./interfaces/IAuditRounds.sol";
+import {
+    IAuditRounds,
+    Member,
+    Phase,
+    Round,
+    RoundsParams,
+    Snapshot,
+    ValidatorKey
+} from "./interfaces/IAuditRounds.sol";
 import {IPaymentVault} from "./interfaces/IPaymentVault.sol";
 import {IStakeRegistry} from "./interfaces/IStakeRegistry.sol";
 import {AuditLib} from "./libraries/AuditLib.sol";
@@ -60,6 +68,8 @@ contract AuditRounds is IAuditRounds {
     mapping(bytes32 commitment => uint64) private _plants;
     /// @inheritdoc IAuditRounds
     mapping(uint64 round => mapping(bytes32 job => address)) public plantOf;
+    /// @dev An address has one key, which stays known when its seat is gone.
+    mapping(address validator => ValidatorKey) private _keys;
 
     /// @param stakes The stake registry; not zero.
     /// @param vault The vault; not zero.
@@ -99,12 +109,14 @@ contract AuditRounds is IAuditRounds {
     // --------------------------------------------------------------------------------------------------------------- seats
 
     /// @inheritdoc IAuditRounds
-    function join(bytes32 tip) external {
+    function join(bytes32 tip, bytes32 x, bytes32 y) external {
         if (tip == bytes32(0)) revert Errors.ZeroValue();
+        if (address(uint160(uint256(keccak256(abi.encode(x, y))))) != msg.sender) revert Errors.WrongKey(msg.sender);
         _notRevealing();
         _takeSeat(_validators, Roles.VALIDATOR, msg.sender);
         tipOf[msg.sender] = tip;
-        emit Events.Joined(msg.sender, tip);
+        _keys[msg.sender] = ValidatorKey(msg.sender, x, y);
+        emit Events.Joined(msg.sender, tip, x, y);
     }
 
     /// @inheritdoc IAuditRounds
@@ -119,7 +131,7 @@ contract AuditRounds is IAuditRounds {
         _notRevealing();
         if (_seat(_validators, msg.sender) == MAX_SEATS) revert Errors.NotSeated(msg.sender);
         tipOf[msg.sender] = tip;
-        emit Events.Joined(msg.sender, tip);
+        emit Events.Renewed(msg.sender, tip);
     }
 
     /// @inheritdoc IAuditRounds
@@ -342,6 +354,14 @@ contract AuditRounds is IAuditRounds {
     /// @inheritdoc IAuditRounds
     function validators() external view returns (address[] memory) {
         return _validators;
+    }
+
+    /// @inheritdoc IAuditRounds
+    function validatorKeys() external view returns (ValidatorKey[] memory keys) {
+        keys = new ValidatorKey[](_validators.length);
+        for (uint256 i; i < keys.length; ++i) {
+            keys[i] = _keys[_validators[i]];
+        }
     }
 
     /// @inheritdoc IAuditRounds

@@ -63,6 +63,7 @@ contract PanelVerdict is IVerdict {
     struct Case {
         uint64 round;
         bytes32 subject;
+        bytes32 leaf;
         address router;
         address provider;
         bytes32 job;
@@ -196,13 +197,14 @@ contract PanelVerdict is IVerdict {
         _convict(c, _fault(Faults.OVERCHARGE, c.router, Roles.ROUTER, c.subject));
     }
 
-    /// @notice Proves two leaves of one router for one job.
+    /// @notice Proves two leaves of one router for one job, also the same leaf at two positions of one post.
     function proveDoublePost(Evidence calldata first, Evidence calldata second) external {
         _notClosed(first.round);
         _notClosed(second.round);
         (Case memory a,) = _openCase(first);
         (Case memory b,) = _openCase(second);
-        bool same = a.subject == b.subject && first.place.post() == second.place.post();
+        bool same = a.subject == b.subject && first.place.post() == second.place.post()
+            && !PlaceLib.areTwo(a.leaf, first.place.proof, second.place.proof);
         if (a.job != b.job || a.router != b.router || same) revert Errors.NotDouble();
         _convict(b, _fault(Faults.DOUBLE_POST, b.router, Roles.ROUTER, b.job));
     }
@@ -259,7 +261,7 @@ contract PanelVerdict is IVerdict {
         Snapshot memory before = evidence.place.check(ROUNDS, VAULT, evidence.round, leaf);
         c.round = evidence.round;
         c.router = evidence.place.router;
-        c.subject = AuditLib.jobSubject(c.router, leaf);
+        (c.subject, c.leaf) = (AuditLib.jobSubject(c.router, leaf), leaf);
         c.provider = receipt.provider;
         c.job = receipt.jobId;
         c.account = receipt.account;

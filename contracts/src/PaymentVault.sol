@@ -141,7 +141,7 @@ contract PaymentVault is VaultState, ReentrancyGuardTransient {
 
     /// @inheritdoc IPaymentVault
     function voidPending(address router) external {
-        if (msg.sender != verdict) revert Errors.NotAllowed(msg.sender);
+        if (msg.sender != verdict && msg.sender != router) revert Errors.NotAllowed(msg.sender);
         RouterState storage r = _routers[router];
         PostRecord posted = _pending(r, router);
         r.posted = posted.withoutPending();

@@ -2,13 +2,14 @@
 pragma solidity 0.8.37;
 
 import {AuditRounds} from "../src/AuditRounds.sol";
-import {Phase, Round, RoundsParams, Snapshot} from "../src/interfaces/IAuditRounds.sol";
+import {Phase, Round, RoundsParams, Snapshot, ValidatorKey} from "../src/interfaces/IAuditRounds.sol";
 import {IPaymentVault} from "../src/interfaces/IPaymentVault.sol";
 import {IStakeRegistry} from "../src/interfaces/IStakeRegistry.sol";
 import {AuditLib} from "../src/libraries/AuditLib.sol";
 import {AuditRoundsErrors as Errors, AuditRoundsEvents as Events} from "../src/libraries/AuditRoundsLib.sol";
 import {Receipt} from "../src/libraries/ReceiptLib.sol";
 import {AuditMarket} from "./utils/AuditMarket.sol";
+import {Wallet} from "./utils/Test.sol";
 
 contract AuditRoundsTest is AuditMarket {
     function expect(bytes memory data) internal {
@@ -81,12 +82,12 @@ contract AuditRoundsTest is AuditMarket {
     // --------------------------------------------------------------------------------------------------------------- seats
 
     function test_a_seat_needs_stake_and_a_chain() public {
-        address who = named("newcomer");
-        vm.startPrank(who);
+        address who = keyed("newcomer");
         expect(abi.encodeWithSelector(Errors.ZeroValue.selector));
-        rounds.join(0);
+        join(who, 0);
         expect(abi.encodeWithSelector(Errors.NotStaked.selector, who));
-        rounds.join(link(who, 0));
+        join(who, link(who, 0));
+        vm.startPrank(who);
         expect(abi.encodeWithSelector(Errors.NotSeated.selector, who));
         rounds.quit();
         expect(abi.encodeWithSelector(Errors.ZeroValue.selector));
@@ -95,12 +96,15 @@ contract AuditRoundsTest is AuditMarket {
         rounds.renew(link(who, 0));
         vm.stopPrank();
         bond(who, 3, STAKE);
+        (bytes32 x, bytes32 y) = (bytes32(wallets[who].publicKeyX), bytes32(wallets[who].publicKeyY));
+        vm.expectEmit();
+        emit Events.Joined(who, link(who, 0), x, y);
+        join(who, link(who, 0));
+        expect(abi.encodeWithSelector(Errors.AlreadySeated.selector, who));
+        join(who, link(who, 0));
         vm.startPrank(who);
         vm.expectEmit();
-        emit Events.Joined(who, link(who, 0));
-        rounds.join(link(who, 0));
-        expect(abi.encodeWithSelector(Errors.AlreadySeated.selector, who));
-        rounds.join(link(who, 0));
+        emit Events.Renewed(who, link(who, 1));
         rounds.renew(link(who, 1));
         vm.assertEq(rounds.tipOf(who), link(who, 1));
         vm.expectEmit();
@@ -110,14 +114,42 @@ contract AuditRoundsTest is AuditMarket {
         vm.assertEq(rounds.validators().length, 3);
     }
 
+    function test_a_validator_joins_with_its_own_public_key_and_everyone_reads_it() public {
+        address who = keyed("newcomer");
+        bond(who, 3, STAKE);
+        (bytes32 x, bytes32 y) = (bytes32(wallets[who].publicKeyX), bytes32(wallets[who].publicKeyY));
+        vm.startPrank(who);
+        expect(abi.encodeWithSelector(Errors.WrongKey.selector, who));
+        rounds.join(link(who, 0), y, x);
+        expect(abi.encodeWithSelector(Errors.WrongKey.selector, who));
+        rounds.join(link(who, 0), x, bytes32(uint256(y) ^ 1));
+        expect(abi.encodeWithSelector(Errors.WrongKey.selector, who));
+        rounds.join(link(who, 0), bytes32(wallets[seats[0]].publicKeyX), bytes32(wallets[seats[0]].publicKeyY));
+        rounds.join(link(who, 0), x, y);
+        vm.stopPrank();
+        ValidatorKey[] memory keys = rounds.validatorKeys();
+        vm.assertEq(keys.length, 4);
+        for (uint256 i; i < 4; ++i) {
+            Wallet memory own = wallets[i < 3 ? seats[i] : who];
+            vm.assertEq(keys[i].validator, own.addr);
+            vm.assertEq(keys[i].x, bytes32(own.publicKeyX));
+            vm.assertEq(keys[i].y, bytes32(own.publicKeyY));
+        }
+        vm.prank(seats[0]);
+        rounds.quit();
+        vm.assertEq(rounds.validatorKeys().length, 3);
+        vm.assertEq(rounds.validatorKeys()[0].validator, who);
+    }
+
     function test_seats_are_sixty_four() public {
         for (uint256 i = 3; i < 64; ++i) {
-            seat(address(uint160(0xbeef00 + i)));
+            seat(i);
         }
-        bond(named("late"), 3, STAKE);
+        address late = keyed("late");
+        bond(late, 3, STAKE);
+        bytes32 tip = link(late, 0);
         expect(abi.encodeWithSelector(Errors.SeatsTaken.selector, 64));
-        vm.prank(named("late"));
-        rounds.join(link(named("late"), 0));
+        join(late, tip);
         vm.assertEq(opened(), 1);
         pass(1);
         for (uint256 i; i < 64; ++i) {
@@ -161,10 +193,10 @@ contract AuditRoundsTest is AuditMarket {
     function test_no_chain_changes_while_preimages_are_revealed() public {
         opened();
         bytes memory refused = abi.encodeWithSelector(Errors.RevealRunning.selector, 1);
-        bond(named("newcomer"), 3, STAKE);
+        address newcomer = keyed("newcomer");
+        bond(newcomer, 3, STAKE);
         expect(refused);
-        vm.prank(named("newcomer"));
-        rounds.join(keccak256("tip"));
+        join(newcomer, keccak256("tip"));
         expect(refused);
         vm.prank(seats[0]);
         rounds.renew(keccak256("tip"));
@@ -328,9 +360,9 @@ contract AuditRoundsTest is AuditMarket {
     function test_who_joins_later_is_not_of_the_committee() public {
         postOne(1);
         uint64 round = draw();
-        seat(named("late"));
-        expect(abi.encodeWithSelector(Errors.NotOfCommittee.selector, round, named("late")));
-        vm.prank(named("late"));
+        seat(3);
+        expect(abi.encodeWithSelector(Errors.NotOfCommittee.selector, round, seats[3]));
+        vm.prank(seats[3]);
         rounds.commitBallot(round, keccak256("x"));
         vm.assertEq(rounds.committee(round).length, 3);
     }
@@ -411,7 +443,7 @@ contract AuditRoundsTest is AuditMarket {
 
     function testFuzz_a_panel_has_three_members_of_the_committee_with_stake(uint8 more, bytes32 subject) public {
         for (uint256 i; i < more % 12; ++i) {
-            seat(address(uint160(0xbeef00 + i)));
+            seat(3 + i);
         }
         postOne(1);
         pass(1);

@@ -553,6 +553,59 @@ contract PanelVerdictTest is AuditMarket {
         vm.assertTrue(court.isReversed(subjectOf(b)), "the second leaf is reversed");
     }
 
+    /// @notice One post of `count` leaves, of which `a` and `b` are the same; the evidence of both.
+    function twice(uint256 count, uint256 a, uint256 b) internal returns (Evidence memory one, Evidence memory other) {
+        Receipt[] memory jobs = new Receipt[](count);
+        for (uint256 i; i < count; ++i) {
+            jobs[i] = receipt(posts.length * 100 + (i == b ? a : i));
+        }
+        Place[] memory places = postJobs(jobs, 0);
+        (one.receipt, one.place) = (abi.encode(jobs[a]), places[a]);
+        (other.receipt, other.place) = (abi.encode(jobs[b]), places[b]);
+        one.round = other.round = draw();
+    }
+
+    function test_one_leaf_at_two_positions_of_a_post_takes_the_routers_stake() public {
+        // Beside each other both have the same proof; in other branches they differ.
+        uint256[2][3] memory at = [[uint256(0), 1], [uint256(0), 3], [uint256(1), 4]];
+        for (uint256 i; i < at.length; ++i) {
+            (Evidence memory a, Evidence memory b) = twice(5, at[i][0], at[i][1]);
+            court.proveDoublePost(a, b);
+            vm.assertEq(stakeOf(2, router), 0);
+            bond(router, 2, STAKE);
+        }
+    }
+
+    function test_a_whole_branch_posted_twice_is_seen_in_each_of_its_leaves() public {
+        Receipt[] memory jobs = new Receipt[](4);
+        for (uint256 i; i < 4; ++i) {
+            jobs[i] = receipt(i % 2);
+        }
+        Evidence memory e;
+        (e.receipt, e.place) = (abi.encode(jobs[0]), postJobs(jobs, 0)[0]);
+        e.round = draw();
+        court.proveDoublePost(e, e);
+        vm.assertEq(stakeOf(2, router), 0);
+    }
+
+    function test_a_leaf_that_stands_once_is_no_double_whatever_the_tree() public {
+        for (uint256 count = 1; count < 8; ++count) {
+            Receipt[] memory jobs = new Receipt[](count);
+            for (uint256 i; i < count; ++i) {
+                jobs[i] = receipt(count * 100 + i);
+            }
+            Place[] memory places = postJobs(jobs, 0);
+            uint64 round = draw();
+            for (uint256 i; i < count; ++i) {
+                Evidence memory e;
+                (e.round, e.receipt, e.place) = (round, abi.encode(jobs[i]), places[i]);
+                expect(abi.encodeWithSelector(Errors.NotDouble.selector));
+                court.proveDoublePost(e, e);
+            }
+        }
+        vm.assertEq(stakeOf(2, router), STAKE);
+    }
+
     // ---------------------------------------------------------------------------------------------------------- permissions
 
     function test_nobody_else_slashes_voids_suspends_or_writes() public {

@@ -142,6 +142,33 @@ contract VaultSettlementTest is Market {
         post(router, keccak256("corrected root"), 550_000);
     }
 
+    /// @notice A post that was under way when a ruling voided the root before it brings the reversed charge back; its router takes it out.
+    function test_a_router_voids_its_own_pending_root_and_no_others() public {
+        settleOne(router, provider, dev, 500_000);
+        post(router, keccak256("root with the charge"), 600_000);
+        vm.prank(verdict);
+        vault.voidPending(router);
+        post(router, keccak256("root that was under way"), 610_000);
+        vm.prank(named("another router"));
+        vm.expectRevert(abi.encodeWithSelector(Errors.NotAllowed.selector, named("another router")));
+        vault.voidPending(router);
+        vm.startPrank(router);
+        vm.expectEmit();
+        emit Events.PendingVoided(router, keccak256("root that was under way"), 610_000);
+        vault.voidPending(router);
+        vm.expectRevert(abi.encodeWithSelector(Errors.NothingPending.selector, router));
+        vault.voidPending(router);
+        vm.stopPrank();
+        post(router, keccak256("corrected root"), 550_000);
+        vm.warp(block.timestamp + WINDOW);
+        vault.promote(router);
+        (bytes32 root,) = vault.claimable(router);
+        vm.assertEq(root, keccak256("corrected root"));
+        vm.prank(router);
+        vm.expectRevert(abi.encodeWithSelector(Errors.NothingPending.selector, router));
+        vault.voidPending(router);
+    }
+
     // ------------------------------------------------------------------------------------------------------------- debits
 
     function test_nothing_is_debited_or_claimed_from_a_pending_root() public {

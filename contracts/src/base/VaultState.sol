@@ -70,7 +70,7 @@ abstract contract VaultState is IPaymentVault {
 
     /// @notice May name the verdict contract and its own successor, and add fee versions.
     address public admin;
-    /// @notice The only caller of `voidPending`; zero until set.
+    /// @notice May void the pending payout root of any router; zero until set.
     address public verdict;
     /// @inheritdoc IPaymentVault
     uint16 public latestFeeVersion;

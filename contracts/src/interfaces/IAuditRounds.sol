@@ -45,6 +45,13 @@ struct Member {
     uint96 weight;
 }
 
+/// @notice A validator and the point of its public key on secp256k1.
+struct ValidatorKey {
+    address validator;
+    bytes32 x;
+    bytes32 y;
+}
+
 /// @notice What is stored of a round. The three sets hold one bit for each place in the committee.
 struct Round {
     uint40 openedAt;
@@ -67,8 +74,9 @@ struct Round {
 /// @notice No call moves money. Who judges what follows from the beacon; what is judged and what it costs is the verdict's. At most 64
 /// validators and 64 routers have seats, which bounds every loop. The admin names the verdict, the planters and its own successor.
 interface IAuditRounds {
-    /// @notice A staked validator takes a seat and publishes the top of its hash chain. Not while preimages are revealed.
-    function join(bytes32 tip) external;
+    /// @notice A staked validator takes a seat, publishes the top of its hash chain and the public key of its account, to which routers seal
+    /// what an audit needs. Not while preimages are revealed. Only an account with a key can join: no contract.
+    function join(bytes32 tip, bytes32 x, bytes32 y) external;
 
     /// @notice A validator gives its seat up. What it owes to rounds that are open stays.
     function quit() external;
@@ -157,6 +165,9 @@ interface IAuditRounds {
 
     /// @notice All validators with a seat.
     function validators() external view returns (address[] memory);
+
+    /// @notice All validators with a seat, with their public keys.
+    function validatorKeys() external view returns (ValidatorKey[] memory);
 
     /// @notice All routers with a seat.
     function routers() external view returns (address[] memory);

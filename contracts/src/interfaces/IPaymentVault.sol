@@ -93,7 +93,8 @@ interface IPaymentVault {
     /// @notice Anyone, once the window has passed: makes the router's pending payout root claimable.
     function promote(address router) external;
 
-    /// @notice Only the verdict contract: cancels the router's pending payout root. The claimable one stays.
+    /// @notice Only the verdict contract or the router itself: cancels the router's pending payout root. The claimable one stays. A router
+    /// does so when a post that was under way brought a charge back that a ruling had reversed.
     function voidPending(address router) external;
 
     /// @notice Anyone: books the debits of a claimable payout root. All entries are booked or none.
@@ -126,7 +127,7 @@ interface IPaymentVault {
     /// @dev It binds only charges whose leaves name it; issued tickets name theirs.
     function addFeeVersion(FeeSchedule calldata schedule) external returns (uint16 version);
 
-    /// @notice Only the admin: names the contract that may call `voidPending`.
+    /// @notice Only the admin: names the contract that may call `voidPending` for any router.
     function setVerdict(address verdict) external;
 
     /// @notice Only the admin: hands its role to `admin`, later the time-lock.

@@ -11,6 +11,8 @@ library AuditRoundsErrors {
     error ZeroValue();
     /// @notice The times of a round end after `unbonding` seconds, when stake is out of reach.
     error TimesTooLong(uint256 total, uint256 unbonding);
+    /// @notice The public key is not `who`'s: its hash gives another address.
+    error WrongKey(address who);
     /// @notice `who` does not hold the minimum stake.
     error NotStaked(address who);
     /// @notice `who` may keep its seat.
@@ -53,8 +55,10 @@ library AuditRoundsErrors {
 
 /// @title Events of the rounds
 library AuditRoundsEvents {
-    /// @notice `validator` has a seat; the top of its chain is `tip`. Also for a renewed chain.
-    event Joined(address indexed validator, bytes32 tip);
+    /// @notice `validator` has a seat; the top of its chain is `tip`, its public key the point (`x`, `y`).
+    event Joined(address indexed validator, bytes32 tip, bytes32 x, bytes32 y);
+    /// @notice `validator` has a new chain with the top `tip`.
+    event Renewed(address indexed validator, bytes32 tip);
     /// @notice `validator` has no seat any more.
     event Left(address indexed validator);
     /// @notice Posts of `router` are audited from now on.

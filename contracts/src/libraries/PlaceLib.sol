@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {IAuditRounds, Snapshot} from "../interfaces/IAuditRounds.sol";
 import {IPaymentVault} from "../interfaces/IPaymentVault.sol";
@@ -67,6 +68,18 @@ library PlaceLib {
         }
         if (head != end) revert WrongHead(head);
         if (!MerkleProof.verifyCalldata(place.proof, place.posts[place.index].jobRoot, leaf)) revert NotInRoot(leaf);
+    }
+
+    /// @notice Whether two proofs of one leaf under one root are of two positions. They differ, or the tree has twin branches on the way,
+    /// in which each position has the other's proof.
+    function areTwo(bytes32 leaf, bytes32[] calldata one, bytes32[] calldata other) internal pure returns (bool) {
+        if (keccak256(abi.encode(one)) != keccak256(abi.encode(other))) return true;
+        bytes32 node = leaf;
+        for (uint256 i; i < one.length; ++i) {
+            if (one[i] == node) return true;
+            node = Hashes.commutativeKeccak256(node, one[i]);
+        }
+        return false;
     }
 
     function _stored(

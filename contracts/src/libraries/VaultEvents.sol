@@ -34,7 +34,7 @@ library VaultEvents {
     );
     /// @notice A payout root became claimable.
     event Promoted(address indexed router, bytes32 payRoot, uint128 gross);
-    /// @notice A pending payout root was cancelled by verdict.
+    /// @notice A pending payout root was cancelled, by verdict or by its router.
     event PendingVoided(address indexed router, bytes32 payRoot, uint128 gross);
     /// @notice The booked debit of an allotment is `lifetimeDebit` from now on.
     event DebitSynced(
@@ -50,7 +50,7 @@ library VaultEvents {
     event ProtocolCollected(uint128 treasury, uint128 validators, uint128 buyback);
     /// @notice Leaves may name fee version `version` from now on.
     event FeeVersionAdded(uint16 indexed version, FeeSchedule schedule);
-    /// @notice Only `verdict` may void pending payout roots from now on.
+    /// @notice Only `verdict` may void the pending payout roots of others from now on.
     event VerdictSet(address verdict);
     /// @notice `admin` holds the admin role from now on.
     event AdminSet(address admin);

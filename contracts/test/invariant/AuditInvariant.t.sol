@@ -8,6 +8,7 @@ import {Place} from "../../src/libraries/PlaceLib.sol";
 import {Receipt} from "../../src/libraries/ReceiptLib.sol";
 import {AuditMarket} from "../utils/AuditMarket.sol";
 import {Ballots, Said} from "../utils/Ballots.sol";
+import {Wallet} from "../utils/Test.sol";
 
 /// @notice Jobs, rounds, ballots and rulings at random, with one liar among three validators and two providers, one of which cheats
 /// when it likes. Nothing it does may revert; what must be refused it tries, and fails when it is accepted.
@@ -192,9 +193,10 @@ contract AuditHandler is AuditMarket {
         address who = seats[liar];
         if (rounds.phase(rounds.latest()) == Phase.Reveal) return;
         bond(who, 3, uint128(bound(amount, 1, STAKE)));
+        Wallet memory own = wallets[who];
         bytes32 tip = link(who, revealed[who]);
         vm.prank(who);
-        try rounds.join(tip) {} catch {}
+        try rounds.join(tip, bytes32(own.publicKeyX), bytes32(own.publicKeyY)) {} catch {}
     }
 
     function promote() external {

@@ -11,6 +11,7 @@ import {Place, Post} from "../../src/libraries/PlaceLib.sol";
 import {Receipt, ReceiptLib} from "../../src/libraries/ReceiptLib.sol";
 import {Ballots, Said} from "./Ballots.sol";
 import {Market} from "./Market.sol";
+import {Wallet} from "./Test.sol";
 import {Tree} from "./Tree.sol";
 
 /// @notice A market with audits: three validators, a staked router, a staked provider, and the steps that many tests share.
@@ -36,6 +37,7 @@ abstract contract AuditMarket is Market {
     address internal provider;
     address internal account;
     address[] internal seats;
+    mapping(address => Wallet) internal wallets;
     mapping(address => uint256) internal revealed;
     Post[] internal posts;
 
@@ -57,7 +59,7 @@ abstract contract AuditMarket is Market {
         bond(provider, 1, STAKE);
         rounds.enrol(router);
         for (uint256 i; i < 3; ++i) {
-            seat(named(string.concat("validator ", vm.toString(i))));
+            seat(i);
         }
         vm.roll(100);
     }
@@ -83,10 +85,23 @@ abstract contract AuditMarket is Market {
         }
     }
 
-    function seat(address who) internal {
-        bond(who, 3, STAKE);
+    /// @notice An account whose public key is known.
+    function keyed(string memory name) internal returns (address who) {
+        Wallet memory made = vm.createWallet(uint256(keccak256(bytes(name))));
+        who = made.addr;
+        wallets[who] = made;
+    }
+
+    function join(address who, bytes32 tip) internal {
+        Wallet memory own = wallets[who];
         vm.prank(who);
-        rounds.join(link(who, 0));
+        rounds.join(tip, bytes32(own.publicKeyX), bytes32(own.publicKeyY));
+    }
+
+    function seat(uint256 number) internal {
+        address who = keyed(string.concat("validator ", vm.toString(number)));
+        bond(who, 3, STAKE);
+        join(who, link(who, 0));
         seats.push(who);
     }
 

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+/// @notice A key pair.
+struct Wallet {
+    address addr;
+    uint256 publicKeyX;
+    uint256 publicKeyY;
+    uint256 privateKey;
+}
+
 /// @notice The cheat codes of forge that these tests use.
 interface Vm {
     function warp(uint256 time) external;
@@ -13,6 +21,7 @@ interface Vm {
     function expectRevert() external;
     function expectEmit() external;
     function assume(bool condition) external;
+    function createWallet(uint256 key) external returns (Wallet memory);
     function addr(uint256 key) external pure returns (address);
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gasUsed);

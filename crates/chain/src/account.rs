@@ -6,7 +6,7 @@ use stoa_types::{Address, Digest, EndpointId, Region, StakeAmount, Timestamp, To
 
 use crate::access::{ChainAccess, TransactionReceipt, view};
 use crate::bindings::{PaymentVault, ProviderRegistry, StakeRegistry, StoaToken, TestDollar};
-use crate::convert::{evm_address, evm_digest, narrow, tokens};
+use crate::convert::{digest, evm_address, evm_digest, narrow, tokens};
 use crate::deploy::Contracts;
 use crate::event::{Offer, StakeRole};
 use crate::sender::{SendError, Sender};
@@ -320,6 +320,22 @@ impl<C: ChainAccess> Account<C> {
             return Ok(Done::Before);
         }
         let call = PaymentVault::promoteCall { router };
+        Ok(Done::Now(
+            turn.send(Some(self.contracts.vault), call.abi_encode())
+                .await?,
+        ))
+    }
+
+    /// Cancels this router's own pending payout root, unless another one is pending, or none.
+    pub async fn void_own(&self, pay_root: Digest) -> Result<Done, SendError> {
+        let turn = self.sender.turn().await?;
+        let router = evm_address(self.address());
+        let ask = PaymentVault::pendingOfCall { router };
+        let pending = turn.view(self.contracts.vault, &ask).await?;
+        if pending.postedAt == 0 || digest(pending.payRoot) != pay_root {
+            return Ok(Done::Before);
+        }
+        let call = PaymentVault::voidPendingCall { router };
         Ok(Done::Now(
             turn.send(Some(self.contracts.vault), call.abi_encode())
                 .await?,

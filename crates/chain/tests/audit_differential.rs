@@ -61,8 +61,12 @@ fn who(label: &str) -> Address {
     key(label).address()
 }
 
+fn validator_key(n: usize) -> SecretKey {
+    key(&format!("validator {}", n % VALIDATORS))
+}
+
 fn validator(n: usize) -> Address {
-    who(&format!("validator {}", n % VALIDATORS))
+    validator_key(n).address()
 }
 
 fn provider(n: usize) -> SecretKey {
@@ -373,6 +377,7 @@ fn rounds_revert(error: &RoundsError) -> Vec<u8> {
     match error {
         RoundsError::NotAllowed { caller } => R::NotAllowed { caller: a(caller) }.abi_encode(),
         RoundsError::ZeroValue => R::ZeroValue {}.abi_encode(),
+        RoundsError::WrongKey { who } => R::WrongKey { who: a(who) }.abi_encode(),
         RoundsError::NotStaked { who } => R::NotStaked { who: a(who) }.abi_encode(),
         RoundsError::StillSeated { who } => R::StillSeated { who: a(who) }.abi_encode(),
         RoundsError::AlreadySeated { who } => R::AlreadySeated { who: a(who) }.abi_encode(),
@@ -812,14 +817,16 @@ impl World {
             _ if tip == Digest::ZERO => chain_of(n)[LINKS],
             _ => tip,
         };
+        let owner = if twist % 8 == 6 { n + 1 } else { n };
+        let point = validator_key(owner).public_key().point();
         let Model { rounds, stakes, .. } = &mut self.model;
-        let expected = rounds.join(stakes, validator(n), tip);
-        self.rounds(
-            "join",
-            validator(n),
-            &R::joinCall { tip: word(tip) },
-            expected,
-        );
+        let expected = rounds.join(stakes, validator(n), tip, point);
+        let call = R::joinCall {
+            tip: word(tip),
+            x: word(point.0),
+            y: word(point.1),
+        };
+        self.rounds("join", validator(n), &call, expected);
     }
 
     fn enrol(&mut self, router: Address) {
@@ -881,9 +888,12 @@ impl World {
 
     fn post(&mut self, draw: &Draw) {
         let router = who(["router", "router", "router", "second router"][draw.b % 4]);
-        let receipts: Vec<_> = (0..draw.a % 3 + 1)
+        let mut receipts: Vec<_> = (0..draw.a % 3 + 1)
             .map(|n| self.receipt(router, draw, n))
             .collect();
+        if draw.twist % 8 == 5 {
+            receipts.push(receipts[0].clone());
+        }
         let tree = MerkleTree::new(receipts.iter().map(receipt_leaf).collect());
         let made = Post {
             job_root: tree.root(),
@@ -1483,6 +1493,11 @@ impl World {
         let validators = self.evm.view(to, &R::validatorsCall {});
         let validators: Vec<_> = validators.into_iter().map(address).collect();
         assert_eq!(validators, self.model.rounds.validators());
+        let keys = self.evm.view(to, &R::validatorKeysCall {}).into_iter();
+        let keys: Vec<_> = keys
+            .map(|key| (address(key.validator), (digest(key.x), digest(key.y))))
+            .collect();
+        assert_eq!(keys, self.model.rounds.validator_keys());
         let outstanding = self.evm.view(to, &R::outstandingCall {});
         assert_eq!(u64::from(outstanding), self.model.rounds.outstanding());
         for round in latest.saturating_sub(2)..=latest + 1 {

@@ -129,6 +129,25 @@ impl PublicKey {
         self.0.serialize()
     }
 
+    /// From its two coordinates, as contracts hold it.
+    pub fn from_point(x: Digest, y: Digest) -> Result<Self, KeyError> {
+        let mut bytes = [4; 65];
+        bytes[1..33].copy_from_slice(&x.0);
+        bytes[33..].copy_from_slice(&y.0);
+        secp256k1::PublicKey::from_slice(&bytes)
+            .map(Self)
+            .map_err(|_| KeyError::NoPublicKey)
+    }
+
+    /// Its two coordinates. The account is the hash of both.
+    pub fn point(&self) -> (Digest, Digest) {
+        let bytes = self.0.serialize_uncompressed();
+        let (mut x, mut y) = ([0; 32], [0; 32]);
+        x.copy_from_slice(&bytes[1..33]);
+        y.copy_from_slice(&bytes[33..]);
+        (Digest(x), Digest(y))
+    }
+
     /// Its account.
     pub fn address(&self) -> Address {
         address_of(&self.0)
@@ -292,6 +311,19 @@ mod tests {
         for bad in ["", "0x", &text[2..], &upper, &text[..66], &no_point] {
             assert_eq!(bad.parse::<PublicKey>(), Err(KeyError::NoPublicKey));
         }
+    }
+
+    #[test]
+    fn a_public_key_is_its_point_and_a_point_off_the_curve_is_none() {
+        let public = SecretKey::for_tests("a").public_key();
+        let (x, y) = public.point();
+        assert_eq!(PublicKey::from_point(x, y), Ok(public));
+        let hash = keccak256([x.0, y.0].concat());
+        assert_eq!(public.address().0, hash.0[12..]);
+        let refused = Err(KeyError::NoPublicKey);
+        assert_eq!(PublicKey::from_point(y, x), refused);
+        assert_eq!(PublicKey::from_point(x, x), refused);
+        assert_eq!(PublicKey::from_point(Digest::ZERO, Digest::ZERO), refused);
     }
 
     proptest::proptest! {

@@ -379,3 +379,38 @@ fn a_root_with_a_reversed_job_is_not_posted_any_more_and_waits_for_no_answer() {
     world.posted(2, 9, false);
     assert_eq!(world.router.book().reversal(job(1)), Some(true));
 }
+
+#[test]
+fn a_post_under_way_that_brings_a_reversed_charge_back_is_cancelled_by_its_router() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 300);
+    seal_and_post(&mut book, true, secs(4_800));
+    promote(&mut book);
+    run_job(&mut book, 2, 1, 9, 40);
+    run_job(&mut book, 3, 2, 8, 20);
+    seal_and_post(&mut book, false, secs(4_900));
+    let sealed = book.seal(secs(4_980), 10, true).expect("a leaf");
+    apply(&mut book, &[sealed]);
+    run_job(&mut book, 4, 2, 8, 5);
+    let mut world = World::new(book);
+    let pay_root = world.pay_root(3);
+    // The post is on its way with its root when the verdict reverses a job that the root pays.
+    world.told(ChainEvent::JobReversed { job: job(2) });
+    assert!(world.journal.contains(&Entry::PayoutVoided { pay_root }));
+    world.posted(3, 9, true);
+    assert!(world.journal.contains(&Entry::PayoutStands { pay_root }));
+    assert_eq!(world.router.book().reversal(job(2)), Some(false));
+    world.tick(20);
+    let void = ChainCall::VoidOwn { pay_root };
+    assert_eq!(world.calls.last(), Some(&void), "{:?}", world.calls);
+    world.told(ChainEvent::PayoutVoided {
+        pay_root,
+        block: 10,
+    });
+    assert_eq!(world.router.book().reversal(job(2)), Some(true));
+    world.tick(100);
+    let batch = world.router.book().batch(4).expect("sealed");
+    assert_eq!(batch.sealed.gross, units(325), "all but the 40");
+    let again = world.calls.iter().filter(|call| **call == void).count();
+    assert_eq!(again, 1, "{:?}", world.calls);
+}

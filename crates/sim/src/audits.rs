@@ -285,7 +285,10 @@ impl World {
             };
             let core = Validator::recover(config.clone(), []);
             let (who, tip) = (core.account(), core.first_tip());
-            self.rounds.join(&self.stakes, who, tip).expect("joins");
+            let key = config.key.public_key().point();
+            self.rounds
+                .join(&self.stakes, who, tip, key)
+                .expect("joins");
             let cheats = n == 0 && self.cheat.is_validator();
             self.nodes.push(Node {
                 core,

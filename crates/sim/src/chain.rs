@@ -264,6 +264,13 @@ impl ModelChain {
                     )
                 }
                 ChainCall::Promote => self.vault.promote(router, now),
+                ChainCall::VoidOwn { pay_root } => {
+                    let pending = self.vault.totals(router).pending;
+                    if pending.is_none_or(|pending| pending.pay_root != pay_root) {
+                        continue;
+                    }
+                    self.vault.void_pending(router, router)
+                }
                 ChainCall::CoverLate {
                     generation,
                     cap,

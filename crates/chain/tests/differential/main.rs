@@ -467,12 +467,12 @@ impl World {
     }
 
     fn void(&mut self, draw: &Draw) -> (&'static str, Expected, Found) {
-        let caller = if draw.b.is_multiple_of(4) {
-            address(STRANGER)
-        } else {
-            who("verdict", 0)
-        };
         let router = router(draw.a);
+        let caller = match draw.b % 4 {
+            0 => address(STRANGER),
+            1 => router,
+            _ => who("verdict", 0),
+        };
         let expected = self.model.void_pending(caller, router);
         if expected.is_ok() {
             // What was only pending is no total to build on.

@@ -448,6 +448,11 @@ async fn carry<C: ChainAccess>(
             .await
             .map(|done| matches!(done, Done::Now(_)))
             .map_err(|e| e.to_string()),
+        ChainCall::VoidOwn { pay_root } => account
+            .void_own(pay_root)
+            .await
+            .map(|done| matches!(done, Done::Now(_)))
+            .map_err(|e| e.to_string()),
         ChainCall::CoverLate {
             generation,
             cap,

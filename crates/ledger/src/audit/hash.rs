@@ -20,6 +20,13 @@ pub fn batch_subject(router: Address, post: u64) -> Digest {
     keccak256(words.as_bytes())
 }
 
+/// The account of a public key, by its two coordinates.
+pub fn key_owner((x, y): (Digest, Digest)) -> Address {
+    let mut owner = [0; 20];
+    owner.copy_from_slice(&keccak256(Words::new().digest(x).digest(y).as_bytes()).0[12..]);
+    Address(owner)
+}
+
 /// The link of a hash chain above `preimage`. A chain is `n` links over a secret; its top is published when the validator joins, and each
 /// round reveals the next link below.
 pub fn link(preimage: Digest) -> Digest {

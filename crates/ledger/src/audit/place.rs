@@ -2,7 +2,7 @@
 
 use super::rounds::AuditRounds;
 use crate::vault::{CHECKPOINT_EVERY, Vault};
-use stoa_crypto::{chain_head, verify_proof};
+use stoa_crypto::{chain_head, hash_pair, verify_proof};
 use stoa_types::{Address, Digest};
 
 /// The most posts that a proof walks; between two stored heads there are no more.
@@ -59,6 +59,17 @@ impl Place {
     /// The post that holds the leaf, counted from one.
     pub fn post(&self) -> u64 {
         self.from.saturating_add(self.at as u64).saturating_add(1)
+    }
+
+    /// Whether this place and another of the same leaf in the same post are two positions: their proofs differ, or the tree has twin
+    /// branches on the way, in which each position has the other's proof.
+    pub fn is_beside(&self, other: &Self, leaf: Digest) -> bool {
+        let twin = |node: &mut Digest, sibling: &Digest| {
+            let same = *node == *sibling;
+            *node = hash_pair(*node, *sibling);
+            Some(same)
+        };
+        self.proof != other.proof || self.proof.iter().scan(leaf, twin).any(|same| same)
     }
 
     /// Checks the way from `leaf` to the heads that `round` covers.

@@ -123,6 +123,9 @@ pub enum RoundsError {
     /// A digest that must not be zero.
     #[error("a value that must not be zero is zero")]
     ZeroValue,
+    /// Somebody else's key.
+    #[error("the public key is not {who}'s: its hash gives another address")]
+    WrongKey { who: Address },
     /// Too little stake.
     #[error("{who} does not hold the minimum stake")]
     NotStaked { who: Address },
@@ -204,6 +207,7 @@ pub struct AuditRounds {
     validators: Vec<Address>,
     routers: Vec<Address>,
     tips: BTreeMap<Address, Digest>,
+    keys: BTreeMap<Address, (Digest, Digest)>,
     rounds: Vec<Round>,
     snapshots: BTreeMap<(u64, Address), Snapshot>,
     last_snapshot: BTreeMap<Address, u64>,
@@ -224,6 +228,7 @@ impl AuditRounds {
             validators: Vec::new(),
             routers: Vec::new(),
             tips: BTreeMap::new(),
+            keys: BTreeMap::new(),
             rounds: Vec::new(),
             snapshots: BTreeMap::new(),
             last_snapshot: BTreeMap::new(),
@@ -249,6 +254,12 @@ impl AuditRounds {
     /// Validators that will be asked when the next round opens, if they hold their stake.
     pub fn validators(&self) -> &[Address] {
         &self.validators
+    }
+
+    /// The same with the two coordinates of their public keys, to which routers seal what an audit needs.
+    pub fn validator_keys(&self) -> Vec<(Address, (Digest, Digest))> {
+        let with_key = |who: &Address| Some((*who, *self.keys.get(who)?));
+        self.validators.iter().filter_map(with_key).collect()
     }
 
     /// Routers whose posts are audited.
@@ -364,19 +375,24 @@ impl AuditRounds {
 
     // ---- seats
 
-    /// A staked validator takes a seat and publishes the top of its hash chain.
+    /// A staked validator takes a seat and publishes the top of its hash chain and its public key, by its coordinates.
     pub fn join(
         &mut self,
         stakes: &StakeRegistry,
         caller: Address,
         tip: Digest,
+        key: (Digest, Digest),
     ) -> Result<(), RoundsError> {
         if tip == Digest::ZERO {
             return Err(RoundsError::ZeroValue);
         }
+        if hash::key_owner(key) != caller {
+            return Err(RoundsError::WrongKey { who: caller });
+        }
         self.not_revealing()?;
         take_seat(&mut self.validators, stakes, Role::Validator, caller)?;
         self.tips.insert(caller, tip);
+        self.keys.insert(caller, key);
         Ok(())
     }
 

@@ -34,8 +34,12 @@ fn name(label: &str) -> Address {
     Address(keccak256(label).0[..20].try_into().expect("20 of 32"))
 }
 
+fn validator_key(n: usize) -> SecretKey {
+    SecretKey::for_tests(&format!("validator {n}"))
+}
+
 fn validator(n: usize) -> Address {
-    name(&format!("validator {n}"))
+    validator_key(n).address()
 }
 
 fn provider_key() -> SecretKey {
@@ -118,7 +122,10 @@ impl World {
             chain.push(hash::link(chain[link]));
         }
         let tip = chain.pop().expect("has links");
-        self.rounds.join(&self.stakes, who, tip).expect("joins");
+        let key = validator_key(n).public_key().point();
+        self.rounds
+            .join(&self.stakes, who, tip, key)
+            .expect("joins");
         self.chains.push(chain);
     }
 
@@ -796,6 +803,56 @@ fn a_router_pays_for_overcharge_and_double_posts() {
         .prove_overcharge(&mut market, &dear, now)
         .expect("8 for 7");
     world.stakes.check_conservation().expect("holds");
+}
+
+#[test]
+fn one_leaf_at_two_positions_of_a_post_is_a_double_and_at_one_it_is_not() {
+    // Which of the leaves are the same: beside each other, in other branches, in branches of other heights, a whole branch.
+    for jobs in [
+        vec![1, 1],
+        vec![1, 2, 3, 1, 4],
+        vec![1, 2, 3, 4, 1],
+        vec![1, 2, 1, 2],
+    ] {
+        let mut world = World::new(3, TIMES);
+        let receipts: Vec<_> = jobs.iter().map(|job| receipt(*job)).collect();
+        let places = world.post(&receipts, Digest::ZERO);
+        let round = world.draw();
+        let now = world.now;
+        let last = jobs.iter().rposition(|job| *job == 1).expect("twice");
+        let evidence = |at: usize| signed(receipt(jobs[at]), places[at].clone(), round);
+        let (first, second, single) = (evidence(0), evidence(last), evidence(last - 1));
+        let (verdict, mut market) = world.parts();
+        if jobs[last - 1] == 3 {
+            let once = verdict.prove_double_post(&mut market, &single, &single, now);
+            assert_eq!(once, Err(VerdictError::NotDouble));
+        }
+        verdict
+            .prove_double_post(&mut market, &first, &second, now)
+            .unwrap_or_else(|error| panic!("{jobs:?}: {error}"));
+        assert_eq!(world.stake(Role::Router, name("router")), 0);
+    }
+}
+
+#[test]
+fn a_validator_joins_with_its_own_public_key_and_routers_read_it() {
+    let mut world = World::new(3, TIMES);
+    let who = validator(0);
+    let own = validator_key(0).public_key().point();
+    assert_eq!(world.rounds.validator_keys()[0], (who, own));
+    world.rounds.quit(who).expect("sits");
+    assert_eq!(world.rounds.validator_keys().len(), 2);
+    let tip = keccak256("tip");
+    let other = validator_key(1).public_key().point();
+    for key in [other, (own.1, own.0), (Digest::ZERO, Digest::ZERO)] {
+        let refused = world.rounds.join(&world.stakes, who, tip, key);
+        assert_eq!(refused, Err(RoundsError::WrongKey { who }));
+    }
+    world
+        .rounds
+        .join(&world.stakes, who, tip, own)
+        .expect("its own");
+    assert_eq!(world.rounds.validator_keys()[2], (who, own));
 }
 
 #[test]

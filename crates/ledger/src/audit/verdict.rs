@@ -177,7 +177,7 @@ pub enum VerdictError {
     /// The charge is right.
     #[error("a charge of {charge} is not above {most}")]
     NotOvercharged { charge: TokenAmount, most: u128 },
-    /// The same leaf at the same post, or two jobs.
+    /// The same leaf at the same position, or two jobs.
     #[error("these are not two leaves for one job of one router")]
     NotDouble,
     /// The rounds refused.
@@ -412,7 +412,7 @@ impl PanelVerdict {
         self.convict_router(market, kind::OVERCHARGE, &case, case.subject, now)
     }
 
-    /// Anyone proves two leaves for one job.
+    /// Anyone proves two leaves for one job, also the same leaf at two positions of one post.
     pub fn prove_double_post(
         &mut self,
         market: &mut Market<'_>,
@@ -428,7 +428,9 @@ impl PanelVerdict {
         let same_router = first.place.router == second.place.router;
         let same_leaf = first.subject() == second.subject();
         let same_post = first.place.post() == second.place.post();
-        if !same_job || !same_router || (same_leaf && same_post) {
+        let leaf = receipt_leaf(&first.receipt);
+        let beside = first.place.is_beside(&second.place, leaf);
+        if !same_job || !same_router || (same_leaf && same_post && !beside) {
             return Err(VerdictError::NotDouble);
         }
         let about = Digest(second.receipt.job_id.0);

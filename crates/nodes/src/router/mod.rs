@@ -260,6 +260,12 @@ pub enum ChainCall {
     },
     /// Make the pending payout root claimable.
     Promote,
+    /// Cancel the router's own pending payout root, because it pays a charge that a verdict reversed; done already if another root is
+    /// pending, or none.
+    VoidOwn {
+        /// The root.
+        pay_root: Digest,
+    },
     /// Bring debits of the claimable root on chain.
     SyncDebits,
     /// Give the router's allotment to itself at least this cap, from the router's own money; a new generation where none is live. Done

@@ -58,14 +58,18 @@ impl Router {
             return;
         }
         let wanted = [
+            self.wanted_void(),
             self.wanted_post(),
             self.wanted_promote(now),
             (!self.book.debit_entries().is_empty()).then_some(ChainCall::SyncDebits),
             self.wanted_cover(now),
         ];
         let turns = wanted.len();
+        // A root can be cancelled only within its window: that goes before the others, but not twice running.
+        let urgent = wanted[0].is_some() && self.next_turn != 1;
+        let first = if urgent { 0 } else { self.next_turn };
         let next = (0..turns)
-            .map(|n| (self.next_turn + n) % turns)
+            .map(|n| (first + n) % turns)
             .find_map(|turn| Some((turn, wanted[turn].clone()?)));
         if let Some((turn, call)) = next {
             self.next_turn = turn + 1;
@@ -106,6 +110,12 @@ impl Router {
             gross,
             content_id: sealed.content_id,
         })
+    }
+
+    /// A post that was under way when the verdict cancelled the root before it brings the reversed charge back: nobody else cancels that.
+    fn wanted_void(&self) -> Option<ChainCall> {
+        let pay_root = self.book.pending_of_reversed()?.sealed.pay_root;
+        Some(ChainCall::VoidOwn { pay_root })
     }
 
     /// A payout root that the next batch would have promoted, had there been one, is promoted by itself.
@@ -152,7 +162,7 @@ impl Router {
             Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
                 Some(_) => {
                     outputs.push(Output::Warn(format!(
-                        "the verdict cancelled payout root {pay_root}; its jobs enter the next one"
+                        "payout root {pay_root} was cancelled, because a verdict reversed a job that it pays; its other jobs enter the next one"
                     )));
                     Entry::PayoutVoided { pay_root }
                 }
@@ -225,6 +235,9 @@ fn ends(event: &ChainEvent, call: &ChainCall, router: &Address) -> bool {
     match (event, call) {
         (ChainEvent::BatchPosted { index, .. }, ChainCall::Post { index: asked, .. }) => {
             index == asked
+        }
+        (ChainEvent::PayoutVoided { pay_root, .. }, ChainCall::VoidOwn { pay_root: asked }) => {
+            pay_root == asked
         }
         (ChainEvent::PayoutPromoted { .. }, ChainCall::Promote)
         | (ChainEvent::DebitSynced { .. }, ChainCall::SyncDebits) => true,

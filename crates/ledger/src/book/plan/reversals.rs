@@ -127,14 +127,22 @@ impl RouterBook {
 
     /// A payout root that is not posted yet and pays a reversed charge: it must not be posted.
     pub fn payout_of_reversed(&self) -> Option<&BatchRecord> {
-        let pays = |batch: &&BatchRecord| {
-            let own = batch.sealed.index;
-            let paid = |(job, taken): (&JobId, &bool)| {
-                !taken && self.batch_of(*job).is_some_and(|(index, _)| index <= own)
-            };
-            batch.posted.is_none() && self.reversed.iter().any(paid)
-        };
-        self.outstanding_payouts().find(pays)
+        self.outstanding_payouts()
+            .find(|batch| batch.posted.is_none() && self.pays_reversed(batch))
+    }
+
+    /// A payout root in its window that pays a reversed charge: its post was under way when the verdict cancelled the one before, so that
+    /// the router has to cancel it itself.
+    pub fn pending_of_reversed(&self) -> Option<&BatchRecord> {
+        self.outstanding_payouts()
+            .find(|batch| batch.posted.is_some() && self.pays_reversed(batch))
+    }
+
+    fn pays_reversed(&self, batch: &BatchRecord) -> bool {
+        let own = batch.sealed.index;
+        self.reversed.iter().any(|(job, taken)| {
+            !taken && self.batch_of(*job).is_some_and(|(index, _)| index <= own)
+        })
     }
 
     /// Whether a verdict reversed the job, and whether its charge has left the totals since.
