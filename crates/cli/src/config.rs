@@ -1,9 +1,11 @@
 //! Settings of `stoa up`: one file, embedded as the default and its documentation.
 
+use crate::process::Failure;
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::path::Path;
 use stoa_runtime::{ProviderPolicy, Window};
-use stoa_types::{Price, Region, StakeAmount, TokenAmount};
+use stoa_types::{Address, Digest, NetworkProfile, Price, Region, StakeAmount, TokenAmount};
 
 /// The default configuration file.
 pub const DEFAULT: &str = include_str!("../../../config/default.toml");
@@ -126,6 +128,26 @@ pub struct Router {
     pub calls_max: u32,
     /// Longest wait before a stream's headers leave.
     pub header_hold_ms_max: u64,
+    /// Where `stoa router` listens for providers (UDP).
+    pub listen: SocketAddr,
+    /// Where providers find it, if that is elsewhere.
+    pub announce: Vec<SocketAddr>,
+    /// Where `stoa router` serves API and dashboard.
+    pub api: SocketAddr,
+    /// Where `stoa router` serves metrics.
+    pub metrics: SocketAddr,
+    /// API keys that are known from the settings, by hash, besides those in its folder.
+    pub keys: Vec<ConfiguredKey>,
+}
+
+/// An API key of the settings.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfiguredKey {
+    /// Who pays for its calls.
+    pub account: Address,
+    /// Its hash, as `stoa connect` prints it.
+    pub hash: Digest,
 }
 
 /// What providers have in common.
@@ -145,6 +167,10 @@ pub struct Provider {
     pub utc_offset_minutes: i32,
     /// Tokens per second that the stake stands for.
     pub claimed_tps: u32,
+    /// Local address from which `stoa provider` dials routers (UDP).
+    pub listen: SocketAddr,
+    /// Where `stoa provider` serves metrics.
+    pub metrics: SocketAddr,
 }
 
 /// Somebody else's inference server.
@@ -200,6 +226,30 @@ impl Config {
             Ok(text) => Self::layered(DEFAULT, &text, &name),
             Err(reason) => Err(ConfigError::Unreadable { file: name, reason }),
         }
+    }
+
+    /// The profile that the settings name, with the rhythm of `--batch-seconds`.
+    pub fn asked_profile(&self, batch_seconds: Option<u64>) -> Result<NetworkProfile, Failure> {
+        let mut profile = NetworkProfile::parse(NetworkProfile::builtin_text(&self.up.profile)?)?;
+        let Some(seconds) = batch_seconds else {
+            return Ok(profile);
+        };
+        if !profile.devnet {
+            let name = profile.name;
+            return Err(format!("--batch-seconds is for devnets; profile `{name}` is none").into());
+        }
+        if !(1..=3600).contains(&seconds) {
+            return Err("--batch-seconds takes 1 to 3600".into());
+        }
+        let settlement = &mut profile.settlement;
+        settlement.batch_seconds = seconds;
+        settlement.window_seconds = 2 * seconds;
+        // A batch and two windows must fit between the end of an allotment and its return.
+        settlement.settle_delay_seconds = settlement.settle_delay_seconds.max(6 * seconds);
+        settlement.claim_min = TokenAmount::from_units(1);
+        // A ruling must come while the payout root can still be voided.
+        profile.audit = profile.audit.within(2 * seconds);
+        Ok(profile)
     }
 
     /// Tables are laid over tables, key by key; anything else replaces what it stands over, lists as a whole.

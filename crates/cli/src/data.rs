@@ -50,6 +50,7 @@ const OURS: &[&str] = &[
     "lock",
     "profile.toml",
     "network.json",
+    "join.json",
     "chain.redb",
     "keys",
     "models",

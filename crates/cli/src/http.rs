@@ -8,12 +8,14 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// No answer.
-    #[error("cannot reach {url}: {reason}; is `stoa up` running?")]
+    #[error("cannot reach {url}: {reason}; is the router running?")]
     Unreachable {
         /// Where.
         url: String,
         /// Why.
         reason: String,
+        /// Whether nothing can have arrived there.
+        unsent: bool,
     },
     /// An error answer.
     #[error("{message} (status {status}, {code})")]
@@ -35,7 +37,19 @@ pub enum HttpError {
     },
 }
 
-/// Talks to one network's API.
+impl HttpError {
+    /// Whether another router may be asked: this one got nothing, or says that it could not serve, which it then does not bill. After a
+    /// connection that broke later nobody knows.
+    pub fn may_go_elsewhere(&self) -> bool {
+        match self {
+            Self::Unreachable { unsent, .. } => *unsent,
+            Self::Refused { status, .. } => matches!(status, 502..=504),
+            Self::Malformed { .. } => false,
+        }
+    }
+}
+
+/// Talks to one router's API.
 pub struct Api {
     client: reqwest::Client,
     base: String,
@@ -43,8 +57,13 @@ pub struct Api {
 }
 
 impl Api {
-    /// A client for `network`.
+    /// A client for the first router of `network`.
     pub fn new(network: &Network) -> Self {
+        Self::at(&network.api, &network.key)
+    }
+
+    /// A client for a router.
+    pub fn at(base: &str, key: &str) -> Self {
         // Loopback calls must not go through a proxy that the environment names.
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -60,8 +79,8 @@ impl Api {
             .expect("the client is built from fixed settings");
         Self {
             client,
-            base: network.api.clone(),
-            key: network.key.clone(),
+            base: base.to_owned(),
+            key: key.to_owned(),
         }
     }
 
@@ -101,6 +120,7 @@ async fn read(
 ) -> Result<Vec<u8>, HttpError> {
     let unreachable = |error: reqwest::Error| HttpError::Unreachable {
         url: url.to_owned(),
+        unsent: error.is_connect(),
         reason: error.to_string(),
     };
     let response = sent.map_err(unreachable)?;

@@ -4,14 +4,19 @@ mod commands;
 mod config;
 mod data;
 mod http;
+mod join;
+mod launch;
 mod network;
 mod process;
+mod profile;
 mod roles;
 mod up;
 mod upstream;
 
 use clap::{Parser, Subcommand};
-use commands::{Outcome, ask, audit, chain, doctor, keys, money, show, verify};
+use commands::{
+    Outcome, ask, audit, chain, connect, doctor, fund, keys, money, provider, router, show, verify,
+};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +45,16 @@ enum Command {
     Up(up::Args),
     /// Says what a provider on this machine would serve and earn, what is wrong and what to do.
     Doctor(doctor::Args),
-    /// Runs the embedded chain alone.
+    /// Runs the embedded chain with the network's contracts alone.
     Chain(chain::Args),
+    /// Runs a router alone, against a chain by RPC.
+    Router(router::Args),
+    /// Runs a provider alone; it dials out to routers and needs no reachable port.
+    Provider(provider::Args),
+    /// Makes this folder the developer of a router elsewhere: deposit, allotment, API key.
+    Connect(connect::Args),
+    /// Hands out a devnet's stake tokens and test dollars, in the folder of its chain.
+    Fund(fund::Args),
     /// Makes one paid call.
     Ask(ask::Args),
     /// Puts the settlement proof into a saved receipt file.
@@ -113,6 +126,10 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Up(args) => up::run(data, args, started).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Chain(args) => chain::chain(data, args).await,
+        Command::Router(args) => router::router(data, args).await,
+        Command::Provider(args) => provider::provider(data, args).await,
+        Command::Connect(args) => connect::connect(data, args).await,
+        Command::Fund(args) => fund::fund(data, args).await,
         Command::Ask(args) => ask::ask(data, args).await,
         Command::Receipt(args) => ask::receipt(data, args).await,
         Command::Verify(args) => verify::verify(args).await,

@@ -4,6 +4,7 @@ use crate::data::{DataError, write_private};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use stoa_chain::Contracts;
 use stoa_types::Address;
 
 /// Where a network listens and who is who in it. Holds the developer's API key: mode 0600.
@@ -28,6 +29,34 @@ pub struct Network {
     pub developer: Address,
     /// Providers' accounts, in order.
     pub providers: Vec<Address>,
+    /// Other routers to turn to when the first does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<RouterAccess>,
+}
+
+/// How one router is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterAccess {
+    /// Base URL of its OpenAI surface, ending in `/v1`.
+    pub api: String,
+    /// API key of the developer there.
+    pub key: String,
+    /// Its account.
+    pub router: Address,
+}
+
+/// Contract addresses by name.
+pub fn contract_names(contracts: &Contracts) -> BTreeMap<String, Address> {
+    let names = [
+        ("TestDollar", contracts.payment_token),
+        ("StoaToken", contracts.stake_token),
+        ("ProviderRegistry", contracts.provider_registry),
+        ("StakeRegistry", contracts.stake_registry),
+        ("PaymentVault", contracts.vault),
+    ];
+    let names = names.map(|(name, address)| (name.to_owned(), address));
+    names.into()
 }
 
 /// Why the network cannot be found.
@@ -78,6 +107,18 @@ impl Network {
             path,
             reason: error.to_string(),
         })
+    }
+
+    /// All routers, in the order in which they are tried.
+    pub fn routers(&self) -> Vec<RouterAccess> {
+        let first = RouterAccess {
+            api: self.api.clone(),
+            key: self.key.clone(),
+            router: self.router,
+        };
+        let mut routers = vec![first];
+        routers.extend(self.more.iter().cloned());
+        routers
     }
 
     /// Address of a contract.

@@ -4,6 +4,9 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Why a command or a role could not go on: one sentence for whoever started it.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// Writes a line to standard output. A reader that has gone (`| head -1`) has seen enough: that is no error.
 pub fn say(text: impl Display) -> io::Result<()> {
     written(writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()))

@@ -1,12 +1,10 @@
 //! The upstream server of the settings and options: how `up` and `doctor` open it.
 
 use crate::config::Config;
-use crate::process::complain;
+use crate::process::{Failure, complain};
 use std::path::PathBuf;
 use std::time::Duration;
 use stoa_runtime::{Probe, UpstreamBackend, UpstreamFault, UpstreamOptions};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Options about an upstream server.
 #[derive(Debug, Clone, Default, clap::Args)]

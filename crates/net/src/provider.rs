@@ -85,13 +85,14 @@ pub struct ProviderEndpoint {
     status: watch::Sender<ProviderStatus>,
     state: watch::Receiver<LinkState>,
     current: Arc<Mutex<Option<Connection>>>,
+    router: watch::Sender<EndpointAddr>,
     dialling: JoinHandle<()>,
 }
 
 impl ProviderEndpoint {
     /// Opens the endpoint and starts to dial; does not wait for the router.
     pub async fn connect(config: ProviderConfig) -> Result<Self, NetError> {
-        let router = config.router.to_iroh()?;
+        let (router_sender, router) = watch::channel(config.router.to_iroh()?);
         let endpoint = endpoint::bind(
             &config.secret,
             config.bind,
@@ -130,6 +131,7 @@ impl ProviderEndpoint {
             status,
             state,
             current,
+            router: router_sender,
             dialling: tokio::spawn(dialler.run(config.backoff)),
         })
     }
@@ -137,6 +139,14 @@ impl ProviderEndpoint {
     /// This endpoint's public key.
     pub fn endpoint_id(&self) -> EndpointId {
         self.id
+    }
+
+    /// The router moved: from the next dial on it is looked for there. A link that stands is kept.
+    pub fn redirect(&self, router: &RouterAddress) -> Result<(), NetError> {
+        let address = router.to_iroh()?;
+        self.router
+            .send_if_modified(|current| std::mem::replace(current, address.clone()) != address);
+        Ok(())
     }
 
     /// Next job; `None` after [`ProviderEndpoint::close`].
@@ -214,7 +224,7 @@ fn lock(current: &Mutex<Option<Connection>>) -> std::sync::MutexGuard<'_, Option
 
 struct Dialler {
     endpoint: Endpoint,
-    router: EndpointAddr,
+    router: watch::Receiver<EndpointAddr>,
     hello: Hello,
     timeouts: Timeouts,
     jobs: mpsc::Sender<IncomingJob>,
@@ -259,13 +269,18 @@ impl Dialler {
                 reason: error.to_string(),
                 wait,
             });
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // Whoever knows better need not wait.
+                Ok(()) = self.router.changed() => {}
+            }
         }
     }
 
-    async fn dial(&self) -> Result<(Connection, Control, Welcome), NetError> {
+    async fn dial(&mut self) -> Result<(Connection, Control, Welcome), NetError> {
         let patience = self.timeouts.handshake;
-        let dialled = self.endpoint.connect(self.router.clone(), crate::ALPN);
+        let router = self.router.borrow_and_update().clone();
+        let dialled = self.endpoint.connect(router, crate::ALPN);
         let connection = tokio::time::timeout(patience, dialled)
             .await
             .map_err(|_| NetError::Connect(format!("no answer within {patience:?}")))?

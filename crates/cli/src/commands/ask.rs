@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::show::word;
 use crate::data::write_private;
-use crate::http::Api;
+use crate::http::{Api, HttpError};
 use crate::network::Network;
 use crate::process::{complain, say};
 use serde::Deserialize;
@@ -128,22 +128,48 @@ fn check_writable(path: &Path) -> Outcome {
     Ok(())
 }
 
-/// Asks and prints the answer.
-pub async fn ask(data: &Path, args: &Args) -> Outcome {
-    if let Some(path) = &args.save {
-        check_writable(path)?;
+/// Asks the routers in turn until one answers, or one may have got the call.
+async fn ask_any(network: &Network, args: &Args) -> Outcome<Asked> {
+    let routers = network.routers();
+    let mut left = routers.iter().peekable();
+    while let Some(router) = left.next() {
+        match ask_one(&Api::at(&router.api, &router.key), args).await {
+            Err(AskError::Http(error)) if error.may_go_elsewhere() && left.peek().is_some() => {
+                complain(format_args!("{error}; the next router is asked"))?;
+            }
+            asked => return Ok(asked?),
+        }
     }
-    let api = Api::new(&Network::load(data)?);
+    Err("network.json names no router".into())
+}
+
+/// A call that was answered.
+struct Asked {
+    /// Exact bytes of the body.
+    request: String,
+    /// The answer as it came.
+    raw: serde_json::Value,
+    answer: Answer,
+}
+
+/// Why a router did not answer.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("no model is offered now")]
+    NoModel,
+    #[error("the router's answer cannot be read: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+async fn ask_one(api: &Api, args: &Args) -> Result<Asked, AskError> {
     let model = match &args.model {
         Some(model) => model.clone(),
         None => {
             let models: Models = api.get("/models").await?;
-            models
-                .data
-                .into_iter()
-                .next()
-                .map(|m| m.id)
-                .ok_or("no model is offered now")?
+            let first = models.data.into_iter().next();
+            first.ok_or(AskError::NoModel)?.id
         }
     };
     let mut body = serde_json::json!({"model": model, "temperature": args.temperature, "messages": [{"role": "user", "content": args.text}]});
@@ -152,7 +178,25 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
     }
     let request = body.to_string();
     let raw: serde_json::Value = api.post("/chat/completions", request.clone()).await?;
-    let answer: Answer = serde_json::from_value(raw.clone())?;
+    let answer = serde_json::from_value(raw.clone())?;
+    Ok(Asked {
+        request,
+        raw,
+        answer,
+    })
+}
+
+/// Asks and prints the answer.
+pub async fn ask(data: &Path, args: &Args) -> Outcome {
+    if let Some(path) = &args.save {
+        check_writable(path)?;
+    }
+    let network = Network::load(data)?;
+    let Asked {
+        request,
+        raw,
+        answer,
+    } = ask_any(&network, args).await?;
     let bundle = bundle(answer, request)?;
     // It is paid for: it is saved whoever reads the output.
     if let Some(path) = &args.save {
@@ -222,8 +266,14 @@ pub fn read_bundle(path: &Path) -> Outcome<Bundle> {
 
 /// Puts the settlement proof into a saved file.
 pub async fn receipt(data: &Path, args: &ReceiptArgs) -> Outcome {
-    let api = Api::new(&Network::load(data)?);
     let mut bundle = read_bundle(&args.file)?;
+    let network = Network::load(data)?;
+    let routers = network.routers();
+    let router = bundle.receipt.receipt.router;
+    // The router that served it has the proof; the first one can at least say that it knows nothing of it.
+    let at = routers.iter().find(|known| known.router == router);
+    let at = at.unwrap_or(&routers[0]);
+    let api = Api::at(&at.api, &at.key);
     let job: JobId = bundle.receipt.receipt.job_id;
     loop {
         let settled: Settled = api.get(&format!("/receipts/{job}")).await?;

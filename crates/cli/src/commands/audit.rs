@@ -1,27 +1,26 @@
 //! `stoa audit`: the router's books, rebuilt from its journal while the network is stopped.
 
 use super::Outcome;
-use crate::data::DataDir;
+use crate::data::{DataDir, read_secret};
+use crate::join::JoinFile;
 use crate::process::say;
 use crate::roles::journal;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
-use stoa_crypto::Domain;
+use stoa_crypto::{Domain, SecretKey};
 use stoa_types::{JobId, TokenAmount};
 
 /// Rebuilds the books, checks that they balance, and prints the sums.
 pub fn audit(path: &Path, args: &super::show::ShowArgs) -> Outcome {
-    let network = crate::network::Network::load(path)?;
+    let network = JoinFile::load(path)?;
+    let router = SecretKey::from_bytes(read_secret(path, "router")?)?.address();
     let data = DataDir::open(path)?;
-    let vault = network
-        .contract("PaymentVault")
-        .ok_or("network.json names no PaymentVault")?;
     let domain = Domain {
         chain_id: network.chain_id,
-        vault,
+        vault: network.contracts.vault,
     };
-    let (_, recovered) = journal::open(&data.folder("router/journal")?, domain, network.router)?;
+    let (_, recovered) = journal::open(&data.folder("router/journal")?, domain, router)?;
     let book = recovered.book;
     let conserved = book.check_conservation();
     let charged: BTreeMap<JobId, TokenAmount> = book

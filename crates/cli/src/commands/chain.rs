@@ -1,41 +1,102 @@
-//! `stoa chain`: the embedded chain alone.
+//! `stoa chain`: the embedded chain with the network's contracts, alone.
 
 use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::join::JoinFile;
+use crate::launch::chain as embedded;
+use crate::launch::service::{listen, local};
 use crate::process::{StopSignal, complain, say};
-use crate::up::{Profile, listen, open_chain};
+use crate::profile::Profile;
+use serde_json::json;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use stoa_evm::rpc::{RpcConfig, serve};
 
 /// Arguments of `stoa chain`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Port of the JSON-RPC; 0 takes any free one.
-    #[arg(long)]
+    /// Port of the JSON-RPC on loopback; 0 takes any free one.
+    #[arg(long, conflicts_with = "listen")]
     port: Option<u16>,
+    /// Address of the JSON-RPC, for roles on other hosts. Whoever reaches it can use the chain: keep it within your own network.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// URL that join.json tells the other roles; the address it listens on, if not named.
+    #[arg(long, value_name = "URL")]
+    announce: Option<String>,
+    /// Network profile: stoa or infera.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
+    #[arg(long, value_name = "N")]
+    batch_seconds: Option<u64>,
     /// Lays the settings of this file over the defaults, as `up` does.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Prints one line of JSON when ready.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Opens or creates the chain of the data folder and serves it until Ctrl-C or SIGTERM.
+/// Opens or creates the chain of the data folder, puts the contracts on it and serves it until Ctrl-C or SIGTERM.
 pub async fn chain(data: &Path, args: &Args) -> Outcome {
-    let config = Config::load(args.config.as_deref())?;
+    let mut config = Config::load(args.config.as_deref())?;
+    if let Some(profile) = &args.profile {
+        config.up.profile.clone_from(profile);
+    }
+    let asked = config.asked_profile(args.batch_seconds)?;
+    let named = args.profile.is_some() || args.batch_seconds.is_some();
     let data = DataDir::open(data)?;
-    let port = args.port.unwrap_or(config.up.rpc_port);
-    let listener = listen(port, "the chain's RPC", "--port").await?;
-    let profile = Profile::settle(&data, config.asked_profile(None)?, false)?;
-    let chain = Arc::new(open_chain(&data, &profile)?);
+    let address = args
+        .listen
+        .unwrap_or_else(|| local(args.port.unwrap_or(config.up.rpc_port)));
+    let listener = listen(address, "the chain's RPC", "--port or --listen").await?;
+    let profile = Profile::settle(&data, asked, named)?;
+    let chain = embedded::open(&data, &profile)?;
+    let (joined, _) = embedded::found(&data, profile, &chain).await?;
+    let address = listener.local_addr()?;
+    let file = JoinFile {
+        rpc: args
+            .announce
+            .clone()
+            .unwrap_or_else(|| format!("http://{address}")),
+        chain_id: joined.chain_id,
+        contracts: joined.contracts,
+        profile: joined.profile.text.clone(),
+    };
+    if args.announce.is_none() && address.ip().is_unspecified() {
+        complain(format_args!(
+            "join.json names {address}, which others cannot reach; name this host's URL with --announce"
+        ))?;
+    }
+    file.save(&data)?;
     let mut signal = StopSignal::new()?;
-    let (id, address) = (chain.chain_id(), listener.local_addr()?);
-    let head = chain.head().number;
-    if let Err(error) = say(format_args!("chain {id} at http://{address}, block {head}")) {
+    if let Err(error) = tell(args, &data, &file, address, chain.head().number) {
         complain(error)?;
     }
     let stop = async move { signal.wait().await };
     serve(listener, chain.clone(), RpcConfig::default(), stop).await?;
     chain.close();
     Ok(())
+}
+
+fn tell(
+    args: &Args,
+    data: &DataDir,
+    file: &JoinFile,
+    address: SocketAddr,
+    head: u64,
+) -> std::io::Result<()> {
+    let id = file.chain_id;
+    if args.json {
+        return say(
+            json!({"ready": true, "chain_id": id, "rpc": file.rpc, "block": head, "contracts": file.contracts}),
+        );
+    }
+    let join = data.path("join.json");
+    say(format_args!(
+        "chain {id} at http://{address}, block {head}; the other roles join with --join {}",
+        join.display()
+    ))
 }

@@ -2,8 +2,8 @@
 
 use super::Outcome;
 use crate::config::{Config, market_slots};
+use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
 use crate::process::say;
-use crate::up::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
 use crate::upstream::{UpstreamArgs, connect};
 use serde::Serialize;
 use serde_json::json;

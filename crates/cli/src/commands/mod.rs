@@ -3,12 +3,16 @@
 pub mod ask;
 pub mod audit;
 pub mod chain;
+pub mod connect;
 pub mod doctor;
+pub mod fund;
 pub mod keys;
 mod logs;
 pub mod money;
+pub mod provider;
+pub mod router;
 pub mod show;
 pub mod verify;
 
 /// Result of a command: its error is one clear sentence for a person.
-pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+pub type Outcome<T = ()> = Result<T, crate::process::Failure>;

@@ -6,7 +6,10 @@ use super::router::now;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stoa_net::{IncomingJob, LinkState, MessageSender, ProviderEndpoint, ProviderStatus};
+use stoa_net::{
+    IncomingJob, LinkState, MessageSender, NetError, ProviderEndpoint, ProviderStatus,
+    RouterAddress,
+};
 use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
@@ -55,6 +58,16 @@ pub struct ProviderHandle {
 }
 
 impl ProviderHandle {
+    /// Its router moved there.
+    pub fn redirect(&self, router: &RouterAddress) -> Result<(), NetError> {
+        self.endpoint.redirect(router)
+    }
+
+    /// Waits until the router has let it in; `false` if it was closed before.
+    pub async fn connected(&self) -> bool {
+        self.endpoint.connected().await.is_some()
+    }
+
     /// Takes no new work, lets running work end (up to `patience`), and closes the link.
     pub async fn drain(self, patience: Duration) {
         let _ = self.events.send(Event::Input(Box::new(Input::Drain(true))));

@@ -1,0 +1,78 @@
+//! `stoa fund`: hands out the stake tokens and test dollars of a devnet, in the folder of its chain.
+
+use super::Outcome;
+use crate::data::read_secret;
+use crate::join::JoinFile;
+use crate::launch::Joined;
+use crate::process::say;
+use serde_json::json;
+use std::path::Path;
+use stoa_chain::Rpc;
+use stoa_crypto::SecretKey;
+use stoa_types::{Address, StakeAmount, TokenAmount};
+
+/// Arguments of `stoa fund`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Who gets it.
+    account: Address,
+    /// Whole stake tokens.
+    #[arg(long, value_name = "AMOUNT")]
+    stake: Option<String>,
+    /// Whole test dollars.
+    #[arg(long, value_name = "AMOUNT")]
+    dollars: Option<String>,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sends what was asked for from the account that deployed the network.
+pub async fn fund(data: &Path, args: &Args) -> Outcome {
+    let stake = args.stake.as_deref().map(StakeAmount::parse).transpose()?;
+    let dollars = args
+        .dollars
+        .as_deref()
+        .map(TokenAmount::parse)
+        .transpose()?;
+    if stake.is_none() && dollars.is_none() {
+        return Err("name what to hand out with --stake or --dollars".into());
+    }
+    let file = JoinFile::load(data)?;
+    let profile = file.profile()?;
+    if !profile.rules.devnet {
+        let name = profile.rules.name;
+        return Err(format!(
+            "profile `{name}` is no devnet: its tokens are bought, not handed out"
+        )
+        .into());
+    }
+    let key = SecretKey::from_bytes(read_secret(data, "deployer")?)?;
+    let joined = Joined {
+        chain: Rpc::new(&file.rpc)?,
+        chain_id: file.chain_id,
+        contracts: file.contracts,
+        profile,
+    };
+    let deployer = joined.account(key).await?;
+    if let Some(stake) = stake {
+        deployer.send_stake_tokens(args.account, stake).await?;
+    }
+    if let Some(dollars) = dollars {
+        deployer.mint_test_dollars(args.account, dollars).await?;
+    }
+    let view = joined.view();
+    let (held, dollars) = (
+        view.stake_token_balance(args.account).await?,
+        view.token_balance(args.account).await?,
+    );
+    if args.json {
+        return Ok(say(
+            json!({"account": args.account, "stake_tokens": held, "test_dollars": dollars}),
+        )?);
+    }
+    Ok(say(format_args!(
+        "{} holds {held} stake tokens and {dollars} test dollars",
+        args.account
+    ))?)
+}

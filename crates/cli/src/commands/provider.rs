@@ -1,0 +1,232 @@
+//! `stoa provider`: a provider alone. It dials out to routers and needs no reachable port.
+
+use super::Outcome;
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
+use crate::launch::routers::Routers;
+use crate::launch::service::{listen, serve_metrics, until};
+use crate::launch::stake::StakeSource;
+use crate::launch::{JoinArgs, Joined};
+use crate::process::{StopSignal, complain, say};
+use crate::roles::provider::ProviderHandle;
+use crate::upstream::{UpstreamArgs, connect_and_try};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use stoa_chain::{ChainAccess, Rpc};
+use stoa_runtime::discover_hardware;
+use stoa_types::Address;
+use tokio::sync::watch;
+
+/// How often the registry is asked where the routers are.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long the routers may take to let it in before it says that it waits for them.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long running jobs may take after Ctrl-C.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Arguments of `stoa provider`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    join: JoinArgs,
+    /// Account of a router to work for; repeat for several. Without it: all that are registered and staked at the start.
+    #[arg(long, value_name = "ADDRESS")]
+    router: Vec<Address>,
+    /// Serves this GGUF file or safetensors folder instead of the default model.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
+    /// Local UDP address from which routers are dialled.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Address of the Prometheus metrics.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Lays the settings of this file over the defaults; the first of its [[providers]] counts.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints one line of JSON when ready.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a provider until Ctrl-C or SIGTERM.
+pub async fn provider(data: &Path, args: &Args) -> Outcome {
+    let hardware = discover_hardware();
+    let mut config = Config::load(args.config.as_deref())?;
+    args.upstream.apply(&mut config);
+    config.provider.listen = args.listen.unwrap_or(config.provider.listen);
+    config.provider.metrics = args.metrics.unwrap_or(config.provider.metrics);
+    config.check(hardware.cores)?;
+    let data = DataDir::open(data)?;
+    let mut signal = StopSignal::new()?;
+    let (stop, stopped) = watch::channel(false);
+    let work = tokio::select! {
+        work = start(&data, &config, args, hardware, stopped) => work?,
+        // Until it serves there is nothing to drain.
+        () = signal.wait() => return Ok(()),
+    };
+    let drained = work.follow(signal).await;
+    let _ = stop.send(true);
+    drained
+}
+
+/// A provider at work.
+struct Work {
+    directory: Routers<Rpc>,
+    /// Each router with the link to it and where that was last pointed.
+    links: Vec<(Router, ProviderHandle)>,
+}
+
+async fn start(
+    data: &DataDir,
+    config: &Config,
+    args: &Args,
+    hardware: stoa_types::Hardware,
+    stopped: watch::Receiver<bool>,
+) -> Outcome<Work> {
+    let metrics = listen(config.provider.metrics, "metrics", "--metrics").await?;
+    serve_metrics(metrics, until(stopped))?;
+    let machine = machine(data, config, args, hardware).await?;
+    let joined = args.join.join(data).await?;
+    provider::register(&joined, data, config, &machine, 0, &StakeSource::Awaited).await?;
+    let mut directory = Routers::new(&joined);
+    let routers = find_routers(&mut directory, &args.router).await?;
+    let to = (&routers[..], config.provider.listen);
+    let loops = provider::start(&joined, data, config, &machine, 0, to).await?;
+    let links: Vec<_> = routers.into_iter().zip(loops).collect();
+    for (router, link) in &links {
+        let connected = tokio::time::timeout(CONNECT_PATIENCE, link.connected());
+        if connected.await.is_err() {
+            let router = router.account;
+            complain(format_args!(
+                "router {router} does not answer yet; it is dialled again and again"
+            ))?;
+        }
+    }
+    let account = provider::key(data, 0)?.address();
+    let found = links.iter().map(|(router, _)| router.account).collect();
+    if let Err(error) = tell(args, &joined, account, found) {
+        tracing::warn!(%error, "nobody reads what was printed");
+    }
+    Ok(Work { directory, links })
+}
+
+/// What computes: refused before anything is sent to the chain.
+async fn machine(
+    data: &DataDir,
+    config: &Config,
+    args: &Args,
+    hardware: stoa_types::Hardware,
+) -> Outcome<Machine> {
+    let exact = match &args.model {
+        Some(path) => provider::open_exact(config, 1, path, None)?,
+        None => {
+            let path = provider::default_model(data)?;
+            provider::open_exact(config, 1, &path, Some(DEFAULT_MODEL_NAME))?
+        }
+    };
+    let upstream = connect_and_try(config).await?;
+    Ok(Machine {
+        hardware,
+        upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
+        backends: provider::backends(upstream, exact),
+        providers: 1,
+    })
+}
+
+/// The routers to work for: those that were named, or all that are staked. Waits until there is one.
+async fn find_routers<C: ChainAccess + Clone>(
+    directory: &mut Routers<C>,
+    named: &[Address],
+) -> Outcome<Vec<Router>> {
+    let mut told = false;
+    loop {
+        directory.read().await?;
+        let wanted = if named.is_empty() {
+            directory.staked().await?
+        } else {
+            named.to_vec()
+        };
+        let found = wanted.iter().filter_map(|account| {
+            let address = directory.get(*account)?.clone();
+            let account = *account;
+            Some(Router { account, address })
+        });
+        let found: Vec<_> = found.collect();
+        if !found.is_empty() && found.len() == wanted.len() {
+            return Ok(found);
+        }
+        if !std::mem::replace(&mut told, true) {
+            complain(if named.is_empty() {
+                "waiting for a router: none is registered with stake on this network"
+            } else {
+                "waiting for the named routers to be registered on this network"
+            })?;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn tell(
+    args: &Args,
+    joined: &Joined<Rpc>,
+    account: Address,
+    routers: Vec<Address>,
+) -> std::io::Result<()> {
+    if args.json {
+        return say(
+            json!({"ready": true, "account": account, "chain_id": joined.chain_id, "routers": routers}),
+        );
+    }
+    let routers: Vec<_> = routers.iter().map(ToString::to_string).collect();
+    say(format_args!(
+        "provider {account} on chain {}, works for {}
+
+Ctrl-C lets running jobs end and stops; starting again goes on from the same state.",
+        joined.chain_id,
+        routers.join(", ")
+    ))
+}
+
+impl Work {
+    /// Keeps the links pointed at where the routers are, until it is told to stop; then drains.
+    async fn follow(mut self, mut signal: StopSignal) -> Outcome {
+        let mut ticks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                () = signal.wait() => break,
+                _ = ticks.tick() => self.look().await?,
+            }
+        }
+        let _ = complain("stopping: running jobs may end; a second Ctrl-C stops at once");
+        let mut draining = tokio::task::JoinSet::new();
+        for (_, provider) in self.links {
+            draining.spawn(provider.drain(DRAIN_PATIENCE));
+        }
+        tokio::select! {
+            _ = draining.join_all() => Ok(()),
+            () = signal.wait() => Err("stopped at once; jobs under way were not waited for".into()),
+        }
+    }
+
+    async fn look(&mut self) -> Outcome {
+        if let Err(error) = self.directory.read().await {
+            tracing::debug!(%error, "the registry cannot be read");
+            return Ok(());
+        }
+        for (router, link) in &mut self.links {
+            let now = self.directory.get(router.account);
+            if let Some(address) = now.filter(|now| **now != router.address) {
+                tracing::info!(router = %router.account, "the router moved");
+                link.redirect(address)?;
+                router.address = address.clone();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Brings roles up: what each registers and stakes on chain, its sockets, its journal, its loop. `stoa up` does it for all of them in one
+//! process, `stoa router` and its like for one. The loops themselves are in [`crate::roles`].
+
+pub mod chain;
+pub mod developer;
+pub mod provider;
+pub mod router;
+pub mod routers;
+pub mod service;
+pub mod stake;
+
+use crate::data::DataDir;
+use crate::join::JoinFile;
+use crate::process::{Failure, complain};
+use crate::profile::Profile;
+use std::path::PathBuf;
+use std::time::Duration;
+use stoa_chain::{Account, ChainAccess, Contracts, Rpc, Sender, View};
+use stoa_crypto::{Domain, SecretKey};
+
+/// How long a transaction may take to be mined before it is sent again.
+const MINING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The network that a role takes part in.
+#[derive(Clone)]
+pub struct Joined<C> {
+    /// Its chain.
+    pub chain: C,
+    /// Id of it.
+    pub chain_id: u64,
+    /// Its contracts.
+    pub contracts: Contracts,
+    /// Its rules.
+    pub profile: Profile,
+}
+
+impl<C: ChainAccess + Clone> Joined<C> {
+    /// The account of a key.
+    pub async fn account(&self, key: SecretKey) -> Result<Account<C>, Failure> {
+        let sender = Sender::new(self.chain.clone(), key, MINING_PATIENCE).await?;
+        Ok(Account::new(sender, self.contracts))
+    }
+
+    /// What the contracts say.
+    pub fn view(&self) -> View<C> {
+        View::new(self.chain.clone(), self.contracts)
+    }
+
+    /// What receipts and tickets are signed for.
+    pub fn domain(&self) -> Domain {
+        Domain {
+            chain_id: self.chain_id,
+            vault: self.contracts.vault,
+        }
+    }
+}
+
+/// Fresh random bytes.
+pub fn random() -> Result<[u8; 32], Failure> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes: {error}"))?;
+    Ok(bytes)
+}
+
+/// How often a chain is asked again that did not answer at the start.
+const KNOCK: Duration = Duration::from_secs(2);
+
+/// Options by which a role on its own finds its network.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JoinArgs {
+    /// The network's join.json, from the folder of its chain; kept in the data folder, so that later starts need it no more.
+    #[arg(long, value_name = "FILE")]
+    join: Option<PathBuf>,
+    /// URL of the chain's JSON-RPC as it is reached from here, where that is another than join.json says.
+    #[arg(long, value_name = "URL")]
+    rpc: Option<String>,
+}
+
+impl JoinArgs {
+    /// Finds the network of a data folder. Waits for its chain to answer.
+    pub async fn join(&self, data: &DataDir) -> Result<Joined<Rpc>, Failure> {
+        let file = JoinFile::settle(data, self.join.as_deref(), self.rpc.as_deref())?;
+        let (chain, profile) = (Rpc::new(&file.rpc)?, file.profile()?);
+        let mut told = false;
+        let chain_id = loop {
+            match chain.chain_id().await {
+                Ok(id) => break id,
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    complain(format_args!(
+                        "waiting for the chain at {}: {error}",
+                        file.rpc
+                    ))?;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(KNOCK).await;
+        };
+        if chain_id != file.chain_id {
+            return Err(format!(
+                "the chain at {} is chain {chain_id}, the network's is chain {}; name the right one with --rpc",
+                file.rpc, file.chain_id
+            )
+            .into());
+        }
+        if chain.code(file.contracts.vault).await?.is_empty() {
+            return Err(format!(
+                "the chain at {} has no contract at {}, where the network's vault should be; it was started anew, or is another one",
+                file.rpc, file.contracts.vault
+            )
+            .into());
+        }
+        Ok(Joined {
+            chain,
+            chain_id,
+            contracts: file.contracts,
+            profile,
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! Brings up a provider: registration, loadout and stake on chain, its receipts, its backends, one link for each router.
+
+use super::Joined;
+use super::stake::{self, StakeSource};
+use crate::config::{Config, ProviderOffer, market_slots};
+use crate::data::{DataDir, DataError, write_private};
+use crate::process::Failure;
+use crate::roles::earnings::{self, Earnings};
+use crate::roles::provider::{self, ProviderHandle, ProviderParts};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use stoa_chain::{ChainAccess, Offer, StakeRole};
+use stoa_crypto::SecretKey;
+use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
+use stoa_nodes::provider::{Provider, ProviderConfig};
+use stoa_runtime::{
+    Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
+};
+use stoa_types::{Address, Hardware};
+
+/// The default model, so that the binary alone is a network.
+pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+/// Its name.
+pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
+
+/// What providers of one process share: the machine and what computes on it.
+#[derive(Clone)]
+pub struct Machine {
+    /// What it is.
+    pub hardware: Hardware,
+    /// What serves models; the first is named first.
+    pub backends: Vec<Arc<dyn Backend>>,
+    /// Requests that an upstream server takes at once.
+    pub upstream_places: Option<u32>,
+    /// Providers on it.
+    pub providers: u32,
+}
+
+/// A router that a provider dials.
+#[derive(Debug, Clone)]
+pub struct Router {
+    /// Its account.
+    pub account: Address,
+    /// Where it is reached.
+    pub address: RouterAddress,
+}
+
+/// The key of provider `n`.
+pub fn key(data: &DataDir, n: u32) -> Result<SecretKey, DataError> {
+    data.account_key(&format!("provider-{n}"))
+}
+
+fn endpoint_secret(data: &DataDir, n: u32) -> Result<EndpointSecret, DataError> {
+    data.secret(&format!("provider-{n}-endpoint"))
+        .map(EndpointSecret::from_bytes)
+}
+
+/// Region and prices of provider `n`.
+fn place(config: &Config, n: u32) -> &ProviderOffer {
+    &config.providers[config.offer(n)]
+}
+
+/// Registration, loadout and stake of provider `n`; what stands on chain already is not sent again.
+pub async fn register<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    config: &Config,
+    machine: &Machine,
+    n: u32,
+    source: &StakeSource<'_, C>,
+) -> Result<(), Failure> {
+    let (key, place) = (key(data, n)?, place(config, n));
+    let settings = &config.provider;
+    let (stake, region, tps) = (settings.stake, place.region, settings.claimed_tps);
+    let (input, output) = (place.input_price, place.output_price);
+    let offer = |backend: &Arc<dyn Backend>| Offer {
+        model_root: backend.facts().model_root,
+        input_price: input,
+        output_price: output,
+        tokens_per_second: tps,
+        tier: backend.facts().tier,
+        name: backend.facts().model.clone(),
+    };
+    let offers: Vec<_> = machine.backends.iter().map(offer).collect();
+    let named = offers
+        .iter()
+        .map(|offer| format!("{} {} {}", offer.name, offer.model_root, offer.tier));
+    let named = named.collect::<Vec<_>>().join(" ");
+    let published = format!("{named} {input} {output} {region} {tps} {stake}");
+    let path = data.folder(&format!("provider-{n}"))?.join("published");
+    if std::fs::read_to_string(&path).ok().as_deref() == Some(&published) {
+        return Ok(());
+    }
+    let provider = joined.account(key.clone()).await?;
+    let registry = joined.contracts.provider_registry;
+    let secret = endpoint_secret(data, n)?;
+    let proof = secret.prove(joined.chain_id, registry, key.address());
+    // Registering again is how a region changes.
+    provider
+        .register_provider(secret.endpoint_id(), proof, region, key.address())
+        .await?;
+    provider.set_loadout(&offers).await?;
+    stake::ensure(joined, &provider, StakeRole::Provider, stake, source).await?;
+    write_private(&path, published.as_bytes())?;
+    Ok(())
+}
+
+/// Starts provider `n`: one loop for each of its routers, over the same backends and receipts. Its slots are divided among them, one each
+/// at least.
+pub async fn start<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    config: &Config,
+    machine: &Machine,
+    n: u32,
+    (routers, bind): (&[Router], SocketAddr),
+) -> Result<Vec<ProviderHandle>, Failure> {
+    let key = key(data, n)?;
+    let folder = earnings::folder(&data.folder(&format!("provider-{n}"))?);
+    let earnings =
+        Arc::new(Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?);
+    let (jobs, gross) = earnings.total();
+    tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
+    let policy = config.policy(config.offer(n));
+    let slots = slots(machine, &policy);
+    let executor = Arc::new(Executor::new(slots)?);
+    let share = u32::try_from(routers.len()).unwrap_or(u32::MAX).max(1);
+    let mut loops = Vec::new();
+    for router in routers {
+        let core = core(
+            joined,
+            (key.clone(), router.account),
+            place(config, n),
+            machine,
+            (slots / share).max(1),
+        );
+        let link = stoa_net::ProviderConfig {
+            secret: endpoint_secret(data, n)?,
+            bind,
+            router: router.address.clone(),
+            hello: core.hello(),
+            backoff: Backoff::default(),
+            timeouts: stoa_net::Timeouts::default(),
+        };
+        loops.push(provider::start(ProviderParts {
+            core,
+            endpoint: Arc::new(ProviderEndpoint::connect(link).await?),
+            backends: machine.backends.clone(),
+            executor: executor.clone(),
+            policy: policy.clone(),
+            utc_offset_minutes: config.provider.utc_offset_minutes,
+            earnings: earnings.clone(),
+        }));
+    }
+    Ok(loops)
+}
+
+fn core<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    (key, router): (SecretKey, Address),
+    place: &ProviderOffer,
+    machine: &Machine,
+    slots: u32,
+) -> Provider {
+    let offer = |backend: &Arc<dyn Backend>| {
+        let (input, output) = (place.input_price, place.output_price);
+        backend.facts().offer(input, output)
+    };
+    Provider::new(ProviderConfig {
+        key,
+        domain: joined.domain(),
+        profile_hash: joined.profile.hash,
+        router,
+        region: place.region,
+        hardware: machine.hardware.clone(),
+        slots,
+        offers: machine.backends.iter().map(offer).collect(),
+    })
+}
+
+/// Jobs at once: what the policy allows, and no more than its share of what the upstream server takes.
+fn slots(machine: &Machine, policy: &ProviderPolicy) -> u32 {
+    let slots = market_slots(policy, machine.hardware.cores);
+    match machine.upstream_places {
+        Some(places) => slots.min((places / machine.providers.max(1)).max(1)),
+        None => slots,
+    }
+}
+
+/// The model that is built in, as a file.
+pub fn default_model(data: &DataDir) -> Result<PathBuf, Failure> {
+    let file = format!("{DEFAULT_MODEL_NAME}.gguf");
+    let path = data.folder("models")?.join(file);
+    if std::fs::read(&path).ok().as_deref() != Some(DEFAULT_MODEL) {
+        write_private(&path, DEFAULT_MODEL)?;
+    }
+    Ok(path)
+}
+
+/// The exact engine with a model; `providers` of this process share it.
+pub fn open_exact(
+    config: &Config,
+    providers: u32,
+    path: &Path,
+    name: Option<&str>,
+) -> Result<Arc<ExactBackend>, Failure> {
+    let slots = (0..providers)
+        .map(|n| config.policy(config.offer(n)).slots)
+        .sum();
+    let options = ExactOptions {
+        name: name.map(str::to_owned),
+        slots,
+        memory_limit: None,
+    };
+    Ok(Arc::new(ExactBackend::open(path, &options)?))
+}
+
+/// The upstream server first, which was asked for by name; then the exact engine, unless both have a model of one name.
+pub fn backends(
+    upstream: Option<UpstreamBackend>,
+    exact: Arc<ExactBackend>,
+) -> Vec<Arc<dyn Backend>> {
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    backends.extend(upstream.map(|upstream| Arc::new(upstream) as Arc<dyn Backend>));
+    let name = &exact.facts().model;
+    if backends.iter().any(|other| other.facts().model == *name) {
+        tracing::warn!(model = %name, "the upstream server serves a model of this name; the engine's own is left out");
+    } else {
+        backends.push(exact);
+    }
+    backends
+}

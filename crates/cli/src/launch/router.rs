@@ -1,0 +1,224 @@
+//! Brings up a router: stake, books, the socket that providers dial, its place in the registry, its loop, its API.
+
+use super::stake::{self, StakeSource};
+use super::{Joined, random};
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::process::Failure;
+use crate::roles::gateway::{ChainView, RouterGateway};
+use crate::roles::keys::KeyStore;
+use crate::roles::replays::{Bounds, Replays};
+use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped};
+use crate::roles::settler::{Follower, SharedRegistered};
+use crate::roles::{journal, router, settler};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use stoa_api::{KeyHash, RATES_OF_ACCOUNTS, ServerConfig, Timings};
+use stoa_chain::{Account, ChainAccess, StakeRole};
+use stoa_net::{EndpointSecret, RouterAddress, RouterEndpoint, Welcome};
+use stoa_nodes::router::{Input, Router, RouterConfig};
+use stoa_types::Address;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// How long running calls may take after Ctrl-C.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a router listens for providers.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// UDP address of the socket.
+    pub listen: SocketAddr,
+    /// What the registry tells providers to dial; empty for where it listens.
+    pub announced: Vec<SocketAddr>,
+}
+
+/// A running router.
+pub struct RouterUp {
+    /// To its loop.
+    pub handle: RouterHandle,
+    /// Its account.
+    pub account: Address,
+    /// What pages show of the chain.
+    pub view: Arc<Mutex<ChainView>>,
+    /// Where providers are connected.
+    pub endpoint: Arc<RouterEndpoint>,
+    /// Ends with the loop.
+    pub task: JoinHandle<Result<(), RouterStopped>>,
+    /// Told once the chain was read to its head: from then on providers are let in.
+    pub caught_up: oneshot::Receiver<()>,
+}
+
+/// Starts the router of a data folder.
+pub async fn start<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    config: &Config,
+    door: &Door,
+    source: &StakeSource<'_, C>,
+) -> Result<RouterUp, Failure> {
+    let key = data.account_key("router")?;
+    let address = key.address();
+    let account = joined.account(key.clone()).await?;
+    stake::ensure(
+        joined,
+        &account,
+        StakeRole::Router,
+        config.router.stake,
+        source,
+    )
+    .await?;
+
+    let domain = joined.domain();
+    let folder = data.folder("router")?;
+    let (journal, recovered) = journal::open(&data.folder("router/journal")?, domain, address)?;
+    tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
+    let registered = SharedRegistered::default();
+    let endpoint = open_door(joined, data, door, &account, &registered).await?;
+
+    let core_config = RouterConfig {
+        key,
+        domain,
+        profile: joined.profile.rules.clone(),
+        profile_hash: joined.profile.hash,
+    };
+    let (core, outputs) = Router::recover(core_config, recovered.book, 1);
+    let (calls, chain_calls) = mpsc::unbounded_channel();
+    let parts = RouterParts {
+        core,
+        outputs,
+        journal,
+        endpoint: endpoint.clone(),
+        chain: calls,
+        decisions: DecisionLog::open(folder.join("decisions.jsonl"))?,
+    };
+    let (handle, task) = router::start(parts)?;
+    tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));
+    let view = Arc::new(Mutex::new(ChainView::default()));
+    let (told, caught_up) = oneshot::channel();
+    let follower = Follower {
+        chain: joined.chain.clone(),
+        contracts: joined.contracts,
+        chain_id: joined.chain_id,
+        router: handle.clone(),
+        account: address,
+        registered,
+        view: view.clone(),
+    };
+    tokio::spawn(follower.run(told));
+    Ok(RouterUp {
+        handle,
+        account: address,
+        view,
+        endpoint,
+        task,
+        caught_up,
+    })
+}
+
+/// Opens the socket that providers dial, and publishes it on chain.
+async fn open_door<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    door: &Door,
+    router: &Account<C>,
+    registered: &SharedRegistered,
+) -> Result<Arc<RouterEndpoint>, Failure> {
+    let secret = EndpointSecret::from_bytes(data.secret("router-endpoint")?);
+    let known = registered.clone();
+    let authorize = Arc::new(move |endpoint, hello: &_| {
+        known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .authorize(endpoint, hello)
+    });
+    let listen = stoa_net::RouterConfig {
+        secret: secret.clone(),
+        bind: door.listen,
+        welcome: Welcome {
+            router: router.address(),
+            chain_id: joined.chain_id,
+            vault: joined.contracts.vault,
+            profile_hash: joined.profile.hash,
+        },
+        timeouts: stoa_net::Timeouts::default(),
+    };
+    let endpoint = Arc::new(RouterEndpoint::bind(listen, authorize).await?);
+    let mut address = endpoint.address();
+    if !door.announced.is_empty() {
+        address.addresses.clone_from(&door.announced);
+    }
+    publish(joined, router, &secret, &address).await?;
+    Ok(endpoint)
+}
+
+/// Registers where the router is reached.
+async fn publish<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    router: &Account<C>,
+    secret: &EndpointSecret,
+    address: &RouterAddress,
+) -> Result<(), Failure> {
+    let registry = joined.contracts.provider_registry;
+    let proof = secret.prove(joined.chain_id, registry, router.address());
+    let addresses: Vec<_> = address.addresses.iter().map(ToString::to_string).collect();
+    router
+        .register_router(address.endpoint, proof, &addresses.join(","))
+        .await?;
+    Ok(())
+}
+
+/// What the API serves: the router, to holders of the keys in its folder and of those `configured`.
+pub fn gateway(
+    data: &DataDir,
+    config: &Config,
+    router: &RouterUp,
+    configured: &[(KeyHash, Address)],
+) -> Result<Arc<RouterGateway>, Failure> {
+    let keys = KeyStore::open(&data.folder("router")?, configured)?;
+    let replays = Replays::open(data.folder("router/replays")?, Bounds::STANDARD)?;
+    Ok(Arc::new(RouterGateway::new(
+        router.handle.clone(),
+        (keys, replays),
+        router.view.clone(),
+        config.router.calls_max,
+    )))
+}
+
+/// Serves the API until `stopped`. Gives the token of the operator's login.
+pub fn serve_api(
+    config: &Config,
+    listener: TcpListener,
+    gateway: Arc<RouterGateway>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> Result<String, Failure> {
+    let login_token = hex::encode(random()?);
+    let timings = Timings {
+        header_hold: Duration::from_millis(config.router.header_hold_ms_max),
+        ..Timings::STANDARD
+    };
+    let server = ServerConfig {
+        seed: random()?,
+        login_token: login_token.clone(),
+        timings,
+        rates: RATES_OF_ACCOUNTS,
+    };
+    tokio::spawn(stoa_api::serve(listener, gateway, server, stopped));
+    Ok(login_token)
+}
+
+/// Takes no new calls and waits, for a while, until running ones have ended and what was earned is posted.
+pub async fn drain(router: &RouterHandle) {
+    router.input(Input::Drain);
+    let end = Instant::now() + DRAIN_PATIENCE;
+    // A batch without a payout root keeps its newest leaf for the next one: a single unsealed job may rightly remain.
+    let idle = || {
+        let core = router.core();
+        core.active() == 0 && core.book().unsealed_count() <= 1 && core.book().next_post().is_none()
+    };
+    while Instant::now() < end && !idle() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

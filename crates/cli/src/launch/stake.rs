@@ -1,0 +1,67 @@
+//! Stake: what a role must have at stake before it is let in.
+
+use super::Joined;
+use crate::process::{Failure, complain};
+use std::time::Duration;
+use stoa_chain::{Account, ChainAccess, StakeRole};
+use stoa_types::StakeAmount;
+
+/// How often an account is looked at that waits for stake tokens.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where the stake tokens of a role come from.
+pub enum StakeSource<'a, C> {
+    /// This account sends them: `up`, whose deployer holds the supply.
+    Granted(&'a Account<C>),
+    /// Whoever wants the role to run sends them; it waits until they are there.
+    Awaited,
+}
+
+/// Brings the stake of `staker` up to `wanted`, or to what its role demands if that is more.
+pub async fn ensure<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    staker: &Account<C>,
+    role: StakeRole,
+    wanted: StakeAmount,
+    source: &StakeSource<'_, C>,
+) -> Result<(), Failure> {
+    let view = joined.view();
+    let stake = view.stake(role, staker.address()).await?;
+    // What was claimed in the loadout may demand more than the configuration names.
+    let missing = wanted.max(stake.minimum).checked_sub(stake.active);
+    let Some(missing) = missing.filter(|missing| !missing.is_zero()) else {
+        return Ok(());
+    };
+    match source {
+        StakeSource::Granted(giver) => {
+            giver.send_stake_tokens(staker.address(), missing).await?;
+        }
+        StakeSource::Awaited => wait_for_tokens(joined, staker, role, missing).await?,
+    }
+    staker.stake(role, missing).await?;
+    Ok(())
+}
+
+async fn wait_for_tokens<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    staker: &Account<C>,
+    role: StakeRole,
+    missing: StakeAmount,
+) -> Result<(), Failure> {
+    let view = joined.view();
+    let mut told = false;
+    loop {
+        let held = view.stake_token_balance(staker.address()).await?;
+        let Some(lacking) = missing.checked_sub(held).filter(|lack| !lack.is_zero()) else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut told, true) {
+            let account = staker.address();
+            complain(format_args!(
+                "waiting for stake: send {lacking} stake tokens to {account}, the account of this {role:?}; in the folder of a devnet's chain, \
+                 `stoa fund {account} --stake {lacking}` does it"
+            ))?;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
