@@ -2,9 +2,10 @@
 
 use alloy_primitives::{B256, FixedBytes};
 use alloy_sol_types::SolEventInterface;
-use stoa_crypto::{EndpointProofError, verify_endpoint_proof};
+use stoa_crypto::{EndpointProofError, PublicKey, verify_endpoint_proof};
+use stoa_ledger::audit::Outcome;
 use stoa_types::{
-    Address, Digest, EndpointId, Price, Region, StakeAmount, Tier, Timestamp, TokenAmount,
+    Address, Digest, EndpointId, JobId, Price, Region, StakeAmount, Tier, Timestamp, TokenAmount,
 };
 
 use crate::access::RawLog;
@@ -210,12 +211,103 @@ pub enum ContractEvent {
     },
     /// Awards were paid out.
     AwardsCollected { who: Address, amount: StakeAmount },
+    /// A validator took a seat. Work is sealed to its key, which is its account's: the contract compares them.
+    Joined {
+        validator: Address,
+        tip: Digest,
+        key: PublicKey,
+    },
+    /// A validator published the top of another hash chain.
+    Renewed { validator: Address, tip: Digest },
+    /// A validator has no seat any more.
+    Left { validator: Address },
+    /// A router's posts are audited from now on.
+    Enrolled { router: Address },
+    /// A router's posts are not audited any more.
+    Struck { router: Address },
+    /// A round of audits opened; its committee never changes.
+    RoundOpened {
+        round: u64,
+        committee: u32,
+        plants_due: u32,
+    },
+    /// A round covers so many posts of a router, those under its snapshot of round `previous` left out.
+    Covered {
+        round: u64,
+        router: Address,
+        posts: u64,
+        previous: u64,
+    },
+    /// A validator revealed the link below its top.
+    Revealed {
+        round: u64,
+        validator: Address,
+        preimage: Digest,
+    },
+    /// A round has its beacon.
+    Drawn { round: u64, beacon: Digest },
+    /// A validator committed a ballot.
+    BallotCommitted {
+        round: u64,
+        validator: Address,
+        commitment: Digest,
+    },
+    /// A validator showed the root of its ballot.
+    BallotUnsealed {
+        round: u64,
+        validator: Address,
+        root: Digest,
+    },
+    /// A plant was stored.
+    Planted {
+        planter: Address,
+        commitment: Digest,
+    },
+    /// A plant was named.
+    PlantNamed {
+        round: u64,
+        job: JobId,
+        account: Address,
+    },
+    /// A panel ruled.
+    Ruled {
+        round: u64,
+        subject: Digest,
+        outcome: Outcome,
+        plant: bool,
+    },
+    /// An account does not owe a charge any more.
+    JobReversed {
+        job: JobId,
+        router: Address,
+        account: Address,
+        charge: TokenAmount,
+    },
+    /// A fault was punished.
+    Convicted {
+        fault: Digest,
+        offender: Address,
+        kind: u8,
+        severity_bps: u16,
+    },
+    /// A validator found something else than was ruled, which is no fault here.
+    Differed {
+        subject: Digest,
+        validator: Address,
+        outcome: Outcome,
+    },
+    /// A verdict changed a provider's reputation.
+    ProviderRated {
+        provider: Address,
+        reputation_ppm: u32,
+        verified: u32,
+    },
     /// An administrative change; the text names it.
     Administration { what: String },
 }
 
 impl ContractEvent {
-    /// Reads an event of one of the contracts; `None` for other contracts and for what does not decode.
+    /// Reads an event of one of these contracts; those that judge are read by [`crate::AuditContracts::decode`]. `None` for other contracts and for what does not decode.
     pub fn decode(contracts: &Contracts, log: &RawLog) -> Option<Self> {
         let topics: Vec<B256> = log.topics.iter().map(|topic| evm_digest(*topic)).collect();
         if log.address == contracts.vault {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use stoa_types::{Digest, Timestamp};
 
 use crate::access::{AccessError, BlockId, ChainAccess};
+use crate::audit::AuditContracts;
 use crate::deploy::Contracts;
 use crate::event::ContractEvent;
 
@@ -76,6 +77,8 @@ pub struct Indexer<C> {
     confirmations: u64,
     /// The vault's events are told from this block on; the registries' from the cursor on.
     vault_from: u64,
+    /// Contracts that judge, if they are followed too.
+    audits: Option<AuditContracts>,
 }
 
 impl<C: ChainAccess> Indexer<C> {
@@ -88,7 +91,14 @@ impl<C: ChainAccess> Indexer<C> {
             cursor,
             confirmations,
             vault_from: 0,
+            audits: None,
         }
+    }
+
+    /// Tells also what happens in the contracts that judge.
+    pub fn with_audits(mut self, audits: Option<AuditContracts>) -> Self {
+        self.audits = audits;
+        self
     }
 
     /// Leaves out the vault's events before `block`: for a reader whose own books already hold what came of them.
@@ -163,6 +173,9 @@ impl<C: ChainAccess> Indexer<C> {
         if to >= self.vault_from {
             addresses.push(self.contracts.vault);
         }
+        if let Some(audits) = &self.audits {
+            addresses.extend([audits.rounds, audits.verdict, audits.reputation]);
+        }
         let mut logs = self.chain.logs(addresses, from, to).await?;
         // Told out of order or from elsewhere, events would mean something else: a later release before an earlier debit.
         let places = || logs.iter().map(|log| (log.block, log.log_index));
@@ -189,7 +202,8 @@ impl<C: ChainAccess> Indexer<C> {
                 )));
             }
             blocks.insert(log.block, block);
-            match ContractEvent::decode(&self.contracts, &log) {
+            let judged = || self.audits.and_then(|audits| audits.decode(&log));
+            match ContractEvent::decode(&self.contracts, &log).or_else(judged) {
                 Some(event) => events.push(Indexed {
                     event,
                     block: log.block,

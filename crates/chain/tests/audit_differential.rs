@@ -21,8 +21,10 @@ use stoa_chain::bindings::{
     AuditRounds as R, PanelVerdict as V, PaymentVault as P, ProviderRegistry, Reputation,
     StakeRegistry as S, StoaToken, TestDollar,
 };
-use stoa_chain::{address, digest, evm_address, evm_digest, explain_revert};
-use stoa_crypto::{MerkleTree, SecretKey, keccak256, receipt_bytes, receipt_digest, receipt_leaf};
+use stoa_chain::{
+    address, digest, evidence_words, evm_address, evm_digest, explain_revert, vote_words,
+};
+use stoa_crypto::{MerkleTree, SecretKey, keccak256, receipt_digest, receipt_leaf};
 use stoa_ledger::audit::ballot::{Ballot, Verdict};
 use stoa_ledger::audit::place::{Place, PlaceError, Post};
 use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsError, RoundsParams};
@@ -562,46 +564,6 @@ fn event(event: &VerdictEvent) -> LogData {
             outcome: outcome.code(),
         }
         .encode_log_data(),
-    }
-}
-
-fn contract_vote(vote: &Vote) -> V::Vote {
-    V::Vote {
-        validator: evm_address(vote.validator),
-        outcome: vote.verdict.outcome.code(),
-        found: word(vote.verdict.digest),
-        proof: vote
-            .proof
-            .iter()
-            .map(|step| V::Step {
-                bit: step.bit,
-                sibling: word(step.sibling),
-            })
-            .collect(),
-    }
-}
-
-fn contract_evidence(evidence: &Evidence) -> V::Evidence {
-    let place = &evidence.place;
-    V::Evidence {
-        round: evidence.round,
-        receipt: Bytes::from(receipt_bytes(&evidence.receipt)),
-        providerSignature: Bytes::from(evidence.provider_signature.0.to_vec()),
-        place: V::Place {
-            router: evm_address(place.router),
-            from: place.from,
-            posts: place
-                .posts
-                .iter()
-                .map(|post| V::Post {
-                    jobRoot: word(post.job_root),
-                    jobCount: post.job_count,
-                    contentId: word(post.content_id),
-                })
-                .collect(),
-            index: U256::from(place.at),
-            proof: place.proof.iter().map(|sibling| word(*sibling)).collect(),
-        },
     }
 }
 
@@ -1268,8 +1230,8 @@ impl World {
         let (verdict, mut market) = self.model.market();
         let expected = verdict.rule(&mut market, &evidence, &votes, now);
         let call = V::ruleCall {
-            evidence: contract_evidence(&evidence),
-            votes: votes.iter().map(contract_vote).collect(),
+            evidence: evidence_words(&evidence),
+            votes: votes.iter().map(vote_words).collect(),
         };
         self.verdict("rule", &call, expected);
         self.follow(at, draw);
@@ -1289,7 +1251,7 @@ impl World {
             round,
             router: evm_address(router),
             post,
-            votes: votes.iter().map(contract_vote).collect(),
+            votes: votes.iter().map(vote_words).collect(),
         };
         self.verdict("ruleBatch", &call, expected);
     }
@@ -1310,7 +1272,7 @@ impl World {
         let call = V::showCall {
             round,
             subject: word(subject),
-            vote: contract_vote(&vote),
+            vote: vote_words(&vote),
             excuse,
         };
         self.verdict("show", &call, expected);
@@ -1389,7 +1351,7 @@ impl World {
             let (verdict, mut market) = self.model.market();
             let expected = verdict.prove_overcharge(&mut market, &first, now);
             let call = V::proveOverchargeCall {
-                evidence: contract_evidence(&first),
+                evidence: evidence_words(&first),
             };
             self.verdict("proveOvercharge", &call, expected);
             return;
@@ -1402,8 +1364,8 @@ impl World {
         let (verdict, mut market) = self.model.market();
         let expected = verdict.prove_double_post(&mut market, &first, &second, now);
         let call = V::proveDoublePostCall {
-            first: contract_evidence(&first),
-            second: contract_evidence(&second),
+            first: evidence_words(&first),
+            second: evidence_words(&second),
         };
         self.verdict("proveDoublePost", &call, expected);
     }

@@ -181,8 +181,6 @@ fn round(phase: Phase, post: Post) -> RoundView {
         }],
         standings: BTreeMap::new(),
         rulings: BTreeMap::new(),
-        proven: BTreeSet::new(),
-        punished: BTreeSet::new(),
     }
 }
 
@@ -192,6 +190,7 @@ fn view(round: RoundView) -> Input {
         tip: Validator::recover(config(), []).first_tip(),
         openable: false,
         rounds: vec![round],
+        convicted: BTreeSet::new(),
     }))
 }
 
@@ -662,6 +661,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
                 seated: true,
                 tip,
                 openable: false,
+                convicted: BTreeSet::new(),
                 rounds,
             }))
         };
@@ -679,6 +679,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
             seated: true,
             tip,
             openable: false,
+            convicted: BTreeSet::new(),
             rounds: Vec::new(),
         }));
         for output in validator.handle(seen, now.plus(Millis(500_000 * number))) {
@@ -905,6 +906,7 @@ fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
         let mut validator = Validator::recover(config.clone(), []);
         let tip = validator.first_tip();
         let seen = ChainView {
+            convicted: BTreeSet::new(),
             seated: true,
             tip,
             openable: false,
@@ -942,6 +944,7 @@ fn one_preimage_is_revealed_in_a_round_whatever_top_is_shown() {
         view.revealed.clear();
         let rounds = vec![view];
         let seen = ChainView {
+            convicted: BTreeSet::new(),
             seated: true,
             tip,
             openable: false,

@@ -149,7 +149,8 @@ struct World {
     truth: BTreeMap<JobId, Answered>,
     charges: BTreeMap<JobId, TokenAmount>,
     nodes: Vec<Node>,
-    proven: BTreeSet<Digest>,
+    /// Ids of all faults that were punished.
+    convicted: BTreeSet<Digest>,
     /// Jobs that the verdict reversed.
     reversed: BTreeSet<JobId>,
     /// Number of the post with the first cheated job.
@@ -252,7 +253,7 @@ impl World {
             truth: BTreeMap::new(),
             charges: BTreeMap::new(),
             nodes: Vec::new(),
-            proven: BTreeSet::new(),
+            convicted: BTreeSet::new(),
             reversed: BTreeSet::new(),
             first_cheat: None,
             slashed_at: BTreeMap::new(),
@@ -536,6 +537,7 @@ impl World {
                 tip: self.rounds.tip(me),
                 openable,
                 rounds: rounds.clone(),
+                convicted: self.convicted.clone(),
             };
             self.turn(n, view)?;
         }
@@ -710,7 +712,7 @@ impl World {
         };
         let (verdict, now) = (&mut self.verdict, self.now);
         let pending = market.vault.totals(router()).pending;
-        let (market, mut about) = (&mut market, None);
+        let market = &mut market;
         let done = match claim {
             Claim::Rule { evidence, votes } => verdict.rule(market, &evidence, &votes, now),
             Claim::RuleBatch {
@@ -738,18 +740,13 @@ impl World {
             Claim::Missed {
                 round, validator, ..
             } => verdict.punish_ballot(market, round, validator, now),
-            Claim::Overcharge(evidence) => {
-                about = Some(evidence.subject());
-                verdict.prove_overcharge(market, &evidence, now)
-            }
+            Claim::Overcharge(evidence) => verdict.prove_overcharge(market, &evidence, now),
             Claim::DoublePost(first, second) => {
-                about = Some(Digest(second.receipt.job_id.0));
                 verdict.prove_double_post(market, &first, &second, now)
             }
         };
         // What another one brought before changes nothing.
         let Ok(events) = done else { return };
-        self.proven.extend(about);
         let voided = pending.filter(|_| self.vault.totals(router()).pending.is_none());
         self.ruled(&events, voided.map(|pending| pending.pay_root));
     }
@@ -762,7 +759,13 @@ impl World {
         for event in events {
             match event {
                 VerdictEvent::Ruled { .. } => self.outcome.rulings += 1,
-                VerdictEvent::Convicted { offender, kind, .. } => {
+                VerdictEvent::Convicted {
+                    offender,
+                    kind,
+                    fault_id,
+                    ..
+                } => {
+                    self.convicted.insert(*fault_id);
                     self.outcome.convictions += 1;
                     let posts = self.posts.len() as u64;
                     self.slashed_at.entry(*offender).or_insert((posts, *kind));
@@ -819,8 +822,6 @@ impl World {
             }],
             standings: standings.into_iter().collect(),
             rulings: self.rulings(number, before..snapshot.posts),
-            proven: self.proven.clone(),
-            punished: self.punished(number),
         })
     }
 
@@ -850,16 +851,6 @@ impl World {
             Some((subject, view))
         };
         batches.chain(jobs).filter_map(seen).collect()
-    }
-
-    fn punished(&self, round: u64) -> BTreeSet<(u8, Address)> {
-        let kinds = [kind::MISSED_REVEAL, kind::MISSED_BALLOT];
-        let all = kinds
-            .into_iter()
-            .flat_map(|kind| (0..VALIDATORS).map(move |n| (kind, validator(n).address())));
-        let about = hash::round_digest(round);
-        all.filter(|(kind, who)| self.stakes.is_slashed(hash::fault_id(*kind, *who, about)))
-            .collect()
     }
 
     // ---- the end

@@ -77,6 +77,8 @@ pub struct ChainView {
     pub openable: bool,
     /// Rounds that are not closed, oldest first.
     pub rounds: Vec<RoundView>,
+    /// Ids of all faults that were punished.
+    pub convicted: BTreeSet<Digest>,
 }
 
 impl ChainView {
@@ -86,6 +88,7 @@ impl ChainView {
         tip: Digest::ZERO,
         openable: false,
         rounds: Vec::new(),
+        convicted: BTreeSet::new(),
     };
 }
 
@@ -116,10 +119,6 @@ pub struct RoundView {
     pub standings: BTreeMap<Address, Standing>,
     /// Rulings by subject.
     pub rulings: BTreeMap<Digest, RulingView>,
-    /// Subjects, or jobs of double posts, of faults that were proven without a panel.
-    pub proven: BTreeSet<Digest>,
-    /// Validators punished for what they missed in it, by kind of fault.
-    pub punished: BTreeSet<(u8, Address)>,
 }
 
 /// A ruling.

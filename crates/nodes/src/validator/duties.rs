@@ -26,7 +26,7 @@ const fn verdict(outcome: Outcome) -> Verdict {
 impl Validator {
     /// What a round asks of this validator now.
     pub(super) fn serve(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
-        if view.number < self.floor {
+        if view.number < self.floor || self.settled.contains(&view.number) {
             return;
         }
         let member = view.place_of(self.me).is_some();

@@ -327,6 +327,8 @@ pub struct Validator {
     revealed: Option<(u64, Digest)>,
     /// Rounds below are closed. Their ballots are not here any more, so that nothing is ever said about them again.
     floor: u64,
+    /// Rounds after whose rulings nothing is left to do: looking at them again would cost time and find nothing.
+    settled: BTreeSet<u64>,
 }
 
 impl Validator {
@@ -348,6 +350,7 @@ impl Validator {
             asked: BTreeMap::new(),
             revealed: None,
             floor: 0,
+            settled: BTreeSet::new(),
         }
     }
 
@@ -415,11 +418,14 @@ impl Validator {
                 self.progress.remove(&round);
                 self.ballots
                     .retain(|(of, who), _| *of != round || *who == self.me);
+                self.settled.remove(&round);
                 outputs.push(Output::Forget { round });
             }
         }
         let covered = |(router, post): &(Address, u64)| {
-            let covers = view.rounds.iter().flat_map(|round| &round.covers);
+            let open = view.rounds.iter();
+            let open = open.filter(|round| !self.settled.contains(&round.number));
+            let covers = open.flat_map(|round| &round.covers);
             let mut of_router = covers.filter(|covered| covered.router == *router);
             of_router.any(|covered| covered.post(*post).is_some())
         };

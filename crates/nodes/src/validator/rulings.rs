@@ -2,7 +2,7 @@
 
 use super::chain::{Covered, RoundView, RulingView};
 use super::{Ask, Claim, Output, Validator};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use stoa_ledger::audit::ballot::Verdict;
 use stoa_ledger::audit::hash::{self, kind};
 use stoa_ledger::audit::panel::panel;
@@ -24,8 +24,15 @@ impl Validator {
     pub(super) fn bring(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
         self.fetch_ballots(view, now, outputs);
         self.missed(view, now, outputs);
-        self.prove(view, now, outputs);
+        let proven = self.prove(view, now, outputs);
         if view.phase != Phase::Rulings {
+            return;
+        }
+        if proven && self.is_settled(view) {
+            self.settled.insert(view.number);
+            let me = self.me;
+            self.ballots
+                .retain(|(round, who), _| *round != view.number || *who == me);
             return;
         }
         let own = match self.voted.get(&view.number) {
@@ -36,6 +43,41 @@ impl Validator {
             self.rule(view, *subject, now, outputs);
         }
         self.excuse_itself(view, now, outputs);
+    }
+
+    /// Whether all that this validator could still bring is on the chain: duties done or punished, and each of its verdicts under a ruling
+    /// that holds the whole panel. Faults that anyone can prove are looked for apart from this.
+    fn is_settled(&self, view: &RoundView) -> bool {
+        let round = view.number;
+        let about = hash::round_digest(round);
+        let punished = |kind, who| self.is_convicted(kind, who, about);
+        let mut members = view.committee.iter().map(|member| member.validator);
+        let duties_over = members.all(|who| {
+            let did = |done: &BTreeSet<Address>, kind| {
+                done.is_empty() || done.contains(&who) || punished(kind, who)
+            };
+            let revealed = did(&view.revealed, kind::MISSED_REVEAL);
+            let shown = did(&view.shown, kind::MISSED_BALLOT);
+            who == self.me || (revealed && shown)
+        });
+        let all_here = posts_of(view).all(|post| self.leaves.contains_key(&post));
+        let own = self
+            .voted
+            .get(&round)
+            .filter(|_| view.shown.contains(&self.me));
+        let mut own = own.into_iter().flat_map(|(voted, _)| &voted.verdicts);
+        let all_ruled = own.all(|(subject, ..)| {
+            let seats = panel(&view.committee, view.beacon, *subject, PANEL);
+            let mut seated = seats.iter().filter_map(|place| view.committee.get(*place));
+            let ruling = view.rulings.get(subject);
+            ruling.is_some_and(|ruling| seated.all(|m| ruling.seen.contains(&m.validator)))
+        });
+        duties_over && all_here && all_ruled
+    }
+
+    fn is_convicted(&self, kind: u8, offender: Address, about: Digest) -> bool {
+        let fault = hash::fault_id(kind, offender, about);
+        self.view.convicted.contains(&fault)
     }
 
     fn fetch_ballots(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
@@ -54,6 +96,7 @@ impl Validator {
     /// Validators that did not do their duty. What nobody did was nobody's fault: then chain or network were away.
     fn missed(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
         let round = view.number;
+        let about = hash::round_digest(round);
         for validator in view.committee.iter().map(|member| member.validator) {
             let faults = [
                 (kind::MISSED_REVEAL, &view.revealed),
@@ -61,7 +104,7 @@ impl Validator {
             ];
             for (kind, who) in faults {
                 let done = who.is_empty() || who.contains(&validator);
-                let punished = view.punished.contains(&(kind, validator));
+                let punished = self.is_convicted(kind, validator, about);
                 let mine = validator == self.me;
                 if !done && !punished && !mine && self.ask(Ask::Missed(round, kind, validator), now)
                 {
@@ -303,22 +346,22 @@ impl Validator {
         }
     }
 
-    /// Faults that the contract recomputes: charges that are too high, jobs that were posted twice.
-    fn prove(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
+    /// Faults that the contract recomputes: charges that are too high, jobs that were posted twice. Whether none is left to be proven.
+    fn prove(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) -> bool {
         let mut first: BTreeMap<(Address, JobId), (Leaf, (u64, Digest))> = BTreeMap::new();
         let mut claims = Vec::new();
         for (leaf, subject, job) in self.leaves_of(view) {
             let leaves = self.leaves.get(&(leaf.router, leaf.post));
             let receipt = leaves.and_then(|leaves| leaves.receipts.get(leaf.position));
             let over = receipt.is_some_and(|s| s.receipt.charge.units() > most_charge(&s.receipt));
-            if over && !view.proven.contains(&subject) {
+            if over && !self.is_convicted(kind::OVERCHARGE, leaf.router, subject) {
                 claims.push((subject, leaf, None));
             }
             let about = Digest(job.0);
             match first.get(&(leaf.router, job)) {
                 // The contract cannot tell one leaf in two positions of a post from one that is shown twice.
                 Some((_, first)) if *first == (leaf.post, subject) => {}
-                Some((before, _)) if !view.proven.contains(&about) => {
+                Some((before, _)) if !self.is_convicted(kind::DOUBLE_POST, leaf.router, about) => {
                     claims.push((about, leaf, Some(*before)));
                 }
                 Some(_) => {}
@@ -327,6 +370,7 @@ impl Validator {
                 }
             }
         }
+        let none_left = claims.is_empty();
         for (about, leaf, before) in claims {
             if !self.ask(Ask::Proof(about), now) {
                 continue;
@@ -341,6 +385,7 @@ impl Validator {
             };
             outputs.extend(claim.map(bring));
         }
+        none_left
     }
 }
 

@@ -1,7 +1,18 @@
-//! The contracts that judge: their place in the deployment, their parameters, and who may call whom.
+//! The contracts that judge: their place in the deployment, their parameters, and who may call whom. [`AuditFollower`] reads what happens
+//! in them, [`AuditAccount`] calls them.
+
+mod account;
+mod event;
+mod follow;
+mod state;
+
+pub use account::{AuditAccount, evidence_words, vote_words};
+pub use follow::AuditFollower;
+pub use state::{AuditParams, AuditState, Reached};
 
 use alloy_sol_types::{SolCall, SolConstructor};
 use serde::{Deserialize, Serialize};
+use stoa_ledger::audit::Outcome;
 use stoa_types::{Address, NetworkProfile};
 
 use crate::access::{AccessError, ChainAccess, view};
@@ -187,4 +198,11 @@ async fn send<C: ChainAccess>(
     let sent = deployer.send(to, call).await;
     sent.map(drop)
         .map_err(|source| DeployError::Send { contract, source })
+}
+
+/// The outcome of a code in events.
+fn outcome(code: u8) -> Option<Outcome> {
+    Outcome::ALL
+        .into_iter()
+        .find(|outcome| outcome.code() == code)
 }

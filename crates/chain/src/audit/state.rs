@@ -1,0 +1,546 @@
+//! What the contracts' events say of audits, kept up to date: seats, rounds, ballots, rulings, reputation, and where routers are reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use stoa_crypto::PublicKey;
+use stoa_ledger::audit::panel::{Member, panel};
+use stoa_ledger::audit::place::Post;
+use stoa_ledger::audit::rounds::{Phase, RoundsParams};
+use stoa_ledger::audit::standing::{Sampling, Standing};
+use stoa_ledger::audit::{Outcome, PANEL, VOTES};
+use stoa_nodes::validator::{ChainView, Covered, RoundView, RulingView};
+use stoa_types::{Address, Digest, EndpointId, Millis, Timestamp};
+
+use super::event::seconds;
+use crate::event::ContractEvent;
+use crate::indexer::Indexed;
+
+/// Rounds are looked at so long after their rulings began, beside twice the time for answers: what nobody brought by then, nobody will.
+const FOLLOWED: Millis = Millis::from_secs(600);
+
+/// What the contracts were built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditParams {
+    /// Times of a round.
+    pub times: RoundsParams,
+    /// Seconds that a panel member has to show its verdict after a ruling without it.
+    pub answer: u64,
+    /// How much is audited.
+    pub sampling: Sampling,
+}
+
+/// Where a router says that it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Its endpoint key, proved to be its own.
+    pub endpoint: EndpointId,
+    /// Socket addresses, separated by commas.
+    pub addresses: String,
+}
+
+/// Posts of a router that a round may still ask for.
+#[derive(Debug, Clone, Default)]
+struct Posts {
+    /// Posts before those kept.
+    dropped: u64,
+    kept: Vec<Post>,
+    /// Posts under the newest snapshot.
+    covered: u64,
+}
+
+impl Posts {
+    fn count(&self) -> u64 {
+        self.dropped + self.kept.len() as u64
+    }
+
+    /// The posts after the first `from`, up to the first `to`.
+    fn between(&self, from: u64, to: u64) -> Option<Vec<Post>> {
+        let place = |posts: u64| usize::try_from(posts.checked_sub(self.dropped)?).ok();
+        self.kept.get(place(from)?..place(to)?).map(<[_]>::to_vec)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct RulingState {
+    outcome: Outcome,
+    at: u64,
+    /// One bit for each seat.
+    seen: u8,
+}
+
+#[derive(Debug, Clone)]
+struct RoundState {
+    opened_at: u64,
+    committee: u32,
+    plants_due: u32,
+    plants_named: u32,
+    drawn_at: Option<u64>,
+    beacon: Digest,
+    revealed: BTreeSet<Address>,
+    /// Commitments; the roots of those that were shown.
+    ballots: BTreeMap<Address, Digest>,
+    shown: BTreeSet<Address>,
+    last_commit: u64,
+    last_shown: u64,
+    /// Router, its posts when the round before it opened, and at this one.
+    covers: Vec<(Address, u64, u64)>,
+    standings: Arc<BTreeMap<Address, Standing>>,
+    rulings: BTreeMap<Digest, RulingState>,
+}
+
+impl RoundState {
+    /// Nothing of it was told yet.
+    fn new() -> Self {
+        Self {
+            opened_at: 0,
+            committee: 0,
+            plants_due: 0,
+            plants_named: 0,
+            drawn_at: None,
+            beacon: Digest::ZERO,
+            revealed: BTreeSet::new(),
+            ballots: BTreeMap::new(),
+            shown: BTreeSet::new(),
+            last_commit: 0,
+            last_shown: 0,
+            covers: Vec::new(),
+            standings: Arc::default(),
+            rulings: BTreeMap::new(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct AuditState {
+    params: AuditParams,
+    /// Validators with a seat, and the keys that work is sealed to.
+    seats: BTreeMap<Address, PublicKey>,
+    tips: BTreeMap<Address, Digest>,
+    enrolled: BTreeSet<Address>,
+    reached: BTreeMap<Address, Reached>,
+    posts: BTreeMap<Address, Posts>,
+    committees: BTreeMap<u32, Arc<Vec<Member>>>,
+    standings: Arc<BTreeMap<Address, Standing>>,
+    rounds: BTreeMap<u64, RoundState>,
+    convicted: BTreeSet<Digest>,
+    latest: u64,
+    /// For each router the posts that no ruling can be about any more.
+    over: BTreeMap<Address, u64>,
+    /// Rises with every change.
+    version: u64,
+}
+
+impl AuditState {
+    /// Before anything happened.
+    pub fn new(params: AuditParams) -> Self {
+        Self {
+            params,
+            seats: BTreeMap::new(),
+            tips: BTreeMap::new(),
+            enrolled: BTreeSet::new(),
+            reached: BTreeMap::new(),
+            posts: BTreeMap::new(),
+            committees: BTreeMap::new(),
+            standings: Arc::default(),
+            rounds: BTreeMap::new(),
+            convicted: BTreeSet::new(),
+            latest: 0,
+            over: BTreeMap::new(),
+            version: 0,
+        }
+    }
+
+    /// What the contracts were built with.
+    pub fn params(&self) -> &AuditParams {
+        &self.params
+    }
+
+    /// Rises with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Validators that have a seat, and the keys that work is sealed to.
+    pub fn validators(&self) -> impl Iterator<Item = (Address, PublicKey)> {
+        self.seats.iter().map(|(who, key)| (*who, *key))
+    }
+
+    /// Whether a validator has a seat.
+    pub fn is_seated(&self, validator: Address) -> bool {
+        self.seats.contains_key(&validator)
+    }
+
+    /// Whether a router's posts are audited.
+    pub fn is_enrolled(&self, router: Address) -> bool {
+        self.enrolled.contains(&router)
+    }
+
+    /// Where a router is reached.
+    pub fn reached(&self, router: Address) -> Option<&Reached> {
+        self.reached.get(&router)
+    }
+
+    /// The newest round; zero before the first.
+    pub fn latest(&self) -> u64 {
+        self.latest
+    }
+
+    /// How many of a router's first posts no ruling can be about any more.
+    pub fn over(&self, router: Address) -> u64 {
+        self.over.get(&router).copied().unwrap_or(0)
+    }
+
+    /// Takes one event in. Events come in the chain's order.
+    pub fn apply(&mut self, indexed: &Indexed) {
+        let at = seconds(indexed.at);
+        self.version += 1;
+        match &indexed.event {
+            ContractEvent::RouterRegistered {
+                router,
+                endpoint,
+                addresses,
+                ..
+            } => {
+                let (endpoint, addresses) = (*endpoint, addresses.clone());
+                self.reached.insert(
+                    *router,
+                    Reached {
+                        endpoint,
+                        addresses,
+                    },
+                );
+            }
+            ContractEvent::BatchPosted {
+                router,
+                job_root,
+                job_count,
+                content_id,
+                ..
+            } => self.posts.entry(*router).or_default().kept.push(Post {
+                job_root: *job_root,
+                job_count: *job_count,
+                content_id: *content_id,
+            }),
+            ContractEvent::Joined {
+                validator,
+                tip,
+                key,
+            } => {
+                self.seats.insert(*validator, *key);
+                self.tips.insert(*validator, *tip);
+            }
+            ContractEvent::Renewed { validator, tip } => {
+                self.tips.insert(*validator, *tip);
+            }
+            ContractEvent::Left { validator } => drop(self.seats.remove(validator)),
+            ContractEvent::Enrolled { router } => drop(self.enrolled.insert(*router)),
+            ContractEvent::Struck { router } => drop(self.enrolled.remove(router)),
+            ContractEvent::ProviderRated {
+                provider,
+                reputation_ppm,
+                verified,
+            } => {
+                let standing = Standing {
+                    reputation: *reputation_ppm,
+                    verified: *verified,
+                };
+                Arc::make_mut(&mut self.standings).insert(*provider, standing);
+            }
+            ContractEvent::Convicted { fault, .. } => drop(self.convicted.insert(*fault)),
+            ContractEvent::Covered {
+                round,
+                router,
+                posts,
+                ..
+            } => {
+                let known = self.posts.entry(*router).or_default();
+                let before = std::mem::replace(&mut known.covered, *posts);
+                self.round(*round).covers.push((*router, before, *posts));
+            }
+            ContractEvent::RoundOpened {
+                round,
+                committee,
+                plants_due,
+            } => {
+                let standings = self.standings.clone();
+                let state = self.round(*round);
+                state.opened_at = at;
+                state.committee = *committee;
+                state.plants_due = *plants_due;
+                state.standings = standings;
+                self.latest = *round;
+            }
+            _ => self.of_round(&indexed.event, at),
+        }
+    }
+
+    fn round(&mut self, round: u64) -> &mut RoundState {
+        self.rounds.entry(round).or_insert_with(RoundState::new)
+    }
+
+    fn of_round(&mut self, event: &ContractEvent, at: u64) {
+        match event {
+            ContractEvent::Revealed {
+                round,
+                validator,
+                preimage,
+            } => {
+                self.tips.insert(*validator, *preimage);
+                self.round(*round).revealed.insert(*validator);
+            }
+            ContractEvent::Drawn { round, beacon } => {
+                let state = self.round(*round);
+                (state.drawn_at, state.beacon) = (Some(at), *beacon);
+            }
+            ContractEvent::BallotCommitted {
+                round,
+                validator,
+                commitment,
+            } => {
+                let state = self.round(*round);
+                state.ballots.insert(*validator, *commitment);
+                state.last_commit = at;
+            }
+            ContractEvent::BallotUnsealed {
+                round,
+                validator,
+                root,
+            } => {
+                let state = self.round(*round);
+                state.ballots.insert(*validator, *root);
+                state.shown.insert(*validator);
+                state.last_shown = at;
+            }
+            ContractEvent::PlantNamed { round, .. } => self.round(*round).plants_named += 1,
+            ContractEvent::Ruled {
+                round,
+                subject,
+                outcome,
+                ..
+            } => {
+                let ruling = RulingState {
+                    outcome: *outcome,
+                    at,
+                    seen: 0,
+                };
+                self.round(*round).rulings.insert(*subject, ruling);
+            }
+            _ => {}
+        }
+    }
+
+    // ---- what no event says
+
+    /// Committees that have to be asked for, each with a round that it judges.
+    pub(super) fn missing_committees(&self) -> Vec<(u32, u64)> {
+        let open = self.rounds.iter().filter(|(_, round)| round.opened_at != 0);
+        let missing = open.filter(|(_, round)| !self.committees.contains_key(&round.committee));
+        let missing = missing.map(|(number, round)| (round.committee, *number));
+        missing.collect::<BTreeMap<_, _>>().into_iter().collect()
+    }
+
+    pub(super) fn set_committee(&mut self, id: u32, members: Vec<Member>) {
+        self.version += 1;
+        self.committees.insert(id, Arc::new(members));
+    }
+
+    /// Rulings that do not hold the whole panel yet.
+    pub(super) fn unseen(&self, now: Timestamp) -> Vec<(u64, Digest)> {
+        let mut unseen = Vec::new();
+        for (number, round) in &self.rounds {
+            let Some(members) = self.committees.get(&round.committee) else {
+                continue;
+            };
+            if !self.is_followed(round, members, seconds(now)) {
+                continue;
+            }
+            let seats = members.len().min(PANEL);
+            let all = (1u8 << seats) - 1;
+            let rulings = round.rulings.iter().filter(|(_, r)| r.seen != all);
+            unseen.extend(rulings.map(|(subject, _)| (*number, *subject)));
+        }
+        unseen
+    }
+
+    pub(super) fn set_seen(&mut self, round: u64, subject: Digest, seen: u8) {
+        let rulings = self.rounds.get_mut(&round).map(|r| &mut r.rulings);
+        if let Some(ruling) = rulings.and_then(|rulings| rulings.get_mut(&subject))
+            && ruling.seen != seen
+        {
+            ruling.seen = seen;
+            self.version += 1;
+        }
+    }
+
+    /// Forgets closed rounds, and posts that no other round can cover.
+    pub(super) fn prune(&mut self, now: Timestamp) {
+        let now = seconds(now);
+        while let Some((number, round)) = self.rounds.first_key_value() {
+            // Without its committee the phase is that of the latest end possible.
+            let nobody = Arc::default();
+            let members = self.committees.get(&round.committee).unwrap_or(&nobody);
+            if round.opened_at == 0 || self.phase(round, members, now).0 != Phase::Closed {
+                break;
+            }
+            let (number, covers) = (*number, round.covers.clone());
+            for (router, _, posts) in covers {
+                self.over.insert(router, posts);
+            }
+            self.rounds.remove(&number);
+            self.version += 1;
+        }
+        let used: BTreeSet<u32> = self.rounds.values().map(|round| round.committee).collect();
+        let newest = self.committees.keys().next_back().copied();
+        self.committees
+            .retain(|id, _| used.contains(id) || Some(*id) == newest);
+        for (router, posts) in &mut self.posts {
+            let covers = self.rounds.values().flat_map(|round| &round.covers);
+            let first = covers
+                .filter(|(of, ..)| of == router)
+                .map(|(_, from, _)| *from);
+            let needed = first.min().unwrap_or(posts.covered);
+            let dead = usize::try_from(needed.saturating_sub(posts.dropped)).unwrap_or(0);
+            if dead > 0 && dead <= posts.kept.len() {
+                posts.kept.drain(..dead);
+                posts.dropped += dead as u64;
+            }
+        }
+    }
+
+    // ---- what it looks like
+
+    /// Where a round stands, and until when at the latest, in seconds: the contract's `phase`.
+    fn phase(&self, round: &RoundState, members: &[Member], now: u64) -> (Phase, u64) {
+        let times = &self.params.times;
+        let Some(drawn_at) = round.drawn_at else {
+            return (Phase::Reveal, round.opened_at + times.reveal);
+        };
+        let full = !members.is_empty() && round.ballots.len() == members.len();
+        let ballots = if full {
+            round.last_commit
+        } else {
+            drawn_at + times.ballot
+        };
+        let all_shown = !round.shown.is_empty() && round.shown.len() == round.ballots.len();
+        let unsealed = if all_shown {
+            round.last_shown
+        } else {
+            ballots + times.unseal
+        };
+        let named = round.plants_named >= round.plants_due;
+        let plants = unsealed + if named { 0 } else { times.plants };
+        let rulings = plants + times.rulings;
+        let phases = [
+            (ballots, Phase::Ballot),
+            (unsealed, Phase::Unseal),
+            (plants, Phase::Plants),
+            (rulings, Phase::Rulings),
+        ];
+        let found = phases.into_iter().find(|(end, _)| now < *end);
+        found.map_or((Phase::Closed, rulings), |(end, phase)| (phase, end))
+    }
+
+    fn is_followed(&self, round: &RoundState, members: &[Member], now: u64) -> bool {
+        let (phase, end) = self.phase(round, members, now);
+        let began = end.saturating_sub(self.params.times.rulings);
+        let patience = FOLLOWED.0 / 1_000 + 2 * self.params.answer;
+        phase != Phase::Closed && (phase != Phase::Rulings || now < began + patience)
+    }
+
+    /// Whether a round could be opened now.
+    fn is_openable(&self, now: u64) -> bool {
+        let rested = self.rounds.get(&self.latest).is_none_or(|round| {
+            round.drawn_at.is_some() && now >= round.opened_at + self.params.times.interval
+        });
+        let mut posts = self.enrolled.iter().filter_map(|who| self.posts.get(who));
+        rested && !self.seats.is_empty() && posts.any(|posts| posts.count() > posts.covered)
+    }
+
+    /// What a validator looks at.
+    pub fn view_of(&self, validator: Address, now: Timestamp) -> ChainView {
+        let rounds = self.rounds.iter();
+        ChainView {
+            seated: self.seats.contains_key(&validator),
+            tip: self.tips.get(&validator).copied().unwrap_or(Digest::ZERO),
+            openable: self.is_openable(seconds(now)),
+            rounds: rounds
+                .filter_map(|(number, round)| self.round_view(*number, round, seconds(now)))
+                .collect(),
+            convicted: self.convicted.clone(),
+        }
+    }
+
+    /// One round, if it is not closed and all about it is known.
+    pub fn round_of(&self, number: u64, now: Timestamp) -> Option<RoundView> {
+        self.round_view(number, self.rounds.get(&number)?, seconds(now))
+    }
+
+    fn round_view(&self, number: u64, round: &RoundState, now: u64) -> Option<RoundView> {
+        let members = self.committees.get(&round.committee)?;
+        if round.opened_at == 0 || !self.is_followed(round, members, now) {
+            return None;
+        }
+        let (phase, ends) = self.phase(round, members, now);
+        let single = self.params.times.devnet && members.len() == 1;
+        let covers = round.covers.iter().map(|(router, before, posts)| {
+            Some(Covered {
+                router: *router,
+                before: *before,
+                posts: self.posts.get(router)?.between(*before, *posts)?,
+            })
+        });
+        // Who was drawn is needed until the ballot is made.
+        let draws = phase <= Phase::Ballot;
+        Some(RoundView {
+            number,
+            phase,
+            ends: Timestamp(ends.saturating_mul(1_000)),
+            committee: members.to_vec(),
+            beacon: round.beacon,
+            revealed: round.revealed.clone(),
+            committed: round.ballots.clone(),
+            shown: round.shown.clone(),
+            votes_needed: if single { 1 } else { VOTES },
+            covers: covers.collect::<Option<_>>()?,
+            standings: if draws {
+                (*round.standings).clone()
+            } else {
+                BTreeMap::new()
+            },
+            rulings: self.rulings_of(round, members),
+        })
+    }
+
+    fn rulings_of(&self, round: &RoundState, members: &[Member]) -> BTreeMap<Digest, RulingView> {
+        let view = |(subject, ruling): (&Digest, &RulingState)| {
+            let seats = panel(members, round.beacon, *subject, PANEL);
+            let seen = seats.iter().enumerate();
+            let seen = seen.filter(|(seat, _)| ruling.seen >> seat & 1 == 1);
+            let seen = seen.filter_map(|(_, place)| Some(members.get(*place)?.validator));
+            let view = RulingView {
+                outcome: ruling.outcome,
+                seen: seen.collect(),
+                answer_until: Timestamp((ruling.at + self.params.answer).saturating_mul(1_000)),
+            };
+            (*subject, view)
+        };
+        round.rulings.iter().map(view).collect()
+    }
+
+    /// The standings of providers when a round opened, also after its ballots.
+    pub fn standings_at(&self, round: u64) -> Option<&BTreeMap<Address, Standing>> {
+        self.rounds.get(&round).map(|round| &*round.standings)
+    }
+
+    /// The newest round whose snapshot of `router` is above so many of its posts.
+    pub fn round_covering(&self, router: Address, post: u64) -> Option<u64> {
+        let mut rounds = self.rounds.iter().rev();
+        let found = rounds.find(|(_, round)| {
+            let mut covers = round.covers.iter();
+            covers.any(|(of, from, to)| *of == router && post > *from && post <= *to)
+        });
+        found.map(|(number, _)| *number)
+    }
+}
