@@ -328,6 +328,8 @@ fn sim() -> Result<(), CiError> {
         "sim",
         Command::new(&program).args(["campaign", "--schedules", "100000"]),
     )?;
+    let audits = "audits --runs 20 --honest-jobs 50000 --lazy 50";
+    command("sim", Command::new(&program).args(audits.split(' ')))?;
     command(
         "sim",
         Command::new(&program).args(["determinism", "--seeds", "100"]),

@@ -473,7 +473,7 @@ fn it_commits_as_soon_as_all_is_found_and_not_before() {
 }
 
 #[test]
-fn what_a_router_does_not_give_is_withheld_at_the_last_call_and_what_no_judge_found_is_left_out() {
+fn what_a_router_does_not_give_is_withheld_at_the_last_call_and_judges_at_work_are_waited_for() {
     let mut world = World::new(&jobs());
     world.leaves();
     world.work(0);
@@ -499,12 +499,15 @@ fn what_a_router_does_not_give_is_withheld_at_the_last_call_and_what_no_judge_fo
     assert!(world.unsynced.is_empty());
     world.pass(1_000);
     assert!(world.unsynced.is_empty(), "a judge is at work");
-    world.pass(2_500);
-    world.sync();
-    assert_eq!(
-        world.outcomes(),
-        [Outcome::Good, Outcome::Withheld, Outcome::Withheld]
+    world.pass(4_500);
+    assert!(
+        world.unsynced.is_empty(),
+        "silence costs more than no ballot"
     );
+    world.found(1, Ok(good()));
+    world.sync();
+    let (good, withheld) = (Outcome::Good, Outcome::Withheld);
+    assert_eq!(world.outcomes(), [good, good, withheld, withheld]);
 }
 
 #[test]
@@ -994,4 +997,56 @@ fn a_duty_that_nobody_did_is_nobody_s_fault() {
     world.view.shown.insert(members()[1].validator);
     world.look();
     assert_eq!(missed(&world), 2, "the third did neither");
+}
+
+#[test]
+fn work_that_a_router_gives_too_late_to_be_judged_is_withheld() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    for n in 1..JOBS {
+        world.work(n);
+        world.found(n, Ok(good()));
+    }
+    world.pass(6_000);
+    world.work(0);
+    assert!(world.judging.contains(&subject(&signed(0).receipt)));
+    world.pass(30_000);
+    assert!(world.unsynced.is_empty(), "its judge has time yet");
+    world.pass(2_000);
+    world.sync();
+    let (good, withheld) = (Outcome::Good, Outcome::Withheld);
+    assert_eq!(world.outcomes(), [withheld, good, good, good]);
+}
+
+#[test]
+fn a_judge_that_failed_is_asked_again_and_the_ballot_waits_for_it() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    for n in 0..JOBS {
+        world.work(n);
+        let failed = NotJudged::Failed("out of memory".to_owned());
+        world.found(n, if n == 0 { Err(failed) } else { Ok(good()) });
+    }
+    world.pass(38_000);
+    assert!(world.unsynced.is_empty());
+    world.work(0);
+    world.found(0, Ok(good()));
+    world.sync();
+    assert_eq!(world.outcomes(), [Outcome::Good; JOBS]);
+}
+
+#[test]
+fn who_comes_back_at_the_last_call_asks_before_it_says_that_anything_is_withheld() {
+    let mut world = World::new(&jobs());
+    world.now = Timestamp(ENDS.0 - 4_900);
+    world.crash(true);
+    assert!(world.unsynced.is_empty());
+    world.leaves();
+    world.pass(300);
+    for n in 0..JOBS {
+        world.work(n);
+        world.found(n, Ok(good()));
+    }
+    world.sync();
+    assert_eq!(world.outcomes(), [Outcome::Good; JOBS]);
 }

@@ -21,7 +21,10 @@ mod invariants;
 mod rng;
 mod world;
 
-pub use audits::{AuditOutcome, Cheat, run_audits};
+pub use audits::{
+    AuditCampaign, AuditOutcome, AuditPlan, AuditReport, Cheat, Outages, Planted, run_audits,
+    run_plan, run_planted,
+};
 pub use faults::{Coverage, Fault, Ranges, Role};
 pub use rng::Rng;
 pub use world::{Outcome, Violation, run};

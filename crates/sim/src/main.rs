@@ -4,14 +4,16 @@
 //! stoa-sim campaign --schedules 20000 [--first SEED]   all CPU cores; a summary as JSON; exit code 1 on a violation
 //! stoa-sim run --seed SEED                             one schedule, with its trace hash
 //! stoa-sim determinism --seeds 100                     each seed in two processes of its own: equal trace hashes
+//! stoa-sim audits --runs 20 --honest-jobs 1000000 --lazy 1000 [--first SEED]
+//!                                                      each cheat so often, honest jobs with faults, lazy validators of each kind
 //! ```
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use stoa_sim::{Coverage, Violation, run};
+use stoa_sim::{AuditCampaign, Coverage, Violation, run};
 
-const USAGE: &str = "usage: stoa-sim campaign --schedules N [--first SEED] | run --seed SEED | determinism --seeds N";
+const USAGE: &str = "usage: stoa-sim campaign --schedules N [--first SEED] | run --seed SEED | determinism --seeds N | audits [--runs N] [--honest-jobs N] [--lazy N] [--first SEED]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +28,12 @@ fn main() -> ExitCode {
         },
         Some("run") => number("--seed").map_or_else(usage, one),
         Some("determinism") => number("--seeds").map_or_else(usage, determinism),
+        Some("audits") => audits(AuditCampaign {
+            first: number("--first").unwrap_or(0),
+            runs: number("--runs").unwrap_or(20),
+            honest_jobs: number("--honest-jobs").unwrap_or(1_000_000),
+            lazy: number("--lazy").unwrap_or(1_000),
+        }),
         _ => usage(),
     }
 }
@@ -118,6 +126,17 @@ fn campaign(first: u64, count: u64) -> ExitCode {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+fn audits(campaign: AuditCampaign) -> ExitCode {
+    let report = campaign.run();
+    println!("{}", serde_json::json!(report));
+    if report.holds() {
+        ExitCode::SUCCESS
+    } else {
+        report.broken.iter().for_each(|what| eprintln!("{what}"));
+        ExitCode::FAILURE
     }
 }
 

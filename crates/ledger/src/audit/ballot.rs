@@ -83,6 +83,81 @@ impl Ballot {
     }
 }
 
+/// A ballot with all nodes of its tree: a proof is a walk down, where [`Ballot::proof`] hashes the whole ballot each time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BallotTree {
+    ballot: Ballot,
+    top: Branch,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Branch {
+    root: Digest,
+    /// Its place among the nodes; `None` for a leaf.
+    at: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Node {
+    bit: u8,
+    low: Branch,
+    high: Branch,
+}
+
+impl BallotTree {
+    /// Hashes the ballot once.
+    pub fn new(ballot: Ballot) -> Self {
+        let mut nodes = Vec::new();
+        let top = branch_of(&ballot.sorted(), &mut nodes);
+        Self { ballot, top, nodes }
+    }
+
+    /// The verdicts.
+    pub fn ballot(&self) -> &Ballot {
+        &self.ballot
+    }
+
+    /// As [`Ballot::root`].
+    pub fn root(&self) -> Digest {
+        self.top.root
+    }
+
+    /// As [`Ballot::proof`].
+    pub fn proof(&self, subject: &Digest) -> Option<Vec<Step>> {
+        self.ballot.get(subject)?;
+        let mut steps = Vec::new();
+        let mut branch = self.top;
+        while let Some(node) = branch.at.and_then(|at| self.nodes.get(at)) {
+            let (own, other) = if is_set(subject, node.bit) {
+                (node.high, node.low)
+            } else {
+                (node.low, node.high)
+            };
+            steps.push(Step {
+                bit: node.bit,
+                sibling: other.root,
+            });
+            branch = own;
+        }
+        steps.reverse();
+        Some(steps)
+    }
+}
+
+fn branch_of(sorted: &[(Digest, Verdict)], nodes: &mut Vec<Node>) -> Branch {
+    let Some((bit, low, high)) = parted(sorted) else {
+        let root = root_of(sorted);
+        return Branch { root, at: None };
+    };
+    let (low, high) = (branch_of(low, nodes), branch_of(high, nodes));
+    nodes.push(Node { bit, low, high });
+    Branch {
+        root: node_of(bit, low.root, high.root),
+        at: Some(nodes.len() - 1),
+    }
+}
+
 /// The root that `verdict` on `subject` leads to by `proof`.
 pub fn root_from(subject: Digest, verdict: Verdict, proof: &[Step]) -> Digest {
     let leaf = hash::verdict_leaf(subject, verdict.outcome, verdict.digest);

@@ -1,6 +1,6 @@
 //! Sentences about audits, tried on random rounds.
 
-use super::ballot::{Ballot, Verdict, root_from};
+use super::ballot::{Ballot, BallotTree, Verdict, root_from};
 use super::panel::{Member, panel};
 use super::place::{Place, Post};
 use super::rounds::{AuditRounds, Block, Phase, RoundsError, RoundsParams};
@@ -389,16 +389,20 @@ proptest! {
             let outcome = Outcome::ALL[n % Outcome::ALL.len()];
             ballot.insert(*subject, Verdict { outcome, digest: keccak256([n as u8]) });
         }
+        let tree = BallotTree::new(ballot.clone());
+        prop_assert_eq!((tree.root(), tree.ballot()), (ballot.root(), &ballot));
         for subject in &all {
             let (verdict, proof) = (ballot.get(subject).expect("in"), ballot.proof(subject).expect("in"));
             prop_assert_eq!(root_from(*subject, verdict, &proof), ballot.root());
+            prop_assert_eq!(tree.proof(subject), Some(proof.clone()));
             for outcome in Outcome::ALL.into_iter().filter(|o| *o != verdict.outcome) {
                 let other = Verdict { outcome, ..verdict };
                 prop_assert_ne!(root_from(*subject, other, &proof), ballot.root());
             }
         }
         let stranger = keccak256("stranger");
-        prop_assert!(ballot.proof(&stranger).is_none());
+        prop_assert!(ballot.proof(&stranger).is_none() && tree.proof(&stranger).is_none());
+        prop_assert_eq!(BallotTree::new(Ballot::new()).root(), Digest::ZERO);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::chain::RoundView;
 use super::{Ask, Duty, HashChain, Output, State, Validator, Voted};
 use crate::audit::{KeptWork, WorkRequest};
 use std::collections::BTreeMap;
-use stoa_ledger::audit::ballot::Verdict;
+use stoa_ledger::audit::ballot::{BallotTree, Verdict};
 use stoa_ledger::audit::panel::panel;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::{Outcome, PANEL, hash};
@@ -14,7 +14,7 @@ use stoa_verify::judge::{
 };
 
 /// A chain with fewer reveals left is replaced.
-const LEFT_MIN: usize = 64;
+pub(super) const LEFT_MIN: usize = 64;
 
 const fn verdict(outcome: Outcome) -> Verdict {
     Verdict {
@@ -119,9 +119,8 @@ impl Validator {
     /// Works through what this validator owes a verdict on; makes the ballot when all is found, or when it must.
     fn vote(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
         let round = view.number;
-        if let Some((voted, durable)) = self.voted.get(&round) {
-            let (voted, durable) = (voted.clone(), *durable);
-            return self.commit(view, voted, durable, now, outputs);
+        if self.voted.contains_key(&round) {
+            return self.commit(view, now, outputs);
         }
         if view.committed.contains_key(&self.me) {
             if self.ask(Ask::Commit(round), now) {
@@ -134,44 +133,63 @@ impl Validator {
         let last_call = now.plus(self.config.margin) >= view.ends;
         self.draw(view, last_call);
         let complete = self.fetch_work(view, now, outputs);
-        // Routers are waited for until the last call; judges that are at work half of what is left then.
+        let progress = self.progress.entry(round).or_default();
+        let since = *progress.since.get_or_insert(now);
+        // Routers are waited for until the last call, judges half of what is left then, and routers too by who has only just come back:
+        // it would say that they withhold what it has hardly asked for.
         let left = Millis(self.config.margin.0 / 2);
-        let judging = self.is_judging(round) && now.plus(left) < view.ends;
-        if !complete && (!last_call || judging) {
+        let busy = self.is_judging(round, |_| true) || now.since(since) < left;
+        let waits = !last_call || (busy && now.plus(left) < view.ends);
+        if !complete && waits {
             return;
         }
-        let voted = self.conclude(view, outputs);
-        self.voted.insert(round, (voted.clone(), false));
-        self.ballots.insert((round, self.me), voted.ballot());
-        self.commit(view, voted, false, now, outputs);
+        if self.is_judging(round, |late| !late) {
+            if self.ask(Ask::Late(round), now) {
+                outputs.push(Output::Warn(format!(
+                    "jobs of round {round} are still being judged: if that does not end in time there is no ballot, which costs less stake than silence about them; a faster machine or fewer models help"
+                )));
+            }
+            return;
+        }
+        let voted = self.conclude(view);
+        let ballot = BallotTree::new(voted.ballot());
+        self.voted.insert(round, (voted, false));
+        self.ballots.insert((round, self.me), ballot);
+        self.commit(view, now, outputs);
     }
 
-    fn is_judging(&self, round: u64) -> bool {
+    /// Whether work that its router gave in time, or late, is being judged or will be again.
+    fn is_judging(&self, round: u64, which: impl Fn(bool) -> bool) -> bool {
         let progress = self.progress.get(&round);
         let mut duties = progress.into_iter().flat_map(|p| p.duties.values());
-        duties.any(|duty| duty.state == State::Judging)
+        duties.any(|duty| match duty.state {
+            State::Judging { late } => which(late),
+            State::Failed => which(false),
+            State::Wanted | State::Found(_) | State::Abstained => false,
+        })
     }
 
-    fn commit(
-        &mut self,
-        view: &RoundView,
-        voted: Voted,
-        durable: bool,
-        now: Timestamp,
-        outputs: &mut Vec<Output>,
-    ) {
+    fn commit(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
         let round = view.number;
+        let durable = self.voted.get(&round).is_some_and(|(_, durable)| *durable);
         if !durable {
             if self.ask(Ask::Keep(round), now) {
-                outputs.push(Output::Keep(voted));
+                let voted = self.voted.get(&round).map(|(voted, _)| voted.clone());
+                outputs.extend(voted.map(Output::Keep));
             }
         } else if !view.committed.contains_key(&self.me) && self.ask(Ask::Commit(round), now) {
-            let (root, salt) = (voted.ballot().root(), self.salt(round));
-            outputs.push(Output::Commit {
+            let opening = self.opening(round);
+            outputs.extend(opening.map(|(root, salt)| Output::Commit {
                 round,
                 commitment: hash::commitment(round, self.me, root, salt),
-            });
+            }));
         }
+    }
+
+    /// Root and salt of the own ballot.
+    fn opening(&self, round: u64) -> Option<(Digest, Digest)> {
+        let ballot = self.ballots.get(&(round, self.me))?;
+        Some((ballot.root(), self.salt(round)))
     }
 
     /// Finds the audited jobs of posts whose leaves are here. Where the first jobs of a provider are all audited, posts are taken in their
@@ -250,6 +268,7 @@ impl Validator {
                 post,
                 position,
                 state,
+                since: None,
             });
         }
         progress.drawn.insert((router, post), counts);
@@ -260,13 +279,17 @@ impl Validator {
         let round = view.number;
         let progress = self.progress.entry(round).or_default();
         let posts: usize = view.covers.iter().map(|covered| covered.posts.len()).sum();
-        let open = |duty: &Duty| matches!(duty.state, State::Wanted | State::Judging);
-        let complete = progress.drawn.len() == posts && !progress.duties.values().any(open);
-        let wanted = progress.duties.iter();
-        let wanted = wanted.filter(|(_, duty)| duty.state == State::Wanted);
-        let wanted: Vec<_> = wanted
-            .map(|(subject, duty)| (*subject, duty.clone()))
-            .collect();
+        let done = |duty: &Duty| matches!(duty.state, State::Found(_) | State::Abstained);
+        let complete = progress.drawn.len() == posts && progress.duties.values().all(done);
+        let wants = |duty: &Duty| matches!(duty.state, State::Wanted | State::Failed);
+        let wanted = progress.duties.iter_mut();
+        let wanted = wanted
+            .filter(|(_, duty)| wants(duty))
+            .map(|(subject, duty)| {
+                duty.since.get_or_insert(now);
+                (*subject, duty.clone())
+            });
+        let wanted: Vec<_> = wanted.collect();
         for (subject, duty) in wanted {
             let Some(job) = self.job_id(&duty) else {
                 continue;
@@ -289,11 +312,13 @@ impl Validator {
         round: u64,
         subject: Digest,
         kept: &KeptWork,
+        now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
         let duties = self.progress.get(&round).map(|progress| &progress.duties);
         let duty = duties.and_then(|duties| duties.get(&subject)).cloned();
-        let Some(duty) = duty.filter(|duty| duty.state == State::Wanted) else {
+        let wants = |duty: &Duty| matches!(duty.state, State::Wanted | State::Failed);
+        let Some(duty) = duty.filter(wants) else {
             return;
         };
         let Some(signed) = self.job_of(&duty) else {
@@ -316,7 +341,10 @@ impl Validator {
                     subject,
                     case,
                 });
-                State::Judging
+                let waited = duty.since.map_or(Millis(0), |since| now.since(since));
+                State::Judging {
+                    late: duty.state == State::Wanted && waited >= self.config.margin,
+                }
             }
         };
         self.set(round, subject, state);
@@ -338,7 +366,7 @@ impl Validator {
     ) {
         let duties = self.progress.get(&round).map(|progress| &progress.duties);
         let duty = duties.and_then(|duties| duties.get(&subject));
-        if duty.is_none_or(|duty| duty.state != State::Judging) {
+        if duty.is_none_or(|duty| !matches!(duty.state, State::Judging { .. })) {
             return;
         }
         let state = match result {
@@ -352,6 +380,12 @@ impl Validator {
             }),
             // The bytes are what the ticket orders, so that no provider can have taken them: the router made the order up.
             Err(NotJudged::NotWork) => State::Found(verdict(Outcome::Forged)),
+            Err(reason @ NotJudged::Failed(_)) => {
+                outputs.push(Output::Warn(format!(
+                    "{subject} in round {round} is judged again: {reason}"
+                )));
+                State::Failed
+            }
             Err(reason) => {
                 outputs.push(Output::Warn(format!(
                     "no verdict on {subject} in round {round}, which costs stake when it is ruled on: {reason}"
@@ -363,7 +397,7 @@ impl Validator {
     }
 
     /// All that is known becomes the ballot; what a router did not give is withheld.
-    fn conclude(&mut self, view: &RoundView, outputs: &mut Vec<Output>) -> Voted {
+    fn conclude(&mut self, view: &RoundView) -> Voted {
         let mut verdicts = Vec::new();
         for covered in &view.covers {
             for post in (covered.before + 1..).take(covered.posts.len()) {
@@ -378,10 +412,9 @@ impl Validator {
             match duty.state {
                 State::Found(found) => verdicts.push((subject, found.outcome, found.digest)),
                 State::Wanted => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
-                State::Judging => outputs.push(Output::Warn(format!(
-                    "{subject} of round {} was not judged in time: its silence costs stake; a faster machine or fewer models help",
-                    view.number
-                ))),
+                // What was given too late to be judged was not given.
+                State::Judging { .. } => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
+                State::Failed => {}
                 State::Abstained => {}
             }
         }
@@ -398,10 +431,9 @@ impl Validator {
         if view.shown.contains(&self.me) || committed.is_none() {
             return;
         }
-        let Some((voted, _)) = self.voted.get(&round) else {
+        let Some((root, salt)) = self.opening(round) else {
             return;
         };
-        let (root, salt) = (voted.ballot().root(), self.salt(round));
         let same = committed == Some(&hash::commitment(round, self.me, root, salt));
         if self.ask(Ask::Unseal(round), now) {
             outputs.push(if same {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::audit::Outcome;
-use stoa_ledger::audit::ballot::{Ballot, Verdict};
+use stoa_ledger::audit::ballot::{Ballot, BallotTree, Verdict};
 use stoa_ledger::audit::hash::job_subject;
 use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::verdict::{Evidence, Vote};
@@ -264,6 +264,7 @@ enum Ask {
     Keep(u64),
     Commit(u64),
     Unseal(u64),
+    Late(u64),
     Ballot(u64, Address),
     Rule(u64, Digest),
     Show(u64, Digest, Address),
@@ -288,6 +289,8 @@ struct Duty {
     post: u64,
     position: usize,
     state: State,
+    /// When its work was asked for first, in this life.
+    since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,7 +298,12 @@ enum State {
     /// The router has not given what it kept.
     Wanted,
     /// Being judged; what comes again is not judged again.
-    Judging,
+    Judging {
+        /// Its router took longer to give the work than it may.
+        late: bool,
+    },
+    /// The judge failed; another try is made.
+    Failed,
     Found(Verdict),
     /// Nothing can be said.
     Abstained,
@@ -304,6 +312,8 @@ enum State {
 /// Work on one round.
 #[derive(Debug, Clone, Default)]
 struct Progress {
+    /// Since when it is worked on in this life.
+    since: Option<Timestamp>,
     /// Posts whose jobs have been looked through, with the number of leaves of each provider.
     drawn: BTreeMap<(Address, u64), BTreeMap<Address, u32>>,
     duties: BTreeMap<Digest, Duty>,
@@ -321,7 +331,7 @@ pub struct Validator {
     /// Own ballots, and whether they are durable.
     voted: BTreeMap<u64, (Voted, bool)>,
     /// Own ballots, and those of others that were shown and compared with their roots.
-    ballots: BTreeMap<(u64, Address), Ballot>,
+    ballots: BTreeMap<(u64, Address), BallotTree>,
     asked: BTreeMap<Ask, Timestamp>,
     /// The newest round in which it revealed, and what.
     revealed: Option<(u64, Digest)>,
@@ -337,7 +347,7 @@ impl Validator {
         let me = config.key.address();
         let voted: BTreeMap<_, _> = kept.into_iter().map(|v| (v.round, (v, true))).collect();
         let own = voted.iter();
-        let own = own.map(|(round, (voted, _))| ((*round, me), voted.ballot()));
+        let own = own.map(|(round, (voted, _))| ((*round, me), BallotTree::new(voted.ballot())));
         Self {
             hashes: HashChain::new(&config.key, 0, config.chain_length),
             me,
@@ -364,6 +374,19 @@ impl Validator {
         HashChain::new(&self.config.key, 0, self.config.chain_length).top()
     }
 
+    /// What it publishes when it joins, also again after it lost its seat: never a top whose links have been revealed.
+    pub fn tip_to_join(&self) -> Digest {
+        let (tip, length) = (self.view.tip, self.config.chain_length);
+        if tip == Digest::ZERO {
+            return self.first_tip();
+        }
+        match self.hashes.left(tip) {
+            Some(left) if left >= duties::LEFT_MIN => tip,
+            Some(_) => HashChain::new(&self.config.key, self.hashes.generation() + 1, length).top(),
+            None => self.first_tip(),
+        }
+    }
+
     /// Its own ballot, for others to fetch: not before the contract shows the root, or they could copy it.
     pub fn shown_ballot(&self, round: u64) -> Option<&Voted> {
         let view = self.view.rounds.iter().find(|view| view.number == round)?;
@@ -373,7 +396,7 @@ impl Validator {
 
     /// Jobs whose work it waits for or judges.
     pub fn busy(&self) -> usize {
-        let open = |duty: &&Duty| matches!(duty.state, State::Wanted | State::Judging);
+        let open = |duty: &&Duty| !matches!(duty.state, State::Found(_) | State::Abstained);
         let rounds = self.progress.values();
         rounds.flat_map(|p| p.duties.values()).filter(open).count()
     }
@@ -393,7 +416,7 @@ impl Validator {
                 round,
                 subject,
                 kept,
-            } => self.work_came(round, subject, &kept, &mut outputs),
+            } => self.work_came(round, subject, &kept, now, &mut outputs),
             Input::Found {
                 round,
                 subject,
@@ -493,7 +516,7 @@ impl Validator {
         if !due || !sound {
             return;
         }
-        let ballot = voted.ballot();
+        let ballot = BallotTree::new(voted.ballot());
         if view.committed.get(&validator) == Some(&ballot.root()) {
             self.ballots.insert((voted.round, validator), ballot);
         }

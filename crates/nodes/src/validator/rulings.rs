@@ -122,7 +122,7 @@ impl Validator {
     fn verdict_of(&self, view: &RoundView, validator: Address, subject: Digest) -> Option<Verdict> {
         let ballot = self.ballots.get(&(view.number, validator));
         let ballot = ballot.filter(|_| view.shown.contains(&validator))?;
-        ballot.get(&subject)
+        ballot.ballot().get(&subject)
     }
 
     /// The same with its way to the root, which costs as many hashes as the ballot has verdicts.

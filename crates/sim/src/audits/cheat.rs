@@ -1,0 +1,89 @@
+//! Who cheats, and how.
+
+/// One party's way to cheat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cheat {
+    /// Everybody is honest.
+    Nobody,
+    /// A provider answers with another model.
+    SwapModel,
+    /// A provider alters every second answer.
+    AlterOutput,
+    /// A provider counts more tokens than there are.
+    Overcount,
+    /// A router charges more than counts and prices give.
+    Overcharge,
+    /// A router posts a job twice.
+    DoublePost,
+    /// A router gives nobody its leaf files.
+    WithholdLeaves,
+    /// A router gives nobody the work of its jobs.
+    WithholdWork,
+    /// A router posts receipts that no provider signed, and keeps their work back.
+    Forge,
+    /// A router serves two of three validators: it does what it must, and the third must not pay for it.
+    ServeSome,
+    /// A validator commits to the ballot of another.
+    Copy,
+    /// A validator does nothing.
+    Sleep,
+    /// A validator calls everything wrong.
+    Accuse,
+    /// A validator calls everything good while a provider cheats.
+    Lazy,
+    /// A validator calls good what it did not look at, and only plants show it.
+    Idle,
+}
+
+impl Cheat {
+    /// All that a small schedule without plants shows.
+    pub const ALL: [Self; 14] = [
+        Self::Nobody,
+        Self::SwapModel,
+        Self::AlterOutput,
+        Self::Overcount,
+        Self::Overcharge,
+        Self::DoublePost,
+        Self::WithholdLeaves,
+        Self::WithholdWork,
+        Self::Forge,
+        Self::ServeSome,
+        Self::Copy,
+        Self::Sleep,
+        Self::Accuse,
+        Self::Lazy,
+    ];
+
+    pub(super) const fn is_router(self) -> bool {
+        matches!(
+            self,
+            Self::Overcharge
+                | Self::DoublePost
+                | Self::WithholdLeaves
+                | Self::WithholdWork
+                | Self::Forge
+                | Self::ServeSome
+        )
+    }
+
+    /// Whether a provider cheats, and so that somebody could look away.
+    pub(super) const fn is_provider(self) -> bool {
+        matches!(
+            self,
+            Self::SwapModel | Self::AlterOutput | Self::Overcount | Self::Lazy
+        )
+    }
+
+    pub(super) const fn is_validator(self) -> bool {
+        matches!(
+            self,
+            Self::Copy | Self::Sleep | Self::Accuse | Self::Lazy | Self::Idle
+        )
+    }
+
+    /// Whether it shows only in jobs that are audited.
+    pub(super) const fn needs_audit(self) -> bool {
+        self.is_provider() || matches!(self, Self::WithholdWork | Self::Forge)
+    }
+}
