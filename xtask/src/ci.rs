@@ -95,6 +95,12 @@ const STEPS: &[Step] = &[
     ("contracts", contracts),
     ("sim", sim),
     ("wallets", wallets),
+    ("hosts", || {
+        crate::hosts::run().map_err(|what| CiError::Rule {
+            step: "hosts",
+            what,
+        })
+    }),
     ("e2e", || {
         crate::e2e::run().map_err(|what| CiError::Rule { step: "e2e", what })
     }),

@@ -4,6 +4,7 @@ mod ci;
 mod contract_tools;
 mod contracts;
 mod e2e;
+mod hosts;
 mod model;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Task {
     Contracts(contracts::Args),
     /// The network as a user meets it: openai package, README's commands, kill -9 under load. Needs a release build and Python.
     E2e,
+    /// Roles on hosts of their own (network namespaces, NAT), killed and cut off under load. Needs a release build, nft and Python.
+    Hosts,
     /// The default model: its corpus and held-out tasks.
     Model(model::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let outcome: Result<(), Box<dyn std::error::Error>> = match Cli::parse().task {
         Task::Ci(args) => ci::run(&args).map_err(Into::into),
         Task::E2e => e2e::run().map_err(Into::into),
+        Task::Hosts => hosts::run().map_err(Into::into),
         Task::Contracts(args) => contracts::run(&args).map_err(Into::into),
         Task::Model(args) => model::run(&args).map_err(Into::into),
     };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_sol_types::SolCall;
 use stoa_types::{Address, Digest, Timestamp};
@@ -139,6 +140,15 @@ pub trait ChainAccess: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<BlockId>, AccessError>> + Send;
     /// Code of a contract.
     fn code(&self, account: Address) -> impl Future<Output = Result<Vec<u8>, AccessError>> + Send;
+
+    /// The same chain for starting up, where there is nothing better to do than to wait: a question that nobody answers is asked again for
+    /// that long. Who follows a chain wants to know at once that it is away. A chain in this process is never away.
+    fn patiently(&self, _patience: Duration) -> Self
+    where
+        Self: Clone,
+    {
+        self.clone()
+    }
 }
 
 /// Asks a contract through its binding.

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stoa_types::{Address, Digest, Timestamp};
+use tokio::time::Instant;
 
 use crate::access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt};
 
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a question is asked again that nobody answered.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -34,6 +37,8 @@ pub struct Rpc {
     client: reqwest::Client,
     url: reqwest::Url,
     next_id: Arc<AtomicU64>,
+    /// How long a question that nobody answers is asked again.
+    patience: Duration,
 }
 
 impl Rpc {
@@ -56,10 +61,28 @@ impl Rpc {
             client,
             url,
             next_id: Arc::new(AtomicU64::new(1)),
+            patience: Duration::ZERO,
         })
     }
 
+    /// All questions may be repeated: the bytes of a transaction count once, however often they are handed over.
     async fn ask(&self, method: &str, params: Value) -> Result<Value, AccessError> {
+        let end = Instant::now() + self.patience;
+        let mut told = false;
+        loop {
+            match self.ask_once(method, &params).await {
+                Err(error @ AccessError::Unreachable(_)) if Instant::now() < end => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "waiting for the chain");
+                    }
+                }
+                answer => return answer,
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn ask_once(&self, method: &str, params: &Value) -> Result<Value, AccessError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
         let unreachable =
@@ -228,6 +251,13 @@ fn read_log(value: &Value) -> Option<RawLog> {
 }
 
 impl ChainAccess for Rpc {
+    fn patiently(&self, patience: Duration) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
+    }
+
     async fn chain_id(&self) -> Result<u64, AccessError> {
         self.ask_number("eth_chainId", json!([])).await
     }

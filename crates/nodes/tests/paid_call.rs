@@ -1539,6 +1539,31 @@ fn a_call_whose_provider_goes_while_it_waits_is_told_that_and_not_that_it_is_bus
 }
 
 #[test]
+fn a_model_that_a_staked_provider_published_is_offline_and_not_unknown_before_anybody_connected() {
+    let mut world = World::new(1);
+    let account = *world.providers.keys().next().expect("one");
+    let unmet = |world: &mut World, job, models: &[&str]| {
+        let models = models.iter().map(|name| ((*name).to_owned(), Tier::Exact));
+        world.input(Input::Chain(ChainEvent::Published {
+            provider: account,
+            models: models.collect(),
+        }));
+        let mut call = request(job);
+        call.model = "published".to_owned();
+        world.submit_of(self::account(), job, call);
+        world.failure(job).cause.clone()
+    };
+    assert!(matches!(
+        unmet(&mut world, 7, &[]),
+        Cause::UnknownModel { .. }
+    ));
+    let told = unmet(&mut world, 8, &["other", "published"]);
+    assert!(matches!(told, Cause::ModelOffline { .. }), "{told:?}");
+    let gone = unmet(&mut world, 9, &["other"]);
+    assert!(matches!(gone, Cause::UnknownModel { .. }), "{gone:?}");
+}
+
+#[test]
 fn jobs_are_found_by_account_before_and_after_a_restart() {
     let mut world = World::new(1);
     let other = SecretKey::for_tests("another developer").address();

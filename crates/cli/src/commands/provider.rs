@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// How often the registry is asked where the routers are.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long the routers may take to let it in before it says that it waits for them.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long running jobs may take after Ctrl-C.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,27 +93,32 @@ async fn start(
     serve_metrics(metrics, until(stopped))?;
     let machine = machine(data, config, args, hardware).await?;
     let joined = args.join.join(data).await?;
-    provider::register(&joined, data, config, &machine, 0, &StakeSource::Awaited).await?;
+    let patient = joined.patiently();
+    provider::register(&patient, data, config, &machine, 0, &StakeSource::Awaited).await?;
     let mut directory = Routers::new(&joined);
     let routers = find_routers(&mut directory, &args.router).await?;
     let to = (&routers[..], config.provider.listen);
     let loops = provider::start(&joined, data, config, &machine, 0, to).await?;
     let links: Vec<_> = routers.into_iter().zip(loops).collect();
-    for (router, link) in &links {
-        let connected = tokio::time::timeout(CONNECT_PATIENCE, link.connected());
-        if connected.await.is_err() {
-            let router = router.account;
-            complain(format_args!(
-                "router {router} does not answer yet; it is dialled again and again"
-            ))?;
-        }
-    }
+    wait_for_one(&links).await?;
     let account = provider::key(data, 0)?.address();
     let found = links.iter().map(|(router, _)| router.account).collect();
     if let Err(error) = tell(args, &joined, account, found) {
         tracing::warn!(%error, "nobody reads what was printed");
     }
     Ok(Work { directory, links })
+}
+
+/// Waits for the first router that lets it in; not for ever, because routers may come later.
+async fn wait_for_one(links: &[(Router, ProviderHandle)]) -> std::io::Result<()> {
+    let end = tokio::time::Instant::now() + CONNECT_PATIENCE;
+    while !links.iter().any(|(_, link)| link.is_connected()) {
+        if tokio::time::Instant::now() > end {
+            return complain("no router has let it in yet; they are dialled again and again");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 /// What computes: refused before anything is sent to the chain.
@@ -146,11 +151,13 @@ async fn find_routers<C: ChainAccess + Clone>(
 ) -> Outcome<Vec<Router>> {
     let mut told = false;
     loop {
-        directory.read().await?;
-        let wanted = if named.is_empty() {
-            directory.staked().await?
-        } else {
-            named.to_vec()
+        let wanted = match directory.read_staked().await {
+            Ok(staked) if named.is_empty() => staked,
+            Ok(_) => named.to_vec(),
+            Err(error) => {
+                tracing::debug!(%error, "the registry cannot be read");
+                Vec::new()
+            }
         };
         let found = wanted.iter().filter_map(|account| {
             let address = directory.get(*account)?.clone();

@@ -46,6 +46,14 @@ impl<C: ChainAccess + Clone> Joined<C> {
         View::new(self.chain.clone(), self.contracts)
     }
 
+    /// The same network for starting up in it: a chain that is away for a moment is waited for.
+    pub fn patiently(&self) -> Self {
+        Self {
+            chain: self.chain.patiently(CHAIN_PATIENCE),
+            ..self.clone()
+        }
+    }
+
     /// What receipts and tickets are signed for.
     pub fn domain(&self) -> Domain {
         Domain {
@@ -62,6 +70,8 @@ pub fn random() -> Result<[u8; 32], Failure> {
     Ok(bytes)
 }
 
+/// How long a start waits for an answer of a chain that is away.
+const CHAIN_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a chain is asked again that did not answer at the start.
 const KNOCK: Duration = Duration::from_secs(2);
 
@@ -102,7 +112,8 @@ impl JoinArgs {
             )
             .into());
         }
-        if chain.code(file.contracts.vault).await?.is_empty() {
+        let patient = chain.patiently(CHAIN_PATIENCE);
+        if patient.code(file.contracts.vault).await?.is_empty() {
             return Err(format!(
                 "the chain at {} has no contract at {}, where the network's vault should be; it was started anew, or is another one",
                 file.rpc, file.contracts.vault

@@ -61,22 +61,17 @@ pub async fn start<C: ChainAccess + Clone>(
 ) -> Result<RouterUp, Failure> {
     let key = data.account_key("router")?;
     let address = key.address();
-    let account = joined.account(key.clone()).await?;
-    stake::ensure(
-        joined,
-        &account,
-        StakeRole::Router,
-        config.router.stake,
-        source,
-    )
-    .await?;
+    let patient = joined.patiently();
+    let account = patient.account(key.clone()).await?;
+    let stake = config.router.stake;
+    stake::ensure(&patient, &account, StakeRole::Router, stake, source).await?;
 
     let domain = joined.domain();
     let folder = data.folder("router")?;
     let (journal, recovered) = journal::open(&data.folder("router/journal")?, domain, address)?;
     tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let registered = SharedRegistered::default();
-    let endpoint = open_door(joined, data, door, &account, &registered).await?;
+    let endpoint = open_door(&patient, data, door, &account, &registered).await?;
 
     let core_config = RouterConfig {
         key,

@@ -1,7 +1,6 @@
 //! Routers as the registry tells them: where providers and validators reach them.
 
 use super::Joined;
-use crate::process::Failure;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use stoa_chain::{AccessError, ChainAccess, ContractEvent, Cursor, Indexer, StakeRole, View};
@@ -72,8 +71,9 @@ impl<C: ChainAccess + Clone> Routers<C> {
         self.known.get(&router)
     }
 
-    /// Routers with the stake that their role demands.
-    pub async fn staked(&self) -> Result<Vec<Address>, Failure> {
+    /// Reads on, and gives the routers with the stake that their role demands.
+    pub async fn read_staked(&mut self) -> Result<Vec<Address>, AccessError> {
+        self.read().await?;
         let mut staked = Vec::new();
         for router in self.known.keys() {
             if self.view.stake(StakeRole::Router, *router).await?.is_active {

@@ -63,9 +63,9 @@ impl ProviderHandle {
         self.endpoint.redirect(router)
     }
 
-    /// Waits until the router has let it in; `false` if it was closed before.
-    pub async fn connected(&self) -> bool {
-        self.endpoint.connected().await.is_some()
+    /// Whether the router has let it in.
+    pub fn is_connected(&self) -> bool {
+        matches!(*self.endpoint.state().borrow(), LinkState::Connected { .. })
     }
 
     /// Takes no new work, lets running work end (up to `patience`), and closes the link.

@@ -11,7 +11,7 @@ use stoa_chain::{
 };
 use stoa_nodes::message::{Hello, ModelOffer};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input};
-use stoa_types::{Address, EndpointId, Timestamp};
+use stoa_types::{Address, EndpointId, Tier, Timestamp};
 use tokio::sync::mpsc;
 
 const POLL: Duration = Duration::from_millis(250);
@@ -33,6 +33,16 @@ pub struct Registered {
 const MESSAGE_OVERHEAD_MAX: u32 = 1024;
 
 impl Registered {
+    /// What a provider offers by its word on chain; nothing while it has not the stake for it.
+    fn published(&self, provider: Address) -> Vec<(String, Tier)> {
+        if !self.staked.get(&provider).copied().unwrap_or(false) {
+            return Vec::new();
+        }
+        let loadout = self.loadouts.get(&provider);
+        let offers = loadout.into_iter().flatten();
+        offers.map(|o| (o.name.clone(), o.tier)).collect()
+    }
+
     /// Whether this endpoint may speak for the account in its hello.
     pub fn authorize(&self, endpoint: EndpointId, hello: &Hello) -> Result<(), String> {
         let account = hello.account;
@@ -135,7 +145,9 @@ impl<C: ChainAccess + Clone> Follower<C> {
                     let block = indexer.cursor().next_block().saturating_sub(1);
                     self.refresh(block, foreign.clone()).await;
                     if progress.at_head {
-                        if let Some(told) = caught_up.take() {
+                        // Whose stake is not known is nobody yet: calls for its model would be told that there is no such model.
+                        let known = self.lock().unread.is_empty();
+                        if let Some(told) = caught_up.take_if(|_| known) {
                             let _ = told.send(());
                         }
                         tokio::time::sleep(POLL).await;
@@ -242,9 +254,14 @@ impl<C: ChainAccess + Clone> Follower<C> {
         let view = View::new(self.chain.clone(), self.contracts);
         match view.stake(StakeRole::Provider, provider).await {
             Ok(stake) => {
-                let mut registered = self.lock();
-                registered.unread.remove(&provider);
-                registered.staked.insert(provider, stake.is_active);
+                let models = {
+                    let mut registered = self.lock();
+                    registered.unread.remove(&provider);
+                    registered.staked.insert(provider, stake.is_active);
+                    registered.published(provider)
+                };
+                let event = ChainEvent::Published { provider, models };
+                self.router.input(Input::Chain(event));
             }
             Err(error) => {
                 tracing::warn!(%provider, %error, "the stake cannot be read; it is tried again");
@@ -506,7 +523,7 @@ mod tests {
     use stoa_crypto::{Domain, SecretKey};
     use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterEndpoint, Welcome};
     use stoa_nodes::router::Router;
-    use stoa_types::{Digest, Hardware, NetworkProfile, Price, Region, Tier, TokenAmount};
+    use stoa_types::{Digest, Hardware, NetworkProfile, Price, Region, TokenAmount};
 
     fn price(units: u128) -> Price {
         Price::per_million(TokenAmount::from_units(units))

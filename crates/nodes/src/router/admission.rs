@@ -122,6 +122,10 @@ impl Router {
             });
         }
         if !self.stock.knows(&request.model) {
+            // What is offered is for the chain to say.
+            if !self.chain_reachable {
+                return Err(Cause::SettlementUnavailable);
+            }
             return Err(Cause::UnknownModel {
                 model: request.model.clone(),
             });

@@ -24,8 +24,8 @@ use stoa_crypto::{Domain, SecretKey};
 use stoa_ledger::book::{Entry, ReleaseCause, RouterBook};
 use stoa_market::Decision;
 use stoa_types::{
-    Address, Digest, JobId, NetworkProfile, SamplingParameters, SignedTicket, Ticket, Timestamp,
-    TokenAmount,
+    Address, Digest, JobId, NetworkProfile, SamplingParameters, SignedTicket, Ticket, Tier,
+    Timestamp, TokenAmount,
 };
 
 /// Who a router is.
@@ -163,6 +163,13 @@ pub enum ChainEvent {
     AuditsOver {
         /// So many posts, counted from the first.
         posts: u64,
+    },
+    /// What a staked provider offers by its word on chain, connected or not; nothing once it has not the stake.
+    Published {
+        /// Whose.
+        provider: Address,
+        /// Names and tiers.
+        models: Vec<(String, Tier)>,
     },
     /// A verdict wrote a provider's reputation.
     ProviderRated {

@@ -54,6 +54,8 @@ pub struct Stock {
     providers: BTreeMap<Address, Standing>,
     /// Reputations that verdicts wrote, also of providers that this router has not met.
     rated: BTreeMap<Address, u32>,
+    /// What staked providers offer on chain, also those that this router has not met since it started.
+    published: BTreeMap<Address, Vec<(String, Tier)>>,
     /// A slot may have become free since this was asked last.
     freed: bool,
 }
@@ -86,6 +88,14 @@ impl Stock {
         self.rated.insert(provider, reputation_ppm);
     }
 
+    pub(super) fn publish(&mut self, provider: Address, models: Vec<(String, Tier)>) {
+        if models.is_empty() {
+            self.published.remove(&provider);
+        } else {
+            self.published.insert(provider, models);
+        }
+    }
+
     fn is_convicted(&self, provider: Address) -> bool {
         self.rated.get(&provider) == Some(&0)
     }
@@ -104,20 +114,28 @@ impl Stock {
         models
     }
 
-    /// Whether anyone ever offered the model.
+    /// Names and tiers that were ever offered to this router, or are on chain by a staked provider.
+    fn tiers(&self, model: &str) -> impl Iterator<Item = Tier> {
+        let met = self.providers.values().flat_map(|s| &s.hello.models);
+        let met = met.map(|offer| (offer.model.as_str(), offer.tier));
+        let published = self.published.values().flatten();
+        let published = published.map(|(name, tier)| (name.as_str(), *tier));
+        met.chain(published)
+            .filter(move |(name, _)| *name == model)
+            .map(|(_, tier)| tier)
+    }
+
+    /// Whether anyone offers the model, now or at another time.
     pub fn knows(&self, model: &str) -> bool {
-        self.providers
-            .values()
-            .any(|s| s.hello.models.iter().any(|offer| offer.model == model))
+        self.tiers(model).next().is_some()
     }
 
     /// The tier that a request gets which names none: `exact` or, where nobody ever offered the model so high, the highest that was.
     /// So a model on somebody's float server is asked for by its name alone, and a provider that is away for a moment does not lower
     /// what a name means.
     pub(super) fn default_tier(&self, model: &str) -> Tier {
-        let offers = self.providers.values().flat_map(|s| &s.hello.models);
-        let tiers = offers.filter(|offer| offer.model == model).map(|o| o.tier);
-        tiers.max().unwrap_or(Tier::Exact).min(Tier::Exact)
+        let highest = self.tiers(model).max();
+        highest.unwrap_or(Tier::Exact).min(Tier::Exact)
     }
 
     /// The provider's offer of a model.

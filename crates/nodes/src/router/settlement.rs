@@ -154,6 +154,9 @@ impl Router {
                 provider,
                 reputation_ppm,
             } => return self.stock.rate(provider, reputation_ppm),
+            ChainEvent::Published { provider, models } => {
+                return self.stock.publish(provider, models);
+            }
             _ => {}
         }
         let entry = match entry(event) {
@@ -292,7 +295,9 @@ fn entry(event: ChainEvent) -> Told {
         },
         ChainEvent::PayoutPromoted { pay_root, gross } => Entry::PayoutPromoted { pay_root, gross },
         ChainEvent::JobReversed { job } => Entry::JobReversed { job },
-        ChainEvent::AuditsOver { .. } | ChainEvent::ProviderRated { .. } => return Told::Nothing,
+        ChainEvent::AuditsOver { .. }
+        | ChainEvent::ProviderRated { .. }
+        | ChainEvent::Published { .. } => return Told::Nothing,
         ChainEvent::PayoutVoided { pay_root, block } => return Told::Voided(pay_root, block),
         ChainEvent::DebitSynced {
             account,
