@@ -70,6 +70,8 @@ contract AuditRounds is IAuditRounds {
     mapping(uint64 round => mapping(bytes32 job => address)) public plantOf;
     /// @dev An address has one key, which stays known when its seat is gone.
     mapping(address validator => ValidatorKey) private _keys;
+    /// @dev The newest round when a validator took its seat.
+    mapping(address validator => uint64) private _joinedIn;
 
     /// @param stakes The stake registry; not zero.
     /// @param vault The vault; not zero.
@@ -115,6 +117,7 @@ contract AuditRounds is IAuditRounds {
         _notRevealing();
         _takeSeat(_validators, Roles.VALIDATOR, msg.sender);
         tipOf[msg.sender] = tip;
+        _joinedIn[msg.sender] = latest;
         _keys[msg.sender] = ValidatorKey(msg.sender, x, y);
         emit Events.Joined(msg.sender, tip, x, y);
     }
@@ -142,8 +145,9 @@ contract AuditRounds is IAuditRounds {
     }
 
     /// @inheritdoc IAuditRounds
-    function suspend(address validator) external returns (bool had) {
+    function suspend(address validator, uint64 round) external returns (bool had) {
         if (msg.sender != verdict) revert Errors.NotAllowed(msg.sender);
+        if (_joinedIn[validator] >= round) return false;
         had = _giveSeat(_validators, validator);
         if (had) emit Events.Left(validator);
     }
@@ -207,6 +211,7 @@ contract AuditRounds is IAuditRounds {
         if (block.timestamp < due) revert Errors.WrongTime(due);
         _fixBlockHash(r);
         _draw(round, r);
+        _unseatWhoMissed(r);
     }
 
     /// @inheritdoc IAuditRounds
@@ -403,6 +408,19 @@ contract AuditRounds is IAuditRounds {
         r.beacon = drawn;
         r.drawnAt = uint40(block.timestamp);
         emit Events.Drawn(round, drawn);
+    }
+
+    /// @dev An outage costs one reveal, also where nobody brings it to the verdict. What nobody did was nobody's fault.
+    function _unseatWhoMissed(Round storage r) private {
+        uint64 revealed = r.revealed;
+        if (revealed == 0) return;
+        Member[] storage members = _committees[r.committee];
+        uint256 length = members.length;
+        for (uint256 place; place < length; ++place) {
+            if (revealed >> place & 1 == 1) continue;
+            address validator = members[place].validator;
+            if (_giveSeat(_validators, validator)) emit Events.Left(validator);
+        }
     }
 
     /// @dev Shares the committee of the round before when nothing changed: most rounds store nothing here.

@@ -44,19 +44,22 @@ contract PanelVerdict is IVerdict {
     /// @notice Seconds that a panel member has to show its verdict after a ruling without it.
     uint64 public immutable ANSWER;
 
-    /// @dev Two slots. `seen` holds one bit for each seat whose verdict was shown, or that was punished for showing none.
+    /// @dev Two slots. `duty`: every member of the panel had to have a verdict. `seen` holds one bit for each seat whose verdict was shown,
+    /// or that showed none in time.
     struct Ruling {
         uint40 ruledAt;
         uint8 outcome;
-        bool isBatch;
+        bool duty;
         bool plant;
         uint8 seen;
         bytes32 batch;
     }
 
+    /// @dev `rose`: when a conviction last raised `count`.
     struct Repeat {
         uint32 count;
         uint64 last;
+        uint64 rose;
     }
 
     /// @dev Whom a subject concerns.
@@ -74,11 +77,13 @@ contract PanelVerdict is IVerdict {
         bool voids;
     }
 
+    /// @dev `omittedIn`: the round in which something was not done, which an outage may have caused; 0 for what was done.
     struct Fault {
         uint8 kind;
         address offender;
         uint8 role;
         bytes32 about;
+        uint64 omittedIn;
         address harmed;
         uint128 charge;
         address challenger;
@@ -123,12 +128,13 @@ contract PanelVerdict is IVerdict {
         _inRulings(evidence.round);
         (Case memory c, Receipt memory receipt) = _openCase(evidence);
         _unruled(c);
+        bool duty = _audited(c);
         Panel memory panel = _panel(c.round, c.subject);
         (uint8 outcome, uint8 seen) = _count(c.round, c.subject, panel, votes);
         _checkJob(outcome, receipt, c.router, evidence.providerSignature);
         bool plant = c.account != address(0) && ROUNDS.plantOf(c.round, c.job) == c.account;
         bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
-        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, plant, seen, batch), votes);
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, duty, plant, seen, batch), votes);
     }
 
     /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that does not follow from the leaves.
@@ -144,7 +150,7 @@ contract PanelVerdict is IVerdict {
         (uint8 outcome, uint8 seen) = _count(round, c.subject, panel, votes);
         if (outcome != Outcomes.WITHHELD && outcome != Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
         c.voids = _voids(router, before);
-        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, true, false, seen, c.subject), votes);
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, false, seen, c.subject), votes);
     }
 
     /// @notice Shows the verdict of a panel member that a ruling did not count.
@@ -156,10 +162,13 @@ contract PanelVerdict is IVerdict {
         _inBallot(round, excuse ? ruling.batch : subject, panel.places[seat], vote);
         if (excuse && vote.outcome != Outcomes.WITHHELD) revert Errors.WrongSubject(vote.outcome);
         ruling.seen |= uint8(1 << seat);
-        if (!excuse && vote.outcome != ruling.outcome) _dissent(subject, ruling.outcome, vote, address(0));
+        if (!excuse && vote.outcome != ruling.outcome) {
+            _dissent(subject, ruling.outcome, ruling.plant, vote, address(0));
+        }
     }
 
-    /// @notice Punishes a panel member that let the time to show its verdict pass.
+    /// @notice Punishes a panel member that let the time to show its verdict pass, once in a round. On a batch, and on a job that the beacon
+    /// did not draw, nobody has to say anything: its seat is marked and it pays nothing.
     function punishSilence(uint64 round, bytes32 subject, address validator) external {
         Ruling storage ruling = _ruled(round, subject);
         uint256 due = uint256(ruling.ruledAt) + ANSWER;
@@ -167,9 +176,10 @@ contract PanelVerdict is IVerdict {
         Panel memory panel = _panel(round, subject);
         uint256 seat = _seat(panel, validator, ruling.seen);
         (bool shown,) = ROUNDS.ballotOf(round, panel.places[seat]);
-        if (ruling.isBatch || !shown) revert Errors.NotSilent(validator);
+        if (!shown) revert Errors.NotSilent(validator);
         ruling.seen |= uint8(1 << seat);
-        _punish(_fault(Faults.DISSENT, validator, Roles.VALIDATOR, subject));
+        bool excused = ruling.plant && ruling.outcome == Outcomes.GOOD;
+        if (ruling.duty && !excused) _punishOnce(_omission(Faults.DISSENT, round, validator, Roles.VALIDATOR));
     }
 
     /// @notice Punishes a validator that did not reveal its preimage, and takes its seat.
@@ -248,6 +258,14 @@ contract PanelVerdict is IVerdict {
         if (_rulings[_key(c.round, c.subject)].ruledAt != 0) revert Errors.AlreadyRuled(c.subject);
     }
 
+    /// @dev Whether the beacon drew the job. A provider's first jobs are audited as well where there is no standing yet, but which they are is
+    /// not known here: those who looked may rule, and nobody has to.
+    function _audited(Case memory c) private view returns (bool drawn) {
+        bool first;
+        (drawn, first) = REPUTATION.audits(c.provider, c.round, ROUNDS.roundOf(c.round).beacon, c.subject);
+        if (!drawn && !first) revert Errors.NotAudited(c.subject);
+    }
+
     function _ruled(uint64 round, bytes32 subject) private view returns (Ruling storage ruling) {
         ruling = _rulings[_key(round, subject)];
         if (ruling.ruledAt == 0) revert Errors.NotRuled(subject);
@@ -306,7 +324,7 @@ contract PanelVerdict is IVerdict {
         returns (uint8 outcome, uint8 seen)
     {
         if (votes.length > PANEL) revert Errors.TooManyVotes(votes.length);
-        uint256[6] memory tally;
+        uint256[7] memory tally;
         for (uint256 i; i < votes.length; ++i) {
             uint256 seat = _seat(panel, votes[i].validator, seen);
             _inBallot(round, subject, panel.places[seat], votes[i]);
@@ -314,8 +332,8 @@ contract PanelVerdict is IVerdict {
             ++tally[votes[i].outcome];
         }
         uint256 needed = ROUNDS.votesNeeded(round);
-        while (outcome < Outcomes.COUNT && tally[outcome] < needed) ++outcome;
-        if (outcome == Outcomes.COUNT) revert Errors.NoMajority(needed);
+        while (outcome < Outcomes.UNABLE && tally[outcome] < needed) ++outcome;
+        if (outcome == Outcomes.UNABLE) revert Errors.NoMajority(needed);
     }
 
     /// @dev What an outcome about a job demands of the receipt.
@@ -334,20 +352,28 @@ contract PanelVerdict is IVerdict {
         uint8 outcome = ruling.outcome;
         _rulings[_key(c.round, c.subject)] = ruling;
         emit Ruled(c.round, c.subject, outcome, ruling.plant);
+        if (!ruling.plant) _carryOut(c, panel, outcome, votes);
+        address accused = outcome == Outcomes.GOOD ? c.provider : address(0);
+        for (uint256 i; i < votes.length; ++i) {
+            if (votes[i].outcome != outcome) _dissent(c.subject, outcome, ruling.plant, votes[i], accused);
+        }
+    }
+
+    /// @dev What a ruling means for provider and router. Only who finds by computing is rewarded: to find that something was not given costs
+    /// nothing, and nobody can check it.
+    function _carryOut(Case memory c, Panel memory panel, uint8 outcome, Vote[] calldata votes) private {
         if (outcome == Outcomes.GOOD) {
             REPUTATION.good(c.provider, ROUNDS.latest());
-        } else if (!ruling.plant) {
+        } else if (outcome == Outcomes.WITHHELD) {
+            _convict(c, _omission(outcome, c.round, c.router, Roles.ROUTER));
+        } else {
             bool byProvider = outcome == Outcomes.WRONG_OUTPUT || outcome == Outcomes.WRONG_COUNT;
             if (byProvider) REPUTATION.fraud(c.provider, ROUNDS.latest());
             Fault memory fault = byProvider
                 ? _fault(outcome, c.provider, Roles.PROVIDER, c.subject)
                 : _fault(outcome, c.router, Roles.ROUTER, c.subject);
-            fault.challenger = _rewarded(c.round, panel, outcome, votes);
+            if (outcome != Outcomes.FORGED) fault.challenger = _rewarded(c.round, panel, outcome, votes);
             _convict(c, fault);
-        }
-        address accused = outcome == Outcomes.GOOD ? c.provider : address(0);
-        for (uint256 i; i < votes.length; ++i) {
-            if (votes[i].outcome != outcome) _dissent(c.subject, outcome, votes[i], accused);
         }
     }
 
@@ -374,7 +400,7 @@ contract PanelVerdict is IVerdict {
     /// @dev Slashes, and takes back or compensates what the harmed account was charged.
     function _convict(Case memory c, Fault memory fault) private {
         if (c.covered) (fault.harmed, fault.charge) = (c.account, c.charge);
-        _punish(fault);
+        _punishOnce(fault);
         if (c.covered) return;
         if (c.voids) VAULT.voidPending(c.router);
         if (!c.isJob || isReversed[c.subject]) return;
@@ -382,8 +408,10 @@ contract PanelVerdict is IVerdict {
         emit JobReversed(c.job, c.router, c.account, c.charge);
     }
 
-    function _dissent(bytes32 subject, uint8 ruled, Vote calldata vote, address accused) private {
-        if (!Outcomes.isContent(vote.outcome) || !Outcomes.isContent(ruled)) {
+    /// @dev A plant that was called good is known to be false: who said so is not to pay for it.
+    function _dissent(bytes32 subject, uint8 ruled, bool plant, Vote calldata vote, address accused) private {
+        bool wrongly = plant && ruled == Outcomes.GOOD;
+        if (wrongly || !Outcomes.isContent(vote.outcome) || !Outcomes.isContent(ruled)) {
             emit Events.Differed(subject, vote.validator, vote.outcome);
             return;
         }
@@ -394,21 +422,45 @@ contract PanelVerdict is IVerdict {
 
     function _punishDuty(uint8 kind, uint64 round, address who, uint64 done) private {
         if (done >> ROUNDS.placeOf(round, who) & 1 == 1) revert Errors.DutyDone(round, who);
-        _punish(_fault(kind, who, Roles.VALIDATOR, keccak256(abi.encode(round))));
-        ROUNDS.suspend(who);
+        if (done == 0) revert Errors.NobodyDid(round);
+        _punish(_omission(kind, round, who, Roles.VALIDATOR));
+        ROUNDS.suspend(who, round);
     }
 
     function _fault(uint8 kind, address offender, uint8 role, bytes32 about) private pure returns (Fault memory f) {
         (f.kind, f.offender, f.role, f.about) = (kind, offender, role, about);
     }
 
+    function _omission(uint8 kind, uint64 round, address offender, uint8 role) private pure returns (Fault memory f) {
+        f = _fault(kind, offender, role, keccak256(abi.encode(round)));
+        f.omittedIn = round;
+    }
+
+    function _faultId(Fault memory f) private pure returns (bytes32) {
+        return keccak256(abi.encode(f.kind, f.offender, f.about));
+    }
+
+    /// @dev How many convictions of the class came before. What was not done in a round that opened before the last of them is no repeat of
+    /// it: an outage covers many jobs and some rounds.
+    function _earlier(Fault memory f) private returns (uint32 earlier) {
+        Repeat storage repeat = _repeats[f.offender][Faults.class(f.kind)];
+        earlier = block.timestamp > uint256(repeat.last) + REPEAT ? 0 : repeat.count;
+        bool same = f.omittedIn != 0 && earlier != 0 && ROUNDS.roundOf(f.omittedIn).openedAt <= repeat.rose;
+        uint64 now_ = uint64(block.timestamp);
+        (repeat.last, repeat.rose) = (now_, same ? repeat.rose : now_);
+        if (same) --earlier;
+        repeat.count = earlier + 1;
+    }
+
+    /// @dev What was not done costs once in a round, however many subjects it concerns.
+    function _punishOnce(Fault memory f) private {
+        if (f.omittedIn == 0 || !STAKES.isSlashed(_faultId(f))) _punish(f);
+    }
+
     /// @dev One slash, with the severity of its class and of its repeats.
     function _punish(Fault memory f) private {
-        Repeat storage repeat = _repeats[f.offender][Faults.class(f.kind)];
-        uint32 count = block.timestamp > uint256(repeat.last) + REPEAT ? 0 : repeat.count;
-        uint16 severity = Faults.severity(f.kind, count);
-        bytes32 faultId = keccak256(abi.encode(f.kind, f.offender, f.about));
-        (repeat.count, repeat.last) = (count + 1, uint64(block.timestamp));
+        bytes32 faultId = _faultId(f);
+        uint16 severity = Faults.severity(f.kind, _earlier(f));
         emit Events.Convicted(faultId, f.offender, f.kind, severity);
         uint256 parts = f.harmed == address(0) ? 0 : 1;
         address[] memory developers = new address[](parts);

@@ -64,7 +64,7 @@ contract AuditRoundsTest is AuditMarket {
         expect(refused);
         rounds.setAdmin(address(1));
         expect(refused);
-        rounds.suspend(seats[0]);
+        rounds.suspend(seats[0], 1);
         vm.startPrank(admin);
         vm.expectEmit();
         emit Events.PlanterSet(address(1), true);

@@ -173,8 +173,9 @@ contract PanelVerdictTest is AuditMarket {
         court.ruleBatch(round, router, 1, votes(subject, [WITHHELD, WITHHELD, SILENT]));
         vm.assertEq(stakeOf(2, router), STAKE * 95 / 100);
         pass(ANSWER);
-        expect(abi.encodeWithSelector(Errors.NotSilent.selector, seats[2]));
         court.punishSilence(round, subject, seats[2]);
+        vm.assertEq(stakeOf(3, seats[2]), STAKE);
+        vm.assertEq(court.seenOf(round, subject), 7, "and is not asked again");
     }
 
     // ----------------------------------------------------------------------------------------------------- votes and panels
@@ -240,9 +241,9 @@ contract PanelVerdictTest is AuditMarket {
     }
 
     function test_an_unknown_outcome_is_no_vote() public {
-        (Evidence memory e, bytes32 subject) = judged(1, [6, 6, WRONG]);
-        expect(abi.encodeWithSelector(Errors.UnknownOutcome.selector, 6));
-        court.rule(e, votes(subject, [6, 6, WRONG]));
+        (Evidence memory e, bytes32 subject) = judged(1, [7, 7, WRONG]);
+        expect(abi.encodeWithSelector(Errors.UnknownOutcome.selector, 7));
+        court.rule(e, votes(subject, [7, 7, WRONG]));
     }
 
     function test_leaving_a_vote_out_burns_the_reward_and_the_vote_can_be_shown_later() public {
@@ -483,12 +484,15 @@ contract PanelVerdictTest is AuditMarket {
         bytes32 id = keccak256(abi.encode(Faults.MISSED_REVEAL, seats[1], keccak256(abi.encode(round))));
         expect(abi.encodeWithSelector(StakeRegistryErrors.AlreadySlashed.selector, id));
         court.punishReveal(round, seats[1]);
-        vm.assertEq(rounds.validators().length, 2);
+        vm.assertEq(rounds.validators().length, 1);
         expect(abi.encodeWithSelector(Errors.WrongPhase.selector, round, Phase.Ballot));
         court.punishBallot(round, seats[1]);
-        pass(60);
+        commit(round, seats[0], 0);
+        pass(40);
+        unseal(round, seats[0], 0);
+        pass(10);
         court.punishBallot(round, seats[1]);
-        vm.assertEq(stakeOf(3, seats[1]), STAKE * 99 / 100 * 97 / 100);
+        vm.assertEq(stakeOf(3, seats[1]), STAKE * 99 / 100 * 99 / 100, "the round opened before it was convicted");
         pass(600_000);
         expect(abi.encodeWithSelector(Errors.WrongPhase.selector, round, Phase.Closed));
         court.punishBallot(round, seats[2]);
@@ -637,11 +641,20 @@ contract PanelVerdictTest is AuditMarket {
         new Reputation(50, 1000, 0, admin);
     }
 
-    function test_a_standing_too_old_to_know_is_refused() public {
-        (Evidence memory e, bytes32 subject) = judged(1, allWrong);
-        court.rule(e, votes(subject, allWrong));
-        expect(abi.encodeWithSelector(ReputationErrors.TooOld.selector, 0, 1));
-        reputation.standingAt(provider, 0);
+    function test_a_standing_is_known_of_every_round() public {
+        uint32[5] memory found;
+        for (uint256 i = 1; i < 5; ++i) {
+            (Evidence memory e, bytes32 subject) = judged(i, [GOOD, GOOD, GOOD]);
+            found[i] = reputation.standingOf(provider).reputation;
+            court.rule(e, votes(subject, [GOOD, GOOD, GOOD]));
+        }
+        vm.assertEq(reputation.standingAt(provider, 0).reputation, 500_000);
+        for (uint64 round = 1; round < 5; ++round) {
+            Standing memory standing = reputation.standingAt(provider, round);
+            vm.assertEq(standing.reputation, found[round]);
+            vm.assertEq(standing.verified, round - 1);
+        }
+        vm.assertEq(reputation.standingAt(provider, 99).verified, 4);
     }
 
     // ----------------------------------------------------------------------------------------------------------------- fuzz

@@ -87,8 +87,9 @@ interface IAuditRounds {
     /// @notice Anyone takes the seat of a validator that does not hold its stake.
     function unseat(address validator) external;
 
-    /// @notice Only the verdict: takes the seat of a validator that missed a duty. False when it has none.
-    function suspend(address validator) external returns (bool);
+    /// @notice Only the verdict: takes the seat of a validator that missed a duty in `round`. False when it has none, or one that it took after
+    /// the round opened: a punishment that comes late takes no other seat.
+    function suspend(address validator, uint64 round) external returns (bool);
 
     /// @notice Anyone gives a staked router its seat: from then on its posts are audited.
     function enrol(address router) external;
@@ -102,7 +103,8 @@ interface IAuditRounds {
     /// @notice A validator of the newest round reveals the next preimage of its chain. The last reveal draws the beacon.
     function reveal(bytes32 preimage) external;
 
-    /// @notice Anyone draws the beacon when the time to reveal is over.
+    /// @notice Anyone draws the beacon when the time to reveal is over. Who did not reveal, where others did, loses its seat: it joins again
+    /// when it is back, so that an outage does not go on costing.
     function draw() external;
 
     /// @notice A validator commits its ballot: `keccak256(abi.encode(round, validator, root, salt))`. A root of zero says nothing.

@@ -30,8 +30,15 @@ interface IReputation {
     /// @notice The standing now.
     function standingOf(address provider) external view returns (Standing memory);
 
-    /// @notice The standing when `round` opened; for the newest round and those after the last change.
+    /// @notice The standing when `round` opened.
     function standingAt(address provider, uint64 round) external view returns (Standing memory);
+
+    /// @notice Whether a job of `provider` is audited in `round`: the beacon draws it by the standing when the round opened, or the provider is
+    /// so new that it may be one of its first. Which jobs those are is not known here.
+    function audits(address provider, uint64 round, bytes32 beacon, bytes32 subject)
+        external
+        view
+        returns (bool drawn, bool first);
 
     /// @notice Share of jobs audited, in 1/10,000: `mostBps` until 200 verified outcomes or at a reputation of 500,000 or less, then linear
     /// down to `leastBps` at 1,000,000. The first jobs of a devnet are not counted here.

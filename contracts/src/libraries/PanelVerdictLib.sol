@@ -36,6 +36,8 @@ library PanelVerdictErrors {
     error WrongPhase(uint64 round, Phase phase);
     /// @notice There is a ruling on `subject`.
     error AlreadyRuled(bytes32 subject);
+    /// @notice The beacon did not draw `subject`: nobody is asked about it.
+    error NotAudited(bytes32 subject);
     /// @notice There is no ruling on `subject`.
     error NotRuled(bytes32 subject);
     /// @notice `votes` votes for a panel of three.
@@ -64,10 +66,12 @@ library PanelVerdictErrors {
     error WrongSigner(address provider);
     /// @notice The panel may answer until `due`.
     error TooEarly(uint256 due);
-    /// @notice Silence of `who` is not punished here: it missed its whole ballot, or the subject is a batch.
+    /// @notice Silence of `who` is not punished here: it missed its whole ballot.
     error NotSilent(address who);
     /// @notice `who` did its duty in `round`.
     error DutyDone(uint64 round, address who);
+    /// @notice No validator did its duty in `round`: then chain or network were away, and nobody is punished.
+    error NobodyDid(uint64 round);
     /// @notice A charge of `charge` is not above `most`.
     error NotOvercharged(uint128 charge, uint256 most);
     /// @notice These are not two leaves for one job of one router.
@@ -90,11 +94,13 @@ library Outcomes {
     uint8 internal constant WITHHELD = 3;
     uint8 internal constant FORGED = 4;
     uint8 internal constant BAD_SUMS = 5;
-    uint8 internal constant COUNT = 6;
+    /// @notice The validator cannot judge: it has not got the model, or no key to the work. It never rules.
+    uint8 internal constant UNABLE = 6;
+    uint8 internal constant COUNT = 7;
 
     /// @notice Whether every validator that recomputes must find the same.
     function isContent(uint8 outcome) internal pure returns (bool) {
-        return outcome != WITHHELD && outcome != FORGED;
+        return outcome != WITHHELD && outcome != FORGED && outcome != UNABLE;
     }
 }
 

@@ -7,8 +7,6 @@ library ReputationErrors {
     error NotAllowed(address caller);
     /// @notice The rates are not shares, or the lower one is zero or above the other.
     error BadRates(uint16 mostBps, uint16 leastBps);
-    /// @notice What was when `round` opened is not kept; the last change came after it, in round `since`.
-    error TooOld(uint64 round, uint64 since);
 }
 
 /// @title Events of the reputation

@@ -22,6 +22,7 @@ abstract contract AuditMarket is Market {
     uint8 internal constant WITHHELD = 3;
     uint8 internal constant FORGED = 4;
     uint8 internal constant BAD_SUMS = 5;
+    uint8 internal constant UNABLE = 6;
     uint8 internal constant SILENT = 255;
     uint64 internal constant ANSWER = 600;
     uint256 internal constant PROVIDER_KEY = 0xa11ce;
@@ -46,7 +47,7 @@ abstract contract AuditMarket is Market {
         provider = vm.addr(PROVIDER_KEY);
         account = vm.addr(ACCOUNT_KEY);
         rounds = new AuditRounds(stakes, vault, times(), ANSWER, admin);
-        reputation = new Reputation(1000, 50, 20, admin);
+        reputation = rates();
         court = new PanelVerdict(rounds, stakes, vault, reputation, ANSWER);
         vm.startPrank(admin);
         stakes.setSlasher(address(court));
@@ -62,6 +63,11 @@ abstract contract AuditMarket is Market {
             seat(i);
         }
         vm.roll(100);
+    }
+
+    /// @notice Every job is drawn.
+    function rates() internal virtual returns (Reputation) {
+        return new Reputation(10_000, 50, 20, admin);
     }
 
     function times() internal view virtual returns (RoundsParams memory) {

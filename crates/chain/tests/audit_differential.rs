@@ -28,6 +28,7 @@ use stoa_crypto::{MerkleTree, SecretKey, keccak256, receipt_digest, receipt_leaf
 use stoa_ledger::audit::ballot::{Ballot, Verdict};
 use stoa_ledger::audit::place::{Place, PlaceError, Post};
 use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsError, RoundsParams};
+use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::verdict::{
     Evidence, Market, PanelVerdict, VerdictError, VerdictEvent, VerdictParams, Vote,
 };
@@ -44,6 +45,8 @@ const ANSWER: u64 = 600;
 const UNBONDING: u64 = 604_800;
 const STAKE: u128 = 20_000 * 10u128.pow(18);
 const VALIDATORS: usize = 5;
+/// Most and least share of jobs, and first jobs: few, so that some are not audited.
+const SAMPLING: (u16, u16, u32) = (7_000, 50, 2);
 const LINKS: usize = 64;
 const TIMES: RoundsParams = RoundsParams {
     interval: 2,
@@ -203,7 +206,8 @@ impl Evm {
             admin,
         ));
         evm.rounds = evm.create(&R::BYTECODE, rounds.abi_encode());
-        let reputation = Reputation::constructorCall::new((1_000, 50, 20, admin));
+        let reputation =
+            Reputation::constructorCall::new((SAMPLING.0, SAMPLING.1, SAMPLING.2, admin));
         evm.reputation = evm.create(&Reputation::BYTECODE, reputation.abi_encode());
         let verdict = V::constructorCall::new((
             evm_address(evm.rounds),
@@ -464,6 +468,11 @@ fn verdict_revert(error: &VerdictError) -> Vec<u8> {
             subject: word(*subject),
         }
         .abi_encode(),
+        VerdictError::NotAudited { subject } => V::NotAudited {
+            subject: word(*subject),
+        }
+        .abi_encode(),
+        VerdictError::NobodyDid { round } => V::NobodyDid { round: *round }.abi_encode(),
         VerdictError::NotRuled { subject } => V::NotRuled {
             subject: word(*subject),
         }
@@ -651,6 +660,11 @@ fn model(evm: &Evm) -> Model {
         vault: evm.vault,
         own: evm.verdict,
         answer: ANSWER,
+        sampling: Sampling {
+            most: bps(SAMPLING.0),
+            least: bps(SAMPLING.1),
+            first_jobs: SAMPLING.2,
+        },
     });
     Model {
         rounds,
@@ -1506,7 +1520,7 @@ impl World {
             };
             let reputation = self.evm.reputation;
             let found = self.evm.view(reputation, &call);
-            let expected = self.model.verdict.record(provider).now;
+            let expected = self.model.verdict.record(provider).now();
             let expected = (expected.reputation, expected.verified);
             assert_eq!((found.reputation, found.verified), expected, "standing");
         }

@@ -647,7 +647,11 @@ fn charges_that_are_too_high_and_jobs_posted_twice_are_brought_by_whoever_sees_t
             _ => {}
         }
     }
-    assert_eq!((over, double), (1, 1));
+    assert_eq!(
+        (over, double),
+        (1, 2),
+        "one leaf at two positions is a double"
+    );
 }
 
 #[test]

@@ -42,17 +42,20 @@ pub enum Outcome {
     Forged,
     /// The payout root does not follow from the leaves.
     BadSums,
+    /// The validator cannot judge: it has not got the model, or no key to the work. It never rules and costs nothing.
+    Unable,
 }
 
 impl Outcome {
     /// All, by code.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Good,
         Self::WrongOutput,
         Self::WrongCount,
         Self::Withheld,
         Self::Forged,
         Self::BadSums,
+        Self::Unable,
     ];
 
     /// Its number in ballots and contracts.
@@ -64,12 +67,13 @@ impl Outcome {
             Self::Withheld => 3,
             Self::Forged => 4,
             Self::BadSums => 5,
+            Self::Unable => 6,
         }
     }
 
     /// Whether every validator that recomputes must find the same. What a router hands out it can hand out to one validator and not to
     /// another, so that honest validators may differ on [`Self::Withheld`] and [`Self::Forged`].
     pub const fn is_content(self) -> bool {
-        !matches!(self, Self::Withheld | Self::Forged)
+        !matches!(self, Self::Withheld | Self::Forged | Self::Unable)
     }
 }

@@ -208,6 +208,8 @@ pub struct AuditRounds {
     routers: Vec<Address>,
     tips: BTreeMap<Address, Digest>,
     keys: BTreeMap<Address, (Digest, Digest)>,
+    /// The newest round when a validator took its seat.
+    joined_in: BTreeMap<Address, u64>,
     rounds: Vec<Round>,
     snapshots: BTreeMap<(u64, Address), Snapshot>,
     last_snapshot: BTreeMap<Address, u64>,
@@ -229,6 +231,7 @@ impl AuditRounds {
             routers: Vec::new(),
             tips: BTreeMap::new(),
             keys: BTreeMap::new(),
+            joined_in: BTreeMap::new(),
             rounds: Vec::new(),
             snapshots: BTreeMap::new(),
             last_snapshot: BTreeMap::new(),
@@ -393,6 +396,7 @@ impl AuditRounds {
         take_seat(&mut self.validators, stakes, Role::Validator, caller)?;
         self.tips.insert(caller, tip);
         self.keys.insert(caller, key);
+        self.joined_in.insert(caller, self.latest());
         Ok(())
     }
 
@@ -422,10 +426,18 @@ impl AuditRounds {
         give_seat(&mut self.validators, who)
     }
 
-    /// The verdict takes the seat of a validator that missed a duty, so that one outage is not punished round after round. False when it
-    /// has none.
-    pub fn suspend(&mut self, caller: Address, who: Address) -> Result<bool, RoundsError> {
+    /// The verdict takes the seat of a validator that missed a duty in `round`, so that one outage is not punished round after round. False
+    /// when it has none, or one that it took after the round opened.
+    pub fn suspend(
+        &mut self,
+        caller: Address,
+        who: Address,
+        round: u64,
+    ) -> Result<bool, RoundsError> {
         self.only(caller, self.verdict)?;
+        if self.joined_in.get(&who).copied().unwrap_or_default() >= round {
+            return Ok(false);
+        }
         Ok(give_seat(&mut self.validators, who).is_ok())
     }
 
@@ -538,7 +550,7 @@ impl AuditRounds {
         Ok(all)
     }
 
-    /// Anyone draws the beacon when the time to reveal is over.
+    /// Anyone draws the beacon when the time to reveal is over. Who did not reveal, where others did, loses its seat.
     pub fn draw(&mut self, block_hash: Digest, block: Block) -> Result<(), RoundsError> {
         let round = self.revealing(block)?;
         let at = self.at(round).opened_at + self.params.reveal;
@@ -548,6 +560,17 @@ impl AuditRounds {
         let r = self.at_mut(round);
         fix(r, block_hash);
         drawn(r, round, block.now);
+        if !r.revealed.is_empty() {
+            let missed = |(place, member): (usize, &Member)| {
+                (!r.revealed.contains(&place)).then_some(member.validator)
+            };
+            let members = r.committee.iter().enumerate();
+            let missed: Vec<_> = members.filter_map(missed).collect();
+            for who in missed {
+                // One that has quit has no seat to lose.
+                let _ = give_seat(&mut self.validators, who);
+            }
+        }
         Ok(())
     }
 

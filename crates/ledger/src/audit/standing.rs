@@ -1,6 +1,7 @@
 //! Reputation of a provider, and how many of its jobs are audited (SPEC C.6.5, DECISIONS 26).
 
 use super::hash::modulo;
+use std::collections::BTreeMap;
 use stoa_types::{Bps, Digest};
 
 /// Full reputation.
@@ -88,49 +89,43 @@ impl Sampling {
         standing: Standing,
         ordinal: u32,
     ) -> bool {
-        if standing.verified.saturating_add(ordinal) < self.first_jobs {
-            return true;
-        }
+        standing.verified.saturating_add(ordinal) < self.first_jobs
+            || self.draws(beacon, subject, standing)
+    }
+
+    /// Whether the beacon draws a job, wherever it stands among the provider's.
+    pub fn draws(&self, beacon: Digest, subject: Digest, standing: Standing) -> bool {
         let words = stoa_crypto::Words::new().digest(beacon).digest(subject);
         let drawn = modulo(stoa_crypto::keccak256(words.as_bytes()), 10_000);
         drawn.is_some_and(|drawn| drawn < u128::from(self.rate(standing).get()))
     }
 }
 
-/// A provider's standing with the one before the newest round, so that all validators of a round sample by the same numbers while rulings
-/// of earlier rounds still change them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// A provider's standings, by the newest round when they were written, so that all validators of a round sample by the same numbers while
+/// rulings of earlier rounds still change them, and so that the verdict knows later what they sampled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// Now.
-    pub now: Standing,
-    /// When round `since` opened.
-    pub before: Standing,
-    /// The newest round when this last changed.
-    pub since: u64,
+    history: BTreeMap<u64, Standing>,
 }
 
 impl Record {
     /// With one more outcome, written while `newest` is the newest round.
     #[must_use]
-    pub fn after(self, mark: Mark, newest: u64) -> Self {
-        let before = if newest > self.since {
-            self.now
-        } else {
-            self.before
-        };
-        Self {
-            now: self.now.after(mark),
-            before,
-            since: newest.max(self.since),
-        }
+    pub fn after(mut self, mark: Mark, newest: u64) -> Self {
+        let last = self.history.last_key_value().map_or(0, |(round, _)| *round);
+        let now = self.now().after(mark);
+        self.history.insert(newest.max(last), now);
+        self
     }
 
-    /// The standing when `round` opened; `None` for a round too old to know.
-    pub fn at(&self, round: u64) -> Option<Standing> {
-        match round.cmp(&self.since) {
-            std::cmp::Ordering::Greater => Some(self.now),
-            std::cmp::Ordering::Equal => Some(self.before),
-            std::cmp::Ordering::Less => None,
-        }
+    /// The standing now.
+    pub fn now(&self) -> Standing {
+        self.at(u64::MAX)
+    }
+
+    /// The standing when `round` opened.
+    pub fn at(&self, round: u64) -> Standing {
+        let before = self.history.range(..round).next_back();
+        before.map(|(_, standing)| *standing).unwrap_or_default()
     }
 }

@@ -81,6 +81,11 @@ impl World {
             vault: name("vault"),
             own,
             answer: 600,
+            sampling: Sampling {
+                most: bps(10_000),
+                least: bps(50),
+                first_jobs: 20,
+            },
         });
         let mut world = Self {
             rounds,
@@ -453,7 +458,7 @@ proptest! {
         prop_assert_eq!(world.stake(Role::Validator, validator(liar)) < STAKE, pays);
         let provider = provider_key().address();
         prop_assert_eq!(world.stake(Role::Provider, provider) == STAKE, !is_wrong);
-        prop_assert_eq!(world.verdict.record(provider).now.reputation, if is_wrong { 0 } else { START + (FULL - START) / 64 });
+        prop_assert_eq!(world.verdict.record(provider).now().reputation, if is_wrong { 0 } else { START + (FULL - START) / 64 });
         prop_assert_eq!(world.stake(Role::Router, name("router")), STAKE);
         world.stakes.check_conservation().expect("the equation holds");
         let again = world.rule(&evidence, &votes);
@@ -705,7 +710,7 @@ fn a_plant_slashes_only_the_validators_that_did_not_look() {
             assert_eq!(world.stake(Role::Validator, validator(n)), expected);
         }
         let provider = provider_key().address();
-        assert_eq!(world.verdict.record(provider).now, Standing::default());
+        assert_eq!(world.verdict.record(provider).now(), Standing::default());
     }
 }
 
@@ -751,20 +756,24 @@ fn missed_duties_cost_one_percent_and_the_seat() {
         .rounds
         .open(&world.stakes, &world.vault, block)
         .expect("opens");
-    world.pass(10);
+    world.pass(1);
+    let in_time = world.block();
+    world.pass(9);
     let block = world.block();
-    for n in 0..2 {
+    for (n, block) in [(0, in_time), (1, block)] {
         let preimage = *world.chains[n].last().expect("has links");
-        let late = world
+        let revealed = world
             .rounds
             .reveal(validator(n), preimage, keccak256("block"), block);
         let at = block.now;
-        assert_eq!(late, Err(RoundsError::WrongTime { at }));
+        let late = Err(RoundsError::WrongTime { at });
+        assert_eq!(revealed, if n == 0 { Ok(false) } else { late });
     }
     world
         .rounds
         .draw(keccak256("block"), block)
         .expect("the time is up");
+    assert_eq!(world.rounds.validators(), [validator(0)]);
     let now = world.now;
     let (verdict, mut market) = world.parts();
     verdict
@@ -892,12 +901,16 @@ fn a_long_round_is_walked_from_the_nearest_checkpoint() {
 #[test]
 fn a_standing_is_the_one_when_the_round_opened() {
     let mut record = Record::default();
-    assert_eq!(record.at(3), Some(Standing::default()));
+    assert_eq!(record.at(3), Standing::default());
     record = record.after(Mark::Good, 3).after(Mark::Bad, 3);
-    assert_eq!(record.at(3), Some(Standing::default()));
-    assert_eq!(record.at(4), Some(record.now));
-    assert_eq!(record.at(2), None);
+    let third = record.now();
+    record = record.after(Mark::Fraud, 7);
+    assert_eq!(record.at(2), Standing::default());
+    assert_eq!(record.at(3), Standing::default());
+    assert_eq!((record.at(4), record.at(7)), (third, third));
+    assert_eq!(record.at(8), record.now());
     let up = START + (FULL - START) / 64;
-    assert_eq!(record.now.reputation, up - up / 8);
-    assert_eq!(record.now.verified, 2);
+    assert_eq!(third.reputation, up - up / 8);
+    assert_eq!(third.verified, 2);
+    assert_eq!(record.now().reputation, 0);
 }

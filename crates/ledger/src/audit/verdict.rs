@@ -3,7 +3,7 @@
 use super::ballot::{self, Step, Verdict};
 use super::place::{Place, PlaceError};
 use super::rounds::{AuditRounds, Phase, RoundsError};
-use super::standing::{Mark, Record};
+use super::standing::{Mark, Record, Sampling};
 use super::{Outcome, PANEL, hash, hash::kind};
 use crate::stake::{Role, SlashOrder, StakeError, StakeRegistry};
 use crate::vault::{Vault, VaultError};
@@ -25,6 +25,8 @@ pub struct VerdictParams {
     pub own: Address,
     /// Seconds that a panel member has to show its verdict after a ruling without it.
     pub answer: u64,
+    /// Which jobs are audited.
+    pub sampling: Sampling,
 }
 
 /// The contracts that a verdict moves.
@@ -76,14 +78,21 @@ pub struct Ruling {
     pub at: u64,
     /// What.
     pub outcome: Outcome,
-    /// Whether it is about a whole batch, on which nobody has to say anything.
-    pub is_batch: bool,
+    /// Whether every member of the panel had to have a verdict: the beacon drew it. On a batch nobody has to say anything.
+    pub duty: bool,
     /// Whether the job was planted.
     pub plant: bool,
     /// Subject of the batch that holds the job.
     pub batch: Digest,
-    /// Seats of the panel whose verdict was shown or that were punished for showing none, one bit each.
+    /// Seats of the panel whose verdict was shown or that showed none in time, one bit each.
     pub seen: u8,
+}
+
+impl Ruling {
+    /// A plant that was called good.
+    fn wrongly_good(&self) -> bool {
+        self.plant && self.outcome == Outcome::Good
+    }
 }
 
 /// What a call did, beyond the events of stake registry and vault.
@@ -132,6 +141,9 @@ pub enum VerdictError {
     /// One ruling for a subject.
     #[error("there is a ruling on {subject}")]
     AlreadyRuled { subject: Digest },
+    /// Not drawn by the beacon.
+    #[error("the beacon did not draw {subject}: nobody is asked about it")]
+    NotAudited { subject: Digest },
     /// Nothing ruled yet.
     #[error("there is no ruling on {subject}")]
     NotRuled { subject: Digest },
@@ -168,12 +180,15 @@ pub enum VerdictError {
     /// Still time.
     #[error("the panel may answer until {at}")]
     TooEarly { at: u64 },
-    /// A missed ballot, which is its own fault; or a batch, on which nobody has to speak.
+    /// A missed ballot, which is its own fault.
     #[error("silence of {who} is not punished here")]
     NotSilent { who: Address },
     /// The duty was done.
     #[error("{who} did its duty in round {round}")]
     DutyDone { round: u64, who: Address },
+    /// Then chain or network were away.
+    #[error("no validator did its duty in round {round}, and nobody is punished")]
+    NobodyDid { round: u64 },
     /// The charge is right.
     #[error("a charge of {charge} is not above {most}")]
     NotOvercharged { charge: TokenAmount, most: u128 },
@@ -198,13 +213,23 @@ type Done = Result<Vec<VerdictEvent>, VerdictError>;
 pub struct PanelVerdict {
     params: VerdictParams,
     rulings: BTreeMap<Digest, Ruling>,
-    repeats: BTreeMap<(Address, u8), (u32, u64)>,
+    repeats: BTreeMap<(Address, u8), Repeat>,
     standings: BTreeMap<Address, Record>,
     reversed: BTreeSet<Digest>,
 }
 
+/// Convictions of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Repeat {
+    count: u32,
+    last: u64,
+    /// When one of them last raised the count.
+    rose: u64,
+}
+
 /// Whom a subject concerns.
 struct Case {
+    round: u64,
     subject: Digest,
     router: Address,
     /// What a conviction of the router or provider harmed; nobody for a batch.
@@ -233,7 +258,7 @@ impl PanelVerdict {
 
     /// Reputation of a provider.
     pub fn record(&self, provider: Address) -> Record {
-        self.standings.get(&provider).copied().unwrap_or_default()
+        self.standings.get(&provider).cloned().unwrap_or_default()
     }
 
     /// Whether the charge of a posted receipt was reversed, by its subject.
@@ -255,13 +280,14 @@ impl PanelVerdict {
         in_rulings(market.rounds, round, now)?;
         let case = open_case(market, evidence)?;
         self.unruled(round, case.subject)?;
+        let duty = self.audited(market.rounds, &case)?;
         let (outcome, seen) = count(market.rounds, round, case.subject, votes)?;
         self.check_job(outcome, evidence)?;
         let payer = market.rounds.plant_of(round, receipt.job_id);
         let ruling = Ruling {
             at: now,
             outcome,
-            is_batch: false,
+            duty,
             plant: payer == Some(receipt.account),
             batch: hash::batch_subject(case.router, evidence.place.post()),
             seen,
@@ -294,12 +320,13 @@ impl PanelVerdict {
         let ruling = Ruling {
             at: now,
             outcome,
-            is_batch: true,
+            duty: false,
             plant: false,
             batch: subject,
             seen,
         };
         let case = Case {
+            round,
             subject,
             router,
             harmed: None,
@@ -334,12 +361,12 @@ impl PanelVerdict {
         if excuse || vote.verdict.outcome == ruling.outcome {
             return Ok(Vec::new());
         }
-        let accused = None;
-        let event = self.dissent(market, subject, ruling.outcome, vote, accused, now)?;
+        let event = self.dissent(market, subject, &ruling, vote, None, now)?;
         Ok(vec![event])
     }
 
-    /// Anyone has a panel member punished that let the time to show its verdict pass.
+    /// Anyone has a panel member punished that let the time to show its verdict pass, once in a round. Where nobody had to say anything its
+    /// seat is marked and it pays nothing.
     pub fn punish_silence(
         &mut self,
         market: &mut Market<'_>,
@@ -356,12 +383,15 @@ impl PanelVerdict {
         let seat = seat_of(market.rounds, round, subject, validator)?;
         unseen(ruling.seen, seat, validator)?;
         let place = market.rounds.place(round, validator)?;
-        if ruling.is_batch || market.rounds.ballot_root(round, place).is_none() {
+        if market.rounds.ballot_root(round, place).is_none() {
             return Err(VerdictError::NotSilent { who: validator });
         }
         self.mark_seen(round, subject, seat);
-        let fault = Fault::of(kind::DISSENT, validator, Role::Validator, subject);
-        Ok(vec![self.punish(market.stakes, fault, now)?])
+        if !ruling.duty || ruling.wrongly_good() {
+            return Ok(Vec::new());
+        }
+        let fault = Fault::omission(kind::DISSENT, round, validator, Role::Validator);
+        Ok(self.punish_once(market, fault, now)?.into_iter().collect())
     }
 
     /// Anyone has a validator punished that did not reveal.
@@ -446,6 +476,20 @@ impl PanelVerdict {
         }
     }
 
+    /// Whether the beacon drew the job. A provider's first jobs are audited as well where there is no standing yet, but which they are is
+    /// not known here: those who looked may rule, and nobody has to.
+    fn audited(&self, rounds: &AuditRounds, case: &Case) -> Result<bool, VerdictError> {
+        let standing = self.record(case.provider).at(case.round);
+        let beacon = rounds.round(case.round).map_or(Digest::ZERO, |r| r.beacon);
+        let sampling = &self.params.sampling;
+        let drawn = sampling.draws(beacon, case.subject, standing);
+        if !drawn && standing.verified >= sampling.first_jobs {
+            let subject = case.subject;
+            return Err(VerdictError::NotAudited { subject });
+        }
+        Ok(drawn)
+    }
+
     fn ruled(&self, round: u64, subject: Digest) -> Result<Ruling, VerdictError> {
         let ruling = self.ruling(round, subject).copied();
         ruling.ok_or(VerdictError::NotRuled { subject })
@@ -499,29 +543,54 @@ impl PanelVerdict {
             outcome,
             plant: ruling.plant,
         }];
-        if outcome == Outcome::Good {
-            self.mark(market.rounds, case.provider, Mark::Good);
-        } else if !ruling.plant {
-            let by_provider = matches!(outcome, Outcome::WrongOutput | Outcome::WrongCount);
-            let (offender, role) = if by_provider {
-                self.mark(market.rounds, case.provider, Mark::Fraud);
-                (case.provider, Role::Provider)
-            } else {
-                (case.router, Role::Router)
-            };
-            let mut fault = Fault::of(outcome.code(), offender, role, case.subject);
-            fault.challenger = rewarded(market.rounds, round, case.subject, outcome, votes);
-            events.extend(self.convict(market, fault, case, ruling.at)?);
+        if !ruling.plant {
+            events.extend(self.carry_out(market, case, &ruling, votes)?);
         }
         for vote in votes {
             if vote.verdict.outcome != outcome {
                 let accused = (outcome == Outcome::Good).then_some(case.provider);
                 let event =
-                    self.dissent(market, case.subject, outcome, vote, accused, ruling.at)?;
+                    self.dissent(market, case.subject, &ruling, vote, accused, ruling.at)?;
                 events.push(event);
             }
         }
         Ok(events)
+    }
+
+    /// What a ruling means for provider and router. Only who finds by computing is rewarded: to find that something was not given costs
+    /// nothing, and nobody can check it.
+    fn carry_out(
+        &mut self,
+        market: &mut Market<'_>,
+        case: &Case,
+        ruling: &Ruling,
+        votes: &[Vote],
+    ) -> Done {
+        let (outcome, subject) = (ruling.outcome, case.subject);
+        let fault = match outcome {
+            Outcome::Good => {
+                self.mark(market.rounds, case.provider, Mark::Good);
+                return Ok(Vec::new());
+            }
+            Outcome::Withheld => {
+                Fault::omission(outcome.code(), case.round, case.router, Role::Router)
+            }
+            _ => {
+                let by_provider = matches!(outcome, Outcome::WrongOutput | Outcome::WrongCount);
+                let (offender, role) = if by_provider {
+                    self.mark(market.rounds, case.provider, Mark::Fraud);
+                    (case.provider, Role::Provider)
+                } else {
+                    (case.router, Role::Router)
+                };
+                let mut fault = Fault::of(outcome.code(), offender, role, subject);
+                if outcome != Outcome::Forged {
+                    fault.challenger = rewarded(market.rounds, case.round, subject, outcome, votes);
+                }
+                fault
+            }
+        };
+        self.convict(market, fault, case, ruling.at)
     }
 
     fn convict_router(
@@ -547,7 +616,7 @@ impl PanelVerdict {
         if let (Some((_, account, charge)), true) = (case.harmed, case.covered) {
             fault.harmed = vec![(account, charge)];
         }
-        let mut events = vec![self.punish(market.stakes, fault, now)?];
+        let mut events: Vec<_> = self.punish_once(market, fault, now)?.into_iter().collect();
         if case.covered {
             return Ok(events);
         }
@@ -567,17 +636,19 @@ impl PanelVerdict {
         Ok(events)
     }
 
+    /// A plant that was called good is known to be false: who said so is not to pay for it.
     fn dissent(
         &mut self,
         market: &mut Market<'_>,
         subject: Digest,
-        ruled: Outcome,
+        ruling: &Ruling,
         vote: &Vote,
         accused: Option<Address>,
         now: u64,
     ) -> Result<VerdictEvent, VerdictError> {
         let (validator, outcome) = (vote.validator, vote.verdict.outcome);
-        if !outcome.is_content() || !ruled.is_content() {
+        let content = outcome.is_content() && ruling.outcome.is_content();
+        if ruling.wrongly_good() || !content {
             return Ok(VerdictEvent::Differed {
                 subject,
                 validator,
@@ -587,7 +658,7 @@ impl PanelVerdict {
         let mut fault = Fault::of(kind::DISSENT, validator, Role::Validator, subject);
         let one = TokenAmount::from_units(1);
         fault.harmed = accused.map(|who| (who, one)).into_iter().collect();
-        self.punish(market.stakes, fault, now)
+        self.punish(market, fault, now)
     }
 
     fn punish_duty(
@@ -599,40 +670,45 @@ impl PanelVerdict {
         now: u64,
     ) -> Done {
         let place = market.rounds.place(round, who)?;
-        let done = market.rounds.round(round).is_some_and(|r| {
-            if kind == kind::MISSED_REVEAL {
-                r.revealed.contains(&place)
-            } else {
-                r.unsealed.contains(&place)
-            }
+        let done = market.rounds.round(round).map(|r| match kind {
+            kind::MISSED_REVEAL => &r.revealed,
+            _ => &r.unsealed,
         });
-        if done {
+        if done.is_some_and(|done| done.contains(&place)) {
             return Err(VerdictError::DutyDone { round, who });
         }
-        let about = hash::round_digest(round);
-        let fault = Fault::of(kind, who, Role::Validator, about);
-        let event = self.punish(market.stakes, fault, now)?;
-        market.rounds.suspend(self.params.own, who)?;
+        if done.is_none_or(BTreeSet::is_empty) {
+            return Err(VerdictError::NobodyDid { round });
+        }
+        let fault = Fault::omission(kind, round, who, Role::Validator);
+        let event = self.punish(market, fault, now)?;
+        market.rounds.suspend(self.params.own, who, round)?;
         Ok(vec![event])
+    }
+
+    /// What was not done costs once in a round, however many subjects it concerns.
+    fn punish_once(
+        &mut self,
+        market: &mut Market<'_>,
+        fault: Fault,
+        now: u64,
+    ) -> Result<Option<VerdictEvent>, VerdictError> {
+        if fault.omitted_in.is_some() && market.stakes.is_slashed(fault.id()) {
+            return Ok(None);
+        }
+        self.punish(market, fault, now).map(Some)
     }
 
     /// One slash, with the severity of its class and of its repeats.
     fn punish(
         &mut self,
-        stakes: &mut StakeRegistry,
+        market: &mut Market<'_>,
         fault: Fault,
         now: u64,
     ) -> Result<VerdictEvent, VerdictError> {
-        let Fault { kind, offender, .. } = fault;
-        let class = (offender, class(kind));
-        let (count, last) = self.repeats.get(&class).copied().unwrap_or_default();
-        let count = if now > last + REPEAT_SECONDS {
-            0
-        } else {
-            count
-        };
-        let severity = severity(kind, count);
-        let fault_id = hash::fault_id(kind, offender, fault.about);
+        let (kind, offender, fault_id) = (fault.kind, fault.offender, fault.id());
+        let repeat = self.repeat(market.rounds, &fault, now);
+        let severity = severity(kind, repeat.count - 1);
         let order = SlashOrder {
             fault_id,
             offender,
@@ -641,14 +717,37 @@ impl PanelVerdict {
             harmed: fault.harmed,
             challenger: fault.challenger,
         };
-        stakes.slash(self.params.own, &order)?;
-        self.repeats.insert(class, (count.saturating_add(1), now));
+        market.stakes.slash(self.params.own, &order)?;
+        self.repeats.insert((offender, class(kind)), repeat);
         Ok(VerdictEvent::Convicted {
             fault_id,
             offender,
             kind,
             severity,
         })
+    }
+
+    /// The convictions of the class with this one. What was not done in a round that opened before the last of them is no repeat of it: an
+    /// outage covers many jobs and some rounds.
+    fn repeat(&self, rounds: &AuditRounds, fault: &Fault, now: u64) -> Repeat {
+        let key = (fault.offender, class(fault.kind));
+        let known = self.repeats.get(&key).copied().unwrap_or_default();
+        let earlier = if now > known.last + REPEAT_SECONDS {
+            0
+        } else {
+            known.count
+        };
+        let opened = fault.omitted_in.and_then(|round| rounds.round(round));
+        let same = earlier != 0 && opened.is_some_and(|r| r.opened_at <= known.rose);
+        Repeat {
+            count: if same {
+                earlier
+            } else {
+                earlier.saturating_add(1)
+            },
+            last: now,
+            rose: if same { known.rose } else { now },
+        }
     }
 
     fn mark(&mut self, rounds: &AuditRounds, provider: Address, mark: Mark) {
@@ -662,6 +761,8 @@ struct Fault {
     offender: Address,
     role: Role,
     about: Digest,
+    /// The round in which something was not done, which an outage may have caused.
+    omitted_in: Option<u64>,
     harmed: Vec<(Address, TokenAmount)>,
     challenger: Address,
 }
@@ -673,9 +774,21 @@ impl Fault {
             offender,
             role,
             about,
+            omitted_in: None,
             harmed: Vec::new(),
             challenger: Address::ZERO,
         }
+    }
+
+    fn omission(kind: u8, round: u64, offender: Address, role: Role) -> Self {
+        Self {
+            omitted_in: Some(round),
+            ..Self::of(kind, offender, role, hash::round_digest(round))
+        }
+    }
+
+    fn id(&self) -> Digest {
+        hash::fault_id(self.kind, self.offender, self.about)
     }
 }
 
@@ -735,6 +848,7 @@ fn open_case(market: &Market<'_>, evidence: &Evidence) -> Result<Case, VerdictEr
     let (round, receipt, place) = (evidence.round, &evidence.receipt, &evidence.place);
     place.check(market.rounds, market.vault, round, receipt_leaf(receipt))?;
     Ok(Case {
+        round,
         subject: evidence.subject(),
         router: place.router,
         harmed: Some((receipt.job_id, receipt.account, receipt.charge)),
@@ -819,6 +933,7 @@ fn count(
     let needed = rounds.votes_needed(round);
     let ruled = Outcome::ALL
         .into_iter()
+        .filter(|outcome| *outcome != Outcome::Unable)
         .find(|outcome| tally[usize::from(outcome.code())] >= needed);
     let outcome = ruled.ok_or(VerdictError::NoMajority { needed })?;
     Ok((outcome, seen))

@@ -165,7 +165,7 @@ impl Validator {
         duties.any(|duty| match duty.state {
             State::Judging { late } => which(late),
             State::Failed => which(false),
-            State::Wanted | State::Found(_) | State::Abstained => false,
+            State::Wanted | State::Found(_) => false,
         })
     }
 
@@ -279,7 +279,7 @@ impl Validator {
         let round = view.number;
         let progress = self.progress.entry(round).or_default();
         let posts: usize = view.covers.iter().map(|covered| covered.posts.len()).sum();
-        let done = |duty: &Duty| matches!(duty.state, State::Found(_) | State::Abstained);
+        let done = |duty: &Duty| matches!(duty.state, State::Found(_));
         let complete = progress.drawn.len() == posts && progress.duties.values().all(done);
         let wants = |duty: &Duty| matches!(duty.state, State::Wanted | State::Failed);
         let wanted = progress.duties.iter_mut();
@@ -388,9 +388,9 @@ impl Validator {
             }
             Err(reason) => {
                 outputs.push(Output::Warn(format!(
-                    "no verdict on {subject} in round {round}, which costs stake when it is ruled on: {reason}"
+                    "{subject} of round {round} cannot be judged here, which the ballot says: {reason}"
                 )));
-                State::Abstained
+                State::Found(verdict(Outcome::Unable))
             }
         };
         self.set(round, subject, state);
@@ -414,8 +414,7 @@ impl Validator {
                 State::Wanted => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
                 // What was given too late to be judged was not given.
                 State::Judging { .. } => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
-                State::Failed => {}
-                State::Abstained => {}
+                State::Failed => verdicts.push((subject, Outcome::Unable, Digest::ZERO)),
             }
         }
         verdicts.sort_by_key(|(subject, ..)| *subject);

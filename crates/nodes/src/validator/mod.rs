@@ -305,8 +305,6 @@ enum State {
     /// The judge failed; another try is made.
     Failed,
     Found(Verdict),
-    /// Nothing can be said.
-    Abstained,
 }
 
 /// Work on one round.
@@ -396,7 +394,7 @@ impl Validator {
 
     /// Jobs whose work it waits for or judges.
     pub fn busy(&self) -> usize {
-        let open = |duty: &&Duty| !matches!(duty.state, State::Found(_) | State::Abstained);
+        let open = |duty: &&Duty| !matches!(duty.state, State::Found(_));
         let rounds = self.progress.values();
         rounds.flat_map(|p| p.duties.values()).filter(open).count()
     }

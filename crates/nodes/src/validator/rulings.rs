@@ -159,7 +159,9 @@ impl Validator {
         }
         let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
         for who in &seated {
-            if let Some(verdict) = self.verdict_of(view, *who, subject) {
+            let verdict = self.verdict_of(view, *who, subject);
+            // Who cannot judge decides nothing.
+            if let Some(verdict) = verdict.filter(|v| v.outcome != Outcome::Unable) {
                 *counts.entry(verdict.outcome).or_default() += 1;
             }
         }
@@ -348,7 +350,7 @@ impl Validator {
 
     /// Faults that the contract recomputes: charges that are too high, jobs that were posted twice. Whether none is left to be proven.
     fn prove(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) -> bool {
-        let mut first: BTreeMap<(Address, JobId), (Leaf, (u64, Digest))> = BTreeMap::new();
+        let mut first: BTreeMap<(Address, JobId), Leaf> = BTreeMap::new();
         let mut claims = Vec::new();
         for (leaf, subject, job) in self.leaves_of(view) {
             let leaves = self.leaves.get(&(leaf.router, leaf.post));
@@ -359,14 +361,12 @@ impl Validator {
             }
             let about = Digest(job.0);
             match first.get(&(leaf.router, job)) {
-                // The contract cannot tell one leaf in two positions of a post from one that is shown twice.
-                Some((_, first)) if *first == (leaf.post, subject) => {}
-                Some((before, _)) if !self.is_convicted(kind::DOUBLE_POST, leaf.router, about) => {
+                Some(before) if !self.is_convicted(kind::DOUBLE_POST, leaf.router, about) => {
                     claims.push((about, leaf, Some(*before)));
                 }
                 Some(_) => {}
                 None => {
-                    first.insert((leaf.router, job), (leaf, (leaf.post, subject)));
+                    first.insert((leaf.router, job), leaf);
                 }
             }
         }

@@ -322,6 +322,7 @@ impl World {
             vault: domain().vault,
             own,
             answer: 20,
+            sampling: plan.sampling,
         });
         let mut world = Self {
             cheat: plan.cheat,
@@ -452,7 +453,7 @@ impl World {
     fn job(&mut self, honest: bool) -> SignedReceipt {
         // Routing leaves whom a verdict found out.
         let first = self.verdict.record(provider(0).address());
-        let left = honest || first.now.reputation == 0;
+        let left = honest || first.now().reputation == 0;
         let who = if left { 1 } else { self.rng.below(2) };
         let deed = self.deed(who);
         self.served(who, developer(), deed, honest)
@@ -695,7 +696,6 @@ impl World {
                 for leaf in &self.leaves[usize::try_from(post).expect("few posts")] {
                     let standing = self.verdict.record(leaf.provider).at(number);
                     let count = counts.entry(leaf.provider).or_default();
-                    let standing = standing.unwrap_or_default();
                     let sampling = self.plan.sampling;
                     if sampling.audits(beacon, leaf.subject, standing, *count) {
                         self.audited.entry(leaf.job).or_insert(post + 1);
@@ -1006,10 +1006,9 @@ impl World {
         let snapshot = self.rounds.snapshot(number, router());
         let before = self.rounds.snapshot(snapshot.previous, router()).posts;
         let range = before.min(snapshot.posts) as usize..snapshot.posts as usize;
-        let standings = [0, 1, 2].map(|n| provider(n).address()).map(|who| {
-            let known = self.verdict.record(who).at(number);
-            (who, known.unwrap_or_default())
-        });
+        let standings = [0, 1, 2]
+            .map(|n| provider(n).address())
+            .map(|who| (who, self.verdict.record(who).at(number)));
         Some(RoundView {
             number,
             phase,
