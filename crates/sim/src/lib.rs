@@ -27,4 +27,4 @@ pub use audits::{
 };
 pub use faults::{Coverage, Fault, Ranges, Role};
 pub use rng::Rng;
-pub use world::{Outcome, Violation, run};
+pub use world::{Outcome, Violation, run, run_with};

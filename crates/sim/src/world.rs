@@ -45,6 +45,8 @@ pub struct Outcome {
     pub answered: u64,
     /// Calls that failed.
     pub failed: u64,
+    /// Units charged in all.
+    pub charged: u128,
 }
 
 /// A broken invariant, with what led to it.
@@ -173,14 +175,18 @@ struct World {
 
 /// Runs the schedule of `seed`.
 pub fn run(seed: u64) -> Result<Outcome, Box<Violation>> {
-    let mut world = World::new(seed);
+    run_with(seed, Ranges::draw(seed))
+}
+
+/// The same within other ranges than the seed draws.
+pub fn run_with(seed: u64, ranges: Ranges) -> Result<Outcome, Box<Violation>> {
+    let mut world = World::new(seed, ranges);
     world.plan();
     world.go()
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
-        let ranges = Ranges::draw(seed);
+    fn new(seed: u64, ranges: Ranges) -> Self {
         let text = NetworkProfile::builtin_text("stoa").expect("built in");
         let mut profile = NetworkProfile::parse(text).expect("checked by its own tests");
         profile.settlement.batch_seconds = ranges.batch_seconds;
@@ -471,7 +477,14 @@ impl World {
 
     fn finish(self) -> Result<Outcome, Box<Violation>> {
         self.drained().map_err(|what| self.violation(what))?;
+        let book = self.router.as_ref().map(Router::book);
+        let hosts = self.providers.iter();
+        let gross = |host: &ProviderHost| {
+            let account = host.config.key.address();
+            book.map_or(0, |book| book.lifetime_gross(account, 1).units())
+        };
         Ok(Outcome {
+            charged: hosts.map(gross).sum(),
             trace: self.trace,
             events: self.steps,
             answered: self.told.done.len() as u64,

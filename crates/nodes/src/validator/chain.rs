@@ -10,8 +10,8 @@ use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::standing::Standing;
 use stoa_types::{Address, Digest, Timestamp};
 
-/// Chains of one key that are looked through for the published top.
-const GENERATIONS: u32 = 64;
+/// Links of one key's chains that are looked through for the published top: a second of work, and decades of rounds.
+const LINKS: u32 = 1 << 22;
 
 /// A chain of preimages. It follows from the key alone: nothing of it has to be kept, and nobody without the key knows a link that was not
 /// revealed.
@@ -36,9 +36,15 @@ impl HashChain {
         }
     }
 
-    /// The chain of `key` that `top` stands in; the first one for an unknown top.
-    pub(super) fn holding(key: &SecretKey, top: Digest, length: u32) -> Self {
-        (0..GENERATIONS)
+    /// The chain of `key` that `top` stands in; the first one for an unknown top. That after `self` is the likeliest.
+    pub(super) fn holding(&self, key: &SecretKey, top: Digest, length: u32) -> Self {
+        let generations = if top == Digest::ZERO {
+            0
+        } else {
+            LINKS / length.max(1)
+        };
+        std::iter::once(self.generation + 1)
+            .chain(0..generations)
             .map(|generation| Self::new(key, generation, length))
             .find(|chain| chain.links.contains(&top))
             .unwrap_or_else(|| Self::new(key, 0, length))

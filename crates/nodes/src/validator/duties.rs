@@ -138,17 +138,9 @@ impl Validator {
         // Routers are waited for until the last call, judges half of what is left then, and routers too by who has only just come back:
         // it would say that they withhold what it has hardly asked for.
         let left = Millis(self.config.margin.0 / 2);
-        let busy = self.is_judging(round, |_| true) || now.since(since) < left;
+        let busy = self.is_judging(round) || now.since(since) < left;
         let waits = !last_call || (busy && now.plus(left) < view.ends);
         if !complete && waits {
-            return;
-        }
-        if self.is_judging(round, |late| !late) {
-            if self.ask(Ask::Late(round), now) {
-                outputs.push(Output::Warn(format!(
-                    "jobs of round {round} are still being judged: if that does not end in time there is no ballot, which costs less stake than silence about them; a faster machine or fewer models help"
-                )));
-            }
             return;
         }
         let voted = self.conclude(view);
@@ -158,15 +150,10 @@ impl Validator {
         self.commit(view, now, outputs);
     }
 
-    /// Whether work that its router gave in time, or late, is being judged or will be again.
-    fn is_judging(&self, round: u64, which: impl Fn(bool) -> bool) -> bool {
+    fn is_judging(&self, round: u64) -> bool {
         let progress = self.progress.get(&round);
         let mut duties = progress.into_iter().flat_map(|p| p.duties.values());
-        duties.any(|duty| match duty.state {
-            State::Judging { late } => which(late),
-            State::Failed => which(false),
-            State::Wanted | State::Found(_) => false,
-        })
+        duties.any(|duty| matches!(duty.state, State::Judging { .. } | State::Failed))
     }
 
     fn commit(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {
@@ -413,8 +400,12 @@ impl Validator {
                 State::Found(found) => verdicts.push((subject, found.outcome, found.digest)),
                 State::Wanted => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
                 // What was given too late to be judged was not given.
-                State::Judging { .. } => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
-                State::Failed => verdicts.push((subject, Outcome::Unable, Digest::ZERO)),
+                State::Judging { late: true } => {
+                    verdicts.push((subject, Outcome::Withheld, Digest::ZERO));
+                }
+                State::Judging { late: false } | State::Failed => {
+                    verdicts.push((subject, Outcome::Unable, Digest::ZERO));
+                }
             }
         }
         verdicts.sort_by_key(|(subject, ..)| *subject);

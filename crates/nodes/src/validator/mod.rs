@@ -264,7 +264,6 @@ enum Ask {
     Keep(u64),
     Commit(u64),
     Unseal(u64),
-    Late(u64),
     Ballot(u64, Address),
     Rule(u64, Digest),
     Show(u64, Digest, Address),
@@ -453,7 +452,7 @@ impl Validator {
         self.leaves.retain(|key, _| covered(key));
         if view.tip != self.view.tip && self.hashes.left(view.tip).is_none() {
             let length = self.config.chain_length;
-            self.hashes = HashChain::holding(&self.config.key, view.tip, length);
+            self.hashes = self.hashes.holding(&self.config.key, view.tip, length);
         }
         if let Some(oldest) = here.first() {
             self.floor = self.floor.max(*oldest);

@@ -1,0 +1,261 @@
+//! Jobs, batches and posts.
+
+use super::*;
+
+impl World {
+    /// What provider `who` does with its next job.
+    pub(super) fn deed(&mut self, who: u64) -> Answered {
+        if who != 0 || !self.cheat.is_provider() {
+            return Answered::Good;
+        }
+        match self.cheat {
+            Cheat::Overcount => Answered::WrongCount,
+            Cheat::AlterOutput if self.rng.chance(500) => Answered::Good,
+            _ => Answered::WrongOutput,
+        }
+    }
+
+    pub(super) fn job(&mut self, honest: bool) -> SignedReceipt {
+        // Routing leaves whom a verdict found out.
+        let first = self.verdict.record(provider(0).address());
+        let left = honest || first.now().reputation == 0;
+        let who = if left { 1 } else { self.rng.below(2) };
+        let deed = self.deed(who);
+        self.served(who, developer(), deed, honest)
+    }
+
+    /// A job that provider `who` did for `account`.
+    pub(super) fn served(
+        &mut self,
+        who: u64,
+        account: Address,
+        deed: Answered,
+        honest: bool,
+    ) -> SignedReceipt {
+        self.next_job += 1;
+        let id = JobId(keccak256(self.next_job.to_be_bytes()).0);
+        let (work, ticket) = order(id, &provider(who), account);
+        let mut receipt = receipt(&ticket.ticket, 1 + self.rng.below(9));
+        if self.cheat == Cheat::Overcharge && !honest {
+            receipt.charge = receipt.charge.checked_add(units(1)).expect("small");
+        }
+        let subject = hash::job_subject(router(), receipt_leaf(&receipt));
+        let withheld = matches!(self.cheat, Cheat::WithholdWork | Cheat::Forge) && !honest;
+        if !withheld {
+            self.orders
+                .insert(subject, (ticket, work.canonical_bytes()));
+        }
+        let by_router = self.cheat.is_router() && !honest;
+        if account == developer() && (deed != Answered::Good || by_router) {
+            let next = self.posts.len() as u64 + 1;
+            self.first_cheat.get_or_insert(next);
+            self.cheated.insert(id);
+        }
+        self.truth.insert(id, deed);
+        self.charges.insert(id, (account, receipt.charge));
+        self.outcome.jobs += 1;
+        let digest = receipt_digest(&receipt);
+        let signer = if self.cheat == Cheat::Forge && !honest {
+            key("router")
+        } else {
+            provider(who)
+        };
+        SignedReceipt {
+            provider_signature: signer.sign(digest),
+            router_signature: key("router").sign(digest),
+            receipt,
+        }
+    }
+
+    pub(super) fn batch(&mut self, last: bool) -> Result<(), String> {
+        self.dirty = true;
+        let (least, most) = self.plan.jobs;
+        let count = self.rng.between(least, most);
+        let mut receipts: Vec<_> = (0..count).map(|_| self.job(last)).collect();
+        if !last {
+            receipts.extend(self.plant()?);
+        }
+        if self.cheat.is_router() {
+            if self.cheat == Cheat::DoublePost && !last {
+                let mut again = receipts[0].receipt.clone();
+                again.delivered_at = again.delivered_at.plus(Millis(1));
+                let digest = receipt_digest(&again);
+                receipts.push(SignedReceipt {
+                    provider_signature: provider(u64::from(
+                        again.provider != provider(0).address(),
+                    ))
+                    .sign(digest),
+                    router_signature: key("router").sign(digest),
+                    receipt: again,
+                });
+            }
+            return self.post_by_hand(receipts, last);
+        }
+        for signed in receipts {
+            let receipt = &signed.receipt;
+            self.entry(Entry::Reserved {
+                job: receipt.job_id,
+                account: receipt.account,
+                generation: 1,
+                amount: units(40),
+                until: self.time().plus(Millis::from_secs(60)),
+            });
+            self.entry(Entry::Charged {
+                receipt: Box::new(signed),
+            });
+        }
+        let free = self
+            .book
+            .payout_slot_free(self.time(), Millis::from_secs(WINDOW));
+        let Some(Entry::BatchSealed(sealed)) = self.book.seal(self.time(), 1_000, free) else {
+            return Ok(()); // The only leaf waits to carry the next root.
+        };
+        self.entry(Entry::BatchSealed(sealed.clone()));
+        let file = self
+            .book
+            .leaf_file(sealed.index)
+            .ok_or("a sealed batch has a file")?;
+        self.post(&sealed, file.encode())
+    }
+
+    pub(super) fn post_by_hand(
+        &mut self,
+        receipts: Vec<SignedReceipt>,
+        last: bool,
+    ) -> Result<(), String> {
+        let file = LeafFile {
+            router: router(),
+            index: self.posts.len() as u64 + 1,
+            first: 0,
+            leaves: receipts.into_iter().map(|signed| (signed, 1)).collect(),
+            payout: None,
+        };
+        let leaves = file.leaves.iter();
+        let leaves: Vec<_> = leaves.map(|(s, _)| receipt_leaf(&s.receipt)).collect();
+        let zero = Digest::ZERO;
+        let sealed = SealedBatch {
+            index: file.index,
+            first: 0,
+            job_count: u32::try_from(leaves.len()).expect("few"),
+            job_root: MerkleTree::new(leaves).root(),
+            provider_root: zero,
+            debit_root: zero,
+            pay_root: zero,
+            gross: TokenAmount::ZERO,
+            content_id: file.content_id(),
+            sealed_at: self.time(),
+        };
+        self.post(&sealed, file.encode())?;
+        if self.cheat == Cheat::WithholdLeaves && !last {
+            self.files.remove(&sealed.index);
+        }
+        Ok(())
+    }
+
+    pub(super) fn post(&mut self, sealed: &SealedBatch, file: Vec<u8>) -> Result<(), String> {
+        let (root, count, content) = (sealed.job_root, sealed.job_count, sealed.content_id);
+        let (pay, gross) = (sealed.pay_root, sealed.gross);
+        let events = self
+            .vault
+            .post_batch(router(), root, count, pay, gross, content, self.now);
+        let events = events.map_err(|error| format!("the vault refuses a post: {error}"))?;
+        self.posts.push(Post {
+            job_root: root,
+            job_count: count,
+            content_id: content,
+        });
+        let leaves = LeafFile::decode(&file)
+            .map_err(|error| error.to_string())?
+            .leaves;
+        let leaves = leaves.iter().map(|(signed, _)| Leaf {
+            subject: hash::job_subject(router(), receipt_leaf(&signed.receipt)),
+            job: signed.receipt.job_id,
+            provider: signed.receipt.provider,
+        });
+        self.leaves.push(leaves.collect());
+        self.files.insert(sealed.index, file);
+        self.told(&events);
+        Ok(())
+    }
+
+    /// What an honest router's book learns of the vault's events.
+    pub(super) fn told(&mut self, events: &[Event]) {
+        for event in events {
+            let entry = match event {
+                Event::BatchPosted {
+                    index, chain_head, ..
+                } => Entry::BatchPosted {
+                    index: *index,
+                    chain_head: *chain_head,
+                    block: self.block().number,
+                    at: self.time(),
+                },
+                Event::Promoted {
+                    pay_root, gross, ..
+                } => Entry::PayoutPromoted {
+                    pay_root: *pay_root,
+                    gross: *gross,
+                },
+                _ => continue,
+            };
+            if !self.cheat.is_router() {
+                self.entry(entry);
+            }
+        }
+    }
+}
+
+fn order(job: JobId, provider: &SecretKey, account: Address) -> (Work, SignedTicket) {
+    let work = Work {
+        prompt: Prompt::Text(format!("question of {job}")),
+        sampling: SamplingParameters {
+            temperature: Q16(0),
+            min_p: Q16(0),
+            seed: 1,
+            max_output_tokens: 10,
+            stop: Vec::new(),
+        },
+        answer: AnswerShape::Any,
+    };
+    let price = Price::per_million(units(1_000_000));
+    let ticket = Ticket {
+        job_id: job,
+        account,
+        router: router(),
+        provider: provider.address(),
+        model_root: keccak256("model"),
+        parameters_digest: keccak256(work.sampling.canonical_bytes()),
+        request_digest: keccak256(job.0),
+        work_digest: work.digest(),
+        input_price: price,
+        output_price: price,
+        input_units_max: 30,
+        output_units_max: 10,
+        reserve: units(40),
+        fee_version: 1,
+        tier: Tier::Exact,
+        attempt: 0,
+        issued_at: Timestamp(START * 1_000),
+        deadline: Timestamp((START + 10_000) * 1_000),
+    };
+    let signature = key("router").sign(ticket_digest(&domain(), &ticket));
+    (work, SignedTicket { ticket, signature })
+}
+
+fn receipt(ticket: &Ticket, tokens: u64) -> Receipt {
+    let content = Content {
+        text: String::new(),
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Stop,
+        input_units: 3,
+        output_units: tokens,
+    };
+    let facts = Facts {
+        prompt_root: token_root(&[1, 2, 3]),
+        runtime_digest: keccak256("iq8"),
+        accepted_at: Timestamp(START * 1_000),
+        delivered_at: Timestamp(START * 1_000),
+    };
+    let receipt = expected_receipt(&domain(), Digest::ZERO, ticket, &content, &[4, 5], facts);
+    receipt.expect("a small charge fits")
+}
