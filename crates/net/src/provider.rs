@@ -141,11 +141,13 @@ impl ProviderEndpoint {
         self.id
     }
 
-    /// The router moved: from the next dial on it is looked for there. A link that stands is kept.
-    pub fn redirect(&self, router: &RouterAddress) -> Result<(), NetError> {
-        let address = router.to_iroh()?;
-        self.router
-            .send_if_modified(|current| std::mem::replace(current, address.clone()) != address);
+    /// The router started anew, perhaps elsewhere: the link is dialled again at once. One that stands ends, because the process at its
+    /// other end is gone; waiting for its silence to be noticed would take [`Timeouts::silence`].
+    pub fn redial(&self, router: &RouterAddress) -> Result<(), NetError> {
+        self.router.send_replace(router.to_iroh()?);
+        if let Some(connection) = lock(&self.current).take() {
+            close(&connection, CloseCode::Done, "the router started anew");
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
-use crate::launch::routers::Routers;
+use crate::launch::routers::{Registration, Routers};
 use crate::launch::service::{listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::{JoinArgs, Joined};
@@ -21,7 +21,7 @@ use stoa_types::Address;
 use tokio::sync::watch;
 
 /// How often the registry is asked where the routers are.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(500);
 /// How long the routers may take to let it in before it says that it waits for them.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long running jobs may take after Ctrl-C.
@@ -78,8 +78,15 @@ pub async fn provider(data: &Path, args: &Args) -> Outcome {
 /// A provider at work.
 struct Work {
     directory: Routers<Rpc>,
-    /// Each router with the link to it and where that was last pointed.
-    links: Vec<(Router, ProviderHandle)>,
+    links: Vec<Link>,
+}
+
+/// The loop that works for one router.
+struct Link {
+    router: Address,
+    /// The start of the router that it was last dialled for.
+    registration: Registration,
+    handle: ProviderHandle,
 }
 
 async fn start(
@@ -96,13 +103,25 @@ async fn start(
     let patient = joined.patiently();
     provider::register(&patient, data, config, &machine, 0, &StakeSource::Awaited).await?;
     let mut directory = Routers::new(&joined);
-    let routers = find_routers(&mut directory, &args.router).await?;
+    let found = find_routers(&mut directory, &args.router).await?;
+    let routers = found.iter().map(|(account, registration)| Router {
+        account: *account,
+        address: registration.address.clone(),
+    });
+    let routers: Vec<_> = routers.collect();
     let to = (&routers[..], config.provider.listen);
     let loops = provider::start(&joined, data, config, &machine, 0, to).await?;
-    let links: Vec<_> = routers.into_iter().zip(loops).collect();
+    let links = found.into_iter().zip(loops);
+    let links: Vec<_> = links
+        .map(|((router, registration), handle)| Link {
+            router,
+            registration,
+            handle,
+        })
+        .collect();
     wait_for_one(&links).await?;
     let account = provider::key(data, 0)?.address();
-    let found = links.iter().map(|(router, _)| router.account).collect();
+    let found = links.iter().map(|link| link.router).collect();
     if let Err(error) = tell(args, &joined, account, found) {
         tracing::warn!(%error, "nobody reads what was printed");
     }
@@ -110,9 +129,9 @@ async fn start(
 }
 
 /// Waits for the first router that lets it in; not for ever, because routers may come later.
-async fn wait_for_one(links: &[(Router, ProviderHandle)]) -> std::io::Result<()> {
+async fn wait_for_one(links: &[Link]) -> std::io::Result<()> {
     let end = tokio::time::Instant::now() + CONNECT_PATIENCE;
-    while !links.iter().any(|(_, link)| link.is_connected()) {
+    while !links.iter().any(|link| link.handle.is_connected()) {
         if tokio::time::Instant::now() > end {
             return complain("no router has let it in yet; they are dialled again and again");
         }
@@ -148,7 +167,7 @@ async fn machine(
 async fn find_routers<C: ChainAccess + Clone>(
     directory: &mut Routers<C>,
     named: &[Address],
-) -> Outcome<Vec<Router>> {
+) -> Outcome<Vec<(Address, Registration)>> {
     let mut told = false;
     loop {
         let wanted = match directory.read_staked().await {
@@ -160,9 +179,8 @@ async fn find_routers<C: ChainAccess + Clone>(
             }
         };
         let found = wanted.iter().filter_map(|account| {
-            let address = directory.get(*account)?.clone();
-            let account = *account;
-            Some(Router { account, address })
+            let registration = directory.get(*account)?.clone();
+            Some((*account, registration))
         });
         let found: Vec<_> = found.collect();
         if !found.is_empty() && found.len() == wanted.len() {
@@ -201,7 +219,7 @@ Ctrl-C lets running jobs end and stops; starting again goes on from the same sta
 }
 
 impl Work {
-    /// Keeps the links pointed at where the routers are, until it is told to stop; then drains.
+    /// Keeps the links to where the routers are, until it is told to stop; then drains.
     async fn follow(mut self, mut signal: StopSignal) -> Outcome {
         let mut ticks = tokio::time::interval(LOOK);
         loop {
@@ -212,8 +230,8 @@ impl Work {
         }
         let _ = complain("stopping: running jobs may end; a second Ctrl-C stops at once");
         let mut draining = tokio::task::JoinSet::new();
-        for (_, provider) in self.links {
-            draining.spawn(provider.drain(DRAIN_PATIENCE));
+        for link in self.links {
+            draining.spawn(link.handle.drain(DRAIN_PATIENCE));
         }
         tokio::select! {
             _ = draining.join_all() => Ok(()),
@@ -226,12 +244,12 @@ impl Work {
             tracing::debug!(%error, "the registry cannot be read");
             return Ok(());
         }
-        for (router, link) in &mut self.links {
-            let now = self.directory.get(router.account);
-            if let Some(address) = now.filter(|now| **now != router.address) {
-                tracing::info!(router = %router.account, "the router moved");
-                link.redirect(address)?;
-                router.address = address.clone();
+        for link in &mut self.links {
+            let now = self.directory.get(link.router);
+            if let Some(registration) = now.filter(|now| **now != link.registration) {
+                tracing::info!(router = %link.router, "the router started anew");
+                link.handle.redial(&registration.address)?;
+                link.registration = registration.clone();
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use stoa_chain::{AccessError, ChainAccess, ContractEvent, Cursor, Indexer, StakeRole, View};
 use stoa_net::RouterAddress;
-use stoa_types::{Address, EndpointId};
+use stoa_types::{Address, Digest, EndpointId};
 
 /// Addresses of one router that are taken: more would only make dialling slow.
 const ADDRESSES_MAX: usize = 16;
@@ -16,7 +16,16 @@ pub struct Routers<C> {
     view: View<C>,
     chain_id: u64,
     registry: Address,
-    known: BTreeMap<Address, RouterAddress>,
+    known: BTreeMap<Address, Registration>,
+}
+
+/// The newest word of a router about itself. It registers at each start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Where it is reached.
+    pub address: RouterAddress,
+    /// Transaction that said so.
+    pub transaction: Digest,
 }
 
 impl<C: ChainAccess + Clone> Routers<C> {
@@ -38,7 +47,7 @@ impl<C: ChainAccess + Clone> Routers<C> {
         loop {
             let progress = self.indexer.step().await?;
             for indexed in progress.events {
-                self.told(indexed.event);
+                self.told(indexed.event, indexed.transaction);
             }
             if progress.at_head {
                 return Ok(());
@@ -46,7 +55,7 @@ impl<C: ChainAccess + Clone> Routers<C> {
         }
     }
 
-    fn told(&mut self, event: ContractEvent) {
+    fn told(&mut self, event: ContractEvent, transaction: Digest) {
         if event.check_endpoint(self.chain_id, self.registry).is_err() {
             return;
         }
@@ -58,7 +67,13 @@ impl<C: ChainAccess + Clone> Routers<C> {
         } = event
         {
             match address(endpoint, &addresses) {
-                Some(address) => drop(self.known.insert(router, address)),
+                Some(address) => {
+                    let registration = Registration {
+                        address,
+                        transaction,
+                    };
+                    self.known.insert(router, registration);
+                }
                 None => {
                     tracing::warn!(%router, addresses, "a router names no address that can be dialled");
                 }
@@ -66,8 +81,8 @@ impl<C: ChainAccess + Clone> Routers<C> {
         }
     }
 
-    /// Where a router is reached.
-    pub fn get(&self, router: Address) -> Option<&RouterAddress> {
+    /// What a router said last.
+    pub fn get(&self, router: Address) -> Option<&Registration> {
         self.known.get(&router)
     }
 

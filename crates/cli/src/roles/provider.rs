@@ -58,9 +58,9 @@ pub struct ProviderHandle {
 }
 
 impl ProviderHandle {
-    /// Its router moved there.
-    pub fn redirect(&self, router: &RouterAddress) -> Result<(), NetError> {
-        self.endpoint.redirect(router)
+    /// Its router started anew, there.
+    pub fn redial(&self, router: &RouterAddress) -> Result<(), NetError> {
+        self.endpoint.redial(router)
     }
 
     /// Whether the router has let it in.
