@@ -9,7 +9,7 @@ use stoa_openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion,
     CompletionChoice, Delta, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
 };
-use stoa_types::{JobId, Receipt, TokenAmount};
+use stoa_types::{FinishReason, JobId, Receipt, TokenAmount};
 
 /// Argument text of one tool-call piece, in characters.
 const ARGUMENT_PIECE: usize = 256;
@@ -102,6 +102,7 @@ impl Framing {
             "parameters": done.parameters,
             "ignored_parameters": self.ignored,
             "settlement": "pending",
+            "stop": stop(done),
         });
         if self.delivery.receipt == ReceiptPlace::Inline {
             stoa["receipt"] = json!(done.receipt);
@@ -403,6 +404,16 @@ impl Pieces {
 
 fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("an answer holds only text and numbers")
+}
+
+/// Why the answer ended, finer than a finish reason can say.
+fn stop(done: &Done) -> &'static str {
+    match done.content.finish_reason {
+        FinishReason::Stop => "eos",
+        FinishReason::Length if done.shortened => "budget",
+        FinishReason::Length => "length",
+        other => other.as_str(),
+    }
 }
 
 fn usage(done: &Done) -> Usage {

@@ -131,6 +131,12 @@ pub enum ApiError {
         /// The same in one word.
         cause: &'static str,
     },
+    /// The call under the Idempotency-Key still runs and cannot be read along with.
+    #[error("the request under this Idempotency-Key is still under way as {job}; ask again")]
+    IdempotencyInProgress {
+        /// The job.
+        job: JobId,
+    },
     /// The first request under the Idempotency-Key was answered and charged, but its answer is gone.
     #[error(
         "the request under this Idempotency-Key was answered and charged once as {job}, and its answer was lost in a crash; its receipt \
@@ -202,6 +208,7 @@ fn cause_row(cause: &Cause) -> Row {
         Cause::UnknownModel { .. } => row(404, "not_found_error", "model_not_found", None),
         Cause::ModelOffline { .. } => row(503, PROVIDER, "model_offline", Some(5_000)),
         Cause::ContextLength { .. } => row(400, REQUEST, "context_length_exceeded", None),
+        Cause::ContentPolicy => row(400, REQUEST, "content_policy_violation", None),
         Cause::Unsupported { .. } => row(400, REQUEST, "unsupported_parameter", None),
         Cause::NoAllotment => quota("no_allotment"),
         Cause::AllotmentExpired => quota("allotment_expired"),
@@ -223,6 +230,7 @@ fn cause_row(cause: &Cause) -> Row {
         Cause::ProviderInvalid { .. } => {
             row(502, PROVIDER, "provider_invalid_response", Some(1_000))
         }
+        Cause::VerificationFailed { .. } => row(502, PROVIDER, "verification_failed", Some(1_000)),
         Cause::ClientTooSlow => row_of(
             "client_too_slow",
             row(408, REQUEST, "request_timeout", Some(1_000)),
@@ -274,6 +282,12 @@ impl ApiError {
             Self::IdempotencyMismatch { cause, .. } => row_of(
                 cause,
                 row(422, "idempotency_error", "idempotency_mismatch", None),
+            ),
+            Self::IdempotencyInProgress { .. } => row(
+                409,
+                "idempotency_error",
+                "idempotency_in_progress",
+                Some(1_000),
             ),
             Self::IdempotencyLost { .. } => {
                 row(409, "idempotency_error", "idempotency_answer_lost", None)
@@ -329,7 +343,9 @@ impl ApiError {
                     failure.billed
                 )
             }
-            (Self::IdempotencyLost { .. }, _) => format!("{self}. Nothing more was billed."),
+            (Self::IdempotencyLost { .. } | Self::IdempotencyInProgress { .. }, _) => {
+                format!("{self}. Nothing more was billed.")
+            }
             _ => format!("{self}. No token was billed."),
         }
     }
@@ -337,7 +353,7 @@ impl ApiError {
     /// Cause and figures for machines.
     fn facts(&self, request: JobId) -> Value {
         let mut facts = json!({"cause": self.row().cause, "request_id": request, "billed": "0"});
-        if let Self::IdempotencyLost { job } = self {
+        if let Self::IdempotencyLost { job } | Self::IdempotencyInProgress { job } = self {
             facts["receipt_id"] = json!(job);
         }
         let Some(failure) = self.failure() else {

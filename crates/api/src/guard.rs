@@ -102,6 +102,11 @@ pub(crate) async fn guard(
     let mut response = finish(&app, response);
     if let Some(account) = rated {
         response.headers_mut().extend(app.rates.headers(&account));
+        // On a stream: what is left beside what the call holds.
+        if let Some(left) = app.gateway.spend_left(&account) {
+            let name = HeaderName::from_static("x-stoa-budget-remaining");
+            response.headers_mut().insert(name, text_value(left));
+        }
     }
     let route = pattern.unwrap_or_else(|| "unmatched".to_owned());
     let code = response.status().as_u16().to_string();

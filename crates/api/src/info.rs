@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::keys::RateLimit;
-use crate::port::{Account, Gateway, ModelEntry, RequestLimits, Viewer};
+use crate::port::{Account, Gateway, ModelEntry, RequestLimits};
 use crate::server::App;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -122,7 +122,7 @@ pub(crate) async fn receipt(
         #[serde(flatten)]
         view: &'a T,
     }
-    let viewer = Viewer::Account(account.address);
+    let viewer = account.viewer();
     let none = ApiError::NotFound { what: "receipt" };
     let id = job_id(&job).ok_or(none.clone())?;
     let found = documents(&app, move |gateway| gateway.receipt(viewer, id)).await?;
@@ -140,7 +140,7 @@ pub(crate) async fn explain(
     Extension(account): Extension<Account>,
     Path(job): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let viewer = Viewer::Account(account.address);
+    let viewer = account.viewer();
     let found = match job_id(&job) {
         Some(id) => documents(&app, move |gateway| gateway.explain(viewer, id)).await?,
         None => None,
@@ -198,7 +198,7 @@ pub(crate) async fn jobs(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
 ) -> Json<Value> {
-    Json(json!({"object": "list", "data": app.gateway.jobs(account.address)}))
+    Json(json!({"object": "list", "data": app.gateway.jobs(account.viewer())}))
 }
 
 pub(crate) async fn claims(State(app): State<Arc<App>>) -> Json<Value> {

@@ -29,10 +29,10 @@ pub use keys::{
     RingError, Scope, SpendLimit,
 };
 pub use port::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, IssuedKey, JobRow, KeyError,
-    KeyRow, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
-    WrittenTokens,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey, JobRow,
+    KeyError, KeyRow, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
+    Viewer, WrittenTokens,
 };
 pub use replay::{Claim, Kept, ReplayFault, ReplayId, ReplayStore};
 pub use routes::{Access, Need, ROUTES, Route};
-pub use server::{RATES_OF_ACCOUNTS, ServerConfig, Timings, app, serve};
+pub use server::{ServerConfig, Timings, app, serve};

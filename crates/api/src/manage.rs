@@ -1,10 +1,10 @@
-//! Management of API keys. Only a key without any limit gets here.
+//! Management of API keys. Only a key without any limit gets here, but for the look of a key at itself.
 
 use crate::codec::parse_new_key;
 use crate::error::ApiError;
 use crate::inference::{draw_job, read_body};
 use crate::info::documents;
-use crate::keys::KeyName;
+use crate::keys::{KeyFault, KeyName};
 use crate::port::{Account, IssuedKey, KeyRow};
 use crate::replay::{self, Once, Secret};
 use crate::server::App;
@@ -13,6 +13,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use stoa_nodes::router::spend_alerts;
 
 /// A key as clients read it; amounts in whole payment tokens, times in seconds.
 fn shown(row: &KeyRow) -> Value {
@@ -23,6 +24,10 @@ fn shown(row: &KeyRow) -> Value {
         resets_at,
     } = row;
     let grant = &record.grant;
+    let limit = grant.spend_limit.map(|limit| limit.amount);
+    let alerts: Vec<_> = limit
+        .map(|limit| spend_alerts(*spent, limit).collect())
+        .unwrap_or_default();
     json!({
         "object": "stoa.key",
         "id": record.id,
@@ -36,6 +41,7 @@ fn shown(row: &KeyRow) -> Value {
         "rate_limit": grant.rate_limit,
         "spent": spent.to_string(),
         "reserved": held.to_string(),
+        "alerts_percent": alerts,
         "resets_at": resets_at.map(|at| at.secs()),
         "created_at": record.created_at.secs(),
         "created_by": record.created_by,
@@ -49,6 +55,13 @@ fn issued(key: IssuedKey) -> Response {
     let mut shown = shown(&key.row);
     shown["secret"] = key.secret.into();
     Json(shown).into_response()
+}
+
+fn made(key: Result<Result<IssuedKey, KeyFault>, ApiError>) -> Response {
+    match key.and_then(|key| key.map_err(ApiError::from)) {
+        Ok(key) => issued(key),
+        Err(error) => error.into_response(),
+    }
 }
 
 fn name(text: &str) -> Result<KeyName, ApiError> {
@@ -69,11 +82,19 @@ pub(crate) async fn one(
     Extension(account): Extension<Account>,
     Path(key): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let name = name(&key)?;
-    let rows = app.gateway.keys(account.address);
-    let row = rows.iter().find(|row| row.record.id == name);
+    let row = app.gateway.key(account.address, name(&key)?);
     let row = row.ok_or(ApiError::NotFound { what: "key" })?;
-    Ok(Json(shown(row)))
+    Ok(Json(shown(&row)))
+}
+
+/// The caller's own key, whatever its limits.
+pub(crate) async fn own(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+) -> Result<Json<Value>, ApiError> {
+    let row = app.gateway.key(account.address, KeyName(account.key));
+    let row = row.ok_or(ApiError::NotFound { what: "key" })?;
+    Ok(Json(shown(&row)))
 }
 
 pub(crate) async fn create(
@@ -86,41 +107,74 @@ pub(crate) async fn create(
     let body = read_body(&app, request).await?;
     let new = parse_new_key(&body)?;
     let (by, served) = (account.clone(), app.clone());
-    let run = async move {
-        let made = documents(&served, move |gateway| gateway.create_key(&by, new)).await;
-        match made.and_then(|made| made.map_err(ApiError::from)) {
-            Ok(key) => issued(key),
-            Err(error) => error.into_response(),
-        }
-    };
+    let run =
+        async move { made(documents(&served, move |gateway| gateway.create_key(&by, new)).await) };
+    let digest = *blake3::hash(&body).as_bytes();
+    at_most_once(
+        &app,
+        (account, secret),
+        "/v1/stoa/keys",
+        header,
+        digest,
+        run,
+    )
+    .await
+}
+
+/// Runs a change at most once for each Idempotency-Key, where there is one.
+async fn at_most_once(
+    app: &Arc<App>,
+    (caller, secret): (Account, Secret),
+    route: &'static str,
+    header: Option<String>,
+    body: [u8; 32],
+    run: impl Future<Output = Response> + Send + 'static,
+) -> Result<Response, ApiError> {
     let Some(header) = header else {
         return Ok(run.await);
     };
     let once = Once {
-        job: draw_job(&app, &account)?,
-        caller: account,
+        job: draw_job(app, &caller)?,
+        caller,
         secret,
-        route: "/v1/stoa/keys",
+        route,
         header,
-        body: *blake3::hash(&body).as_bytes(),
+        body,
     };
-    replay::once(&app, once, run).await
+    replay::once(app, once, run).await
 }
 
 pub(crate) async fn rotate(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
+    Extension(secret): Extension<Secret>,
     Path(key): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let header = replay::header_of(request.headers())?;
     let body = read_body(&app, request).await?;
     let grace = crate::codec::parse_rotation(&body)?;
     let name = name(&key)?;
-    let made = documents(&app, move |gateway| {
-        gateway.rotate_key(&account, name, grace)
-    })
-    .await??;
-    Ok(issued(made))
+    // Which key it is stands in the path: it belongs to the request like the body.
+    let digest = blake3::Hasher::new()
+        .update(&name.0.0.to_be_bytes())
+        .update(&body)
+        .finalize();
+    let (by, served) = (account.clone(), app.clone());
+    let run = async move {
+        let rotated = documents(&served, move |gateway| gateway.rotate_key(&by, name, grace)).await;
+        made(rotated)
+    };
+    let route = "/v1/stoa/keys/{key}/rotate";
+    at_most_once(
+        &app,
+        (account, secret),
+        route,
+        header,
+        *digest.as_bytes(),
+        run,
+    )
+    .await
 }
 
 pub(crate) async fn revoke(

@@ -25,6 +25,12 @@ pub trait Gateway: Send + Sync + 'static {
     /// Keys of an account with what they spent, newest first.
     fn keys(&self, account: Address) -> Vec<KeyRow>;
 
+    /// One key of an account with what it spent.
+    fn key(&self, account: Address, key: KeyName) -> Option<KeyRow>;
+
+    /// What the caller's key may still spend in the present period; `None` without a spend limit.
+    fn spend_left(&self, caller: &Account) -> Option<TokenAmount>;
+
     /// Makes a key; it is on disk when this returns. May take as long as the disk does.
     fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault>;
 
@@ -43,8 +49,8 @@ pub trait Gateway: Send + Sync + 'static {
     /// Why the call would be refused now, should it be submitted.
     fn would_refuse(&self, caller: &Account, request: &ClientRequest) -> Option<Cause>;
 
-    /// Whether a job is charged. What was not charged before a restart never will be.
-    fn is_charged(&self, job: JobId) -> bool;
+    /// What became of a job.
+    fn fate(&self, job: JobId) -> Fate;
 
     /// Where answers are kept for callers that ask again.
     fn replays(&self) -> &dyn ReplayStore;
@@ -61,8 +67,8 @@ pub trait Gateway: Send + Sync + 'static {
     /// Balances of one account; `None` when the router knows nothing of it.
     fn account(&self, account: Address) -> Option<AccountRow>;
 
-    /// Jobs of one account, newest first, as many as the dashboard shows.
-    fn jobs(&self, account: Address) -> Vec<JobRow>;
+    /// Jobs that `viewer` may see, newest first, as many as the dashboard shows.
+    fn jobs(&self, viewer: Viewer) -> Vec<JobRow>;
 
     /// What each provider can claim in the vault under the claimable payout root: public data, whoever holds a key may carry it
     /// to the chain (DECISIONS 13).
@@ -90,6 +96,28 @@ pub struct Account {
     pub key: KeyId,
     /// What the key may do.
     pub grant: Arc<Grant>,
+}
+
+impl Account {
+    /// Whose documents the key may see: with any limit, those of its own calls alone.
+    pub fn viewer(&self) -> Viewer {
+        if self.grant.is_unlimited() {
+            Viewer::Account(self.address)
+        } else {
+            Viewer::Key(self.address, self.key)
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It costs what its receipt says.
+    Charged,
+    /// It may still be charged.
+    UnderWay,
+    /// It cost nothing and never will: it failed, or was cut off by a restart.
+    Nothing,
 }
 
 /// One key as its account sees it.
@@ -130,8 +158,10 @@ pub enum KeyError {
 /// Who asks for a job's documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Viewer {
-    /// The holder of an API key: sees the jobs of this account and no other.
+    /// The holder of an API key without any limit: sees the jobs of this account and no other.
     Account(Address),
+    /// The holder of a limited key: sees the account's jobs that came with this key and no other.
+    Key(Address, KeyId),
     /// Whoever logged in to the dashboard: sees all.
     Operator,
 }

@@ -8,7 +8,7 @@
 use crate::error::{ApiError, unavailable};
 use crate::guard::RequestId;
 use crate::info::documents;
-use crate::port::{Account, Gateway};
+use crate::port::{Account, Fate, Gateway};
 use crate::server::App;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -378,8 +378,12 @@ impl Lead {
             }
             Some(Kept::Claimed(known)) => {
                 same_request(&known, &claim)?;
-                if self.app.gateway.is_charged(known.job) {
-                    return Err(ApiError::IdempotencyLost { job: known.job });
+                match self.app.gateway.fate(known.job) {
+                    Fate::Charged => return Err(ApiError::IdempotencyLost { job: known.job }),
+                    Fate::UnderWay => {
+                        return Err(ApiError::IdempotencyInProgress { job: known.job });
+                    }
+                    Fate::Nothing => {}
                 }
             }
             None => {}
@@ -468,6 +472,8 @@ impl Lead {
                 .state
                 .send_modify(|state| state.pieces.push(piece));
         }
+        // What is broken off here has its connection dropped first, so that its fate is on its way.
+        drop(body);
         if !whole {
             self.forget().await;
         }
@@ -497,7 +503,7 @@ impl Lead {
     /// A failure that may be tried again is not kept, unless it cost something.
     async fn forget(&self) {
         let (id, job) = (self.id, self.recording.claim.job);
-        if !self.app.gateway.is_charged(job) {
+        if self.app.gateway.fate(job) == Fate::Nothing {
             // Where it cannot be forgotten the claim stays, whose job is not charged: the next request runs.
             let _ = self.on_disk(move |kept| kept.forget(id)).await;
         }

@@ -43,6 +43,7 @@ pub(crate) enum Endpoint {
     Chat,
     Completions,
     Keys,
+    OwnKey,
     Key,
     CreateKey,
     RotateKey,
@@ -217,6 +218,12 @@ pub const ROUTES: &[Route] = &[
         "/v1/stoa/keys",
         "/v1/stoa/keys",
         Endpoint::CreateKey,
+    ),
+    read(
+        "/v1/stoa/keys/self",
+        Need::AnyKey,
+        "/v1/stoa/keys/self",
+        Endpoint::OwnKey,
     ),
     keys(Method::GET, "/v1/stoa/keys/{key}", NO_KEY, Endpoint::Key),
     keys(

@@ -54,13 +54,6 @@ impl Timings {
     };
 }
 
-/// How fast an account may call where nothing else is said: far above what one router of one machine serves, so that it stops a loop
-/// that ran away and nothing else.
-pub const RATES_OF_ACCOUNTS: RateLimit = RateLimit {
-    requests_per_minute: 60_000,
-    tokens_per_minute: 100_000_000,
-};
-
 /// What the server needs besides the router.
 #[derive(Clone)]
 pub struct ServerConfig {
@@ -136,6 +129,7 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
         Endpoint::Chat => post(inference::chat),
         Endpoint::Completions => post(inference::completions),
         Endpoint::Keys => get(manage::list),
+        Endpoint::OwnKey => get(manage::own),
         Endpoint::Key => get(manage::one),
         Endpoint::CreateKey => post(manage::create),
         Endpoint::RotateKey => post(manage::rotate),

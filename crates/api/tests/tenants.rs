@@ -68,7 +68,11 @@ impl House {
 
     fn owns(&self, viewer: Viewer, job: JobId) -> Option<Address> {
         let owner = *self.jobs.lock().expect("not poisoned").get(&job)?;
-        (viewer == Viewer::Account(owner) || viewer == Viewer::Operator).then_some(owner)
+        let may = match viewer {
+            Viewer::Account(account) | Viewer::Key(account, _) => account == owner,
+            Viewer::Operator => true,
+        };
+        may.then_some(owner)
     }
 }
 
@@ -110,6 +114,14 @@ impl Gateway for House {
 
     fn keys(&self, account: Address) -> Vec<KeyRow> {
         self.ring().of(account).into_iter().map(row).collect()
+    }
+
+    fn key(&self, account: Address, key: KeyName) -> Option<KeyRow> {
+        self.ring().get(account, key).map(row)
+    }
+
+    fn spend_left(&self, caller: &Account) -> Option<TokenAmount> {
+        caller.grant.spend_limit.map(|limit| limit.amount)
     }
 
     fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
@@ -171,8 +183,8 @@ impl Gateway for House {
         None
     }
 
-    fn is_charged(&self, _: JobId) -> bool {
-        false
+    fn fate(&self, _: JobId) -> Fate {
+        Fate::Nothing
     }
 
     fn replays(&self) -> &dyn ReplayStore {
@@ -204,9 +216,12 @@ impl Gateway for House {
         })
     }
 
-    fn jobs(&self, account: Address) -> Vec<JobRow> {
+    fn jobs(&self, viewer: Viewer) -> Vec<JobRow> {
         let jobs = self.jobs.lock().expect("not poisoned");
-        let own = jobs.iter().rev().filter(|(_, owner)| **owner == account);
+        let own = jobs.iter().rev().filter(|(_, owner)| match viewer {
+            Viewer::Account(account) | Viewer::Key(account, _) => **owner == account,
+            Viewer::Operator => true,
+        });
         own.take(20)
             .map(|(job, owner)| JobRow {
                 job: *job,
@@ -344,7 +359,10 @@ async fn random_requests_of_two_tenants_leak_no_byte_between_them() {
             header_hold: Duration::from_secs(5),
             ..Timings::STANDARD
         },
-        rates: RATES_OF_ACCOUNTS,
+        rates: RateLimit {
+            requests_per_minute: 100_000_000,
+            tokens_per_minute: 100_000_000_000,
+        },
     };
     let service = TowerToHyperService::new(app(Arc::new(House::new()), config));
     let (mut dice, mut seen) = (Dice(0x9e37_79b9_7f4a_7c15), Seen::default());

@@ -4,6 +4,7 @@ use crate::process::Failure;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::Path;
+use stoa_api::RateLimit;
 use stoa_runtime::{ProviderPolicy, Window};
 use stoa_types::{Address, Digest, NetworkProfile, Price, Region, StakeAmount, TokenAmount};
 
@@ -66,6 +67,9 @@ fn of(file: &str) -> String {
 
 /// Providers that `up` starts at most: each has a key, a stake, sockets and threads.
 const PROVIDERS_MAX: u32 = 100;
+
+/// Most calls or tokens of an account in a minute that can be set: what the headers of answers show must stay readable.
+const RATE_MAX: u64 = 1_000_000_000;
 
 /// All settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -138,6 +142,27 @@ pub struct Router {
     pub metrics: SocketAddr,
     /// API keys that are known from the settings, by hash, besides those in its folder.
     pub keys: Vec<ConfiguredKey>,
+    /// How fast each account may call.
+    pub account_rate: AccountRate,
+}
+
+/// How fast each account may call.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRate {
+    /// Calls in a minute, and at once.
+    pub requests_per_minute: u32,
+    /// Tokens of prompts and answers in a minute, and at once.
+    pub tokens_per_minute: u64,
+}
+
+impl From<AccountRate> for RateLimit {
+    fn from(rate: AccountRate) -> Self {
+        Self {
+            requests_per_minute: rate.requests_per_minute,
+            tokens_per_minute: rate.tokens_per_minute,
+        }
+    }
 }
 
 /// An API key of the settings.
@@ -308,6 +333,20 @@ impl Config {
             self.developer.renew_before_seconds < life,
             "less than developer.allotment_seconds",
         )?;
+        let rate = &self.router.account_rate;
+        for (key, found) in [
+            (
+                "router.account_rate.requests_per_minute",
+                rate.requests_per_minute.into(),
+            ),
+            (
+                "router.account_rate.tokens_per_minute",
+                rate.tokens_per_minute,
+            ),
+        ] {
+            let allowed = (1..=RATE_MAX).contains(&found);
+            range(key, found, allowed, "1 to 1000000000")?;
+        }
         let upstream = &self.upstream;
         range(
             "upstream.message_overhead",
@@ -418,6 +457,19 @@ mod tests {
             broken.contains("line 2: ") && !broken.contains('\n'),
             "{broken}"
         );
+    }
+
+    #[test]
+    fn the_rate_of_an_account_is_a_setting_and_no_rate_at_all_is_refused() {
+        let set = over("[router.account_rate]\nrequests_per_minute = 7").expect("valid");
+        let rate = RateLimit::from(set.router.account_rate);
+        assert_eq!(rate.requests_per_minute, 7);
+        assert!(rate.tokens_per_minute > 0, "the rest is as it was");
+        for wrong in ["requests_per_minute = 0", "tokens_per_minute = 0"] {
+            let config = over(&format!("[router.account_rate]\n{wrong}")).expect("reads");
+            let refused = config.check(1).expect_err("nobody could call").to_string();
+            assert!(refused.contains("router.account_rate."), "{refused}");
+        }
     }
 
     #[test]

@@ -80,6 +80,19 @@ pub struct Budget {
     pub resets_at: Option<Timestamp>,
 }
 
+/// What a key spent in its period reached a share of its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpendAlert {
+    /// The key.
+    pub key: KeyId,
+    /// The share that was reached, in percent of the limit.
+    pub percent: u32,
+    /// Spent in the period.
+    pub spent: TokenAmount,
+    /// The limit.
+    pub amount: TokenAmount,
+}
+
 /// What a client hears about its call, in order: `Started`, deltas, `Complete`, then exactly one of `Done`, `Failed` (which may come
 /// earlier).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +143,8 @@ pub struct Done {
     pub ttft_ms: u64,
     /// What was held and is free again.
     pub refund: TokenAmount,
+    /// The output limit was lowered until the call fitted its cost ceiling or the spend limit of its key.
+    pub shortened: bool,
 }
 
 /// Why a call failed, and what it cost.
@@ -164,6 +179,11 @@ pub enum Cause {
         /// Context of the model.
         context: u64,
     },
+    /// The servers that could answer refuse the content.
+    #[error(
+        "every provider that could answer refuses the request by the content policy of its server"
+    )]
+    ContentPolicy,
     /// The model cannot do what is asked.
     #[error("`{parameter}` is not supported: {reason}")]
     Unsupported {
@@ -235,6 +255,12 @@ pub enum Cause {
     #[error("the provider's answer was invalid: {reason}")]
     ProviderInvalid {
         /// What contradicts.
+        reason: String,
+    },
+    /// A signature or receipt of the provider does not prove what it must.
+    #[error("what the provider signed could not be verified: {reason}")]
+    VerificationFailed {
+        /// Which check failed.
         reason: String,
     },
     /// The client took its answer too slowly and was cut off. Told by the HTTP side.

@@ -196,6 +196,8 @@ pub enum RefusalReason {
         /// Tokens of the prompt.
         tokens: u64,
     },
+    /// The server behind it refuses the content.
+    Policy,
     /// The request asks for something this model cannot do: the request's fault.
     Unsupported {
         /// Which parameter.

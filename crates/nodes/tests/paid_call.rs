@@ -27,6 +27,7 @@ struct World {
     heard: BTreeMap<JobId, Vec<ClientEvent>>,
     earned: Vec<SignedReceipt>,
     warnings: Vec<String>,
+    alerts: Vec<stoa_nodes::client::SpendAlert>,
     prepared: VecDeque<(Address, (JobId, u32))>,
     running: Vec<(Address, (JobId, u32))>,
     /// Messages to the router are changed by this before they arrive.
@@ -112,6 +113,7 @@ impl World {
             heard: BTreeMap::new(),
             earned: Vec::new(),
             warnings: Vec::new(),
+            alerts: Vec::new(),
             prepared: VecDeque::new(),
             running: Vec::new(),
             tamper: |message| vec![message],
@@ -195,6 +197,7 @@ impl World {
                     self.provider(provider, provider::Input::Router(*message))
                 }
                 Output::Warn(text) => self.warnings.push(text),
+                Output::SpendAlert(alert) => self.alerts.push(alert),
                 Output::Decided { decision, .. } => {
                     decision.replay().expect("every decision can be replayed")
                 }
@@ -506,6 +509,7 @@ fn a_provider_that_lies_in_its_receipt_is_refused_and_paid_nothing() {
         |r| r.tier = Tier::Zk,
         |r| r.delivered_at = Timestamp(0),
     ];
+    let last = lies.len() - 1;
     for (number, lie) in lies.into_iter().enumerate() {
         let mut world = World::new(1);
         world.submit(1);
@@ -543,9 +547,18 @@ fn a_provider_that_lies_in_its_receipt_is_refused_and_paid_nothing() {
             provider: account,
             message: forged.expect("a final was made"),
         });
-        assert!(
-            matches!(world.failure(1).cause, Cause::ProviderInvalid { .. }),
-            "lie {number} passed"
+        // Delivered before it was accepted contradicts itself; any other lie is a receipt that proves nothing.
+        let contradicts = number == last;
+        let cause = &world.failure(1).cause;
+        assert_eq!(
+            matches!(cause, Cause::VerificationFailed { .. }),
+            !contradicts,
+            "lie {number}: {cause:?}"
+        );
+        assert_eq!(
+            matches!(cause, Cause::ProviderInvalid { .. }),
+            contradicts,
+            "lie {number}: {cause:?}"
         );
         assert_eq!(world.free(), 1_000_000, "lie {number} was paid");
         assert!(world.router.book().receipt(job(1)).is_none());
@@ -1899,6 +1912,74 @@ fn a_key_never_spends_more_than_its_limit_whatever_is_under_way_at_once() {
     assert_eq!((Some(spent), held), (charged, TokenAmount::ZERO));
     let other = budgeted(&mut world, 7, 10, 70);
     assert!(!over_budget(&world, other), "another key has its own limit");
+}
+
+/// Answers what was ordered, to its end.
+fn serve(world: &mut World, tokens: u32) {
+    world.prepare();
+    world.tokens(tokens);
+    world.end();
+}
+
+#[test]
+fn a_spend_limit_shortens_an_answer_that_it_does_not_cover_whole_and_ends_it_there() {
+    let mut rich = World::new(1);
+    let before = rich.free();
+    let job = budgeted(&mut rich, 1, 9, 1_000_000);
+    let whole = before - rich.free();
+    serve(&mut rich, 1);
+    assert!(matches!(last_of(&rich, job), Some(ClientEvent::Done(done)) if !done.shortened));
+
+    let mut world = World::new(1);
+    let job = budgeted(&mut world, 1, 9, whole - 1);
+    let held = before - world.free();
+    assert!(held > 0 && held < whole, "{held} of {whole}");
+    serve(&mut world, 1);
+    let Some(ClientEvent::Done(done)) = last_of(&world, job) else {
+        panic!("{:?}", last_of(&world, job));
+    };
+    assert!(done.shortened && done.parameters.max_output_tokens > 0);
+    assert!(done.receipt.receipt.charge.units() < whole);
+}
+
+#[test]
+fn a_ceiling_of_cost_holds_for_a_call_without_output_too() {
+    let mut world = World::new(1);
+    let mut request = request(1);
+    request.output_tokens_max = Some(0);
+    request.constraints.cost_max = Some(TokenAmount::from_units(1));
+    let before = world.free();
+    world.submit_of(account(), 1, request);
+    assert!(matches!(world.failure(1).cause, Cause::PriceCeiling { .. }));
+    assert_eq!(world.free(), before);
+}
+
+#[test]
+fn whoever_watches_is_told_once_when_a_key_passes_a_share_of_its_limit() {
+    let mut world = World::new(1);
+    world.input_units = 90;
+    for n in 1..=9 {
+        budgeted(&mut world, n, 9, 100);
+        serve(&mut world, 2);
+    }
+    let (spent, _) = world.router.spent_by(KeyId(9), 0);
+    let told: Vec<_> = world.alerts.iter().map(|alert| alert.percent).collect();
+    let reached: Vec<_> =
+        stoa_nodes::router::spend_alerts(spent, TokenAmount::from_units(100)).collect();
+    assert!(!told.is_empty(), "{spent} of 100 was spent");
+    assert_eq!(told, reached, "each share once");
+}
+
+#[test]
+fn a_policy_of_one_server_is_asked_about_at_a_second_and_then_told() {
+    let mut world = World::new(3);
+    world.submit(1);
+    let first = world.refuse(RefusalReason::Policy);
+    let second = world.refuse(RefusalReason::Policy);
+    assert_ne!(first, second);
+    assert_eq!(world.failure(1).cause, Cause::ContentPolicy);
+    assert_eq!(world.free(), 1_000_000);
+    assert!(world.prepared.is_empty(), "a third is not asked");
 }
 
 #[test]

@@ -458,6 +458,18 @@ async fn what_a_server_says_no_to_is_told_as_it_is() {
             "rejected",
             Some(unsupported),
         ),
+        (
+            400,
+            error("content_policy_violation"),
+            "policy",
+            Some(RefusalReason::Policy),
+        ),
+        (
+            403,
+            json!({"error":{"message":secret,"code":"content_filter","param":"prompt"}}),
+            "policy",
+            Some(RefusalReason::Policy),
+        ),
         (500, error("server_error"), "server", None),
         (502, json!("no JSON object"), "server", None),
         (401, error("auth"), "unauthorized", None),

@@ -660,7 +660,7 @@ impl World {
                 Output::Warn(text) if text.contains("contradicts the books") => {
                     self.contradiction.get_or_insert(text);
                 }
-                Output::Warn(_) | Output::Audits(_) => {}
+                Output::Warn(_) | Output::Audits(_) | Output::SpendAlert(_) => {}
             }
         }
     }

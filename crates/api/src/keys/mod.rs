@@ -307,6 +307,12 @@ impl KeyRing {
         own
     }
 
+    /// One key of an account.
+    pub fn get(&self, account: Address, key: KeyName) -> Option<KeyRecord> {
+        let record = self.records.get(&key)?;
+        (record.account == account).then(|| record.clone())
+    }
+
     /// Whose key it is.
     pub fn account_of(&self, key: KeyId) -> Option<Address> {
         self.records.get(&KeyName(key)).map(|record| record.account)

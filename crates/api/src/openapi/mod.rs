@@ -91,6 +91,11 @@ fn describe_read(endpoint: Endpoint) -> Doc {
             describe(endpoint)
         }
         Endpoint::Keys => doc("listKeys", "The account's API keys.", &[(JSON, "KeyList")]),
+        Endpoint::OwnKey => doc(
+            "getOwnKey",
+            "The key that asks, with what it spent.",
+            &[(JSON, "Key")],
+        ),
         Endpoint::Key => doc("getKey", "One API key of the account.", &[(JSON, "Key")]),
         Endpoint::RevokeKey => doc(
             "revokeKey",
@@ -177,7 +182,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         .collect();
     if matches!(
         route.endpoint,
-        Endpoint::Chat | Endpoint::Completions | Endpoint::CreateKey
+        Endpoint::Chat | Endpoint::Completions | Endpoint::CreateKey | Endpoint::RotateKey
     ) {
         parameters.push(json!({
             "name": "Idempotency-Key",

@@ -360,3 +360,83 @@ async fn a_used_up_budget_says_when_it_begins_anew() {
 }
 
 use stoa_api::Gateway;
+
+#[tokio::test]
+async fn a_limited_key_reads_itself_and_no_other_key_and_learns_what_it_has_left() {
+    let failure = Failure {
+        cause: Cause::ProviderDown,
+        billed: TokenAmount::ZERO,
+    };
+    let hall = Hall::new(vec![Step::Say(ClientEvent::Failed(failure))]);
+    let spend_limit = Some(SpendLimit {
+        amount: TokenAmount::from_units(5),
+        period: Period::Day,
+    });
+    let own = hall.limited(
+        "limited",
+        Grant {
+            spend_limit,
+            ..Grant::default()
+        },
+    );
+    let server = Server::with(hall, quick()).await;
+    let key = bearer("limited");
+    let headers = [("authorization", key.as_str()), JSON];
+    let own_row = server
+        .send("GET", "/v1/stoa/keys/self", &headers, b"")
+        .await;
+    let row = own_row.json();
+    assert_eq!(row["id"], own.id.to_string());
+    assert_eq!(
+        (&row["spent"], &row["alerts_percent"]),
+        (&json!("0.000003"), &json!([50]))
+    );
+    assert!(row.get("secret").is_none());
+    let by_id = format!("/v1/stoa/keys/{}", own.id);
+    for (method, path) in [
+        ("GET", by_id.as_str()),
+        ("DELETE", by_id.as_str()),
+        ("GET", "/v1/stoa/keys"),
+    ] {
+        let reply = server.send(method, path, &headers, b"").await;
+        assert_eq!(
+            reply.error(),
+            (403, "key_scope".to_owned(), false),
+            "{method} {path}"
+        );
+    }
+    let call = server
+        .send("POST", "/v1/chat/completions", &headers, BODY)
+        .await;
+    assert_eq!(call.headers["x-stoa-budget-remaining"], "0.000002");
+    let free = server.chat(request(json!({}))).await;
+    assert!(!free.headers.contains_key("x-stoa-budget-remaining"));
+}
+
+#[tokio::test]
+async fn a_limited_key_sees_no_document_of_a_call_that_came_with_another_key() {
+    let hall = Hall::new(Vec::new());
+    let routes = Some(BTreeSet::from([Scope::Jobs]));
+    hall.limited(
+        "auditor",
+        Grant {
+            routes,
+            ..Grant::default()
+        },
+    );
+    let server = Server::with(hall, quick()).await;
+    let key = bearer("auditor");
+    for path in ["/v1/receipts/", "/v1/stoa/receipts/", "/v1/stoa/explain/"] {
+        let path = format!("{path}{JOB}");
+        assert_eq!(server.get(&path).await.status, 200, "{path}");
+        let headers = [("authorization", key.as_str())];
+        assert_eq!(
+            server.send("GET", &path, &headers, b"").await.status,
+            404,
+            "{path}"
+        );
+    }
+    let headers = [("authorization", key.as_str())];
+    let jobs = server.send("GET", "/v1/stoa/jobs", &headers, b"").await;
+    assert_eq!(jobs.json()["data"], json!([]));
+}

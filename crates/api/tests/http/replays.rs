@@ -4,7 +4,7 @@ use crate::support::*;
 use serde_json::json;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stoa_api::{Grant, Kept};
+use stoa_api::{Fate, Grant, Kept};
 use stoa_nodes::client::{Cause, ClientEvent, Failure};
 use stoa_types::TokenAmount;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -194,7 +194,7 @@ async fn a_stream_that_broke_off_unbilled_may_be_run_again() {
 }
 
 /// As after a crash: the claim is kept, the answer is not.
-async fn crashed(charged: bool) -> (Server, Reply) {
+async fn crashed(fate: Fate) -> (Server, Reply) {
     let server = server(answered()).await;
     let body = request(json!({}));
     once(&server, &body).await;
@@ -205,14 +205,8 @@ async fn crashed(charged: bool) -> (Server, Reply) {
             other => panic!("{other:?}"),
         };
         kept.insert(id, Kept::Claimed(claim));
-        if charged {
-            server
-                .hall
-                .charged
-                .lock()
-                .expect("not poisoned")
-                .push(claim.job);
-        }
+        let mut fates = server.hall.fates.lock().expect("not poisoned");
+        fates.insert(claim.job, fate);
     }
     let reply = once(&server, &body).await;
     (server, reply)
@@ -220,15 +214,47 @@ async fn crashed(charged: bool) -> (Server, Reply) {
 
 #[tokio::test]
 async fn after_a_crash_a_charged_request_is_not_run_again_and_an_uncharged_one_is() {
-    let (server, reply) = crashed(true).await;
+    let (server, reply) = crashed(Fate::Charged).await;
     assert_eq!(
         reply.error(),
         (409, "idempotency_answer_lost".to_owned(), false)
     );
     assert_eq!(server.hall.submissions(), 1);
-    let (server, reply) = crashed(false).await;
+    let (server, reply) = crashed(Fate::Nothing).await;
     assert_eq!(reply.status, 200);
     assert_eq!(server.hall.submissions(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_still_runs_and_cannot_be_read_along_with_is_not_run_beside_it() {
+    let (server, reply) = crashed(Fate::UnderWay).await;
+    assert_eq!(
+        reply.error(),
+        (409, "idempotency_in_progress".to_owned(), true)
+    );
+    assert_eq!(server.hall.submissions(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_once_for_one_header_so_that_a_retry_does_not_end_the_old_secret_early() {
+    let server = server(Vec::new()).await;
+    let id = |n: u8| format!("/v1/stoa/keys/key_{n:016x}/rotate");
+    for secret in ["first", "second"] {
+        server.hall.limited(secret, Grant::default());
+    }
+    let headers = [AUTHORIZED, JSON, ONCE];
+    let body = br#"{"old_valid_seconds":60}"#;
+    let first = server.send("POST", &id(1), &headers, body).await;
+    let again = server.send("POST", &id(1), &headers, body).await;
+    assert_eq!((first.status, &first.body), (200, &again.body));
+    let old = [("authorization", "Bearer first")];
+    assert_eq!(
+        server.send("GET", "/v1/models", &old, b"").await.status,
+        200
+    );
+    let other = server.send("POST", &id(2), &headers, body).await;
+    let expected = (422, "idempotency_mismatch".to_owned(), false);
+    assert_eq!(other.error(), expected, "another key is another request");
 }
 
 #[tokio::test]

@@ -8,11 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, Claim, ClaimRow, ClientEnd, Gateway, Grant, IssuedKey,
-    JobRow, Kept, KeyError, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, KeyRow, ModelEntry,
-    NewKey, Overview, PartState, ProviderRow, RATES_OF_ACCOUNTS, RateLimit, ReceiptView,
-    ReplayFault, ReplayId, ReplayStore, RequestLimits, ServerConfig, Timings, Viewer,
-    WrittenTokens, serve,
+    Account, AccountRow, BatchRow, Call, Claim, ClaimRow, ClientEnd, Fate, Gateway, Grant,
+    IssuedKey, JobRow, Kept, KeyError, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, KeyRow,
+    ModelEntry, NewKey, Overview, PartState, ProviderRow, RateLimit, ReceiptView, ReplayFault,
+    ReplayId, ReplayStore, RequestLimits, ServerConfig, Timings, Viewer, WrittenTokens, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, KeyId, Started};
@@ -49,8 +48,8 @@ pub struct Hall {
     pub ring: Mutex<KeyRing>,
     drawn: AtomicU64,
     pub kept: Shelf,
-    /// Jobs that count as charged.
-    pub charged: Mutex<Vec<JobId>>,
+    /// What became of jobs; nothing of those that are not here.
+    pub fates: Mutex<BTreeMap<JobId, Fate>>,
     /// Every call gets an id of its own instead of [`JOB`].
     pub fresh_jobs: bool,
     pub refuses: Option<Cause>,
@@ -79,10 +78,13 @@ impl Hall {
             ring: Mutex::new(keys),
             drawn: AtomicU64::new(0),
             kept: Shelf::default(),
-            charged: Mutex::default(),
+            fates: Mutex::default(),
             fresh_jobs: false,
             refuses: None,
-            rates: RATES_OF_ACCOUNTS,
+            rates: RateLimit {
+                requests_per_minute: 60_000,
+                tokens_per_minute: 100_000_000,
+            },
             script,
             submitted: Mutex::default(),
             cancelled: Arc::default(),
@@ -128,6 +130,16 @@ impl Gateway for Hall {
         ring.of(account).into_iter().map(key_row).collect()
     }
 
+    fn key(&self, account: Address, key: KeyName) -> Option<KeyRow> {
+        let ring = self.ring.lock().expect("not poisoned");
+        ring.get(account, key).map(key_row)
+    }
+
+    fn spend_left(&self, caller: &Account) -> Option<TokenAmount> {
+        let limit = caller.grant.spend_limit?.amount;
+        limit.checked_sub(TokenAmount::from_units(3))
+    }
+
     fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
         let id = KeyId(self.drawn.fetch_add(1, Ordering::SeqCst) + 1);
         let secret = format!("made {}", id.0);
@@ -163,8 +175,9 @@ impl Gateway for Hall {
         self.refuses.clone()
     }
 
-    fn is_charged(&self, job: JobId) -> bool {
-        self.charged.lock().expect("not poisoned").contains(&job)
+    fn fate(&self, job: JobId) -> Fate {
+        let fates = self.fates.lock().expect("not poisoned");
+        fates.get(&job).copied().unwrap_or(Fate::Nothing)
     }
 
     fn replays(&self) -> &dyn ReplayStore {
@@ -248,6 +261,7 @@ impl Gateway for Hall {
     }
 
     fn explain(&self, viewer: Viewer, job: JobId) -> Option<Value> {
+        // The job came with alice's own key, not with a limited one.
         let may = viewer == Viewer::Operator || viewer == Viewer::Account(alice());
         (may && job == JOB)
             .then(|| json!({"seed": 7, "candidates": [{"provider": HOSTILE, "score": 12}]}))
@@ -257,9 +271,13 @@ impl Gateway for Hall {
         (account == alice()).then(|| account_row(account))
     }
 
-    fn jobs(&self, account: Address) -> Vec<JobRow> {
+    fn jobs(&self, viewer: Viewer) -> Vec<JobRow> {
         let jobs = self.overview().jobs;
-        if account == alice() { jobs } else { Vec::new() }
+        if viewer == Viewer::Account(alice()) {
+            jobs
+        } else {
+            Vec::new()
+        }
     }
 
     fn claims(&self) -> Vec<ClaimRow> {
@@ -487,6 +505,7 @@ pub fn done(content: Content) -> Done {
     let digest = receipt_digest(&receipt);
     let (provider_signature, router_signature) = (provider_key().sign(digest), router.sign(digest));
     Done {
+        shortened: false,
         content,
         receipt: SignedReceipt {
             receipt,

@@ -14,7 +14,7 @@ use crate::roles::{journal, router, settler};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use stoa_api::{KeyHash, RATES_OF_ACCOUNTS, ServerConfig, Timings};
+use stoa_api::{KeyHash, ServerConfig, Timings};
 use stoa_chain::{Account, ChainAccess, StakeRole};
 use stoa_net::{EndpointSecret, RouterAddress, RouterEndpoint, Welcome};
 use stoa_nodes::router::{Input, Router, RouterConfig};
@@ -198,7 +198,7 @@ pub fn serve_api(
         seed: random()?,
         login_token: login_token.clone(),
         timings,
-        rates: RATES_OF_ACCOUNTS,
+        rates: config.router.account_rate.into(),
     };
     tokio::spawn(stoa_api::serve(listener, gateway, server, stopped));
     Ok(login_token)

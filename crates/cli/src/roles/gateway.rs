@@ -6,9 +6,9 @@ use super::router::{RouterHandle, now};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Gateway, IssuedKey, JobRow, KeyError,
-    KeyFault, KeyName, KeyRecord, KeyRow, ModelEntry, NewKey, Overview, PartState, ProviderRow,
-    ReceiptView, ReplayStore, RequestLimits, Viewer, WrittenTokens,
+    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey, JobRow,
+    KeyError, KeyFault, KeyName, KeyRecord, KeyRow, ModelEntry, NewKey, Overview, PartState,
+    ProviderRow, ReceiptView, ReplayStore, RequestLimits, Viewer, WrittenTokens,
 };
 use stoa_crypto::MerkleTree;
 use stoa_ledger::book::{BatchRecord, RouterBook};
@@ -19,6 +19,8 @@ use stoa_verify::{BatchStatement, SettlementProof};
 
 /// Jobs, batches and jobs per batch on the dashboard.
 const JOBS_SHOWN: usize = 50;
+/// A limited key's jobs are looked for among so many of its account's newest.
+const JOBS_LOOKED_THROUGH: usize = 5_000;
 const BATCHES_SHOWN: usize = 20;
 const JOBS_PER_BATCH_SHOWN: usize = 24;
 /// Trees of batches that are kept; one of 10,000 receipts takes less than a MiB.
@@ -126,7 +128,7 @@ impl RouterGateway {
             .clone()
     }
 
-    /// Whether `viewer` may see the job.
+    /// Whether `viewer` may see the job. Whose it is, its id says where no book does: it tells the key that it came with.
     fn may_see(&self, viewer: Viewer, job: JobId) -> bool {
         let core = self.router.core();
         let owner = core
@@ -134,12 +136,12 @@ impl RouterGateway {
             .receipt(job)
             .map(|signed| signed.receipt.account)
             .or_else(|| core.account_of(job))
-            // A call that failed is in no book: its id tells the key that it came with.
             .or_else(|| self.keys.account_of(core.key_of(job)));
         match (viewer, owner) {
             (Viewer::Operator, _) => true,
             (Viewer::Account(account), Some(owner)) => account == owner,
-            (Viewer::Account(_), None) => false,
+            (Viewer::Key(account, key), Some(owner)) => account == owner && key == core.key_of(job),
+            (Viewer::Account(_) | Viewer::Key(..), None) => false,
         }
     }
 }
@@ -174,6 +176,17 @@ impl Gateway for RouterGateway {
         records.map(|record| self.key_row(record)).collect()
     }
 
+    fn key(&self, account: Address, key: KeyName) -> Option<KeyRow> {
+        self.keys.get(account, key).map(|key| self.key_row(key))
+    }
+
+    fn spend_left(&self, caller: &Account) -> Option<TokenAmount> {
+        let budget = caller.grant.budget(caller.key, now())?;
+        let (spent, held) = self.router.core().spent_by(budget.key, budget.first_day);
+        let used = spent.checked_add(held).unwrap_or(budget.amount);
+        Some(budget.amount.checked_sub(used).unwrap_or_default())
+    }
+
     fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
         let (secret, record) = self.keys.create(by, new)?;
         let row = self.key_row(record);
@@ -203,8 +216,15 @@ impl Gateway for RouterGateway {
         core.would_refuse(caller.address, &request, now())
     }
 
-    fn is_charged(&self, job: JobId) -> bool {
-        self.router.core().book().receipt(job).is_some()
+    fn fate(&self, job: JobId) -> Fate {
+        let core = self.router.core();
+        if core.book().receipt(job).is_some() {
+            Fate::Charged
+        } else if core.account_of(job).is_some() {
+            Fate::UnderWay
+        } else {
+            Fate::Nothing
+        }
     }
 
     fn replays(&self) -> &dyn ReplayStore {
@@ -342,12 +362,20 @@ impl Gateway for RouterGateway {
         account_row(self.router.core().book(), &self.view(), account)
     }
 
-    fn jobs(&self, account: Address) -> Vec<JobRow> {
+    fn jobs(&self, viewer: Viewer) -> Vec<JobRow> {
         let core = self.router.core();
-        let mut rows = live_rows(&core, |owner| owner == account);
         let book = core.book();
+        let (account, key) = match viewer {
+            Viewer::Operator => return newest_rows(&core),
+            Viewer::Account(account) => (account, None),
+            Viewer::Key(account, key) => (account, Some(key)),
+        };
+        let shown = |job: JobId| key.is_none_or(|key| core.key_of(job) == key);
+        let mut rows = live_rows(&core, |row| row.account == account && shown(row.job));
         rows.extend(
             core.newest_jobs_of(account)
+                .take(JOBS_LOOKED_THROUGH)
+                .filter(|job| shown(*job))
                 .take(JOBS_SHOWN)
                 .filter_map(|job| past_row(&core, book, job)),
         );
@@ -387,13 +415,7 @@ impl Gateway for RouterGateway {
         let view = self.view();
         let core = self.router.core();
         let book = core.book();
-        let mut jobs = live_rows(&core, |_| true);
-        jobs.extend(
-            book.newest_jobs()
-                .take(JOBS_SHOWN)
-                .filter_map(|job| past_row(&core, book, job)),
-        );
-        jobs.truncate(JOBS_SHOWN);
+        let jobs = newest_rows(&core);
         let mut accounts: Vec<Address> = book.allotments().map(|(account, ..)| account).collect();
         accounts.dedup();
         Overview {
@@ -504,11 +526,23 @@ fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
     }
 }
 
-/// Calls in progress of the accounts that `shown` says, newest first.
-fn live_rows(core: &stoa_nodes::router::Router, shown: impl Fn(Address) -> bool) -> Vec<JobRow> {
+/// The newest jobs of all accounts.
+fn newest_rows(core: &stoa_nodes::router::Router) -> Vec<JobRow> {
+    let mut rows = live_rows(core, |_| true);
+    let (book, past) = (core.book(), core.book().newest_jobs().take(JOBS_SHOWN));
+    rows.extend(past.filter_map(|job| past_row(core, book, job)));
+    rows.truncate(JOBS_SHOWN);
+    rows
+}
+
+/// Calls in progress that `shown` says, newest first.
+fn live_rows(
+    core: &stoa_nodes::router::Router,
+    shown: impl Fn(&JobSummary<'_>) -> bool,
+) -> Vec<JobRow> {
     let mut rows: Vec<JobRow> = core
         .summaries()
-        .filter(|summary| shown(summary.account))
+        .filter(|summary| shown(summary))
         .map(|summary| live_row(&summary))
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.reserved_at));

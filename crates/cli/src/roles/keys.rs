@@ -104,6 +104,11 @@ impl KeyStore {
         self.ring().of(account)
     }
 
+    /// One key of an account.
+    pub fn get(&self, account: Address, key: KeyName) -> Option<KeyRecord> {
+        self.ring().get(account, key)
+    }
+
     /// Whose key it is.
     pub fn account_of(&self, key: KeyId) -> Option<Address> {
         self.ring().account_of(key)

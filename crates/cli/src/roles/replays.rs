@@ -92,7 +92,8 @@ fn over(at: Timestamp) -> bool {
 }
 
 impl Replays {
-    /// Reads what is kept and forgets what is over or unreadable: such a file says nothing about any request.
+    /// Reads what is kept and forgets what is over or no record: such a file says nothing about any request. A file that the disk does
+    /// not give back now may be a claim, and a forgotten claim is a request that is paid twice: that is an error.
     pub fn open(folder: PathBuf, bounds: Bounds) -> std::io::Result<Self> {
         let mut index = Index::default();
         for entry in std::fs::read_dir(&folder)? {
@@ -100,8 +101,11 @@ impl Replays {
             let name = path.file_name().and_then(|name| name.to_str());
             let mut id = [0; 32];
             let named = name.is_some_and(|name| hex::decode_to_slice(name, &mut id).is_ok());
-            let read = std::fs::read(&path).ok();
-            match read.and_then(|bytes| Some((parse(&bytes)?.0, bytes.len() as u64))) {
+            let bytes = std::fs::read(&path).map_err(|error| {
+                let what = format!("the kept answer {} cannot be read: {error}", path.display());
+                std::io::Error::new(error.kind(), what)
+            })?;
+            match parse(&bytes).map(|(line, _)| (line, bytes.len() as u64)) {
                 Some((line, bytes)) if named && !over(line.at) => index.insert(
                     ReplayId(id),
                     Entry {
@@ -290,6 +294,20 @@ mod tests {
         assert_eq!(replays.find(id(2)), Ok(Some(answered)));
         assert_eq!(replays.find(id(3)), Ok(None));
         assert!(!folder.path().join("half").exists());
+    }
+
+    #[test]
+    fn a_claim_that_the_disk_does_not_give_back_stops_the_start_and_is_not_forgotten() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let elsewhere = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join(hex::encode(id(1).0));
+        // Reading what leads to a folder is an error of the system.
+        std::os::unix::fs::symlink(elsewhere.path(), &path).expect("linked");
+        let Err(error) = Replays::open(folder.path().to_owned(), SMALL) else {
+            panic!("it was passed over");
+        };
+        assert!(error.to_string().contains(&hex::encode(id(1).0)), "{error}");
+        assert!(path.symlink_metadata().is_ok(), "it is still there");
     }
 
     #[test]

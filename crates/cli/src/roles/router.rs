@@ -5,10 +5,10 @@ use super::journal::{OpenJournal, RouterJournal, Written};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use stoa_api::WrittenTokens;
+use stoa_api::{KeyName, WrittenTokens};
 use stoa_market::Decision;
 use stoa_net::{CloseCode, JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, SpendAlert};
 use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
 use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount};
@@ -380,6 +380,7 @@ impl Loop {
                 }
                 Output::Chain(call) => drop(self.chain.send(call)),
                 Output::Warn(text) => tracing::warn!("{text}"),
+                Output::SpendAlert(alert) => warn_of_spending(&alert),
                 // Never asked for: only `Router::keep_for_audits` brings it.
                 Output::Audits(_) => {}
             }
@@ -619,6 +620,19 @@ fn log_end(job: JobId, event: &ClientEvent) {
         }
         ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
     }
+}
+
+/// For whoever watches the router; the key's holder reads it in the header `x-stoa-budget-remaining` and at `/v1/stoa/keys/self`.
+fn warn_of_spending(alert: &SpendAlert) {
+    let SpendAlert {
+        key,
+        percent,
+        spent,
+        amount,
+    } = alert;
+    let key = KeyName(*key);
+    metrics::counter!("stoa_key_spend_alerts_total", "percent" => percent.to_string()).increment(1);
+    tracing::warn!(%key, percent, %spent, limit = %amount, "a key spent this share of its limit");
 }
 
 /// Decisions of the router: the newest in memory, all in a file of one JSON object a line (RG-38).

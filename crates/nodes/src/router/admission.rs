@@ -17,6 +17,7 @@ const PROMPT_MARGIN_TOKENS: u64 = 64;
 pub(super) struct Admitted {
     decision: Decision,
     parameters: SamplingParameters,
+    shortened: bool,
     input_units_max: u64,
     prompt_bound: u64,
     reserve: TokenAmount,
@@ -63,6 +64,7 @@ impl Router {
         let Admitted {
             decision,
             parameters,
+            shortened,
             input_units_max,
             prompt_bound,
             reserve,
@@ -83,8 +85,10 @@ impl Router {
         let account = call.account;
         let state = Job {
             account,
+            key: self.key_of(job),
             request: call.request,
             parameters,
+            shortened,
             submitted_at: call.since,
             first_token_at: None,
             input_units_max,
@@ -157,7 +161,7 @@ impl Router {
             .to_try(&decision)
             .filter_map(|p| self.stock.offer(p, &request.model).cloned())
             .collect();
-        let parameters = self.parameters(request, &offers, input_units_max, call.entropy)?;
+        let (parameters, shortened) = self.parameters(call, &offers, input_units_max)?;
         let reserve = reserve(&offers, input_units_max, parameters.max_output_tokens)?;
         if reserve > cover.amount {
             return Err(Cause::CapReached {
@@ -165,11 +169,11 @@ impl Router {
                 available: cover.amount,
             });
         }
-        self.within_budget(call, reserve)?;
         let (generation, fee_version) = (cover.generation, cover.fee_version);
         Ok(Admitted {
             decision,
             parameters,
+            shortened,
             input_units_max,
             prompt_bound,
             reserve,
@@ -208,14 +212,18 @@ impl Router {
             return None; // It shortens the answer until it fits.
         }
         let output_units = self.output_limit(request).min(shortest_context(offers));
-        let cost = |offer: &&ModelOffer| {
-            reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
+        let least = |output_units| {
+            let cost = |offer: &&ModelOffer| {
+                reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
+            };
+            offers.iter().filter_map(cost).min()
         };
-        let needed = offers.iter().filter_map(cost).min()?;
+        let needed = least(output_units)?;
         if needed > available {
             return Some(Cause::CapReached { needed, available });
         }
-        self.within_budget(call, needed).err()
+        // A spend limit shortens the answer, down to one token.
+        self.within_budget(call, least(output_units.min(1))?).err()
     }
 
     fn decide(
@@ -281,25 +289,39 @@ impl Router {
             .min(limits.output_tokens_max)
     }
 
+    /// Parameters of the call, and whether its output limit was lowered until the reserve fitted `max_cost` and the key's spend limit.
     fn parameters(
         &self,
-        request: &ClientRequest,
+        call: &Call,
         offers: &[ModelOffer],
-        input_units_max: u64,
-        entropy: u64,
-    ) -> Result<SamplingParameters, Cause> {
+        input_units: u64,
+    ) -> Result<(SamplingParameters, bool), Cause> {
+        let request = &*call.request;
         let context = offers.iter().map(|offer| offer.context).min().unwrap_or(0);
-        let mut most = self.output_limit(request).min(context);
+        let asked = self.output_limit(request).min(context);
+        let mut most = asked;
         if let Some(cost_max) = request.constraints.cost_max {
-            most = affordable(offers, input_units_max, most, cost_max)?;
+            let lowest = || offers.iter().map(|offer| offer.output_price).min();
+            most = affordable(offers, input_units, most, cost_max)?.ok_or_else(|| {
+                Cause::PriceCeiling {
+                    lowest: lowest().unwrap_or_default(),
+                }
+            })?;
         }
-        Ok(SamplingParameters {
+        if let Some(left) = self.left_of_budget(call) {
+            match affordable(offers, input_units, most, left)? {
+                Some(fits) => most = fits,
+                None => self.within_budget(call, reserve(offers, input_units, most.min(1))?)?,
+            }
+        }
+        let parameters = SamplingParameters {
             temperature: request.temperature,
             min_p: request.min_p,
-            seed: request.seed.unwrap_or(entropy),
+            seed: request.seed.unwrap_or(call.entropy),
             max_output_tokens: most,
             stop: request.stop.clone(),
-        })
+        };
+        Ok((parameters, most < asked))
     }
 }
 
@@ -347,32 +369,28 @@ pub(super) fn reserve(
     Ok(most)
 }
 
-/// Largest output limit whose reserve stays within `cost_max`; the ceiling is told as a price problem when even one token is
-/// too dear.
+/// Largest output limit, up to `most`, whose reserve stays within `limit`; `None` when not even one token fits, or, where none is asked
+/// for, the prompt alone.
 fn affordable(
     offers: &[ModelOffer],
     input_units: u64,
     most: u32,
-    cost_max: TokenAmount,
-) -> Result<u32, Cause> {
-    let (mut low, mut high) = (0, most);
+    limit: TokenAmount,
+) -> Result<Option<u32>, Cause> {
+    let fits = |output_units| Ok::<_, Cause>(reserve(offers, input_units, output_units)? <= limit);
+    if !fits(most.min(1))? {
+        return Ok(None);
+    }
+    let (mut low, mut high) = (most.min(1), most);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if reserve(offers, input_units, middle)? <= cost_max {
+        if fits(middle)? {
             low = middle
         } else {
             high = middle - 1
         }
     }
-    if low == 0 && most > 0 {
-        let lowest = offers
-            .iter()
-            .map(|offer| offer.output_price)
-            .min()
-            .unwrap_or_default();
-        return Err(Cause::PriceCeiling { lowest });
-    }
-    Ok(low)
+    Ok(Some(low))
 }
 
 /// Digest of the parameters as ticket and receipt carry it.

@@ -265,12 +265,8 @@ impl Router {
             let reason =
                 "its acceptance is not signed by it or counts more input than the ticket covers"
                     .to_owned();
-            return self.lost(
-                id.0,
-                Lost::Fault(Cause::ProviderInvalid { reason }),
-                now,
-                outputs,
-            );
+            let cause = Cause::VerificationFailed { reason };
+            return self.lost(id.0, Lost::Fault(cause), now, outputs);
         }
         current.accepted_input = Some(input_units);
         let root = current.ticket.model_root;
@@ -385,22 +381,17 @@ impl Router {
         }
         match self.check_final(&end) {
             Ok(()) => self.complete(end, now, outputs),
-            Err(reason) => {
+            Err(cause) => {
                 let refused = ToProvider::ReceiptRefused {
                     job: id.0,
                     attempt: id.1,
-                    reason: reason.clone(),
+                    reason: cause.to_string(),
                 };
                 outputs.push(Output::Send {
                     provider,
                     message: Box::new(refused),
                 });
-                self.lost(
-                    id.0,
-                    Lost::Fault(Cause::ProviderInvalid { reason }),
-                    now,
-                    outputs,
-                );
+                self.lost(id.0, Lost::Fault(cause), now, outputs);
             }
         }
     }
@@ -480,71 +471,40 @@ impl Router {
         });
     }
 
-    fn check_final(&self, end: &Final) -> Result<(), String> {
-        let state = self
-            .jobs
-            .get(&end.receipt.job_id)
-            .ok_or("the job is not running")?;
-        let current = state.current.as_ref().ok_or("nothing was ordered")?;
-        let input_units = current
-            .accepted_input
-            .ok_or("the ticket was not accepted")?;
-        // A float server counts by itself, and may claim less than was accepted and sent (0021).
-        let may_claim_less = current.ticket.tier == Tier::None;
-        let right = |claimed: u64, counted: u64| {
-            claimed == counted || (may_claim_less && claimed < counted)
+    /// What ails a final: a contradiction in what it tells, or a receipt that does not prove it.
+    fn check_final(&self, end: &Final) -> Result<(), Cause> {
+        let job = end.receipt.job_id;
+        let nothing = |reason: &str| Cause::ProviderInvalid {
+            reason: reason.to_owned(),
         };
-        if !right(end.content.input_units, input_units) {
-            return Err(format!(
-                "it counts {} input tokens after accepting {input_units}",
-                end.content.input_units
-            ));
-        }
-        if end.content.text != current.text
-            || !right(end.content.output_units, current.output.len() as u64)
-        {
-            return Err("text or count of the answer differ from what was streamed".to_owned());
-        }
-        if !end.content.tool_calls.is_empty()
-            && end.content.finish_reason != FinishReason::ToolCalls
-        {
-            return Err("tool calls without that finish reason".to_owned());
-        }
-        let offer = self
-            .stock
-            .offer(current.provider, &state.request.model)
-            .ok_or("the offer is gone")?;
-        let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
-        if delivered_at < accepted_at || delivered_at > current.ticket.deadline {
-            return Err(
-                "delivered before it was accepted or after the ticket's deadline".to_owned(),
-            );
-        }
-        if end.content.finish_reason == FinishReason::Cancelled && state.phase == Phase::Running {
-            return Err("it counts as cancelled what nobody cancelled".to_owned());
-        }
+        let state = self.jobs.get(&job);
+        let state = state.ok_or_else(|| nothing("the job is not running"))?;
+        let current = state.current.as_ref();
+        let current = current.ok_or_else(|| nothing("nothing was ordered"))?;
+        check_content(state, current, end).map_err(|reason| Cause::ProviderInvalid { reason })?;
+        let offer = self.stock.offer(current.provider, &state.request.model);
+        let offer = offer.ok_or_else(|| nothing("the offer is gone"))?;
         let facts = Facts {
             prompt_root: end.receipt.prompt_root,
             runtime_digest: offer.runtime_digest,
-            accepted_at,
-            delivered_at,
+            accepted_at: end.receipt.accepted_at,
+            delivered_at: end.receipt.delivered_at,
         };
         let (domain, profile) = (&self.config.domain, self.config.profile_hash);
-        let expected = expected_receipt(
-            domain,
-            profile,
-            &current.ticket,
-            &end.content,
-            &current.output,
-            facts,
-        )
-        .ok_or("the charge does not fit an amount")?;
+        let (ticket, output) = (&current.ticket, &current.output);
+        let expected = expected_receipt(domain, profile, ticket, &end.content, output, facts)
+            .ok_or_else(|| nothing("the charge does not fit an amount"))?;
+        let unproven = |reason: &str| Cause::VerificationFailed {
+            reason: reason.to_owned(),
+        };
         if expected != end.receipt {
-            return Err("its receipt differs from what ticket and answer demand".to_owned());
+            return Err(unproven(
+                "its receipt differs from what ticket and answer demand",
+            ));
         }
         match recover(receipt_digest(&expected), &end.signature) {
             Ok(signer) if signer == current.provider => Ok(()),
-            _ => Err("its receipt is not signed by it".to_owned()),
+            _ => Err(unproven("its receipt is not signed by it")),
         }
     }
 
@@ -582,7 +542,7 @@ impl Router {
             .reserve
             .checked_sub(charge)
             .unwrap_or(TokenAmount::ZERO);
-        let parameters = state.parameters.clone();
+        let (parameters, shortened) = (state.parameters.clone(), state.shortened);
         state.phase = Phase::Charging(Box::new(Done {
             content,
             receipt: signed.clone(),
@@ -590,10 +550,11 @@ impl Router {
             started,
             ttft_ms,
             refund,
+            shortened,
         }));
         let account = signed.receipt.account;
         self.by_account.entry(account).or_default().push(job);
-        self.spending.add(self.key_of(job), now, charge);
+        self.spend(job, charge, now, outputs);
         self.remember_ttft(job, ttft_ms);
         self.stock.delivered(provider, now);
         self.keep(job, outputs);
@@ -688,7 +649,10 @@ impl Router {
             }
         };
         if fault {
-            let dishonest = matches!(cause, Cause::ProviderInvalid { .. });
+            let dishonest = matches!(
+                cause,
+                Cause::ProviderInvalid { .. } | Cause::VerificationFailed { .. }
+            );
             self.stock.failed(current.provider, now, dishonest);
         }
         let Some(state) = self.jobs.get_mut(&job) else {
@@ -863,6 +827,38 @@ impl Router {
     }
 }
 
+/// Whether a final tells the same as what was ordered, accepted and sent before it.
+fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), String> {
+    let input_units = current
+        .accepted_input
+        .ok_or("the ticket was not accepted")?;
+    // A float server counts by itself, and may claim less than was accepted and sent (0021).
+    let may_claim_less = current.ticket.tier == Tier::None;
+    let right =
+        |claimed: u64, counted: u64| claimed == counted || (may_claim_less && claimed < counted);
+    let content = &end.content;
+    if !right(content.input_units, input_units) {
+        return Err(format!(
+            "it counts {} input tokens after accepting {input_units}",
+            content.input_units
+        ));
+    }
+    if content.text != current.text || !right(content.output_units, current.output.len() as u64) {
+        return Err("text or count of the answer differ from what was streamed".to_owned());
+    }
+    if !content.tool_calls.is_empty() && content.finish_reason != FinishReason::ToolCalls {
+        return Err("tool calls without that finish reason".to_owned());
+    }
+    let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
+    if delivered_at < accepted_at || delivered_at > current.ticket.deadline {
+        return Err("delivered before it was accepted or after the ticket's deadline".to_owned());
+    }
+    if content.finish_reason == FinishReason::Cancelled && state.phase == Phase::Running {
+        return Err("it counts as cancelled what nobody cancelled".to_owned());
+    }
+    Ok(())
+}
+
 /// Whether a final belongs to a longer answer than the one that was cut when its client left.
 fn cut_elsewhere(state: &Job, end: &Final) -> bool {
     matches!(state.phase, Phase::Cancelling { delivered } if end.content.output_units != delivered
@@ -897,6 +893,7 @@ impl Router {
             RefusalReason::ContextLength { tokens, context } => {
                 self.context_refusal(provider, job, tokens, context)
             }
+            RefusalReason::Policy => Lost::Blamed(Cause::ContentPolicy),
             RefusalReason::Unsupported { parameter, reason } => {
                 Lost::Blamed(Cause::Unsupported { parameter, reason })
             }

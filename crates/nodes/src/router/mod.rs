@@ -13,7 +13,7 @@ mod summary;
 mod waiting;
 
 pub use pool::{Standing, Stock, Track};
-pub use spending::day_of;
+pub use spending::{day_of, spend_alerts};
 pub use summary::JobSummary;
 
 use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
@@ -222,6 +222,8 @@ pub enum Output {
     },
     /// Something to keep for audits or to erase; only after [`Router::keep_for_audits`].
     Audits(Keeping),
+    /// What a key spent passed a share of its limit.
+    SpendAlert(crate::client::SpendAlert),
     /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
     Chain(ChainCall),
     /// Something for the operator's log.
@@ -300,8 +302,12 @@ enum After {
 #[derive(Debug, Clone)]
 struct Job {
     account: Address,
+    /// With which key it came.
+    key: crate::client::KeyId,
     request: Box<ClientRequest>,
     parameters: SamplingParameters,
+    /// Its output limit was lowered until it fitted its money.
+    shortened: bool,
     submitted_at: Timestamp,
     first_token_at: Option<Timestamp>,
     input_units_max: u64,

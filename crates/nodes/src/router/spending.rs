@@ -3,8 +3,9 @@
 //! The key's id is woven into the job's id, masked so that only the router can tell it. The book keeps every job's id with its
 //! charge, so the spending of each key is recovered with the book after any crash and needs no record of its own.
 
+use super::Output;
 use super::Router;
-use crate::client::{Cause, KeyId};
+use crate::client::{Cause, KeyId, SpendAlert};
 use std::collections::BTreeMap;
 use stoa_crypto::keccak256;
 use stoa_types::{JobId, Timestamp, TokenAmount};
@@ -14,6 +15,20 @@ const DRAWN: usize = 24;
 const DAY_MS: u64 = 86_400_000;
 /// A sum that fits no amount: more than any limit.
 const MOST: TokenAmount = TokenAmount::from_units(u128::MAX);
+
+/// Shares of a spend limit, in percent, at which somebody is told.
+const ALERT_PERCENTS: [u32; 3] = [50, 80, 100];
+
+/// The shares of a limit, in percent, that `spent` has reached; none of a limit of nothing.
+pub fn spend_alerts(spent: TokenAmount, limit: TokenAmount) -> impl Iterator<Item = u32> {
+    // Divided before it is multiplied: no amount overflows, and less than one unit is lost.
+    let share = move |percent: u32| {
+        let percent = u128::from(percent);
+        limit.units() / 100 * percent + limit.units() % 100 * percent / 100
+    };
+    let reached = move |percent: &u32| !limit.is_zero() && spent.units() >= share(*percent);
+    ALERT_PERCENTS.into_iter().filter(reached)
+}
 
 /// Days since the Unix epoch, in universal time.
 pub fn day_of(time: Timestamp) -> u64 {
@@ -66,14 +81,40 @@ impl Router {
 
     /// What was charged for the calls of a key from a day on, and what is held for those under way.
     pub fn spent_by(&self, key: KeyId, first_day: u64) -> (TokenAmount, TokenAmount) {
-        let own = self
-            .jobs
-            .iter()
-            .filter(|(job, _)| self.key_of(**job) == key);
+        let own = self.jobs.iter().filter(|(_, state)| state.key == key);
         // A job that is being charged is counted as charged already.
         let held = own.filter(|(job, _)| self.book.receipt(**job).is_none());
         let held = TokenAmount::checked_sum(held.map(|(_, state)| state.reserve));
         (self.spending.since(key, first_day), held.unwrap_or(MOST))
+    }
+
+    /// Counts a charge for its key; says so where that passes a share of the key's limit.
+    pub(super) fn spend(
+        &mut self,
+        job: JobId,
+        charge: TokenAmount,
+        now: Timestamp,
+        outputs: &mut Vec<Output>,
+    ) {
+        let Some(state) = self.jobs.get(&job) else {
+            return;
+        };
+        let (key, budget) = (state.key, state.request.constraints.budget);
+        self.spending.add(key, now, charge);
+        let Some(budget) = budget else {
+            return;
+        };
+        let (amount, spent) = (budget.amount, self.spending.since(key, budget.first_day));
+        let before = spent.checked_sub(charge).unwrap_or(TokenAmount::ZERO);
+        let reached = spend_alerts(spent, amount).last();
+        if let Some(percent) = reached.filter(|_| reached > spend_alerts(before, amount).last()) {
+            outputs.push(Output::SpendAlert(SpendAlert {
+                key,
+                percent,
+                spent,
+                amount,
+            }));
+        }
     }
 
     /// What the key of a call may still spend; `None` without a limit.

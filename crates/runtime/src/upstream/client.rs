@@ -211,6 +211,12 @@ async fn refused(response: reqwest::Response) -> UpstreamFault {
         Value::Null => &answer,
         error => error,
     };
+    if (400..500).contains(&status) && is_policy(error) {
+        return UpstreamFault::Policy {
+            status,
+            kind: kind(error),
+        };
+    }
     match status {
         401 | 403 => UpstreamFault::Unauthorized { status },
         404 => UpstreamFault::NotFound,
@@ -232,6 +238,20 @@ async fn refused(response: reqwest::Response) -> UpstreamFault {
         },
         _ => UpstreamFault::Server { status },
     }
+}
+
+/// Whether an error speaks of the content: OpenAI's words and Azure's, as code or type.
+fn is_policy(error: &Value) -> bool {
+    const WORDS: [&str; 3] = [
+        "content_policy_violation",
+        "content_filter",
+        "ResponsibleAIPolicyViolation",
+    ];
+    ["code", "type"].iter().any(|field| {
+        error[*field]
+            .as_str()
+            .is_some_and(|word| WORDS.contains(&word))
+    })
 }
 
 async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, UpstreamFault> {

@@ -42,6 +42,14 @@ pub enum UpstreamFault {
         /// The parameter that it names.
         parameter: Option<String>,
     },
+    /// It refuses the content.
+    #[error("the upstream server refuses the content of the request (status {status}, {kind})")]
+    Policy {
+        /// HTTP status.
+        status: u16,
+        /// Its word for the error.
+        kind: String,
+    },
     /// The operator's key is not accepted.
     #[error(
         "the upstream server does not accept the key (status {status}); set the right one with --upstream-key-file"
@@ -138,6 +146,7 @@ impl UpstreamFault {
             Self::Busy { .. } => "busy",
             Self::ContextLength { .. } => "context_length",
             Self::Rejected { .. } => "rejected",
+            Self::Policy { .. } => "policy",
             Self::Unauthorized { .. } => "unauthorized",
             Self::NotFound => "not_found",
             Self::Server { .. } => "server",
@@ -166,6 +175,7 @@ impl UpstreamFault {
                 tokens: *tokens,
                 context: *context,
             }),
+            Self::Policy { .. } => Some(RefusalReason::Policy),
             Self::Rejected {
                 parameter, kind, ..
             } => Some(RefusalReason::Unsupported {
