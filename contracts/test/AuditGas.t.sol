@@ -83,6 +83,33 @@ contract AuditGasTest is AuditMarket {
         ruled(e, GOOD, "rule good, 2 votes, 100 verdicts, 1024 jobs");
     }
 
+    /// @notice Every seat is taken, every router has posted, all but one validator are away: the dearest calls that anybody has to make.
+    function test_the_dearest_round() public {
+        for (uint256 i = 3; i < 64; ++i) {
+            seat(i);
+        }
+        for (uint256 i; i < 64; ++i) {
+            address who = i == 0 ? router : named(string.concat("router ", vm.toString(i)));
+            if (i != 0) {
+                bond(who, 2, STAKE);
+                rounds.enrol(who);
+            }
+            vm.prank(who);
+            vault.postBatch(JOBS, 1, PAY, 0, CONTENT);
+        }
+        pass(1);
+        rounds.open();
+        uint256 used = vm.snapshotGasLastCall("gas", "open, 64 validators, 64 routers");
+        vm.assertLe(used, 16_000_000, "no transaction can open this");
+        pass(1);
+        reveal(seats[63]);
+        pass(10);
+        rounds.draw();
+        used = vm.snapshotGasLastCall("gas", "draw, 63 of 64 validators away");
+        vm.assertLe(used, 16_000_000, "no transaction can draw this");
+        vm.assertEq(rounds.validators().length, 1);
+    }
+
     function test_a_committee_of_sixty_four() public {
         for (uint256 i = 3; i < 64; ++i) {
             seat(i);

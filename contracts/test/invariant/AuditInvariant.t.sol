@@ -20,6 +20,7 @@ contract AuditHandler is AuditMarket {
         Evidence evidence;
         bytes32 subject;
         bool wrong;
+        bool planted;
         uint8 lie;
         bool ruled;
         uint64 post;
@@ -33,6 +34,8 @@ contract AuditHandler is AuditMarket {
     uint64 internal from;
     uint256 public rulings;
     uint256 public reversals;
+    /// @notice Rounds in which the liar was asked for its preimage and kept it.
+    mapping(uint64 round => bool) internal withheld;
 
     function setUp() public override {
         super.setUp();
@@ -47,7 +50,7 @@ contract AuditHandler is AuditMarket {
 
     // ----------------------------------------------------------------------------------------------------------------- steps
 
-    function post(uint256 seed, bool byCheat, bool wrong, uint8 lie) external {
+    function post(uint256 seed, bool byCheat, bool wrong, uint8 lie, bool planted) external {
         if (jobsOf[NONE].length >= 4) return;
         Receipt[] memory one = new Receipt[](1);
         one[0] = receipt(seed);
@@ -63,7 +66,56 @@ contract AuditHandler is AuditMarket {
         Job storage job = jobs[jobs.length - 1];
         job.evidence.receipt = e.receipt;
         job.evidence.providerSignature = e.providerSignature;
-        (job.subject, job.wrong, job.lie, job.post) = (subjectOf(e), byCheat && wrong, lie % 6, uint64(posts.length));
+        (job.subject, job.wrong, job.lie, job.post) = (subjectOf(e), byCheat && wrong, lie % 7, uint64(posts.length));
+        if (!planted) return;
+        job.planted = true;
+        vm.prank(named("planter"));
+        rounds.plant(AuditLib.plantCommitment(one[0].jobId, account, SALT));
+    }
+
+    /// @notice All plants of a round are named at once.
+    function _name(uint64 number) private {
+        for (uint256 i; i < jobsOf[number].length; ++i) {
+            Job storage job = jobs[jobsOf[number][i]];
+            if (!job.planted) continue;
+            bytes32 id = abi.decode(job.evidence.receipt, (Receipt)).jobId;
+            bytes32 digest = AuditLib.plantDigest(block.chainid, address(rounds), id);
+            (uint8 v, bytes32 r, bytes32 s) = vm.sign(ACCOUNT_KEY, digest);
+            rounds.namePlant(number, id, account, SALT, abi.encodePacked(r, s, v));
+        }
+    }
+
+    /// @notice The router cancels its own pending root; a stranger must not.
+    function voidOwn(uint256 luck) external {
+        (bytes32 pending,,) = vault.pendingOf(router);
+        if (pending == 0 || luck % 4 != 0) return;
+        try vault.voidPending(router) {
+            vm.assertTrue(false, "a stranger voided");
+        } catch {}
+        vm.prank(router);
+        vault.voidPending(router);
+    }
+
+    /// @notice Whatever is brought against the honest router without a panel is refused, and so is a ruling by one vote.
+    function accuse(uint256 seed, uint256 other) external {
+        if (jobs.length == 0) return;
+        Job storage job = jobs[seed % jobs.length];
+        Evidence memory e = job.evidence;
+        Evidence memory second = jobs[other % jobs.length].evidence;
+        if (e.round == 0 || second.round == 0) return;
+        uint256 before = rulings;
+        try court.proveOvercharge(e) {
+            vm.assertTrue(false, "no charge is too high");
+        } catch {}
+        try court.proveDoublePost(e, second) {
+            vm.assertTrue(false, "nothing was posted twice");
+        } catch {}
+        Vote[] memory one = new Vote[](1);
+        one[0] = Vote(seats[liar], job.lie, 0, Ballots.proof(said(e.round, liar), job.subject));
+        try court.rule(e, one) {
+            vm.assertTrue(false, "one vote decided");
+        } catch {}
+        vm.assertEq(rulings, before);
     }
 
     /// @notice Opens a round over all that was posted, and lets all reveal, or all but the liar.
@@ -95,7 +147,10 @@ contract AuditHandler is AuditMarket {
                 job.evidence.place.posts.push(place.posts[j]);
             }
         }
+        if (withhold) withheld[number] = _isMember(number, seats[liar]);
         _cast(number);
+        _name(number);
+        vm.assertEq(rounds.outstanding(), 0, "all plants are named");
     }
 
     function said(uint64 number, uint256 who) internal view returns (Said[] memory all) {
@@ -138,7 +193,8 @@ contract AuditHandler is AuditMarket {
         bool before = court.isReversed(job.subject);
         try court.rule(e, all) {
             vm.assertTrue(!job.ruled, "ruled twice");
-            (, uint8 outcome,) = court.rulingOf(e.round, job.subject);
+            (, uint8 outcome, bool plant) = court.rulingOf(e.round, job.subject);
+            vm.assertEq(plant, job.planted);
             vm.assertEq(outcome, job.wrong ? WRONG : GOOD, "the truth of two honest validators");
             job.ruled = true;
             ++rulings;
@@ -182,9 +238,13 @@ contract AuditHandler is AuditMarket {
         if (last == 0) return;
         uint64 number = uint64(seed % last) + 1;
         if (ballot_) {
-            try court.punishBallot(number, seats[who % 3]) {} catch {}
+            try court.punishBallot(number, seats[who % 3]) {
+                vm.assertTrue(false, "everyone of the committee shows its ballot");
+            } catch {}
         } else {
-            try court.punishReveal(number, seats[who % 3]) {} catch {}
+            try court.punishReveal(number, seats[who % 3]) {
+                vm.assertTrue(withheld[number] && who % 3 == liar, "punished for what it did");
+            } catch {}
         }
     }
 
@@ -238,13 +298,25 @@ contract AuditHandler is AuditMarket {
         vm.assertEq(stoa.balanceOf(address(court)), 0, "the verdict holds nothing");
     }
 
+    /// @notice Outcomes that were ruled without a plant are the verified ones, each once.
+    function check_each_ruling_counts_once() external view {
+        uint256[2] memory counted;
+        for (uint256 i; i < jobs.length; ++i) {
+            bool byCheat = abi.decode(jobs[i].evidence.receipt, (Receipt)).provider == cheat;
+            if (jobs[i].ruled && !jobs[i].planted) ++counted[byCheat ? 1 : 0];
+        }
+        vm.assertEq(reputation.standingOf(provider).verified, counted[0]);
+        vm.assertEq(reputation.standingOf(cheat).verified, counted[1]);
+    }
+
     function check_a_fault_is_slashed_once() external view {
         uint256 wrong;
         for (uint256 i; i < jobs.length; ++i) {
             Job storage job = jobs[i];
             bytes32 id = keccak256(abi.encode(WRONG, cheat, job.subject));
-            vm.assertEq(stakes.isSlashed(id), job.ruled && job.wrong);
-            if (job.ruled && job.wrong) ++wrong;
+            vm.assertEq(stakes.isSlashed(id), job.ruled && job.wrong && !job.planted);
+            vm.assertTrue(!job.planted || !court.isReversed(job.subject), "the planter pays for its plant");
+            if (job.ruled && job.wrong && !job.planted) ++wrong;
         }
         if (wrong == 0) vm.assertEq(stakeOf(1, cheat), STAKE);
         if (wrong == 1) vm.assertEq(stakeOf(1, cheat), STAKE * 3 / 4);
@@ -272,7 +344,7 @@ contract AuditInvariantTest is AuditMarket {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[] memory steps = new bytes4[](8);
+        bytes4[] memory steps = new bytes4[](10);
         steps[0] = AuditHandler.post.selector;
         steps[1] = AuditHandler.round.selector;
         steps[2] = AuditHandler.rule.selector;
@@ -281,6 +353,8 @@ contract AuditInvariantTest is AuditMarket {
         steps[5] = AuditHandler.rejoin.selector;
         steps[6] = AuditHandler.promote.selector;
         steps[7] = AuditHandler.wait_.selector;
+        steps[8] = AuditHandler.voidOwn.selector;
+        steps[9] = AuditHandler.accuse.selector;
         targets = new FuzzSelector[](1);
         targets[0] = FuzzSelector(address(market), steps);
     }
@@ -290,5 +364,6 @@ contract AuditInvariantTest is AuditMarket {
         market.check_phases_only_go_forward();
         market.check_stake_is_conserved();
         market.check_a_fault_is_slashed_once();
+        market.check_each_ruling_counts_once();
     }
 }

@@ -13,6 +13,7 @@ struct Wallet {
 interface Vm {
     function warp(uint256 time) external;
     function roll(uint256 number) external;
+    function store(address target, bytes32 slot, bytes32 value) external;
     function chainId(uint256 id) external;
     function prank(address sender) external;
     function startPrank(address sender) external;
