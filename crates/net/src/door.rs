@@ -5,16 +5,27 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Places in all.
+/// Places in all at the door of handshakes.
 const PLACES: usize = 256;
-/// Places of one address.
+/// Places of one address there.
 const PLACES_PER_SOURCE: usize = 32;
 /// Of each of these bounds, the part that may be taken without proof of the address.
 const UNPROVED_PART: usize = 8;
 
 /// Places at the door. Clones are the same door.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Door(Arc<Mutex<Inside>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    places: usize,
+    per_source: usize,
+    inside: Arc<Mutex<Inside>>,
+}
+
+impl Default for Door {
+    /// The door of handshakes.
+    fn default() -> Self {
+        Self::of(PLACES, PLACES_PER_SOURCE)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Inside {
@@ -41,17 +52,27 @@ pub(crate) struct Place {
 }
 
 impl Door {
+    /// So many places in all, and for one address.
+    pub(crate) fn of(places: usize, per_source: usize) -> Self {
+        Self {
+            places,
+            per_source,
+            inside: Arc::default(),
+        }
+    }
+
     /// Answers a connection from `source`, which is `None` where it comes from no address of the internet.
     pub(crate) fn knock(&self, source: Option<IpAddr>, proved: bool) -> Answer {
         let source = source.map(network_of);
         let mut inside = self.inside();
         let same = source.and_then(|source| inside.from.get(&source));
         let same = same.copied().unwrap_or(0);
-        if proved && (inside.all >= PLACES || same >= PLACES_PER_SOURCE) {
+        if proved && (inside.all >= self.places || same >= self.per_source) {
             return Answer::Full;
         }
         if !proved
-            && (inside.all >= PLACES / UNPROVED_PART || same >= PLACES_PER_SOURCE / UNPROVED_PART)
+            && (inside.all >= self.places / UNPROVED_PART
+                || same >= self.per_source / UNPROVED_PART)
         {
             return Answer::Prove;
         }
@@ -67,7 +88,7 @@ impl Door {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         // Two counts, changed together without a call in between that could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

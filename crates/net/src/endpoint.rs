@@ -50,7 +50,7 @@ impl EndpointSecret {
 }
 
 /// Where a router is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouterAddress {
     /// Its endpoint key; whoever answers must hold it.
     pub endpoint: EndpointId,
@@ -132,13 +132,15 @@ pub(crate) enum Role {
     Router,
     /// Dials. Its peer opens one stream per job.
     Provider,
+    /// Dials and asks. Its peer opens none.
+    Validator,
 }
 
 impl Role {
     fn alpns(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Router => vec![crate::ALPN.to_vec()],
-            Self::Provider => Vec::new(),
+            Self::Router => vec![crate::ALPN.to_vec(), crate::AUDIT_ALPN.to_vec()],
+            Self::Provider | Self::Validator => Vec::new(),
         }
     }
 
@@ -146,6 +148,7 @@ impl Role {
         match self {
             Self::Router => 1,
             Self::Provider => JOBS_PER_LINK_MAX,
+            Self::Validator => 0,
         }
     }
 }

@@ -9,12 +9,16 @@
 //! with a [`CloseCode`] that the peer sees. Nothing is queued without bound: a stalled reader fills one stream window
 //! ([`STREAM_WINDOW_BYTES`]) and then holds the writer back, alone among its neighbours.
 //!
+//! Validators ask the same router under a protocol of their own ([`AuditClient`], [`RouterEndpoint::answer_audits`]): one question and one
+//! answer per stream, one stream at a time. Anyone may ask; who may hear what is for the router's [`Answerer`] to say.
+//!
 //! Strangers cost a router little: one stream each, frames of at most [`CONTROL_BYTES_MAX`] until they are admitted, a bounded number of
 //! handshakes in all and from one address, and under load a retry packet that proves the address before anything is kept.
 //!
 //! No relay, discovery service or port mapping is used: the router's addresses come from the caller, who reads them on chain
 //! (DECISIONS 30). What is not there yet: relays and hole punching for routers that have no reachable address.
 
+mod audit;
 mod backoff;
 mod control;
 mod door;
@@ -25,6 +29,7 @@ mod provider;
 mod router;
 mod stream;
 
+pub use audit::{Answer, Answerer, AuditClient, BODY_BYTES_MAX, QUESTION_BYTES_MAX};
 pub use backoff::Backoff;
 pub use control::{ProviderStatus, RouterControl, Welcome};
 pub use endpoint::{EndpointSecret, PathInfo, RouterAddress, Timeouts};
@@ -34,7 +39,10 @@ pub use router::{Authorize, ProviderLink, RouterConfig, RouterEndpoint};
 pub use stream::{JobStream, MessageReceiver, MessageSender, MessageStream, ProviderJobStream};
 
 /// Protocol of the connection between provider and router, with its version.
-pub const ALPN: &[u8] = b"stoa/provider/1";
+pub const ALPN: &[u8] = b"stoa/provider/2";
+
+/// Protocol by which validators ask routers for what audits need, with its version.
+pub const AUDIT_ALPN: &[u8] = b"stoa/audit/1";
 
 /// Largest frame of the control stream until the provider is admitted, in bytes; afterwards a repeated `Final` may be as large as on the
 /// stream of its job.

@@ -1,5 +1,6 @@
 //! The router's end: takes providers in and opens job streams to them.
 
+use crate::audit::{self, Answerer};
 use crate::control::{ProviderStatus, RouterControl, Welcome};
 use crate::door::{Answer, Door};
 use crate::endpoint::{self, EndpointSecret, PathInfo, Role, RouterAddress, Timeouts, close};
@@ -9,8 +10,8 @@ use crate::{CONTROL_BYTES_MAX, JOBS_PER_LINK_MAX};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, Incoming, IncomingAddr};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use stoa_nodes::message::{Dispatch, Hello, MESSAGE_BYTES_MAX, ToProvider, ToRouter};
 use stoa_types::EndpointId;
@@ -52,6 +53,10 @@ struct Shared {
     welcome: Welcome,
     timeouts: Timeouts,
     authorize: Authorize,
+    /// Answers validators, once there is somebody who does.
+    answerer: OnceLock<Answerer>,
+    /// Places of those who ask about audits.
+    askers: Door,
     /// The newest connection of each provider endpoint.
     connections: Mutex<BTreeMap<EndpointId, Connection>>,
 }
@@ -65,6 +70,8 @@ impl RouterEndpoint {
             welcome: config.welcome,
             timeouts: config.timeouts,
             authorize,
+            answerer: OnceLock::new(),
+            askers: Door::of(audit::ASKERS, audit::ASKERS_PER_SOURCE),
             connections: Mutex::default(),
         });
         let (admitted, links) = mpsc::channel(ACCEPT_QUEUE);
@@ -89,6 +96,11 @@ impl RouterEndpoint {
             endpoint: EndpointId(*self.endpoint.id().as_bytes()),
             addresses,
         }
+    }
+
+    /// Answers questions about audits from now on; before, nobody is let in who asks them. The first answerer stays.
+    pub fn answer_audits(&self, answerer: Answerer) {
+        let _ = self.shared.answerer.set(answerer);
     }
 
     /// Next admitted provider; `None` after [`RouterEndpoint::close`].
@@ -176,9 +188,13 @@ async fn accept_loop(
         let (shared, admitted) = (shared.clone(), admitted.clone());
         tokio::spawn(async move {
             let limit = shared.timeouts.handshake * 2;
-            let outcome = tokio::time::timeout(limit, admit(incoming, &shared)).await;
+            let outcome = tokio::time::timeout(limit, admit(incoming, &shared, source)).await;
             match outcome.unwrap_or(Err(NetError::Stream(StreamError::Silent(limit)))) {
-                Ok((link, control)) => {
+                Ok(Admitted::Asker(asker)) => {
+                    drop(at_door);
+                    asker.serve().await;
+                }
+                Ok(Admitted::Provider(link, control)) => {
                     // The place at the door is kept while the queue is full, so that waiting links are bounded too.
                     let Ok(place) = admitted.reserve().await else {
                         return;
@@ -200,18 +216,43 @@ struct Control {
     late: mpsc::Sender<ToRouter>,
 }
 
+/// Who stands inside.
+enum Admitted {
+    Provider(ProviderLink, Control),
+    Asker(audit::Asker),
+}
+
 async fn admit(
     incoming: Incoming,
     shared: &Arc<Shared>,
-) -> Result<(ProviderLink, Control), NetError> {
+    source: Option<IpAddr>,
+) -> Result<Admitted, NetError> {
     let connect = |error: String| NetError::Connect(error);
     let connection = incoming
         .accept()
         .map_err(|error| connect(error.to_string()))?
         .await
         .map_err(|error| connect(error.to_string()))?;
+    if connection.alpn() == crate::AUDIT_ALPN {
+        // Its address is proved by the handshake.
+        let place = shared.askers.knock(source, true);
+        let answerer = shared.answerer.get().cloned();
+        return match (place, answerer) {
+            (Answer::Enter(place), Some(answerer)) => Ok(Admitted::Asker(audit::Asker {
+                connection,
+                answerer,
+                timeouts: shared.timeouts,
+                _place: place,
+            })),
+            _ => {
+                let reason = "no room, or no audits here";
+                close(&connection, CloseCode::Refused, reason);
+                Err(NetError::Refused(reason.to_owned()))
+            }
+        };
+    }
     match greet(&connection, shared).await {
-        Ok(admitted) => Ok(admitted),
+        Ok((link, control)) => Ok(Admitted::Provider(link, control)),
         Err(error) => {
             let code = match &error {
                 NetError::Stream(error) => error.close_code(),

@@ -1,5 +1,6 @@
 //! What a router keeps of a job for audits, and how a validator asks for it (docs/audits.md).
 
+use crate::validator::Voted;
 use crate::work::Work;
 use serde::{Deserialize, Serialize};
 use stoa_crypto::{
@@ -76,6 +77,33 @@ impl WorkRequest {
         let digest = request_digest(router, self.validator, self.round, self.job);
         recover(digest, &self.signature) == Ok(self.validator)
     }
+}
+
+/// What anyone may ask of a router about its batches, and what a validator may leave with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Question {
+    /// The leaf file of one of its posts: public, for its content id is.
+    Leaves {
+        /// Which post.
+        post: u64,
+    },
+    /// What it kept of a job; for members of the panel alone.
+    Work(WorkRequest),
+    /// A ballot that its validator left here.
+    Ballot {
+        /// The round.
+        round: u64,
+        /// Whose.
+        validator: Address,
+    },
+    /// Leaves a ballot for others to fetch; taken where the contract shows its root for this validator.
+    Show {
+        /// Whose.
+        validator: Address,
+        /// What it says.
+        voted: Voted,
+    },
 }
 
 fn request_digest(router: Address, validator: Address, round: u64, job: JobId) -> Digest {

@@ -1,0 +1,130 @@
+//! Questions of validators.
+
+use crate::hall::{Hall, dispatch, loopback, patient, timeouts};
+use std::sync::Arc;
+use std::time::Duration;
+use stoa_net::{Answer, Answerer, AuditClient, NetError};
+use stoa_nodes::audit::{KeptWork, Question};
+use stoa_nodes::validator::Voted;
+use stoa_types::Address;
+
+fn kept() -> KeptWork {
+    KeptWork {
+        ticket: dispatch(1).ticket,
+        sealed: (0..300_000u32).map(|n| n as u8).collect(),
+    }
+}
+
+fn voted(verdicts: usize) -> Voted {
+    let zero = stoa_types::Digest::ZERO;
+    let verdict = (zero, stoa_ledger::audit::Outcome::Good, zero);
+    Voted {
+        round: 3,
+        verdicts: vec![verdict; verdicts],
+    }
+}
+
+/// Answers by the number of the post that is asked for.
+fn answerer() -> Answerer {
+    Arc::new(|question| {
+        Box::pin(async move {
+            match question {
+                Question::Leaves { post: 0 } => Answer::Nothing("no such\npost".to_owned()),
+                Question::Leaves { post: 1 } => Answer::Work(Box::new(kept())),
+                Question::Leaves { post: 2 } => std::future::pending().await,
+                Question::Leaves { post } => Answer::Leaves(vec![1; post as usize].into()),
+                Question::Work(_) => Answer::Nothing(String::new()),
+                Question::Ballot { .. } => Answer::Ballot(voted(2)),
+                Question::Show { .. } => Answer::Taken,
+            }
+        })
+    })
+}
+
+async fn client() -> AuditClient {
+    let bound = AuditClient::bind(loopback(), timeouts()).await;
+    bound.expect("a socket")
+}
+
+#[tokio::test]
+async fn every_question_gets_its_answer_whole_and_in_turn() {
+    patient(async {
+        let hall = Hall::open().await;
+        let (client, router) = (client().await, hall.router.address());
+        let leaves = |post| Question::Leaves { post };
+        let refused = client.ask(&router, &leaves(0)).await;
+        assert!(refused.is_err(), "nobody answers yet");
+        hall.router.answer_audits(answerer());
+        let nothing = client.ask(&router, &leaves(0)).await.expect("answered");
+        assert_eq!(nothing, Answer::Nothing("no suchpost".to_owned()));
+        let work = client.ask(&router, &leaves(1)).await.expect("answered");
+        assert_eq!(work, Answer::Work(Box::new(kept())));
+        for bytes in [3, 65_536, 200_001] {
+            let file = client.ask(&router, &leaves(bytes)).await.expect("answered");
+            assert_eq!(file, Answer::Leaves(vec![1; bytes as usize].into()));
+        }
+        let (round, validator) = (3, Address([1; 20]));
+        let question = Question::Ballot { round, validator };
+        let ballot = client.ask(&router, &question).await;
+        assert_eq!(ballot.expect("answered"), Answer::Ballot(voted(2)));
+        let voted = voted(1_000);
+        let question = Question::Show { validator, voted };
+        let shown = client.ask(&router, &question).await;
+        assert_eq!(shown.expect("answered"), Answer::Taken);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_question_that_is_too_long_or_never_answered_ends_alone() {
+    patient(async {
+        let hall = Hall::open().await;
+        hall.router.answer_audits(answerer());
+        let (client, other) = (client().await, client().await);
+        let router = hall.router.address();
+        let (validator, voted) = (Address([1; 20]), voted(20_000));
+        let long = Question::Show { validator, voted };
+        let long = client.ask(&router, &long).await;
+        assert!(matches!(long, Err(NetError::Stream(_))));
+        let never = Question::Leaves { post: 2 };
+        let (never, meanwhile) = tokio::join!(
+            client.ask(&router, &never),
+            other.ask(&router, &Question::Leaves { post: 5 })
+        );
+        assert!(never.is_err());
+        assert_eq!(
+            meanwhile.expect("answered"),
+            Answer::Leaves(vec![1; 5].into())
+        );
+        // A connection that was given up is replaced.
+        let again = client.ask(&router, &Question::Leaves { post: 4 }).await;
+        assert_eq!(again.expect("answered"), Answer::Leaves(vec![1; 4].into()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_address_has_a_share_of_those_who_ask_and_providers_are_let_in_all_the_same() {
+    patient(async {
+        let hall = Hall::open().await;
+        hall.router.answer_audits(answerer());
+        let router = hall.router.address();
+        let mut asking = Vec::new();
+        let mut refused = 0;
+        for _ in 0..20 {
+            let client = client().await;
+            match client.ask(&router, &Question::Leaves { post: 5 }).await {
+                Ok(_) => asking.push(client),
+                Err(_) => refused += 1,
+            }
+        }
+        assert_eq!((asking.len(), refused), (16, 4));
+        let (_provider, _link) = hall.join(1).await;
+        drop(asking);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let late = client().await;
+        let asked = late.ask(&router, &Question::Leaves { post: 5 }).await;
+        assert!(asked.is_ok(), "their places are free again");
+    })
+    .await;
+}
