@@ -89,6 +89,7 @@ impl Audited {
                 sampling: self.follower.state().params().sampling,
                 chain_length: 200,
                 margin: Millis::from_secs(12),
+                settling: Millis(0),
             },
             [],
         );
@@ -219,15 +220,20 @@ impl Audited {
 
     /// What was folded from events against the contracts' own views.
     async fn same_as_contracts(&self) {
-        let (access, state) = (self.network.access(), self.follower.state());
-        for round in 1..=state.latest() {
+        let access = self.network.access();
+        let latest = self.follower.state().latest();
+        for round in 1..=latest {
             let asked = view(
                 &access,
                 self.judges.rounds,
                 &AuditRounds::phaseCall { round },
             )
             .await;
-            let folded = state.round_of(round, self.now()).expect("followed");
+            let folded = self
+                .follower
+                .state()
+                .round_of(round, self.now())
+                .expect("followed");
             assert_eq!(folded.phase.code(), asked.expect("readable"), "{round}");
             if folded.standings.is_empty() {
                 continue;

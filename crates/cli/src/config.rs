@@ -67,6 +67,8 @@ fn of(file: &str) -> String {
 
 /// Providers that `up` starts at most: each has a key, a stake, sockets and threads.
 const PROVIDERS_MAX: u32 = 100;
+/// Seats of validators in the contracts.
+const VALIDATORS_MAX: u32 = 64;
 
 /// Most calls or tokens of an account in a minute that can be set: what the headers of answers show must stay readable.
 const RATE_MAX: u64 = 1_000_000_000;
@@ -81,6 +83,8 @@ pub struct Config {
     pub developer: Developer,
     /// The router.
     pub router: Router,
+    /// What validators have in common.
+    pub validator: Validator,
     /// What providers have in common.
     pub provider: Provider,
     /// Somebody else's inference server that they serve through.
@@ -103,6 +107,8 @@ pub struct Up {
     pub metrics_port: u16,
     /// Number of providers.
     pub providers: u32,
+    /// Number of validators.
+    pub validators: u32,
 }
 
 /// The funded account.
@@ -173,6 +179,15 @@ pub struct ConfiguredKey {
     pub account: Address,
     /// Its hash, as `stoa connect` prints it.
     pub hash: Digest,
+}
+
+/// What validators have in common.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validator {
+    /// Stake of each.
+    #[serde(deserialize_with = "stake")]
+    pub stake: StakeAmount,
 }
 
 /// What providers have in common.
@@ -314,6 +329,12 @@ impl Config {
             providers.into(),
             (1..=PROVIDERS_MAX).contains(&providers),
             "1 to 100",
+        )?;
+        range(
+            "the number of validators",
+            self.up.validators.into(),
+            self.up.validators <= VALIDATORS_MAX,
+            "0 to 64",
         )?;
         range(
             "the number of [[providers]] to choose from",
@@ -528,6 +549,7 @@ mod tests {
         for (text, named) in [
             ("[up]\nproviders = 0", "number of providers"),
             ("[up]\nproviders = 101", "1 to 100"),
+            ("[up]\nvalidators = 65", "0 to 64"),
             ("providers = []", "[[providers]]"),
             ("[provider]\nreserved_percent = 101", "reserved_percent"),
             ("[provider]\nreserved_percent = 100", "no room for a job"),

@@ -29,6 +29,9 @@ pub struct Network {
     pub developer: Address,
     /// Providers' accounts, in order.
     pub providers: Vec<Address>,
+    /// Validators' accounts, in order.
+    #[serde(default)]
+    pub validators: Vec<Address>,
     /// Other routers to turn to when the first does not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<RouterAccess>,

@@ -8,18 +8,21 @@ use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
 use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{listen, local, serve_metrics, until};
 use crate::launch::stake::StakeSource;
-use crate::launch::{chain, developer};
+use crate::launch::validator::{self, Bench};
+use crate::launch::{Joined, chain, developer};
 use crate::network::{Network, contract_names};
 use crate::process::{Failure, StopSignal, complain, say};
 use crate::profile::Profile;
 use crate::roles::gateway::RouterGateway;
 use crate::roles::provider::ProviderHandle;
 use crate::roles::router::{RouterStopped, now};
+use crate::roles::validator::ValidatorHandle;
 use crate::upstream::{UpstreamArgs, connect_and_try};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash};
+use stoa_chain::ChainAccess;
 use stoa_evm::Chain;
 use stoa_runtime::{Backend, discover_hardware};
 use tokio::net::TcpListener;
@@ -37,6 +40,9 @@ pub struct Args {
     /// Number of providers, 1 to 100.
     #[arg(long, value_name = "N")]
     providers: Option<u32>,
+    /// Number of validators, 0 to 64. They compute a share of the answers again; whoever sold a wrong one loses stake.
+    #[arg(long, value_name = "N")]
+    validators: Option<u32>,
     /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
     #[arg(long, value_name = "N")]
     batch_seconds: Option<u64>,
@@ -115,6 +121,9 @@ impl Config {
         if let Some(providers) = args.providers {
             self.up.providers = providers;
         }
+        if let Some(validators) = args.validators {
+            self.up.validators = validators;
+        }
         args.upstream.apply(self);
     }
 }
@@ -147,6 +156,7 @@ struct Running {
     models: Vec<String>,
     router: RouterUp,
     providers: Vec<ProviderHandle>,
+    validators: Vec<ValidatorHandle>,
     chain: Arc<Chain>,
     stop: watch::Sender<bool>,
 }
@@ -202,6 +212,8 @@ async fn start(
     (&mut router.caught_up)
         .await
         .map_err(|_| "the chain could not be followed")?;
+    // Before any call is taken: works are sealed to who has a seat.
+    let validators = start_validators(&joined, data, config, (&router, &machine), &source).await?;
     let dialled = [Router {
         account: router.account,
         address: router.endpoint.address(),
@@ -230,6 +242,9 @@ async fn start(
         providers: (0..machine.providers)
             .map(|n| provider::key(data, n).map(|key| key.address()))
             .collect::<Result<_, _>>()?,
+        validators: (0..config.up.validators)
+            .map(|n| validator::key(data, n).map(|key| key.address()))
+            .collect::<Result<_, _>>()?,
         more: Vec::new(),
     };
     let mut allowance = Allowance::new(&joined, developer, router.account, settings.clone());
@@ -247,9 +262,34 @@ async fn start(
         info,
         router,
         providers,
+        validators,
         chain,
         stop,
     })
+}
+
+/// Validators that judge with the models that are served here.
+async fn start_validators<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    config: &Config,
+    (router, machine): (&RouterUp, &Machine),
+    source: &StakeSource<'_, C>,
+) -> Result<Vec<ValidatorHandle>, Failure> {
+    let Some(audits) = &router.audits else {
+        return Ok(Vec::new());
+    };
+    if config.up.validators == 0 {
+        return Ok(Vec::new());
+    }
+    let cores = machine.hardware.cores;
+    let bench = Bench::new(audits.clone(), &machine.backends, cores, local(0)).await?;
+    let mut running = Vec::new();
+    for n in 0..config.up.validators {
+        let stake = (config.validator.stake, source);
+        running.push(validator::start(joined, data, &bench, n, stake).await?);
+    }
+    Ok(running)
 }
 
 /// The models that are offered, those of the first backend first.
@@ -298,11 +338,12 @@ fn tell(network: &Running, args: &Args, started: Instant) -> std::io::Result<()>
         }));
     }
     let (chain, providers) = (info.chain_id, network.providers.len());
+    let validators = network.validators.len();
     let model = network.models.first().map_or("", String::as_str);
     let body =
         serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
     say(format_args!(
-        "Stoa is up after {ready_ms} ms: chain {chain}, 1 router, {providers} {}.
+        "Stoa is up after {ready_ms} ms: chain {chain}, 1 router, {providers} {}, {validators} {}.
 
   API        {}
   API key    {}
@@ -317,6 +358,11 @@ Ctrl-C drains and stops; starting again goes on from the same state.",
             "provider"
         } else {
             "providers"
+        },
+        if validators == 1 {
+            "validator"
+        } else {
+            "validators"
         },
         info.api,
         info.key,
@@ -365,6 +411,9 @@ impl Running {
             draining.spawn(provider.drain(Duration::from_secs(2)));
         }
         draining.join_all().await;
+        for validator in self.validators {
+            validator.stop().await;
+        }
         self.router.endpoint.close().await;
         self.chain.close();
     }

@@ -47,6 +47,7 @@ fn config() -> ValidatorConfig {
         },
         chain_length: 200,
         margin: Millis::from_secs(5),
+        settling: Millis(0),
     }
 }
 
@@ -178,6 +179,7 @@ fn round(phase: Phase, post: Post) -> RoundView {
             router: key("router").address(),
             before: 0,
             posts: vec![post],
+            posted_at: vec![Timestamp(START)],
         }],
         standings: BTreeMap::new(),
         rulings: BTreeMap::new(),
@@ -191,6 +193,7 @@ fn view(round: RoundView) -> Input {
         openable: false,
         rounds: vec![round],
         convicted: BTreeSet::new(),
+        joined: BTreeMap::new(),
     }))
 }
 
@@ -672,6 +675,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
                 tip,
                 openable: false,
                 convicted: BTreeSet::new(),
+                joined: BTreeMap::new(),
                 rounds,
             }))
         };
@@ -690,6 +694,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
             tip,
             openable: false,
             convicted: BTreeSet::new(),
+            joined: BTreeMap::new(),
             rounds: Vec::new(),
         }));
         for output in validator.handle(seen, now.plus(Millis(500_000 * number))) {
@@ -911,12 +916,14 @@ fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
         router: routers[1],
         before: 0,
         posts: vec![post(&files[1])],
+        posted_at: Vec::new(),
     });
     let asked = |order: [usize; 2]| {
         let mut validator = Validator::recover(config.clone(), []);
         let tip = validator.first_tip();
         let seen = ChainView {
             convicted: BTreeSet::new(),
+            joined: BTreeMap::new(),
             seated: true,
             tip,
             openable: false,
@@ -955,6 +962,7 @@ fn one_preimage_is_revealed_in_a_round_whatever_top_is_shown() {
         let rounds = vec![view];
         let seen = ChainView {
             convicted: BTreeSet::new(),
+            joined: BTreeMap::new(),
             seated: true,
             tip,
             openable: false,

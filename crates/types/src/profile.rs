@@ -143,9 +143,13 @@ pub struct AuditParameters {
     pub planters: Vec<Address>,
 }
 
+/// Seconds of the shortest phase in which validators act.
+const LEAST_PHASE: u64 = 3;
+
 impl AuditParameters {
-    /// With the phases before rulings shortened in proportion, each to a second at least, so that they end before a window of
-    /// `window_seconds` does. A longer window leaves them as they are.
+    /// With the phases before rulings shortened in proportion, so that they end before a window of `window_seconds` does. A longer window
+    /// leaves them as they are. Blocks count whole seconds: phases in which validators act keep three, or they could be over at once. They
+    /// end when all have acted, so that also in windows shorter than their sum rulings come in time where nobody is late.
     #[must_use]
     pub fn within(self, window_seconds: u64) -> Self {
         let needed = self.seconds_to_ruling();
@@ -156,11 +160,12 @@ impl AuditParameters {
             let scaled = u128::from(seconds) * u128::from(window_seconds) / u128::from(needed);
             u64::try_from(scaled).unwrap_or(seconds).max(1)
         };
+        let phase = |seconds: u64| part(seconds).max(LEAST_PHASE.min(seconds));
         Self {
             interval_seconds: part(self.interval_seconds),
-            reveal_seconds: part(self.reveal_seconds),
-            ballot_seconds: part(self.ballot_seconds),
-            unseal_seconds: part(self.unseal_seconds),
+            reveal_seconds: phase(self.reveal_seconds),
+            ballot_seconds: phase(self.ballot_seconds),
+            unseal_seconds: phase(self.unseal_seconds),
             plants_seconds: part(self.plants_seconds),
             ..self
         }
@@ -464,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_of_an_audit_shrink_with_the_window_and_keep_a_second() {
+    fn phases_of_an_audit_shrink_with_the_window_and_can_still_be_met() {
         let text = NetworkProfile::builtin_text("stoa").expect("listed");
         let audit = NetworkProfile::parse(text).expect("valid").audit;
         assert_eq!(audit.clone().within(90), audit);
@@ -473,6 +478,6 @@ mod tests {
             audit.clone().within(30).rulings_seconds,
             audit.rulings_seconds
         );
-        assert_eq!(audit.within(1).seconds_to_ruling(), 5);
+        assert_eq!(audit.within(1).seconds_to_ruling(), 11);
     }
 }

@@ -13,6 +13,7 @@ pub use state::{AuditParams, AuditState, Reached};
 use alloy_sol_types::{SolCall, SolConstructor};
 use serde::{Deserialize, Serialize};
 use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::standing::Standing;
 use stoa_types::{Address, NetworkProfile};
 
 use crate::access::{AccessError, ChainAccess, view};
@@ -64,6 +65,23 @@ impl AuditContracts {
             reputation: address(reputation),
             verdict,
         }))
+    }
+}
+
+impl AuditContracts {
+    /// What verdicts wrote of a provider.
+    pub async fn standing<C: ChainAccess>(
+        &self,
+        chain: &C,
+        provider: Address,
+    ) -> Result<Standing, AccessError> {
+        let provider = evm_address(provider);
+        let ask = Reputation::standingOfCall { provider };
+        let found = view(chain, self.reputation, &ask).await?;
+        Ok(Standing {
+            reputation: found.reputation,
+            verified: found.verified,
+        })
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Reached {
 struct Posts {
     /// Posts before those kept.
     dropped: u64,
-    kept: Vec<Post>,
+    kept: Vec<(Post, Timestamp)>,
     /// Posts under the newest snapshot.
     covered: u64,
 }
@@ -55,9 +55,9 @@ impl Posts {
     }
 
     /// The posts after the first `from`, up to the first `to`.
-    fn between(&self, from: u64, to: u64) -> Option<Vec<Post>> {
+    fn between(&self, from: u64, to: u64) -> Option<&[(Post, Timestamp)]> {
         let place = |posts: u64| usize::try_from(posts.checked_sub(self.dropped)?).ok();
-        self.kept.get(place(from)?..place(to)?).map(<[_]>::to_vec)
+        self.kept.get(place(from)?..place(to)?)
     }
 }
 
@@ -115,8 +115,8 @@ impl RoundState {
 #[derive(Debug, Clone)]
 pub struct AuditState {
     params: AuditParams,
-    /// Validators with a seat, and the keys that work is sealed to.
-    seats: BTreeMap<Address, PublicKey>,
+    /// Validators with a seat, the keys that work is sealed to, and since when.
+    seats: BTreeMap<Address, (PublicKey, Timestamp)>,
     tips: BTreeMap<Address, Digest>,
     enrolled: BTreeSet<Address>,
     reached: BTreeMap<Address, Reached>,
@@ -164,7 +164,7 @@ impl AuditState {
 
     /// Validators that have a seat, and the keys that work is sealed to.
     pub fn validators(&self) -> impl Iterator<Item = (Address, PublicKey)> {
-        self.seats.iter().map(|(who, key)| (*who, *key))
+        self.seats.iter().map(|(who, (key, _))| (*who, *key))
     }
 
     /// Whether a validator has a seat.
@@ -175,6 +175,12 @@ impl AuditState {
     /// Whether a router's posts are audited.
     pub fn is_enrolled(&self, router: Address) -> bool {
         self.enrolled.contains(&router)
+    }
+
+    /// Routers that say where they are reached, and are not audited yet.
+    pub fn not_enrolled(&self) -> impl Iterator<Item = Address> {
+        let known = self.reached.keys().copied();
+        known.filter(|router| !self.enrolled.contains(router))
     }
 
     /// Where a router is reached.
@@ -218,17 +224,21 @@ impl AuditState {
                 job_count,
                 content_id,
                 ..
-            } => self.posts.entry(*router).or_default().kept.push(Post {
-                job_root: *job_root,
-                job_count: *job_count,
-                content_id: *content_id,
-            }),
+            } => {
+                let post = Post {
+                    job_root: *job_root,
+                    job_count: *job_count,
+                    content_id: *content_id,
+                };
+                let posts = self.posts.entry(*router).or_default();
+                posts.kept.push((post, indexed.at));
+            }
             ContractEvent::Joined {
                 validator,
                 tip,
                 key,
             } => {
-                self.seats.insert(*validator, *key);
+                self.seats.insert(*validator, (*key, indexed.at));
                 self.tips.insert(*validator, *tip);
             }
             ContractEvent::Renewed { validator, tip } => {
@@ -333,12 +343,23 @@ impl AuditState {
 
     // ---- what no event says
 
-    /// Committees that have to be asked for, each with a round that it judges.
-    pub(super) fn missing_committees(&self) -> Vec<(u32, u64)> {
-        let open = self.rounds.iter().filter(|(_, round)| round.opened_at != 0);
-        let missing = open.filter(|(_, round)| !self.committees.contains_key(&round.committee));
-        let missing = missing.map(|(number, round)| (round.committee, *number));
-        missing.collect::<BTreeMap<_, _>>().into_iter().collect()
+    /// Whether a committee has to be asked for.
+    pub(super) fn lacks_committee(&self, id: u32) -> bool {
+        !self.committees.contains_key(&id)
+    }
+
+    /// Seconds within which a round is over, if its beacon is drawn in time.
+    pub(super) fn life_of_round(&self) -> u64 {
+        let times = &self.params.times;
+        [
+            times.reveal,
+            times.ballot,
+            times.unseal,
+            times.plants,
+            times.rulings,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
 
     pub(super) fn set_committee(&mut self, id: u32, members: Vec<Member>) {
@@ -469,6 +490,11 @@ impl AuditState {
                 .filter_map(|(number, round)| self.round_view(*number, round, seconds(now)))
                 .collect(),
             convicted: self.convicted.clone(),
+            joined: self
+                .seats
+                .iter()
+                .map(|(who, (_, at))| (*who, *at))
+                .collect(),
         }
     }
 
@@ -485,10 +511,12 @@ impl AuditState {
         let (phase, ends) = self.phase(round, members, now);
         let single = self.params.times.devnet && members.len() == 1;
         let covers = round.covers.iter().map(|(router, before, posts)| {
+            let posts = self.posts.get(router)?.between(*before, *posts)?;
             Some(Covered {
                 router: *router,
                 before: *before,
-                posts: self.posts.get(router)?.between(*before, *posts)?,
+                posts: posts.iter().map(|(post, _)| *post).collect(),
+                posted_at: posts.iter().map(|(_, at)| *at).collect(),
             })
         });
         // Who was drawn is needed until the ballot is made.

@@ -141,6 +141,7 @@ fn remember(
         router: access.router,
         developer,
         providers: Vec::new(),
+        validators: Vec::new(),
         more,
     }
     .save(&root)?;

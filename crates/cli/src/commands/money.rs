@@ -12,8 +12,11 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 use stoa_api::ClaimRow;
-use stoa_chain::{Account, Claim, Contracts, PayRoots, Rpc, Sender, StakeRole, View};
+use stoa_chain::{
+    Account, AuditContracts, Claim, Contracts, PayRoots, Rpc, Sender, StakeRole, View,
+};
 use stoa_crypto::SecretKey;
+use stoa_ledger::audit::standing::Standing;
 use stoa_types::{Address, NetworkProfile, StakeAmount, TokenAmount};
 
 const MINING_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,12 +38,14 @@ pub struct Reader {
     contracts: Contracts,
 }
 
-/// Stake of a provider.
+/// Stake and standing of a provider.
 pub struct ProviderStake {
     /// Active stake.
     pub staked: StakeAmount,
     /// Taken by slashes, over the registry's whole log.
     pub slashed: StakeAmount,
+    /// What verdicts wrote of it.
+    pub standing: Standing,
 }
 
 /// A reader of `network`'s contracts.
@@ -60,9 +65,15 @@ impl Reader {
         let slashes = super::logs::slashes(&self.chain, &self.contracts, provider).await?;
         let slashed =
             StakeAmount::checked_sum(slashes).ok_or("the slashes do not fit an amount")?;
+        let judges = AuditContracts::find(&self.chain, &self.contracts).await?;
+        let standing = match judges {
+            Some(judges) => judges.standing(&self.chain, provider).await?,
+            None => Standing::default(),
+        };
         Ok(ProviderStake {
             staked: stake.active,
             slashed,
+            standing,
         })
     }
 }

@@ -8,6 +8,7 @@ pub mod router;
 pub mod routers;
 pub mod service;
 pub mod stake;
+pub mod validator;
 
 use crate::data::DataDir;
 use crate::join::JoinFile;

@@ -5,19 +5,23 @@ use super::{Joined, random};
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::process::Failure;
+use crate::roles::audit_watch::AuditWatch;
+use crate::roles::audits::{self, Answers, Kept};
 use crate::roles::gateway::{ChainView, RouterGateway};
 use crate::roles::keys::KeyStore;
 use crate::roles::replays::{Bounds, Replays};
-use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped};
+use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
+use crate::roles::shelf::Shelf;
 use crate::roles::{journal, router, settler};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{KeyHash, ServerConfig, Timings};
-use stoa_chain::{Account, ChainAccess, StakeRole};
+use stoa_chain::{Account, AuditContracts, ChainAccess, StakeRole};
+use stoa_crypto::Domain;
 use stoa_net::{EndpointSecret, RouterAddress, RouterEndpoint, Welcome};
-use stoa_nodes::router::{Input, Router, RouterConfig};
+use stoa_nodes::router::{ChainEvent, Input, Router, RouterConfig};
 use stoa_types::Address;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +51,8 @@ pub struct RouterUp {
     pub endpoint: Arc<RouterEndpoint>,
     /// Ends with the loop.
     pub task: JoinHandle<Result<(), RouterStopped>>,
+    /// What the chain says of audits, where the network has them.
+    pub audits: Option<(AuditContracts, AuditWatch)>,
     /// Told once the chain was read to its head: from then on providers are let in.
     pub caught_up: oneshot::Receiver<()>,
 }
@@ -79,7 +85,12 @@ pub async fn start<C: ChainAccess + Clone>(
         profile: joined.profile.rules.clone(),
         profile_hash: joined.profile.hash,
     };
-    let (core, outputs) = Router::recover(core_config, recovered.book, 1);
+    let (mut core, outputs) = Router::recover(core_config, recovered.book, 1);
+    let audits = super::validator::watch(joined).await?;
+    let kept = match &audits {
+        Some((_, watch)) => Some(keep_works(&mut core, data, watch, domain)?),
+        None => None,
+    };
     let (calls, chain_calls) = mpsc::unbounded_channel();
     let parts = RouterParts {
         core,
@@ -88,14 +99,21 @@ pub async fn start<C: ChainAccess + Clone>(
         endpoint: endpoint.clone(),
         chain: calls,
         decisions: DecisionLog::open(folder.join("decisions.jsonl"))?,
+        audits: kept,
     };
     let (handle, task) = router::start(parts)?;
     tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));
+    if let (Some((_, watch)), Some(shelf)) = (&audits, handle.shelf()) {
+        let answers = Answers::new(handle.clone(), address, watch.clone(), shelf);
+        endpoint.answer_audits(answers.answerer());
+        tokio::spawn(audits::follow(watch.clone(), handle.clone(), address));
+    }
     let view = Arc::new(Mutex::new(ChainView::default()));
     let (told, caught_up) = oneshot::channel();
     let follower = Follower {
         chain: joined.chain.clone(),
         contracts: joined.contracts,
+        audits: audits.as_ref().map(|(contracts, _)| *contracts),
         chain_id: joined.chain_id,
         router: handle.clone(),
         account: address,
@@ -109,7 +127,30 @@ pub async fn start<C: ChainAccess + Clone>(
         view,
         endpoint,
         task,
+        audits,
         caught_up,
+    })
+}
+
+/// Has the router keep works from now on, and forgets those that nobody may ask for any more.
+fn keep_works(
+    core: &mut Router,
+    data: &DataDir,
+    watch: &AuditWatch,
+    domain: Domain,
+) -> Result<Kept, Failure> {
+    core.keep_for_audits();
+    let posts = watch.state().over(core.book().router());
+    // What it lets go of at once is told again when the shelf is open: nothing of it is wanted.
+    drop(core.handle(Input::Chain(ChainEvent::AuditsOver { posts }), now()));
+    let folder = data.folder("router/audits")?;
+    let shelf = Shelf::open(folder.clone(), |job| core.is_auditable(job))
+        .map_err(|error| format!("{} cannot be used: {error}", folder.display()))?;
+    tracing::info!(works = shelf.len(), "kept for audits");
+    Ok(Kept {
+        shelf,
+        watch: watch.clone(),
+        domain,
     })
 }
 

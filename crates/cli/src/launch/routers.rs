@@ -100,7 +100,7 @@ impl<C: ChainAccess + Clone> Routers<C> {
 }
 
 /// `text` is what the registry holds: socket addresses, separated by commas.
-fn address(endpoint: EndpointId, text: &str) -> Option<RouterAddress> {
+pub fn address(endpoint: EndpointId, text: &str) -> Option<RouterAddress> {
     let addresses = text.split(',').map(str::trim);
     let addresses = addresses.filter_map(|one| one.parse::<SocketAddr>().ok());
     let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();

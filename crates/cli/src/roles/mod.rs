@@ -1,5 +1,7 @@
 //! The shells of the roles: they turn sockets, disks and chains into inputs of `nodes`, and its outputs into effects.
 
+pub mod audit_watch;
+pub mod audits;
 pub mod earnings;
 pub mod gateway;
 pub mod journal;
@@ -8,3 +10,6 @@ pub mod provider;
 pub mod replays;
 pub mod router;
 pub mod settler;
+pub mod shelf;
+pub mod validator;
+pub mod votes;

@@ -1,7 +1,9 @@
 //! A router as a process: one loop owns the state machine; journal, provider links, clients and chain feed it and carry out what
 //! it wants. The loop never waits for any of them.
 
+use super::audits::{Keeper, Kept};
 use super::journal::{OpenJournal, RouterJournal, Written};
+use super::shelf::Shelf;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -126,9 +128,15 @@ pub struct RouterHandle {
     events: mpsc::UnboundedSender<Event>,
     core: Arc<Mutex<Router>>,
     decisions: Arc<Mutex<DecisionLog>>,
+    shelf: Option<Arc<Mutex<Shelf>>>,
 }
 
 impl RouterHandle {
+    /// What is kept for audits, where it is.
+    pub fn shelf(&self) -> Option<Arc<Mutex<Shelf>>> {
+        self.shelf.clone()
+    }
+
     /// Starts a call; its events arrive in the receiver, and `written` counts what the client got of them. Dropping the receiver does
     /// not cancel it: use [`RouterHandle::cancel`].
     pub fn submit(
@@ -221,11 +229,14 @@ pub struct RouterParts {
     pub chain: mpsc::UnboundedSender<ChainCall>,
     /// Where decisions are kept.
     pub decisions: DecisionLog,
+    /// Where works are kept for audits; `None` where nobody judges.
+    pub audits: Option<Kept>,
 }
 
 struct Loop {
     core: Arc<Mutex<Router>>,
-    journal: RouterJournal,
+    journal: Arc<RouterJournal>,
+    keeper: Option<Keeper>,
     events: mpsc::UnboundedSender<Event>,
     clients: HashMap<JobId, ClientLine>,
     links: HashMap<Address, (u64, ProviderLink)>,
@@ -252,16 +263,23 @@ pub fn start(
             let _ = events.send(Event::Journal(written));
         }
     };
-    let journal = RouterJournal::start(parts.journal, Arc::new(tell))?;
+    let journal = Arc::new(RouterJournal::start(parts.journal, Arc::new(tell))?);
+    let keeper = parts
+        .audits
+        .map(|kept| Keeper::start(kept, journal.clone()));
+    let keeper = keeper.transpose()?;
+    let shelf = keeper.as_ref().map(Keeper::shelf);
     let handle = RouterHandle {
         events: events.clone(),
         core: core.clone(),
         decisions: decisions.clone(),
+        shelf,
     };
     tokio::spawn(accept_links(parts.endpoint, events.clone()));
     let state = Loop {
         core,
         journal,
+        keeper,
         events,
         clients: HashMap::new(),
         links: HashMap::new(),
@@ -369,7 +387,10 @@ impl Loop {
     fn carry_out(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Journal { sequence, entry } => self.journal.write(sequence, &entry),
+                Output::Journal { sequence, entry } => match &self.keeper {
+                    Some(keeper) => keeper.write(sequence, entry),
+                    None => self.journal.write(sequence, &entry),
+                },
                 Output::Client { job, event } => self.tell_client(job, event),
                 Output::Send { provider, message } => self.send(provider, *message),
                 Output::Decided { job, decision } => {
@@ -381,8 +402,11 @@ impl Loop {
                 Output::Chain(call) => drop(self.chain.send(call)),
                 Output::Warn(text) => tracing::warn!("{text}"),
                 Output::SpendAlert(alert) => warn_of_spending(&alert),
-                // Never asked for: only `Router::keep_for_audits` brings it.
-                Output::Audits(_) => {}
+                Output::Audits(keeping) => {
+                    if let Some(keeper) = &self.keeper {
+                        keeper.keep(keeping);
+                    }
+                }
             }
         }
     }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stoa_chain::{
-    Account, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexed, Indexer, Offer,
-    PayRoots, Post, StakeRole, View,
+    Account, AuditContracts, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexed,
+    Indexer, Offer, PayRoots, Post, StakeRole, View,
 };
 use stoa_nodes::message::{Hello, ModelOffer};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input};
@@ -97,6 +97,8 @@ pub struct Follower<C> {
     pub chain: C,
     /// The contracts.
     pub contracts: Contracts,
+    /// Those that judge, if there are any.
+    pub audits: Option<AuditContracts>,
     /// Chain id, for endpoint proofs.
     pub chain_id: u64,
     /// The router.
@@ -118,6 +120,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
             Cursor::starting_at(0),
             0,
         )
+        .with_audits(self.audits)
         .vault_from(self.books_hold());
         let mut foreign = None;
         let mut caught_up = Some(caught_up);
@@ -343,6 +346,18 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 pay_root,
                 gross,
             } if mine(router) => ChainEvent::PayoutPromoted { pay_root, gross },
+            ContractEvent::JobReversed { job, router, .. } if mine(router) => {
+                tracing::warn!(%job, "a verdict reversed this job: its account owes nothing for it");
+                ChainEvent::JobReversed { job }
+            }
+            ContractEvent::ProviderRated {
+                provider,
+                reputation_ppm,
+                ..
+            } => ChainEvent::ProviderRated {
+                provider,
+                reputation_ppm,
+            },
             ContractEvent::DebitSynced {
                 router,
                 developer,
@@ -658,6 +673,7 @@ mod tests {
             endpoint: endpoint.clone(),
             chain,
             decisions,
+            audits: None,
         })
         .expect("starts");
         let dial = stoa_net::ProviderConfig {

@@ -85,6 +85,8 @@ pub struct ChainView {
     pub rounds: Vec<RoundView>,
     /// Ids of all faults that were punished.
     pub convicted: BTreeSet<Digest>,
+    /// Since when each validator has its seat.
+    pub joined: BTreeMap<Address, Timestamp>,
 }
 
 impl ChainView {
@@ -95,6 +97,7 @@ impl ChainView {
         openable: false,
         rounds: Vec::new(),
         convicted: BTreeSet::new(),
+        joined: BTreeMap::new(),
     };
 }
 
@@ -147,6 +150,8 @@ pub struct Covered {
     pub before: u64,
     /// Those since, in order.
     pub posts: Vec<Post>,
+    /// When each of them was posted.
+    pub posted_at: Vec<Timestamp>,
 }
 
 impl Covered {
@@ -154,6 +159,12 @@ impl Covered {
     pub(super) fn post(&self, number: u64) -> Option<&Post> {
         let at = number.checked_sub(self.before)?.checked_sub(1)?;
         self.posts.get(usize::try_from(at).ok()?)
+    }
+
+    /// When a post was posted; `None` when that is not known.
+    pub(super) fn posted_at(&self, number: u64) -> Option<Timestamp> {
+        let at = number.checked_sub(self.before)?.checked_sub(1)?;
+        self.posted_at.get(usize::try_from(at).ok()?).copied()
     }
 
     /// The shortest walk over post `number` between two heads that the chain stores.

@@ -398,6 +398,9 @@ impl Validator {
         for (subject, duty) in progress.duties {
             match duty.state {
                 State::Found(found) => verdicts.push((subject, found.outcome, found.digest)),
+                State::Wanted if self.is_too_new(view, &duty) => {
+                    verdicts.push((subject, Outcome::Unable, Digest::ZERO));
+                }
                 State::Wanted => verdicts.push((subject, Outcome::Withheld, Digest::ZERO)),
                 // What was given too late to be judged was not given.
                 State::Judging { late: true } => {
@@ -413,6 +416,17 @@ impl Validator {
             round: view.number,
             verdicts,
         }
+    }
+
+    /// Whether the work of a job may be missing only because it was sealed before this validator had its seat.
+    fn is_too_new(&self, view: &RoundView, duty: &Duty) -> bool {
+        let covers = view.covers.iter();
+        let mut posted = covers
+            .filter(|covered| covered.router == duty.router)
+            .filter_map(|covered| covered.posted_at(duty.post));
+        let joined = self.view.joined.get(&self.me);
+        let pair = posted.next().zip(joined);
+        pair.is_some_and(|(posted, joined)| posted < joined.plus(self.config.settling))
     }
 
     fn unseal(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) {

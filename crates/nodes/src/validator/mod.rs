@@ -42,6 +42,9 @@ pub struct ValidatorConfig {
     pub chain_length: u32,
     /// How long before the end of the ballot phase it commits what it has.
     pub margin: Millis,
+    /// The longest time between the order of a job and its post. Routers seal work to who has a seat when it is charged, so that a validator
+    /// cannot have the work of jobs that were posted sooner than this after it joined.
+    pub settling: Millis,
 }
 
 /// A ballot that was made, as it is kept.

@@ -19,6 +19,7 @@ impl World {
                 openable: *openable,
                 rounds: rounds.clone(),
                 convicted: self.convicted.clone(),
+                joined: Default::default(),
             }))
         } else {
             Input::Tick

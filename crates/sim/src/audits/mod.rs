@@ -388,6 +388,7 @@ impl World {
                 sampling: self.plan.sampling,
                 chain_length: 80,
                 margin: Millis::from_secs(12),
+                settling: Millis(0),
             };
             let core = Validator::recover(config.clone(), []);
             let (who, tip) = (core.account(), core.first_tip());

@@ -86,6 +86,7 @@ impl World {
                 router: router(),
                 before,
                 posts: self.posts.get(range)?.to_vec(),
+                posted_at: Vec::new(),
             }],
             standings: standings.into_iter().collect(),
             rulings: self.rulings(number),

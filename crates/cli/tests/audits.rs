@@ -1,0 +1,124 @@
+//! Audits in a running network: answers are computed again, rulings come, and what they say is on the chain.
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn stoa(data: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stoa"));
+    command
+        .env_remove("STOA_DATA")
+        .arg("--data")
+        .arg(data)
+        .args(args)
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a command prints as JSON.
+fn told(data: &Path, args: &[&str]) -> Value {
+    let output = stoa(data, args).output().expect("starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{args:?}: {text} {log}"))
+}
+
+struct Up {
+    child: Child,
+    log: std::thread::JoinHandle<String>,
+}
+
+impl Up {
+    fn start(data: &Path, args: &[&str]) -> Self {
+        let mut child = stoa(
+            data,
+            &["up", "--json", "--port", "0", "--batch-seconds", "2"],
+        )
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+        let mut stderr = child.stderr.take().expect("piped");
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            let _ = stderr.read_to_string(&mut log);
+            log
+        });
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut line).expect("reads");
+        assert!(line.contains("ready"), "{line}");
+        Self { child, log }
+    }
+
+    /// Ends it with a signal; gives its log.
+    fn end(mut self) -> String {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        assert!(self.child.wait().expect("waits").success());
+        self.log.join().expect("read")
+    }
+}
+
+fn ask(data: &Path, n: usize) {
+    let prompt = format!("Say {n}");
+    let output = stoa(data, &["ask", "--max-tokens", "8", &prompt]).output();
+    let output = output.expect("starts");
+    assert!(
+        output.status.success(),
+        "{:?}",
+        String::from_utf8(output.stderr)
+    );
+}
+
+/// Each provider's rated reputation and audited jobs.
+fn rated(data: &Path) -> Vec<(u64, u64)> {
+    let providers = told(data, &["providers", "--json"]);
+    let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{row}"));
+    let rows = providers.as_array().expect("a list").iter();
+    rows.map(|row| (number(row, "rated"), number(row, "audited")))
+        .collect()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn honest_answers_are_computed_again_by_a_panel_and_raise_reputations() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let up = Up::start(&data, &["--providers", "2", "--validators", "3"]);
+    for n in 0..4 {
+        ask(&data, n);
+    }
+    let audited = |data: &Path| rated(data).iter().map(|(_, audited)| audited).sum::<u64>();
+    until("four rulings", || audited(&data) == 4);
+    let slashed: Vec<Value> = told(&data, &["providers", "--json"])
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| row["slashed"].clone())
+        .collect();
+    assert_eq!(slashed, [json!("0"), json!("0")]);
+    for (reputation, jobs) in rated(&data) {
+        assert_eq!(reputation > 500_000, jobs > 0, "{reputation} {jobs}");
+    }
+    drop(up.end());
+    // Works that are kept and seats that are held outlive a restart: what comes after is audited too.
+    let up = Up::start(&data, &["--providers", "2", "--validators", "3"]);
+    ask(&data, 4);
+    until("a fifth ruling", || audited(&data) == 5);
+    let log = up.end();
+    assert!(!log.contains("ERROR"), "{log}");
+}
