@@ -183,6 +183,11 @@ impl Validator {
     /// order, for the others count them so too; at the last call it goes on without those that are missing. A provider's jobs in posts
     /// that are missing are then not counted, so that more is audited here than elsewhere and never less.
     fn draw(&mut self, view: &RoundView, last_call: bool) {
+        let posts: usize = view.covers.iter().map(|covered| covered.posts.len()).sum();
+        let progress = self.progress.entry(view.number).or_default();
+        if progress.drawn.len() == posts {
+            return;
+        }
         let in_order = self.config.sampling.first_jobs > 0 && !last_call;
         let mut before: BTreeMap<Address, u32> = BTreeMap::new();
         for covered in &view.covers {
