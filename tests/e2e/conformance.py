@@ -122,15 +122,20 @@ def keys():
     chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 200}
     spent, codes = 0, []
     for _ in range(200):
-        status, _, body = call("POST", "/v1/chat/completions", chat, authorization=f"Bearer {made['secret']}")
+        status, headers, body = call("POST", "/v1/chat/completions", chat, authorization=f"Bearer {made['secret']}")
         answer = json.loads(body)
         if status != 200:
             codes.append((status, answer["error"]["code"]))
             break
         spent += int(answer["stoa"]["receipt"]["receipt"]["charge"])
+        left = 500 - spent
+        assert headers["x-stoa-budget-remaining"] == (f"0.{left:06}".rstrip("0") if left else "0"), headers
     assert codes == [(429, "budget_exceeded")] and 0 < spent <= 500, (codes, spent)
     row = json.loads(call("GET", f"/v1/stoa/keys/{made['id']}")[2])
     assert row["spent"] == f"0.{spent:06}".rstrip("0"), (row["spent"], spent)
+    status, _, body = call("GET", "/v1/stoa/keys/self", authorization=f"Bearer {made['secret']}")
+    assert status == 200 and json.loads(body) == row, (status, body)
+    assert row["alerts_percent"][:2] == [50, 80], row
     assert call("DELETE", f"/v1/stoa/keys/{made['id']}")[0] == 200
     assert call("GET", "/v1/models", authorization=f"Bearer {made['secret']}")[0] == 401
 
