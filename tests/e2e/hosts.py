@@ -1,6 +1,6 @@
 """Roles on hosts of their own: network namespaces on one bridge, each provider behind a NAT of its own.
 
-Starts a chain, two routers, three providers and a developer, then makes paid calls from several threads while every role is killed (-9) or cut
+Starts a chain, two routers, three providers, two validators and a developer, then makes paid calls from several threads while every role is killed (-9) or cut
 off once. Afterwards the books of both routers are compared with what the client was told: nothing that was acknowledged may be missing,
 nothing may be charged that the client was not told of, and no call may be charged twice.
 
@@ -225,6 +225,7 @@ class Town:
         self.chain.start()
         self.routers = [self.router(n) for n in (1, 2)]
         self.providers = [self.provider(n) for n in (1, 2, 3)]
+        self.validators = [self.validator(n) for n in (1, 2)]
 
     def role(self, name, wire, namespace, *arguments):
         return Role(name, namespace, wire, self.stoa, self.folder, arguments)
@@ -268,8 +269,15 @@ class Town:
         role.account = account
         return role
 
+    def validator(self, number):
+        name = f"validator{number}"
+        role = self.role(name, Wire(name, f"198.18.0.{40 + number}"), name, "validator", "--join", self.join)
+        thread, role.account = self.starting(role)
+        thread.join(PATIENCE)
+        return role
+
     def stop(self):
-        for role in [*self.providers, *self.routers]:
+        for role in [*self.validators, *self.providers, *self.routers]:
             role.stop()
         self.chain.stop()
 
@@ -280,6 +288,7 @@ class Town:
 def mishaps(town):
     """Every role once killed and once cut off. Each is over before the next begins, and leaves somebody who can serve."""
     chain, (first, second), (one, two, three) = town.chain, town.routers, town.providers
+    judge, other = town.validators
 
     def kill(role):
         return f"kill -9 {role.name}", role.kill, role.start
@@ -297,7 +306,8 @@ def mishaps(town):
         return f"freeze {role.name} for {seconds} s", lambda: role.process.send_signal(signal.SIGSTOP), thaw
 
     return [
-        kill(one), cut(two, 7), kill(first), cut(second, 7), kill(chain), cut(chain, 5), kill(three), freeze(two, 4), kill(second), cut(first, 4),
+        kill(one), cut(two, 7), kill(first), cut(second, 7), kill(judge), kill(chain), cut(chain, 5), kill(three), freeze(two, 4), cut(other, 4),
+        kill(second), cut(first, 4),
     ]
 
 
@@ -317,7 +327,7 @@ def storm(town, kills):
                 return
             slowest[kind] = max(slowest.get(kind, 0), role.starts[-1])
 
-    kinds = {"chain": [town.chain], "router": town.routers, "provider": town.providers}
+    kinds = {"chain": [town.chain], "router": town.routers, "provider": town.providers, "validator": town.validators}
     strikers = [threading.Thread(target=strike, args=kind) for kind in kinds.items()]
     for striker in strikers:
         striker.start()
@@ -391,7 +401,7 @@ def main():
     arguments = parser.parse_args()
     began = time.monotonic()
     town = Town(arguments.stoa, arguments.folder)
-    print(f"{len(town.routers)} routers, {len(town.providers)} providers behind NAT and a chain are up after {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{len(town.routers)} routers, {len(town.providers)} providers behind NAT, {len(town.validators)} validators and a chain are up after {time.monotonic() - began:.1f} s", flush=True)
     events = mishaps(town)
     client = Client([{"account": r.account, "api": r.api, "key": r.key} for r in town.routers])
     workers, outcomes = load(client, arguments.calls, arguments.threads)

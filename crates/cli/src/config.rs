@@ -188,6 +188,10 @@ pub struct Validator {
     /// Stake of each.
     #[serde(deserialize_with = "stake")]
     pub stake: StakeAmount,
+    /// Local address from which `stoa validator` dials routers (UDP).
+    pub listen: SocketAddr,
+    /// Where `stoa validator` serves metrics.
+    pub metrics: SocketAddr,
 }
 
 /// What providers have in common.

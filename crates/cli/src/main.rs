@@ -15,7 +15,8 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, chain, connect, doctor, fund, keys, money, provider, router, show, verify,
+    Outcome, ask, audit, chain, connect, doctor, fund, keys, money, provider, router, show,
+    validator, verify,
 };
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ enum Command {
     Router(router::Args),
     /// Runs a provider alone; it dials out to routers and needs no reachable port.
     Provider(provider::Args),
+    /// Runs a validator alone: it computes drawn answers again, and who sold a wrong one loses stake.
+    Validator(validator::Args),
     /// Makes this folder the developer of a router elsewhere: deposit, allotment, API key.
     Connect(connect::Args),
     /// Hands out a devnet's stake tokens and test dollars, in the folder of its chain.
@@ -128,6 +131,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Chain(args) => chain::chain(data, args).await,
         Command::Router(args) => router::router(data, args).await,
         Command::Provider(args) => provider::provider(data, args).await,
+        Command::Validator(args) => validator::validator(data, args).await,
         Command::Connect(args) => connect::connect(data, args).await,
         Command::Fund(args) => fund::fund(data, args).await,
         Command::Ask(args) => ask::ask(data, args).await,

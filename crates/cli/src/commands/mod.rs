@@ -12,6 +12,7 @@ pub mod money;
 pub mod provider;
 pub mod router;
 pub mod show;
+pub mod validator;
 pub mod verify;
 
 /// Result of a command: its error is one clear sentence for a person.

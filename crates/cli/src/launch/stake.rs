@@ -17,7 +17,8 @@ pub enum StakeSource<'a, C> {
     Awaited,
 }
 
-/// Brings the stake of `staker` up to `wanted`, or to what its role demands if that is more.
+/// Stakes `wanted` for who has no stake yet, and more where the role demands more. Who has some is brought up to what the role demands and no
+/// further: what a slash took is not put back by a restart as long as the rest suffices.
 pub async fn ensure<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     staker: &Account<C>,
@@ -28,7 +29,12 @@ pub async fn ensure<C: ChainAccess + Clone>(
     let view = joined.view();
     let stake = view.stake(role, staker.address()).await?;
     // What was claimed in the loadout may demand more than the configuration names.
-    let missing = wanted.max(stake.minimum).checked_sub(stake.active);
+    let wanted = if stake.active.is_zero() {
+        wanted.max(stake.minimum)
+    } else {
+        stake.minimum
+    };
+    let missing = wanted.checked_sub(stake.active);
     let Some(missing) = missing.filter(|missing| !missing.is_zero()) else {
         return Ok(());
     };

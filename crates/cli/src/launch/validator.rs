@@ -1,7 +1,7 @@
 //! Brings up a validator: stake, its seat, its ballots, its loop.
 
-use super::Joined;
 use super::stake::{self, StakeSource};
+use super::{CHAIN_PATIENCE, Joined, KNOCK};
 use crate::data::{DataDir, DataError};
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
@@ -10,7 +10,10 @@ use crate::roles::validator::{self, ValidatorHandle, ValidatorParts};
 use crate::roles::votes::{self, Votes};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use stoa_chain::{AuditAccount, AuditContracts, AuditFollower, ChainAccess, StakeRole};
+use std::time::Instant;
+use stoa_chain::{
+    AccessError, AuditAccount, AuditContracts, AuditFollower, ChainAccess, StakeRole,
+};
 use stoa_crypto::SecretKey;
 use stoa_net::{AuditClient, Timeouts};
 use stoa_nodes::validator::{Input, Validator, ValidatorConfig};
@@ -36,12 +39,28 @@ pub struct Bench {
 pub async fn watch<C: ChainAccess + Clone>(
     joined: &Joined<C>,
 ) -> Result<Option<(AuditContracts, AuditWatch)>, Failure> {
-    let Some(audits) = AuditContracts::find(&joined.chain, &joined.contracts).await? else {
+    let patient = joined.patiently();
+    let Some(audits) = AuditContracts::find(&patient.chain, &patient.contracts).await? else {
         return Ok(None);
     };
+    let end = Instant::now() + CHAIN_PATIENCE;
+    loop {
+        match follow(joined, audits).await {
+            Ok(watch) => return Ok(Some((audits, watch))),
+            Err(AccessError::Unreachable(_)) if Instant::now() < end => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(KNOCK).await;
+    }
+}
+
+async fn follow<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    audits: AuditContracts,
+) -> Result<AuditWatch, AccessError> {
     let (chain, contracts) = (joined.chain.clone(), joined.contracts);
     let follower = AuditFollower::open(chain, contracts, audits, 0, 0).await?;
-    Ok(Some((audits, AuditWatch::start(follower).await?)))
+    AuditWatch::start(follower).await
 }
 
 impl Bench {
