@@ -218,8 +218,9 @@ contract AuditProofs is Proofs {
         (r.inputUnits, r.outputUnits, r.inputPrice, r.outputPrice) = (units[0], units[1], prices[0], prices[1]);
         uint256 most = Faults.mostCharge(r);
         uint256 cost = uint256(units[0]) * prices[0] + uint256(units[1]) * prices[1];
-        if (units[1] == 0) assert(most == 0);
-        else if (most != 1) assert(most * 1e6 <= cost && cost < (most + 1) * 1e6);
+        assert((most == 0) == (units[1] == 0));
+        if (units[1] == 0) return;
+        if (most != 1) assert(most * 1e6 <= cost && cost < (most + 1) * 1e6);
         else assert(cost < 2e6);
     }
 }

@@ -1579,6 +1579,7 @@ fn model_and_bytecode_of_audits_agree_and_every_call_has_succeeded() {
         "renew",
         "unseat",
         "enrol",
+        "strike",
         "open",
         "reveal",
         "draw",
