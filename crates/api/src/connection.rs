@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     app: Router,
     timings: Timings,
     seed: [u8; 32],
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future,
 ) {
     let room = Arc::new(Semaphore::new(timings.connections_max));
     let porch = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
     loop {
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
-            () = &mut shutdown => break,
+            _ = &mut shutdown => break,
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             metrics::counter!("stoa_api_connections_refused_total").increment(1);

@@ -1,8 +1,9 @@
 //! The layer around everything: who asks, the request's id, errors in their final form, counters.
 
+use crate::dashboard;
 use crate::error::ApiError;
 use crate::keys::Scope;
-use crate::port::Account;
+use crate::port::{Account, Viewer};
 use crate::replay::Secret;
 use crate::routes::{Access, Need, Route, access, route};
 use crate::server::App;
@@ -13,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
-use stoa_types::JobId;
+use stoa_types::{JobId, Timestamp};
 
 /// Id of the request, where a handler knows a better one than a fresh one: the job's.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +59,8 @@ impl Login {
         )
     }
 
-    /// Whether the request carries the cookie.
-    fn logged_in(&self, headers: &HeaderMap) -> bool {
+    /// Who looks, going by the cookie.
+    pub(crate) fn viewer(&self, headers: &HeaderMap, _now: Timestamp) -> Option<Viewer> {
         let cookies = headers
             .get_all(header::COOKIE)
             .iter()
@@ -67,9 +68,10 @@ impl Login {
         let mut pairs = cookies
             .flat_map(|value| value.split(';'))
             .filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| {
+        let operator = pairs.any(|(name, value)| {
             name == self.cookie && blake3::hash(value.as_bytes()) == self.session
-        })
+        });
+        operator.then_some(Viewer::Operator)
     }
 }
 
@@ -88,18 +90,25 @@ pub(crate) async fn guard(
         .as_deref()
         .and_then(|pattern| route(request.method(), pattern));
     let mut rated = None;
+    let reads_pages = wants_page(pattern.as_deref(), request.headers());
     let response = match authorise(&app, pattern.as_deref(), row, request.headers()) {
         Ok(caller) => {
-            if let Some((account, secret)) = caller {
-                rated = is_paid(row).then(|| account.clone());
-                request.extensions_mut().insert(account);
-                request.extensions_mut().insert(secret);
+            match caller {
+                Caller::Key(account, secret) => {
+                    rated = is_paid(row).then(|| account.clone());
+                    request.extensions_mut().insert(account);
+                    request.extensions_mut().insert(secret);
+                }
+                Caller::Page(viewer) => {
+                    request.extensions_mut().insert(viewer);
+                }
+                Caller::Anyone => {}
             }
             next.run(request).await
         }
         Err(error) => error.into_response(),
     };
-    let mut response = finish(&app, response);
+    let mut response = finish(&app, response, reads_pages);
     if let Some(account) = rated {
         response.headers_mut().extend(app.rates.headers(&account));
         // On a stream: what is left beside what the call holds.
@@ -122,20 +131,30 @@ fn is_paid(row: Option<&Route>) -> bool {
     row.is_some_and(|row| row.need == Need::Scope(Scope::Inference))
 }
 
+/// Who a request comes from.
+enum Caller {
+    /// The route needs no credential, or does not exist.
+    Anyone,
+    /// The holder of an API key.
+    Key(Account, Secret),
+    /// A browser that is logged in.
+    Page(Viewer),
+}
+
 /// The caller where the route has one. A path that matches nothing needs a credential too.
 fn authorise(
     app: &App,
     pattern: Option<&str>,
     row: Option<&Route>,
     headers: &HeaderMap,
-) -> Result<Option<(Account, Secret)>, ApiError> {
+) -> Result<Caller, ApiError> {
+    let viewer = || app.login.viewer(headers, app.gateway.board().now());
     let caller = match pattern.map(access) {
-        Some(Some(Access::Public)) => return Ok(None),
+        Some(Some(Access::Public)) => return Ok(Caller::Anyone),
         Some(Some(Access::Key)) => by_key(app, headers)?,
-        Some(Some(Access::Page)) if app.login.logged_in(headers) => return Ok(None),
-        Some(Some(Access::Page)) => return Err(ApiError::NoLogin),
+        Some(Some(Access::Page)) => return viewer().map(Caller::Page).ok_or(ApiError::NoLogin),
         // Not in the table: whoever shows a credential learns that there is nothing.
-        Some(None) | None if app.login.logged_in(headers) => return Ok(None),
+        Some(None) | None if viewer().is_some() => return Ok(Caller::Anyone),
         Some(None) | None => by_key(app, headers)?,
     };
     // A paid call is read first: what is wrong with it comes before what the key may not do (design: API 4.3).
@@ -143,7 +162,15 @@ fn authorise(
         Some(row) if !is_paid(Some(row)) => may(&caller.0, row.need)?,
         _ => {}
     }
-    Ok(Some(caller))
+    Ok(Caller::Key(caller.0, caller.1))
+}
+
+/// Whether the answer is read by a person in a browser, errors included.
+fn wants_page(pattern: Option<&str>, headers: &HeaderMap) -> bool {
+    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let html = accepts.is_some_and(|media| media.starts_with("text/html"));
+    let public_page = pattern == Some("/login");
+    html && (public_page || pattern.and_then(access) == Some(Access::Page))
 }
 
 /// Whether the key is good for that.
@@ -186,7 +213,7 @@ fn key(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Renders an error that a handler returned, and sets the headers that every response has.
-fn finish(app: &App, mut response: Response) -> Response {
+fn finish(app: &App, mut response: Response, reads_pages: bool) -> Response {
     let id = response
         .extensions()
         .get::<RequestId>()
@@ -196,7 +223,11 @@ fn finish(app: &App, mut response: Response) -> Response {
         metrics::counter!("stoa_api_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
         let carried = std::mem::take(response.headers_mut());
-        response = error.render(id);
+        response = if reads_pages {
+            dashboard::error_page(&error)
+        } else {
+            error.render(id)
+        };
         response.headers_mut().extend(job_headers_of(&carried));
     }
     let headers = response.headers_mut();

@@ -6,6 +6,8 @@
 //! only place where a cause becomes a status.
 
 mod answer;
+mod board;
+mod calendar;
 pub mod codec;
 mod connection;
 mod dashboard;
@@ -23,6 +25,11 @@ mod replay;
 mod routes;
 mod server;
 
+pub use board::{
+    Audits, Board, CallView, Calls, FailedCall, Histogram, KeyUse, LossRow, LostChoice,
+    MarketRecord, Money, OfferRow, Overview, PayoutRow, Performance, ProviderLine, ProviderOwn,
+    ProviderView, RoundRow, RulingRow, Scored, SlashRow, StakeRow, ValidatorRow,
+};
 pub use error::{ApiError, Row};
 pub use keys::{
     Grant, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, NewKey, NotAKeyName, Period, RateLimit,
@@ -30,8 +37,8 @@ pub use keys::{
 };
 pub use port::{
     Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey, JobRow,
-    KeyError, KeyRow, ModelEntry, Overview, PartState, ProviderRow, ReceiptView, RequestLimits,
-    Viewer, WrittenTokens,
+    KeyError, KeyRow, ModelEntry, PartState, ProviderRow, ReceiptView, RequestLimits, Viewer,
+    WrittenTokens,
 };
 pub use replay::{Claim, Kept, ReplayFault, ReplayId, ReplayStore};
 pub use routes::{Access, Need, ROUTES, Route};

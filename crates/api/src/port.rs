@@ -3,6 +3,7 @@
 //! The binary implements [`Gateway`] over the router's loop; tests implement it with a script. What takes time arrives through
 //! [`Call::events`]; a method that may wait for a disk says so and is called beside the threads that carry streams.
 
+use crate::board::Board;
 use crate::keys::{Grant, KeyFault, KeyName, KeyRecord, NewKey};
 use crate::replay::ReplayStore;
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,7 @@ pub trait Gateway: Send + Sync + 'static {
     fn providers(&self) -> Vec<ProviderRow>;
 
     /// What the dashboard shows.
-    fn overview(&self) -> Overview;
+    fn board(&self) -> &dyn Board;
 
     /// Bounds on what a request may ask.
     fn limits(&self) -> RequestLimits;
@@ -156,13 +157,13 @@ pub enum KeyError {
 }
 
 /// Who asks for a job's documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Viewer {
     /// The holder of an API key without any limit: sees the jobs of this account and no other.
     Account(Address),
     /// The holder of a limited key: sees the account's jobs that came with this key and no other.
     Key(Address, KeyId),
-    /// Whoever logged in to the dashboard: sees all.
+    /// Whoever opened the dashboard by the login link: sees all.
     Operator,
 }
 
@@ -396,25 +397,6 @@ pub struct BatchRow {
     pub jobs: Vec<JobId>,
     /// When it was posted.
     pub posted_at: Option<Timestamp>,
-}
-
-/// What the dashboard shows; lists are newest first and bounded by whoever fills them.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Overview {
-    /// When it was taken.
-    pub now: Timestamp,
-    /// Chain id of the vault.
-    pub chain_id: u64,
-    /// Height of the chain as the router knows it.
-    pub block: u64,
-    /// Jobs under way and recent.
-    pub jobs: Vec<JobRow>,
-    /// Balances.
-    pub accounts: Vec<AccountRow>,
-    /// Batches.
-    pub batches: Vec<BatchRow>,
-    /// Providers.
-    pub providers: Vec<ProviderRow>,
 }
 
 /// Bounds on what a request may ask.

@@ -62,9 +62,17 @@ pub(crate) enum Endpoint {
     Ready,
     Login,
     Page,
-    PageLive,
-    PageData,
+    PageJobs,
     PageJob,
+    PageProviders,
+    PageProvider,
+    PageAudits,
+    PageMoney,
+    PageKeys,
+    PagePerformance,
+    PageData,
+    PageLive,
+    PageVerify,
     PageScript,
     PageStyle,
 }
@@ -119,6 +127,10 @@ const fn read(path: &'static str, need: Need, example: &'static str, endpoint: E
 const fn paid(path: &'static str, endpoint: Endpoint) -> Route {
     let access = (Access::Key, Need::Scope(Scope::Inference));
     row(Method::POST, path, access, path, endpoint)
+}
+
+const fn page(path: &'static str, endpoint: Endpoint) -> Route {
+    get(path, Access::Page, path, endpoint)
 }
 
 /// A route that changes keys.
@@ -255,23 +267,37 @@ pub const ROUTES: &[Route] = &[
     get("/login", Access::Public, "/login", Endpoint::Login),
     get("/", Access::Page, "/", Endpoint::Page),
     get(
-        "/dashboard/live",
-        Access::Page,
-        "/dashboard/live",
-        Endpoint::PageLive,
-    ),
-    get(
         "/dashboard/data",
         Access::Page,
         "/dashboard/data",
         Endpoint::PageData,
     ),
+    page("/dashboard/live", Endpoint::PageLive),
+    row(
+        Method::POST,
+        "/dashboard/verify",
+        (Access::Page, Need::AnyKey),
+        "/dashboard/verify",
+        Endpoint::PageVerify,
+    ),
+    page("/dashboard/jobs", Endpoint::PageJobs),
     get(
         "/dashboard/jobs/{job}",
         Access::Page,
         nobody!("/dashboard/jobs/"),
         Endpoint::PageJob,
     ),
+    page("/dashboard/providers", Endpoint::PageProviders),
+    get(
+        "/dashboard/providers/{provider}",
+        Access::Page,
+        "/dashboard/providers/0x00000000000000000000000000000000000000ff",
+        Endpoint::PageProvider,
+    ),
+    page("/dashboard/audits", Endpoint::PageAudits),
+    page("/dashboard/money", Endpoint::PageMoney),
+    page("/dashboard/keys", Endpoint::PageKeys),
+    page("/dashboard/performance", Endpoint::PagePerformance),
     get(
         "/dashboard/page.js",
         Access::Page,

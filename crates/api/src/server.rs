@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_types::JobId;
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// How long the server waits for what, and how many connections it has at once.
@@ -74,6 +75,10 @@ pub(crate) struct App {
     pub(crate) login: guard::Login,
     pub(crate) rates: Arc<Rates>,
     pub(crate) recordings: Recordings,
+    /// Places for pages that are looked at.
+    pub(crate) watchers: Arc<Semaphore>,
+    /// Told when the server stops: what would go on for ever ends.
+    pub(crate) closing: watch::Receiver<bool>,
     seed: [u8; 32],
     requests: AtomicU64,
 }
@@ -88,12 +93,22 @@ impl App {
 
 /// The whole HTTP surface over `gateway`.
 pub fn app(gateway: Arc<dyn Gateway>, config: ServerConfig) -> Router {
+    build(gateway, config, watch::channel(false).1)
+}
+
+fn build(
+    gateway: Arc<dyn Gateway>,
+    config: ServerConfig,
+    closing: watch::Receiver<bool>,
+) -> Router {
     let app = Arc::new(App {
         gateway,
         timings: config.timings,
         login: guard::Login::new(&config.login_token, &config.seed),
         rates: Arc::new(Rates::new(config.rates)),
         recordings: Recordings::default(),
+        watchers: Arc::new(Semaphore::new(dashboard::WATCHERS_MAX)),
+        closing,
         seed: config.seed,
         requests: AtomicU64::new(0),
     });
@@ -120,7 +135,15 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (timings, seed) = (config.timings, config.seed);
-    connection::serve(listener, app(gateway, config), timings, seed, shutdown).await;
+    let (closing, closed) = watch::channel(false);
+    let app = build(gateway, config, closed);
+    let shutdown = async move {
+        shutdown.await;
+        closing.send_replace(true);
+        // Kept, so that streams can tell an end from a sender that is gone.
+        closing
+    };
+    connection::serve(listener, app, timings, seed, shutdown).await;
     Ok(())
 }
 
@@ -147,10 +170,18 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
         Endpoint::Health => get(info::health),
         Endpoint::Ready => get(info::ready),
         Endpoint::Login => get(dashboard::login),
-        Endpoint::Page => get(dashboard::page),
-        Endpoint::PageLive => get(dashboard::live),
         Endpoint::PageData => get(dashboard::data),
-        Endpoint::PageJob => get(dashboard::job),
+        Endpoint::Page
+        | Endpoint::PageJobs
+        | Endpoint::PageJob
+        | Endpoint::PageProviders
+        | Endpoint::PageProvider
+        | Endpoint::PageAudits
+        | Endpoint::PageMoney
+        | Endpoint::PageKeys
+        | Endpoint::PagePerformance => get(dashboard::page),
+        Endpoint::PageLive => get(dashboard::live),
+        Endpoint::PageVerify => post(dashboard::verify),
         Endpoint::PageScript => get(dashboard::script),
         Endpoint::PageStyle => get(dashboard::style),
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use stoa_api::*;
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, KeyId};
 use stoa_types::*;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Requests of one run; a build without optimisation answers some thousands a second.
 const REQUESTS: u64 = 4_000;
@@ -246,8 +246,8 @@ impl Gateway for House {
         Vec::new()
     }
 
-    fn overview(&self) -> Overview {
-        Overview::default()
+    fn board(&self) -> &dyn Board {
+        self
     }
 
     fn limits(&self) -> RequestLimits {
@@ -261,6 +261,65 @@ impl Gateway for House {
 
     fn ready(&self) -> Vec<PartState> {
         Vec::new()
+    }
+}
+
+/// The pages take a login and no key: no request gets here.
+impl Board for House {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+
+    fn chain_id(&self) -> u64 {
+        1
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        unreachable!("no key opens a page")
+    }
+
+    fn knows(&self, account: Address) -> bool {
+        (1..=2).contains(&account.0[0])
+    }
+
+    fn overview(&self, _: Viewer) -> Overview {
+        unreachable!("no key opens a page")
+    }
+
+    fn calls(&self, _: Viewer) -> Calls {
+        unreachable!("no key opens a page")
+    }
+
+    fn call(&self, _: Viewer, _: JobId) -> Option<CallView> {
+        unreachable!("no key opens a page")
+    }
+
+    fn provider_lines(&self) -> Vec<ProviderLine> {
+        unreachable!("no key opens a page")
+    }
+
+    fn provider(&self, _: Viewer, _: Address) -> Option<ProviderView> {
+        unreachable!("no key opens a page")
+    }
+
+    fn audits(&self) -> Audits {
+        unreachable!("no key opens a page")
+    }
+
+    fn money(&self, _: Viewer) -> Money {
+        unreachable!("no key opens a page")
+    }
+
+    fn key_uses(&self, _: Viewer) -> Vec<KeyUse> {
+        unreachable!("no key opens a page")
+    }
+
+    fn performance(&self) -> Performance {
+        unreachable!("no key opens a page")
+    }
+
+    fn check_file(&self, _: &[u8]) -> Result<stoa_verify::Report, stoa_verify::BundleError> {
+        unreachable!("no key opens a page")
     }
 }
 

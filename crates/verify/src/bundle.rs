@@ -134,9 +134,17 @@ fn about(r: &Receipt) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Every check that needs nothing but the file. The charge is checked by the caller, who knows the rounding rule.
-pub fn check_bundle(bundle: &Bundle) -> Report {
-    let (r, signed) = (&bundle.receipt.receipt, &bundle.receipt);
+/// Every check that needs nothing but the receipt and its place in a batch.
+pub fn check_receipt(signed: &SignedReceipt, proof: Option<&SettlementProof>) -> Report {
+    let r = &signed.receipt;
+    let mut report = signatures(signed);
+    in_batch(&mut report, r, proof);
+    evidence(&mut report, r);
+    report
+}
+
+fn signatures(signed: &SignedReceipt) -> Report {
+    let r = &signed.receipt;
     let digest = receipt_digest(r);
     let mut report = Report {
         about: about(r),
@@ -151,6 +159,40 @@ pub fn check_bundle(bundle: &Bundle) -> Report {
         "the router signed it",
         signed_by(digest, &signed.router_signature, r.router),
     );
+    report
+}
+
+fn in_batch(report: &mut Report, r: &Receipt, proof: Option<&SettlementProof>) {
+    match proof {
+        Some(proof) => report.check(
+            "it is in a batch that the router signed",
+            proof.check(receipt_leaf(r), r.chain_id, r.vault, r.router),
+        ),
+        None => report.not_checked(
+            "it is in a batch that the router signed",
+            "the file holds no proof yet; fetch it once the job is settled",
+        ),
+    }
+}
+
+fn evidence(report: &mut Report, r: &Receipt) {
+    match r.tier {
+        Tier::Exact => {}
+        Tier::None => report.not_checked(
+            "the model computed this answer",
+            "tier `none`: a float backend, nothing to recompute",
+        ),
+        Tier::Statistical | Tier::Tee | Tier::Zk => report.not_checked(
+            "its evidence holds",
+            format!("this version cannot check evidence of tier `{}`", r.tier),
+        ),
+    }
+}
+
+/// Every check that needs nothing but the file. The charge is checked by the caller, who knows the rounding rule.
+pub fn check_bundle(bundle: &Bundle) -> Report {
+    let (r, signed) = (&bundle.receipt.receipt, &bundle.receipt);
+    let mut report = signatures(signed);
     report.check(
         "it is for this request",
         equal(
@@ -176,26 +218,7 @@ pub fn check_bundle(bundle: &Bundle) -> Report {
         "its output count is the answer's",
         equal("the answer", bundle.response.output_units, r.output_units),
     );
-    match &bundle.proof {
-        Some(proof) => report.check(
-            "it is in a batch that the router signed",
-            proof.check(receipt_leaf(r), r.chain_id, r.vault, r.router),
-        ),
-        None => report.not_checked(
-            "it is in a batch that the router signed",
-            "the file holds no proof yet; fetch it once the job is settled",
-        ),
-    }
-    match r.tier {
-        Tier::Exact => {}
-        Tier::None => report.not_checked(
-            "the model computed this answer",
-            "tier `none`: a float backend, nothing to recompute",
-        ),
-        Tier::Statistical | Tier::Tee | Tier::Zk => report.not_checked(
-            "its evidence holds",
-            format!("this version cannot check evidence of tier `{}`", r.tier),
-        ),
-    }
+    in_batch(&mut report, r, bundle.proof.as_ref());
+    evidence(&mut report, r);
     report
 }

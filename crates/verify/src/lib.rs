@@ -11,6 +11,6 @@ pub mod judge;
 mod report;
 
 pub use batch::{BatchStatement, SettlementProof};
-pub use bundle::{Bundle, BundleError, check_bundle, check_signatures};
+pub use bundle::{Bundle, BundleError, check_bundle, check_receipt, check_signatures};
 pub use content::{Content, ToolCall};
 pub use report::{Check, Outcome, Report};

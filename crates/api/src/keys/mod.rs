@@ -298,13 +298,19 @@ impl KeyRing {
 
     /// Keys of an account, newest first.
     pub fn of(&self, account: Address) -> Vec<KeyRecord> {
-        let own = self
-            .records
-            .values()
-            .filter(|record| record.account == account);
-        let mut own: Vec<_> = own.cloned().collect();
-        own.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
-        own
+        self.newest(|record| record.account == account)
+    }
+
+    /// Keys of all accounts, newest first.
+    pub fn all(&self) -> Vec<KeyRecord> {
+        self.newest(|_| true)
+    }
+
+    fn newest(&self, wanted: impl Fn(&KeyRecord) -> bool) -> Vec<KeyRecord> {
+        let found = self.records.values().filter(|record| wanted(record));
+        let mut found: Vec<_> = found.cloned().collect();
+        found.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
+        found
     }
 
     /// One key of an account.

@@ -34,6 +34,10 @@ const fn doc(
     }
 }
 
+const fn page(id: &'static str, summary: &'static str) -> Doc {
+    doc(id, summary, &[("text/html", "Text")])
+}
+
 const fn takes(schema: &'static str, required: bool, doc: Doc) -> Doc {
     Doc {
         body: Some((schema, required)),
@@ -141,7 +145,15 @@ fn describe_read(endpoint: Endpoint) -> Doc {
         Endpoint::Login => doc("login", "Opens the dashboard.", &[("text/html", "Text")]),
         Endpoint::Page => doc("dashboard", "The dashboard.", &[("text/html", "Text")]),
         Endpoint::PageJob => doc("dashboardJob", "One job.", &[("text/html", "Text")]),
-        Endpoint::PageLive => doc("dashboardLive", "The dashboard, live.", &[(EVENTS, "Text")]),
+        Endpoint::PageLive => doc("dashboardLive", "A page, live.", &[(EVENTS, "Text")]),
+        Endpoint::PageVerify => page("dashboardVerify", "Checks a receipt file."),
+        Endpoint::PageJobs => page("dashboardJobs", "Calls."),
+        Endpoint::PageProviders => page("dashboardProviders", "Providers."),
+        Endpoint::PageProvider => page("dashboardProvider", "One provider."),
+        Endpoint::PageAudits => page("dashboardAudits", "Validators, rulings and slashes."),
+        Endpoint::PageMoney => page("dashboardMoney", "Balances, batches and payouts."),
+        Endpoint::PageKeys => page("dashboardKeys", "Keys and what they spent."),
+        Endpoint::PagePerformance => page("dashboardPerformance", "How calls went."),
         Endpoint::PageData => doc(
             "dashboardData",
             "The dashboard's data.",

@@ -8,10 +8,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, Claim, ClaimRow, ClientEnd, Fate, Gateway, Grant,
-    IssuedKey, JobRow, Kept, KeyError, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, KeyRow,
-    ModelEntry, NewKey, Overview, PartState, ProviderRow, RateLimit, ReceiptView, ReplayFault,
-    ReplayId, ReplayStore, RequestLimits, ServerConfig, Timings, Viewer, WrittenTokens, serve,
+    Account, AccountRow, Audits, BatchRow, Board, Call, CallView, Calls, Claim, ClaimRow,
+    ClientEnd, FailedCall, Fate, Gateway, Grant, IssuedKey, JobRow, Kept, KeyError, KeyFault,
+    KeyHash, KeyName, KeyRecord, KeyRing, KeyRow, KeyUse, LossRow, ModelEntry, Money, NewKey,
+    Overview, PartState, Performance, ProviderLine, ProviderOwn, ProviderRow, ProviderView,
+    RateLimit, ReceiptView, ReplayFault, ReplayId, ReplayStore, RequestLimits, ServerConfig,
+    SlashRow, Timings, Viewer, WrittenTokens, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, KeyId, Started};
@@ -25,6 +27,7 @@ pub const KEY: &str = "a key of alice";
 pub const BOB_KEY: &str = "a key of bob";
 pub const REVOKED_KEY: &str = "a key of yesterday";
 pub const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+pub const CHAIN: u64 = 2_147_483_700;
 pub const LOGIN: &str = "the-login-token";
 pub const BODY_MAX: u64 = 10_000;
 pub const JOB: JobId = JobId([0x5a; 32]);
@@ -63,6 +66,10 @@ pub struct Hall {
     /// Tokens that it was said to have got in all.
     pub delivered: Arc<watch::Sender<Option<u64>>>,
     pub ready: bool,
+    /// Counts up when the pages change.
+    pub changes: watch::Sender<u64>,
+    /// Height that the pages show.
+    pub block: AtomicU64,
     /// Bounded as in a router.
     channel: usize,
 }
@@ -92,6 +99,8 @@ impl Hall {
             read: Arc::default(),
             delivered: Arc::new(watch::Sender::new(None)),
             ready: true,
+            changes: watch::Sender::new(0),
+            block: AtomicU64::new(12),
             channel: 8,
         }
     }
@@ -272,7 +281,7 @@ impl Gateway for Hall {
     }
 
     fn jobs(&self, viewer: Viewer) -> Vec<JobRow> {
-        let jobs = self.overview().jobs;
+        let jobs = vec![job_row()];
         if viewer == Viewer::Account(alice()) {
             jobs
         } else {
@@ -288,16 +297,8 @@ impl Gateway for Hall {
         vec![provider_row()]
     }
 
-    fn overview(&self) -> Overview {
-        Overview {
-            now: Timestamp::from_secs(1_790_000_060),
-            chain_id: 2_147_483_700,
-            block: 12,
-            jobs: vec![job_row()],
-            accounts: vec![account_row(alice())],
-            batches: vec![batch_row()],
-            providers: vec![provider_row()],
-        }
+    fn board(&self) -> &dyn Board {
+        self
     }
 
     fn limits(&self) -> RequestLimits {
@@ -321,6 +322,202 @@ impl Gateway for Hall {
                 problem,
             },
         ]
+    }
+}
+
+impl Board for Hall {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+
+    fn chain_id(&self) -> u64 {
+        CHAIN
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn knows(&self, account: Address) -> bool {
+        account == alice() || account == SecretKey::for_tests("bob").address()
+    }
+
+    fn overview(&self, viewer: Viewer) -> Overview {
+        let own = viewer == Viewer::Operator || viewer == Viewer::Account(alice());
+        Overview {
+            now: Timestamp::from_secs(1_790_000_060),
+            chain_id: CHAIN,
+            block: self.block.load(Ordering::SeqCst),
+            router: SecretKey::for_tests("router").address(),
+            active: 0,
+            parts: self.ready(),
+            jobs: if own { vec![job_row()] } else { Vec::new() },
+            accounts: if own {
+                vec![account_row(alice())]
+            } else {
+                Vec::new()
+            },
+            batches: vec![batch_row()],
+            providers: vec![provider_row()],
+        }
+    }
+
+    fn calls(&self, viewer: Viewer) -> Calls {
+        let own = viewer == Viewer::Operator || viewer == Viewer::Account(alice());
+        let failed = FailedCall {
+            job: JobId([0x5b; 32]),
+            account: alice(),
+            model: HOSTILE.to_owned(),
+            cause: HOSTILE.to_owned(),
+            billed: TokenAmount::ZERO,
+            at: NOW,
+        };
+        Calls {
+            jobs: if own { vec![job_row()] } else { Vec::new() },
+            failed: if own { vec![failed] } else { Vec::new() },
+        }
+    }
+
+    fn call(&self, viewer: Viewer, job: JobId) -> Option<CallView> {
+        let receipt = self.receipt(viewer, job)?;
+        let report = stoa_verify::check_receipt(&receipt.receipt, None);
+        Some(CallView {
+            row: Some(job_row()),
+            failed: None,
+            decision: Some(decision()),
+            losses: vec![loss_row()],
+            report: Some(report),
+            receipt: Some(receipt),
+            batch: Some((1, Some(Digest([8; 32])))),
+        })
+    }
+
+    fn provider_lines(&self) -> Vec<ProviderLine> {
+        vec![provider_line()]
+    }
+
+    fn provider(&self, viewer: Viewer, id: Address) -> Option<ProviderView> {
+        let own = viewer == Viewer::Operator || viewer == Viewer::Account(id);
+        (id == provider_key().address()).then(|| ProviderView {
+            line: provider_line(),
+            offers: Vec::new(),
+            slashes: vec![slash_row()],
+            rulings: Vec::new(),
+            own: own.then(|| ProviderOwn {
+                losses: vec![loss_row()],
+                ..ProviderOwn::default()
+            }),
+        })
+    }
+
+    fn audits(&self) -> Audits {
+        Audits {
+            followed: true,
+            slashes: vec![slash_row()],
+            ..Audits::default()
+        }
+    }
+
+    fn money(&self, viewer: Viewer) -> Money {
+        let overview = self.overview(viewer);
+        Money {
+            accounts: overview.accounts,
+            batches: overview.batches,
+            payouts: Vec::new(),
+        }
+    }
+
+    fn key_uses(&self, viewer: Viewer) -> Vec<KeyUse> {
+        let ring = self.ring.lock().expect("not poisoned");
+        let records = match viewer {
+            Viewer::Operator => ring.all(),
+            Viewer::Account(account) | Viewer::Key(account, _) => ring.of(account),
+        };
+        let used = |record| KeyUse {
+            row: key_row(record),
+            days: vec![(20_717, TokenAmount::from_units(3))],
+        };
+        records.into_iter().map(used).collect()
+    }
+
+    fn performance(&self) -> Performance {
+        Performance {
+            calls: 3,
+            matched: 2,
+            unmatched: 1,
+            ..Performance::default()
+        }
+    }
+
+    fn check_file(&self, bytes: &[u8]) -> Result<stoa_verify::Report, stoa_verify::BundleError> {
+        Ok(stoa_verify::check_bundle(&stoa_verify::Bundle::parse(
+            bytes,
+        )?))
+    }
+}
+
+fn decision() -> stoa_market::Decision {
+    let candidate = |provider, output_price| stoa_market::Candidate {
+        provider,
+        input_price: price("0.1"),
+        output_price,
+        ttft_ms: 40,
+        ok: 1,
+        total: 1,
+        reputation_ppm: 500_000,
+        region: Region(*b"XA"),
+        tier: Tier::Exact,
+        free_slots: 1,
+        warm: true,
+        online: true,
+    };
+    let other = candidate(
+        SecretKey::for_tests("other provider").address(),
+        price("0.8"),
+    );
+    let candidates = vec![candidate(provider_key().address(), price("0.4")), other];
+    let text = NetworkProfile::builtin_text("stoa").expect("built in");
+    let routing = &NetworkProfile::parse(text).expect("valid").routing;
+    let weights = stoa_market::Weights::from(routing);
+    let snapshot = stoa_market::Snapshot::new(candidates, weights, 10, 10);
+    let constraints = stoa_market::Constraints::default();
+    stoa_market::decide(&snapshot, &constraints, Digest([7; 32])).expect("both match")
+}
+
+fn loss_row() -> LossRow {
+    LossRow {
+        job: JOB,
+        provider: provider_key().address(),
+        attempt: 0,
+        cause: "the provider broke off".to_owned(),
+        counts: true,
+        at: NOW,
+    }
+}
+
+fn slash_row() -> SlashRow {
+    SlashRow {
+        at: NOW,
+        transaction: Digest([8; 32]),
+        offender: provider_key().address(),
+        role: "provider",
+        severity_bps: 2_500,
+        taken: StakeAmount::from_units(10),
+        developer: StakeAmount::from_units(4),
+        challenger: StakeAmount::from_units(4),
+        burned: StakeAmount::from_units(2),
+        fault: Digest([2; 32]),
+        why: Some("wrong output".to_owned()),
+    }
+}
+
+fn provider_line() -> ProviderLine {
+    ProviderLine {
+        row: provider_row(),
+        stake: None,
+        slashes: 1,
+        reliability: (1, 2),
+        scored: None,
     }
 }
 

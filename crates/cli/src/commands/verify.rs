@@ -64,7 +64,7 @@ pub async fn verify(args: &Args) -> Outcome {
 }
 
 /// The reserve is not in the receipt; it can only lower the charge.
-fn charge(receipt: &Receipt) -> Result<(), String> {
+pub fn charge(receipt: &Receipt) -> Result<(), String> {
     let usage = Usage {
         input_units: receipt.input_units,
         output_units: receipt.output_units,

@@ -3,11 +3,12 @@
 use super::keys::KeyStore;
 use super::replays::Replays;
 use super::router::{RouterHandle, now};
+use super::trail::Trail;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_api::{
-    Account, AccountRow, BatchRow, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey, JobRow,
-    KeyError, KeyFault, KeyName, KeyRecord, KeyRow, ModelEntry, NewKey, Overview, PartState,
+    Account, AccountRow, BatchRow, Board, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey,
+    JobRow, KeyError, KeyFault, KeyName, KeyRecord, KeyRow, ModelEntry, NewKey, PartState,
     ProviderRow, ReceiptView, ReplayStore, RequestLimits, Viewer, WrittenTokens,
 };
 use stoa_crypto::MerkleTree;
@@ -19,10 +20,10 @@ use stoa_verify::{BatchStatement, SettlementProof};
 
 /// Jobs, batches and jobs per batch on the dashboard.
 const JOBS_SHOWN: usize = 50;
+pub(super) const BATCHES_SHOWN: usize = 20;
+pub(super) const JOBS_PER_BATCH_SHOWN: usize = 24;
 /// A limited key's jobs are looked for among so many of its account's newest.
 const JOBS_LOOKED_THROUGH: usize = 5_000;
-const BATCHES_SHOWN: usize = 20;
-const JOBS_PER_BATCH_SHOWN: usize = 24;
 /// Trees of batches that are kept; one of 10,000 receipts takes less than a MiB.
 const TREES_KEPT: usize = 32;
 
@@ -37,14 +38,18 @@ pub struct ChainView {
     pub first_offered: BTreeMap<String, Timestamp>,
     /// Transaction of each posted batch.
     pub posted: BTreeMap<u64, Digest>,
+    /// What each provider claimed under each fee version.
+    pub claimed: BTreeMap<(Address, u16), TokenAmount>,
+    /// Stakes, slashes and rulings. Shared, since it is copied with the rest at every look.
+    pub trail: Arc<Trail>,
     /// What is wrong with the chain, if anything.
     pub problem: Option<String>,
 }
 
 /// [`Gateway`] over a running router.
 pub struct RouterGateway {
-    router: RouterHandle,
-    keys: KeyStore,
+    pub(super) router: RouterHandle,
+    pub(super) keys: KeyStore,
     replays: Replays,
     view: Arc<Mutex<ChainView>>,
     calls_max: u32,
@@ -103,7 +108,7 @@ impl RouterGateway {
         Some(tree)
     }
 
-    fn batch_total(&self, book: &RouterBook, index: u64) -> TokenAmount {
+    pub(super) fn batch_total(&self, book: &RouterBook, index: u64) -> TokenAmount {
         if let Some(total) = self.sealed().totals.get(&index) {
             return *total;
         }
@@ -121,7 +126,7 @@ impl RouterGateway {
         total
     }
 
-    fn view(&self) -> ChainView {
+    pub(super) fn view(&self) -> ChainView {
         self.view
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -129,7 +134,7 @@ impl RouterGateway {
     }
 
     /// Whether `viewer` may see the job. Whose it is, its id says where no book does: it tells the key that it came with.
-    fn may_see(&self, viewer: Viewer, job: JobId) -> bool {
+    pub(super) fn may_see(&self, viewer: Viewer, job: JobId) -> bool {
         let core = self.router.core();
         let owner = core
             .book()
@@ -147,7 +152,7 @@ impl RouterGateway {
 }
 
 impl RouterGateway {
-    fn key_row(&self, record: KeyRecord) -> KeyRow {
+    pub(super) fn key_row(&self, record: KeyRecord) -> KeyRow {
         let budget = record.grant.budget(record.id.0, now());
         let (first_day, resets_at) = budget.map_or((0, None), |b| (b.first_day, b.resets_at));
         let (spent, held) = self.router.core().spent_by(record.id.0, first_day);
@@ -189,18 +194,21 @@ impl Gateway for RouterGateway {
 
     fn create_key(&self, by: &Account, new: NewKey) -> Result<IssuedKey, KeyFault> {
         let (secret, record) = self.keys.create(by, new)?;
+        self.router.changed();
         let row = self.key_row(record);
         Ok(IssuedKey { secret, row })
     }
 
     fn rotate_key(&self, by: &Account, key: KeyName, grace: Millis) -> Result<IssuedKey, KeyFault> {
         let (secret, record) = self.keys.rotate(by, key, grace)?;
+        self.router.changed();
         let row = self.key_row(record);
         Ok(IssuedKey { secret, row })
     }
 
     fn revoke_key(&self, by: &Account, key: KeyName) -> Result<KeyRow, KeyFault> {
         let record = self.keys.revoke(by, key)?;
+        self.router.changed();
         Ok(self.key_row(record))
     }
 
@@ -411,38 +419,8 @@ impl Gateway for RouterGateway {
             .collect()
     }
 
-    fn overview(&self) -> Overview {
-        let view = self.view();
-        let core = self.router.core();
-        let book = core.book();
-        let jobs = newest_rows(&core);
-        let mut accounts: Vec<Address> = book.allotments().map(|(account, ..)| account).collect();
-        accounts.dedup();
-        Overview {
-            now: now(),
-            chain_id: core.config().domain.chain_id,
-            block: view.block,
-            jobs,
-            accounts: accounts
-                .into_iter()
-                .filter_map(|account| account_row(book, &view, account))
-                .collect(),
-            batches: book
-                .batches()
-                .iter()
-                .rev()
-                .take(BATCHES_SHOWN)
-                .map(|batch| {
-                    let total = self.batch_total(book, batch.sealed.index);
-                    batch_row(book, &view, batch, total)
-                })
-                .collect(),
-            providers: core
-                .stock()
-                .iter()
-                .map(|(account, standing)| provider_row(*account, standing))
-                .collect(),
-        }
+    fn board(&self) -> &dyn Board {
+        self
     }
 
     fn limits(&self) -> RequestLimits {
@@ -476,7 +454,11 @@ impl Gateway for RouterGateway {
     }
 }
 
-fn account_row(book: &RouterBook, view: &ChainView, account: Address) -> Option<AccountRow> {
+pub(super) fn account_row(
+    book: &RouterBook,
+    view: &ChainView,
+    account: Address,
+) -> Option<AccountRow> {
     let (_, state) = book.allotment(account)?;
     let available = book
         .available(account, now(), Millis(0))
@@ -496,7 +478,7 @@ fn account_row(book: &RouterBook, view: &ChainView, account: Address) -> Option<
     })
 }
 
-fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
+pub(super) fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
     let prices = |price: fn(&stoa_nodes::message::ModelOffer) -> Price| {
         standing
             .hello
@@ -549,7 +531,7 @@ fn live_rows(
     rows
 }
 
-fn live_row(summary: &JobSummary<'_>) -> JobRow {
+pub(super) fn live_row(summary: &JobSummary<'_>) -> JobRow {
     JobRow {
         job: summary.job,
         state: summary.state,
@@ -564,7 +546,11 @@ fn live_row(summary: &JobSummary<'_>) -> JobRow {
     }
 }
 
-fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) -> Option<JobRow> {
+pub(super) fn past_row(
+    core: &stoa_nodes::router::Router,
+    book: &RouterBook,
+    job: JobId,
+) -> Option<JobRow> {
     let receipt = &book.receipt(job)?.receipt;
     let offers = core.stock().get(receipt.provider).map(|s| &s.hello.models);
     let model = offers.and_then(|models| {
@@ -589,7 +575,7 @@ fn past_row(core: &stoa_nodes::router::Router, book: &RouterBook, job: JobId) ->
     })
 }
 
-fn batch_row(
+pub(super) fn batch_row(
     book: &RouterBook,
     view: &ChainView,
     batch: &BatchRecord,

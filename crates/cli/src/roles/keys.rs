@@ -109,6 +109,11 @@ impl KeyStore {
         self.ring().get(account, key)
     }
 
+    /// Keys of all accounts, newest first.
+    pub fn all(&self) -> Vec<KeyRecord> {
+        self.ring().all()
+    }
+
     /// Whose key it is.
     pub fn account_of(&self, key: KeyId) -> Option<Address> {
         self.ring().account_of(key)

@@ -2,6 +2,7 @@
 
 pub mod audit_watch;
 pub mod audits;
+pub mod board;
 pub mod earnings;
 pub mod gateway;
 pub mod journal;
@@ -11,5 +12,7 @@ pub mod replays;
 pub mod router;
 pub mod settler;
 pub mod shelf;
+pub mod statistics;
+pub mod trail;
 pub mod validator;
 pub mod votes;

@@ -4,6 +4,7 @@
 use super::audits::{Keeper, Kept};
 use super::journal::{OpenJournal, RouterJournal, Written};
 use super::shelf::Shelf;
+use super::statistics::Statistics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, SpendAlert}
 use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
 use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Events that a client may leave unread before its stream is cut.
 const CLIENT_QUEUE: usize = 1024;
@@ -129,6 +130,8 @@ pub struct RouterHandle {
     core: Arc<Mutex<Router>>,
     decisions: Arc<Mutex<DecisionLog>>,
     shelf: Option<Arc<Mutex<Shelf>>>,
+    statistics: Arc<Statistics>,
+    changes: Arc<watch::Sender<u64>>,
 }
 
 impl RouterHandle {
@@ -200,6 +203,21 @@ impl RouterHandle {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How calls went since the start.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Counts up whenever something happened that somebody may look at.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Something may look different now.
+    pub fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
     /// Why a provider was chosen.
     pub fn decision(&self, job: JobId) -> Option<Decision> {
         // The loop waits for this lock: it is let go before the file is read.
@@ -244,6 +262,8 @@ struct Loop {
     streams: HashMap<(Address, JobId, u32), mpsc::Sender<ToProvider>>,
     chain: mpsc::UnboundedSender<ChainCall>,
     decisions: Arc<Mutex<DecisionLog>>,
+    statistics: Arc<Statistics>,
+    changes: Arc<watch::Sender<u64>>,
     next_link: u64,
 }
 
@@ -269,11 +289,15 @@ pub fn start(
         .map(|kept| Keeper::start(kept, journal.clone()));
     let keeper = keeper.transpose()?;
     let shelf = keeper.as_ref().map(Keeper::shelf);
+    let statistics = Arc::new(Statistics::new(now()));
+    let changes = Arc::new(watch::Sender::new(0));
     let handle = RouterHandle {
         events: events.clone(),
         core: core.clone(),
         decisions: decisions.clone(),
         shelf,
+        statistics: statistics.clone(),
+        changes: changes.clone(),
     };
     tokio::spawn(accept_links(parts.endpoint, events.clone()));
     let state = Loop {
@@ -286,6 +310,8 @@ pub fn start(
         streams: HashMap::new(),
         chain: parts.chain,
         decisions,
+        statistics,
+        changes,
         next_link: 0,
     };
     let task = tokio::spawn(state.run(receiver, parts.outputs));
@@ -329,6 +355,7 @@ impl Loop {
             Event::Input(input) => {
                 if let Input::ClientGone { job, .. } = &*input {
                     self.clients.remove(job);
+                    self.statistics.left(*job);
                 }
                 self.handle(*input);
             }
@@ -340,6 +367,8 @@ impl Loop {
             } => {
                 self.clients.insert(job, client);
                 metrics::counter!("stoa_router_calls_total").increment(1);
+                self.statistics
+                    .submitted(job, account, &request.model, now());
                 let mut entropy = [0; 8];
                 getrandom::fill(&mut entropy)
                     .map_err(|e| RouterStopped::Journal(format!("no random bytes: {e}")))?;
@@ -376,12 +405,17 @@ impl Loop {
     }
 
     fn handle(&mut self, input: Input) {
+        let quiet = matches!(input, Input::Tick | Input::ChainReachable(_));
         let outputs = self
             .core
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .handle(input, now());
+        let seen = !quiet || !outputs.is_empty();
         self.carry_out(outputs);
+        if seen {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
@@ -394,6 +428,7 @@ impl Loop {
                 Output::Client { job, event } => self.tell_client(job, event),
                 Output::Send { provider, message } => self.send(provider, *message),
                 Output::Decided { job, decision } => {
+                    self.statistics.decided(job, &decision, now());
                     self.decisions
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -427,6 +462,7 @@ impl Loop {
 
     fn tell_client(&mut self, job: JobId, event: ClientEvent) {
         log_end(job, &event);
+        self.statistics.told(job, &event, now());
         if matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_)) {
             if let Some(line) = self.clients.remove(&job) {
                 // There is room for it; a receiver that is gone needs it no more.

@@ -2,12 +2,14 @@
 
 use super::gateway::ChainView;
 use super::router::{RouterHandle, now};
+use super::trail::Trail;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use stoa_api::StakeRow;
 use stoa_chain::{
     Account, AuditContracts, ChainAccess, ContractEvent, Contracts, Cursor, Debit, Done, Indexed,
-    Indexer, Offer, PayRoots, Post, StakeRole, View,
+    Indexer, Offer, PayRoots, Post, StakeRole, StakeView, View,
 };
 use stoa_nodes::message::{Hello, ModelOffer};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input};
@@ -122,6 +124,8 @@ impl<C: ChainAccess + Clone> Follower<C> {
         )
         .with_audits(self.audits)
         .vault_from(self.books_hold());
+        let followed = self.audits.is_some();
+        self.trail(|trail| trail.followed = followed);
         let mut foreign = None;
         let mut caught_up = Some(caught_up);
         loop {
@@ -151,6 +155,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                         // Whose stake is not known is nobody yet: calls for its model would be told that there is no such model.
                         let known = self.lock().unread.is_empty();
                         if let Some(told) = caught_up.take_if(|_| known) {
+                            self.read_claims().await;
                             let _ = told.send(());
                         }
                         tokio::time::sleep(POLL).await;
@@ -164,6 +169,11 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 }
             }
         }
+    }
+
+    fn trail(&self, change: impl FnOnce(&mut Trail)) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut view.trail));
     }
 
     /// The block from which on the vault's events may be news. Events are journaled in the chain's order: when a post is in the books, so
@@ -195,6 +205,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
     }
 
     async fn told(&self, indexed: Indexed) {
+        self.trail(|trail| trail.told(&indexed));
         let Indexed {
             event,
             block,
@@ -221,10 +232,27 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
                 view.posted.insert(*index, transaction);
             }
-            ContractEvent::Staked { who, .. }
-            | ContractEvent::UnbondRequested { who, .. }
-            | ContractEvent::Slashed { offender: who, .. } => {
-                self.check_stake(*who).await;
+            ContractEvent::Staked { role, who, .. }
+            | ContractEvent::UnbondRequested { role, who, .. }
+            | ContractEvent::StakeWithdrawn { role, who, .. }
+            | ContractEvent::Slashed {
+                role,
+                offender: who,
+                ..
+            } => match role {
+                StakeRole::Provider => self.check_stake(*who).await,
+                role => self.show_stake(*role, *who).await,
+            },
+            ContractEvent::Claimed {
+                router,
+                provider,
+                fee_version,
+                lifetime_claimed,
+                ..
+            } if *router == self.account => {
+                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+                let claimed = (*provider, *fee_version);
+                view.claimed.insert(claimed, *lifetime_claimed);
             }
             // A new stake price moves everybody's minimum.
             ContractEvent::Administration { .. } => {
@@ -257,6 +285,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
         let view = View::new(self.chain.clone(), self.contracts);
         match view.stake(StakeRole::Provider, provider).await {
             Ok(stake) => {
+                self.show(StakeRole::Provider, provider, &stake);
                 let models = {
                     let mut registered = self.lock();
                     registered.unread.remove(&provider);
@@ -269,6 +298,41 @@ impl<C: ChainAccess + Clone> Follower<C> {
             Err(error) => {
                 tracing::warn!(%provider, %error, "the stake cannot be read; it is tried again");
                 self.lock().unread.insert(provider);
+            }
+        }
+    }
+
+    fn show(&self, role: StakeRole, who: Address, stake: &StakeView) {
+        let row = StakeRow {
+            active: stake.active,
+            unbonding: stake.unbonding,
+            minimum: stake.minimum,
+        };
+        self.trail(|trail| {
+            trail.stakes.insert((role, who), row);
+        });
+    }
+
+    /// Of other roles the stake is only shown: without an answer the pages go without.
+    async fn show_stake(&self, role: StakeRole, who: Address) {
+        let view = View::new(self.chain.clone(), self.contracts);
+        match view.stake(role, who).await {
+            Ok(stake) => self.show(role, who, &stake),
+            Err(error) => {
+                tracing::warn!(%who, %error, "a stake that the pages show cannot be read")
+            }
+        }
+    }
+
+    /// What providers claimed before the first block that is read again.
+    async fn read_claims(&self) {
+        let known: Vec<_> = self.router.core().book().lifetime_grosses().collect();
+        let chain = View::new(self.chain.clone(), self.contracts);
+        for (provider, fee_version, _) in known {
+            if let Ok(claimed) = chain.claimed(self.account, provider, fee_version).await {
+                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+                let most = view.claimed.entry((provider, fee_version)).or_default();
+                *most = (*most).max(claimed);
             }
         }
     }
@@ -415,9 +479,14 @@ impl<C: ChainAccess + Clone> Follower<C> {
             }
         }
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = view.block < block || view.problem != problem;
         view.block = view.block.max(block);
         view.problem = problem;
         view.vault_balances.extend(balances);
+        drop(view);
+        if moved {
+            self.router.changed();
+        }
     }
 }
 

@@ -529,6 +529,13 @@ impl RouterBook {
         })
     }
 
+    /// Lifetime gross of every provider under every fee version, all charges.
+    pub fn lifetime_grosses(&self) -> impl Iterator<Item = (Address, u16, TokenAmount)> {
+        self.gross
+            .iter()
+            .map(|((provider, fee_version), gross)| (*provider, *fee_version, *gross))
+    }
+
     /// Lifetime gross of a provider under a fee version, all charges.
     pub fn lifetime_gross(&self, provider: Address, fee_version: u16) -> TokenAmount {
         let gross = self.gross.get(&(provider, fee_version));

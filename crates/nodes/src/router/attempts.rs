@@ -655,6 +655,7 @@ impl Router {
             );
             self.stock.failed(current.provider, now, dishonest);
         }
+        self.remember_loss(&current.ticket, cause.clone(), fault, now);
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };

@@ -14,7 +14,7 @@ mod waiting;
 
 pub use pool::{Standing, Stock, Track};
 pub use spending::{day_of, spend_alerts};
-pub use summary::JobSummary;
+pub use summary::{JobSummary, Loss};
 
 use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
 use crate::message::{Hello, ToProvider, ToRouter};
@@ -400,6 +400,8 @@ pub struct Router {
     next_turn: usize,
     /// Times to first token of the newest delivered jobs, for display.
     recent_ttft: std::collections::VecDeque<(JobId, u64)>,
+    /// The newest attempts that ended without a receipt, for display.
+    losses: std::collections::VecDeque<Loss>,
 }
 
 impl Router {
@@ -427,6 +429,7 @@ impl Router {
             asked: None,
             next_turn: 0,
             recent_ttft: std::collections::VecDeque::new(),
+            losses: std::collections::VecDeque::new(),
         };
         router.index_accounts();
         let mut outputs = Vec::new();

@@ -117,6 +117,16 @@ impl Router {
         }
     }
 
+    /// What was charged for the calls of a key on each day from a day on, oldest first; days without a charge are left out.
+    pub fn spent_by_day(
+        &self,
+        key: KeyId,
+        first_day: u64,
+    ) -> impl Iterator<Item = (u64, TokenAmount)> {
+        let days = self.spending.days.get(&key).into_iter();
+        days.flat_map(move |days| days.range(first_day..).map(|(day, spent)| (*day, *spent)))
+    }
+
     /// What the key of a call may still spend; `None` without a limit.
     pub(super) fn left_of_budget(&self, call: &super::waiting::Call) -> Option<TokenAmount> {
         let budget = call.request.constraints.budget?;

@@ -1,10 +1,30 @@
 //! What a router tells about the calls it works on.
 
 use super::{Job, Phase, Router};
-use stoa_types::{Address, JobId, JobState, Price, Timestamp, TokenAmount};
+use crate::client::Cause;
+use stoa_types::{Address, JobId, JobState, Price, Ticket, Timestamp, TokenAmount};
 
 /// Delivered jobs whose time to first token is remembered.
 const RECENT: usize = 64;
+/// Lost attempts that are remembered.
+const LOSSES: usize = 512;
+
+/// An attempt at a job that ended without a receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The job.
+    pub job: JobId,
+    /// Who lost it.
+    pub provider: Address,
+    /// Which attempt, from 0.
+    pub attempt: u32,
+    /// Why.
+    pub cause: Cause,
+    /// Whether it counts against the provider.
+    pub fault: bool,
+    /// When.
+    pub at: Timestamp,
+}
 
 /// One call in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +95,31 @@ impl Router {
             .iter()
             .find(|(id, _)| *id == job)
             .map(|(_, ms)| *ms)
+    }
+
+    /// The newest attempts that ended without a receipt, newest first, since this router started.
+    pub fn losses(&self) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().rev()
+    }
+
+    pub(super) fn remember_loss(
+        &mut self,
+        ticket: &Ticket,
+        cause: Cause,
+        fault: bool,
+        at: Timestamp,
+    ) {
+        self.losses.push_back(Loss {
+            job: ticket.job_id,
+            provider: ticket.provider,
+            attempt: ticket.attempt,
+            cause,
+            fault,
+            at,
+        });
+        if self.losses.len() > LOSSES {
+            self.losses.pop_front();
+        }
     }
 
     pub(super) fn remember_ttft(&mut self, job: JobId, ms: u64) {

@@ -1,0 +1,158 @@
+//! Pages that change while they are looked at: one stream of server-sent events for each, which carries the sections that look different.
+//!
+//! A stream renders when the router says that something changed, and then only as often as costs little; it renders nothing while its
+//! client has not taken what came before. A beat tells the client that the line is alive.
+
+use super::pages::{Page, Section};
+use crate::error::{ApiError, unavailable};
+use crate::info::documents;
+use crate::port::{Gateway, Viewer};
+use crate::server::App;
+use axum::body::Body;
+use axum::extract::{Extension, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// Pages that are looked at, of all viewers together.
+pub(crate) const WATCHERS_MAX: usize = 32;
+/// Least time between two renderings of a page.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A page whose rendering took long is rendered again only after that many times as long.
+const REST: u32 = 20;
+/// A line without news carries a beat this often.
+const BEAT: Duration = Duration::from_secs(5);
+/// How long a browser waits before it asks again.
+const RETRY_MS: u32 = 1_000;
+
+/// One page that is looked at.
+struct Watch {
+    app: Arc<App>,
+    page: Page,
+    viewer: Viewer,
+    /// With the cookie: whoever is logged out sees nothing more.
+    headers: HeaderMap,
+    changes: watch::Receiver<u64>,
+    closing: watch::Receiver<bool>,
+    shown: BTreeMap<&'static str, String>,
+    begun: bool,
+    rendered: Instant,
+    pause: Duration,
+    beat: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The stream of a page.
+pub(crate) async fn live(
+    State(app): State<Arc<App>>,
+    Extension(viewer): Extension<Viewer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = query.unwrap_or_default();
+    let path = query.split('&').find_map(|pair| pair.strip_prefix("page="));
+    let page = path.and_then(Page::at);
+    let page = page.ok_or(ApiError::NotFound { what: "page" })?;
+    let place = app.watchers.clone().try_acquire_owned();
+    let place =
+        place.map_err(|_| unavailable("as many pages are looked at as it can take".to_owned()))?;
+    let now = Instant::now();
+    let watch = Watch {
+        changes: app.gateway.board().changes(),
+        closing: app.closing.clone(),
+        app,
+        page,
+        viewer,
+        headers,
+        shown: BTreeMap::new(),
+        begun: false,
+        rendered: now,
+        pause: PAUSE,
+        beat: now + BEAT,
+        _place: place,
+    };
+    let pieces = stream::unfold(watch, |mut watch| async move {
+        let piece = watch.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), watch))
+    });
+    let media = HeaderValue::from_static("text/event-stream");
+    Ok(([(header::CONTENT_TYPE, media)], Body::from_stream(pieces)).into_response())
+}
+
+impl Watch {
+    /// The next events; `None` ends the stream.
+    async fn next(&mut self) -> Option<String> {
+        if !self.begun {
+            self.begun = true;
+            self.changes.borrow_and_update();
+            let all = self.differences().await?;
+            return Some(format!("retry: {RETRY_MS}\n\n{all}"));
+        }
+        loop {
+            let mut closing = self.closing.clone();
+            let closed = async {
+                if closing.wait_for(|closing| *closing).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let due = self.rendered + self.pause;
+            let changes = &mut self.changes;
+            let changed = async {
+                let changed = changes.changed().await;
+                sleep_until(due).await;
+                changed.is_ok()
+            };
+            let alive = tokio::select! {
+                () = closed => false,
+                alive = changed => alive,
+                () = sleep_until(self.beat) => {
+                    self.beat = Instant::now() + BEAT;
+                    let open = self.app.login.viewer(&self.headers, self.app.gateway.board().now());
+                    return (open == Some(self.viewer)).then(|| "event: beat\ndata: 1\n\n".to_owned());
+                }
+            };
+            if !alive {
+                return None;
+            }
+            self.changes.borrow_and_update();
+            let news = self.differences().await?;
+            if !news.is_empty() {
+                self.beat = Instant::now() + BEAT;
+                return Some(news);
+            }
+        }
+    }
+
+    /// Events for the sections that look different now.
+    async fn differences(&mut self) -> Option<String> {
+        let now = self.app.gateway.board().now();
+        if self.app.login.viewer(&self.headers, now) != Some(self.viewer) {
+            return None;
+        }
+        let (page, viewer) = (self.page, self.viewer);
+        let began = Instant::now();
+        let look_up = move |gateway: &dyn Gateway| page.sections(gateway.board(), viewer);
+        let sections = documents(&self.app, look_up).await.ok()?.ok()?;
+        self.rendered = Instant::now();
+        self.pause = PAUSE.max((self.rendered - began) * REST);
+        let mut events = String::new();
+        for Section { id, title, body } in sections {
+            let html = body.into_string();
+            if self.shown.get(id) == Some(&html) {
+                continue;
+            }
+            let data = json!({"id": id, "title": title, "html": html});
+            events.push_str(&format!("event: section\ndata: {data}\n\n"));
+            self.shown.insert(id, html);
+        }
+        Some(events)
+    }
+}
