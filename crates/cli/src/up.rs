@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash};
 use stoa_chain::ChainAccess;
 use stoa_evm::Chain;
-use stoa_runtime::{Backend, discover_hardware};
+use stoa_runtime::{Backend, Cheat, CheatingBackend, discover_hardware};
+use stoa_types::NetworkProfile;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -43,6 +44,9 @@ pub struct Args {
     /// Number of validators, 0 to 64. They compute a share of the answers again; whoever sold a wrong one loses stake.
     #[arg(long, value_name = "N")]
     validators: Option<u32>,
+    /// The first provider cheats, for devnets: to see how validators find it out and what follows.
+    #[arg(long, value_name = "HOW")]
+    cheat: Option<CheatArg>,
     /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
     #[arg(long, value_name = "N")]
     batch_seconds: Option<u64>,
@@ -62,6 +66,52 @@ pub struct Args {
     json: bool,
 }
 
+/// How the first provider cheats.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum CheatArg {
+    /// It sells a stand-in's answers under the model's name.
+    SwapModel,
+    /// It changes a token of the right answer.
+    AlterOutput,
+    /// It counts more prompt tokens than there are.
+    Overcount,
+}
+
+impl From<CheatArg> for Cheat {
+    fn from(arg: CheatArg) -> Self {
+        match arg {
+            CheatArg::SwapModel => Self::SwapModel,
+            CheatArg::AlterOutput => Self::AlterOutput,
+            CheatArg::Overcount => Self::Overcount,
+        }
+    }
+}
+
+/// Refuses cheats where money is real.
+fn may_cheat(args: &Args, profile: &NetworkProfile) -> Result<(), Failure> {
+    if args.cheat.is_some() && !profile.devnet {
+        let name = &profile.name;
+        return Err(format!(
+            "--cheat is for devnets, where money and stake are for tests; profile `{name}` is none"
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// The machine of provider `n`: the first one's backends cheat, if that is asked for.
+fn machine_of(machine: &Machine, n: u32, cheat: Option<Cheat>) -> Machine {
+    let mut machine = machine.clone();
+    if let Some(cheat) = cheat.filter(|_| n == 0) {
+        let cheating = |honest: Arc<dyn Backend>| {
+            Arc::new(CheatingBackend::new(honest, cheat)) as Arc<dyn Backend>
+        };
+        machine.backends = machine.backends.into_iter().map(cheating).collect();
+        tracing::warn!(?cheat, "the first provider cheats, as was asked for");
+    }
+    machine
+}
+
 /// Starts the network, tells how to reach it, and runs until Ctrl-C or a fatal fault.
 pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failure> {
     let hardware = discover_hardware();
@@ -69,6 +119,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     config.apply(args);
     config.check(hardware.cores)?;
     let asked = config.asked_profile(args.batch_seconds)?;
+    may_cheat(args, &asked)?;
     let named = args.profile.is_some() || args.batch_seconds.is_some();
     let data = DataDir::open(data)?;
     // Whatever can be refused is refused before anything is deleted or changed.
@@ -83,6 +134,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         data.clear()?;
     }
     let profile = Profile::settle(&data, asked, named)?;
+    may_cheat(args, &profile.rules)?;
     let exact = match own_model {
         Some(backend) => backend,
         None => {
@@ -96,7 +148,8 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         backends: provider::backends(upstream, exact),
         providers,
     };
-    let network = start(&data, &config, profile, listeners, machine).await?;
+    let cheat = args.cheat.map(Cheat::from);
+    let network = start(&data, &config, profile, listeners, (machine, cheat)).await?;
     network.info.save(&data.path(""))?;
     // Before anybody is told that it is up: whoever stops it on reading so has it stopped in good order.
     let stop = StopSignal::new()?;
@@ -166,7 +219,7 @@ async fn start(
     config: &Config,
     profile: Profile,
     listeners: Listeners,
-    machine: Machine,
+    (machine, cheat): (Machine, Option<Cheat>),
 ) -> Result<Running, Failure> {
     let (stop, stopped) = watch::channel(false);
     let chain = chain::open(data, &profile)?;
@@ -221,7 +274,8 @@ async fn start(
     let mut providers = Vec::new();
     for n in 0..machine.providers {
         let to = (&dialled[..], local(0));
-        providers.extend(provider::start(&joined, data, config, &machine, n, to).await?);
+        let own = machine_of(&machine, n, cheat);
+        providers.extend(provider::start(&joined, data, config, &own, n, to).await?);
     }
 
     let key = api_key(data)?;

@@ -34,15 +34,12 @@ struct Up {
 
 impl Up {
     fn start(data: &Path, args: &[&str]) -> Self {
-        let mut child = stoa(
-            data,
-            &["up", "--json", "--port", "0", "--batch-seconds", "2"],
-        )
-        .args(args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+        let mut child = stoa(data, &["up", "--json", "--port", "0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
         let mut stderr = child.stderr.take().expect("piped");
         let log = std::thread::spawn(move || {
             let mut log = String::new();
@@ -98,7 +95,17 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn honest_answers_are_computed_again_by_a_panel_and_raise_reputations() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
-    let up = Up::start(&data, &["--providers", "2", "--validators", "3"]);
+    let up = Up::start(
+        &data,
+        &[
+            "--batch-seconds",
+            "2",
+            "--providers",
+            "2",
+            "--validators",
+            "3",
+        ],
+    );
     for n in 0..4 {
         ask(&data, n);
     }
@@ -116,9 +123,109 @@ fn honest_answers_are_computed_again_by_a_panel_and_raise_reputations() {
     }
     drop(up.end());
     // Works that are kept and seats that are held outlive a restart: what comes after is audited too.
-    let up = Up::start(&data, &["--providers", "2", "--validators", "3"]);
+    let up = Up::start(
+        &data,
+        &[
+            "--batch-seconds",
+            "2",
+            "--providers",
+            "2",
+            "--validators",
+            "3",
+        ],
+    );
     ask(&data, 4);
     until("a fifth ruling", || audited(&data) == 5);
     let log = up.end();
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// The first provider is by far the cheapest: it gets the calls.
+const CHEAP_FIRST: &str = r#"
+[[providers]]
+region = "XA"
+input_price = "1"
+output_price = "1"
+
+[[providers]]
+region = "XB"
+input_price = "100"
+output_price = "100"
+"#;
+
+/// A network whose first provider cheats: what becomes of it, of the developer's money and of the next call.
+fn cheats(how: &str, kinds: &[&str]) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, settings) = (folder.path().join("data"), folder.path().join("my.toml"));
+    std::fs::write(&settings, CHEAP_FIRST).expect("writes");
+    let settings = settings.to_str().expect("UTF-8");
+    let up = Up::start(
+        &data,
+        &[
+            "--batch-seconds",
+            "5",
+            "--providers",
+            "2",
+            "--validators",
+            "3",
+            "--config",
+            settings,
+            "--cheat",
+            how,
+        ],
+    );
+    let network = std::fs::read_to_string(data.join("network.json")).expect("a network");
+    let network: Value = serde_json::from_str(&network).expect("JSON");
+    let cheat = network["providers"][0]
+        .as_str()
+        .expect("its account")
+        .to_owned();
+    for n in 0..2 {
+        ask(&data, n);
+    }
+    let rows = |data: &Path| told(data, &["providers", "--json"]);
+    let row_of = |rows: &Value, id: &str| {
+        let rows = rows.as_array().expect("a list").iter();
+        rows.clone()
+            .find(|row| row["id"] == *id)
+            .expect("listed")
+            .clone()
+    };
+    until("a slash", || row_of(&rows(&data), &cheat)["slashed"] != "0");
+    let listed = rows(&data);
+    assert_eq!(row_of(&listed, &cheat)["rated"], 0);
+    let honest = network["providers"][1].as_str().expect("its account");
+    assert_eq!(row_of(&listed, honest)["slashed"], "0");
+    // Both jobs are ruled on before the payout root could be claimed: nothing is charged for them.
+    let charged = |data: &Path| told(data, &["account", "--json"])["charged"].clone();
+    until("a refund to the unit", || charged(&data) == "0");
+    let jobs = told(&data, &["jobs", "--json"]);
+    let job = jobs[0]["job"].as_str().expect("an id").to_owned();
+    let audit = &told(&data, &["explain", &job, "--json"])["audit"];
+    let outcome = audit["outcome"].as_str().expect("ruled");
+    assert!(kinds.contains(&outcome), "{audit}");
+    assert_eq!(audit["reversed"], true, "{audit}");
+    assert_ne!(audit["slashed"], "0", "{audit}");
+    // The dear one gets the next call.
+    ask(&data, 2);
+    let jobs = told(&data, &["jobs", "--json"]);
+    let served = jobs.as_array().expect("a list").iter();
+    let served: Vec<_> = served.filter(|job| job["provider"] == *honest).collect();
+    assert_eq!(served.len(), 1, "{jobs}");
+    drop(up.end());
+}
+
+#[test]
+fn who_alters_answers_is_slashed_and_left_and_nothing_is_charged_for_them() {
+    cheats("alter-output", &["wrong_output"]);
+}
+
+#[test]
+fn who_counts_too_much_is_slashed_and_left_and_nothing_is_charged_for_it() {
+    cheats("overcount", &["wrong_count"]);
+}
+
+#[test]
+fn who_sells_another_model_is_slashed_and_left_and_nothing_is_charged_for_it() {
+    cheats("swap-model", &["wrong_output", "wrong_count"]);
 }

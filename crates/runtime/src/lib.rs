@@ -6,6 +6,7 @@
 
 mod answer;
 mod backend;
+mod cheat;
 mod exact;
 mod executor;
 mod hardware;
@@ -20,6 +21,7 @@ mod upstream;
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,
 };
+pub use cheat::{Cheat, CheatingBackend};
 pub use exact::{ExactBackend, ExactOptions, OpenError};
 pub use executor::{Busy, Event, Executor};
 pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};

@@ -11,6 +11,7 @@ mod logs;
 pub mod money;
 pub mod provider;
 pub mod router;
+pub mod ruling;
 pub mod show;
 pub mod validator;
 pub mod verify;

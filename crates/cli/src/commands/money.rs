@@ -78,7 +78,8 @@ impl Reader {
     }
 }
 
-fn contracts(network: &Network) -> Outcome<Contracts> {
+/// Where the network's contracts are.
+pub fn contracts(network: &Network) -> Outcome<Contracts> {
     let at = |name: &str| {
         network
             .contract(name)

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
-use stoa_types::{Address, JobId, JobState, Price, Region, Timestamp, TokenAmount};
+use stoa_types::{Address, JobId, JobState, Price, Region, SignedReceipt, Timestamp, TokenAmount};
 
 /// Arguments that every looking command has.
 #[derive(Debug, clap::Args)]
@@ -164,10 +164,35 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
 
 /// `stoa explain JOB`.
 pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
-    let api = Api::new(&Network::load(data)?);
-    let told: Value = api.get(&format!("/stoa/explain/{}", args.job)).await?;
+    #[derive(Deserialize)]
+    struct Given {
+        receipt: SignedReceipt,
+    }
+    let network = Network::load(data)?;
+    let api = Api::new(&network);
+    let mut told: Value = api.get(&format!("/stoa/explain/{}", args.job)).await?;
+    // A call that failed has no receipt, and nobody rules on it.
+    let given: Option<Given> = api.get(&format!("/receipts/{}", args.job)).await.ok();
+    let audit = match given {
+        Some(given) => super::ruling::of_job(&network, &given.receipt).await?,
+        None => None,
+    };
     if args.json {
+        told["audit"] = serde_json::to_value(&audit)?;
         return Ok(say(told)?);
+    }
+    if let Some(audit) = &audit {
+        say(format_args!(
+            "audit    round {}: {:?}; slashed {}; {}",
+            audit.round,
+            audit.outcome,
+            audit.slashed,
+            if audit.reversed {
+                "reversed, the account owes nothing for it"
+            } else {
+                "charged as it was"
+            }
+        ))?;
     }
     let decision: stoa_market::Decision = serde_json::from_value(told["decision"].clone())?;
     say(format_args!("job      {}", args.job))?;
