@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, Started};
 use stoa_types::{FinishReason, JobId, TokenAmount};
 use tokio::sync::mpsc;
@@ -279,7 +279,6 @@ async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
             }
             ClientEvent::Done(done) => {
                 call.client.disarm();
-                record_ttft(done.ttft_ms);
                 let mut headers = job_headers(call.job, Some(&done.started));
                 headers.insert(
                     header::CONTENT_TYPE,
@@ -430,7 +429,6 @@ impl Pump {
             }
             ClientEvent::Done(done) => {
                 self.call.client.disarm();
-                record_ttft(done.ttft_ms);
                 let Ok(pieces) = self.pieces.finish(&done) else {
                     tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
                     let billed = done.receipt.receipt.charge;
@@ -516,8 +514,4 @@ fn job_headers(job: JobId, started: Option<&Started>) -> HeaderMap {
         );
     }
     headers
-}
-
-fn record_ttft(ms: u64) {
-    metrics::histogram!("stoa_api_ttft_seconds").record(Duration::from_millis(ms).as_secs_f64());
 }

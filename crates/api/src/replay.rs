@@ -485,8 +485,10 @@ impl Lead {
     /// Keeps an answer. Where that fails the claim stays: the request will not run again, and whoever asks hears the truth.
     async fn keep(&self, answer: &Answer) {
         let (id, claim) = (self.id, self.recording.claim);
+        let job = claim.job;
         let Some(sealed) = self.seal.close(answer) else {
             return tracing::warn!(
+                %job,
                 "an answer was not kept for its Idempotency-Key: no random bytes"
             );
         };
@@ -495,8 +497,8 @@ impl Lead {
             .await
         {
             Ok(Ok(())) => {}
-            Ok(Err(fault)) => tracing::warn!(%fault, "an answer was not kept"),
-            Err(_) => tracing::error!("keeping an answer broke off"),
+            Ok(Err(fault)) => tracing::warn!(%job, %fault, "an answer was not kept"),
+            Err(_) => tracing::error!(%job, "keeping an answer broke off"),
         }
     }
 

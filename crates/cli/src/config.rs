@@ -1,4 +1,7 @@
-//! Settings of `stoa up`: one file, embedded as the default and its documentation.
+//! Settings of `stoa up` and of the roles on their own: one file, embedded as the default and its documentation.
+
+#[cfg(test)]
+mod reference;
 
 use crate::process::Failure;
 use serde::Deserialize;

@@ -37,7 +37,8 @@ pub enum DataError {
     DamagedKey(PathBuf),
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
+/// Says what was tried where.
+pub fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
     move |source| DataError::Io {
         what,
         path: path.to_owned(),
@@ -45,7 +46,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataEr
     }
 }
 
-/// What a network writes into the top of its folder, besides one folder for each provider.
+/// What a network writes into the top of its folder, besides one folder for each provider and validator.
 const OURS: &[&str] = &[
     "lock",
     "profile.toml",
@@ -63,7 +64,9 @@ fn is_ours(name: &str) -> bool {
         .strip_prefix('.')
         .and_then(|name| name.strip_suffix(".new"))
         .unwrap_or(name);
-    let number = name.strip_prefix("provider-");
+    let number = name
+        .strip_prefix("provider-")
+        .or_else(|| name.strip_prefix("validator-"));
     OURS.contains(&name)
         || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
@@ -258,6 +261,7 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let secret = data.secret("router").expect("made");
         data.folder("provider-12").expect("made");
+        data.folder("validator-0").expect("made");
         fs::write(folder.path().join(".profile.toml.new"), "half").expect("writes");
         for foreign in ["thesis.tex", "provider-x", "provider-", "lock.old"] {
             let path = folder.path().join(foreign);

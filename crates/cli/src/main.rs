@@ -1,11 +1,14 @@
 //! The `stoa` binary: a whole network with `up`, and the commands of developers, providers and auditors.
 
+mod archive;
 mod commands;
 mod config;
 mod data;
 mod http;
 mod join;
 mod launch;
+mod log;
+mod measures;
 mod network;
 mod process;
 mod profile;
@@ -15,10 +18,9 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, chain, connect, doctor, fund, keys, money, provider, router, show,
+    Outcome, ask, audit, backup, chain, connect, doctor, fund, keys, money, provider, router, show,
     validator, verify,
 };
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -36,6 +38,15 @@ struct Cli {
         value_name = "DIR"
     )]
     data: PathBuf,
+    /// Form of the log on standard error.
+    #[arg(
+        long,
+        global = true,
+        env = "STOA_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    log_format: log::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -78,6 +89,10 @@ enum Command {
     Claim(show::ShowArgs),
     /// Withdraws free balance from the vault to the developer's wallet.
     Withdraw(money::WithdrawArgs),
+    /// Copies the data folder of a stopped role into one file.
+    Backup(backup::Args),
+    /// Makes a data folder of such a copy.
+    Restore(backup::Args),
     /// Checks the books of a stopped router.
     Audit(show::ShowArgs),
 }
@@ -93,15 +108,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "info,iroh=warn,noq=warn".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        // A log that nobody reads any more is not worth a panic.
-        .log_internal_errors(false)
-        .init();
+    log::start(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -144,6 +151,8 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Keys(args) => keys::keys(data, args).await,
         Command::Claim(args) => money::claim(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,
+        Command::Backup(args) => backup::backup(data, args),
+        Command::Restore(args) => backup::restore(data, args),
         Command::Audit(args) => audit::audit(data, args),
     }
 }

@@ -1,5 +1,6 @@
 //! What the commands share with the terminal: where they write, and how they are told to stop.
 
+use crate::log;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,9 +13,9 @@ pub fn say(text: impl Display) -> io::Result<()> {
     written(writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()))
 }
 
-/// Writes a line to standard error, likewise.
+/// Writes a line to standard error in the form of the log, likewise.
 pub fn complain(text: impl Display) -> io::Result<()> {
-    written(writeln!(io::stderr(), "{text}"))
+    written(writeln!(io::stderr(), "{}", log::line(text)))
 }
 
 /// The first and the last line of what an error says: a parser draws the place between them.

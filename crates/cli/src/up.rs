@@ -238,6 +238,7 @@ async fn start(
     );
     tokio::spawn(served);
     serve_metrics(listeners.metrics, until(stopped.clone()))?;
+    tokio::spawn(chain::watch(chain.clone()));
 
     let (joined, deployer) = chain::found(data, profile, &chain).await?;
     let file = JoinFile {

@@ -374,7 +374,8 @@ async fn write_control(
             Ok(()) => {}
             // Ending the link would end every job on it, and the next link would meet the same receipt.
             Err(error @ StreamError::TooLarge { .. }) => {
-                tracing::warn!(%error, job = ?message.job(), "a receipt cannot be repeated");
+                let job = message.job().map(|(job, _)| tracing::field::display(job));
+                tracing::warn!(%error, job, "a receipt cannot be repeated");
             }
             Err(error) => return error,
         }

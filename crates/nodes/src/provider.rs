@@ -144,7 +144,12 @@ pub enum Output {
     /// Keep durably: both signatures are there and the work can be claimed.
     Earned(Box<SignedReceipt>),
     /// Something for the operator's log.
-    Warn(String),
+    Warn {
+        /// The job that it is about.
+        job: JobId,
+        /// What happened.
+        text: String,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -297,10 +302,13 @@ impl Provider {
         let ticket = dispatch.ticket.ticket.clone();
         let attempt = (ticket.job_id, ticket.attempt);
         if self.attempts.contains_key(&attempt) {
-            return vec![Output::Warn(format!(
-                "dispatch of {} repeated; the first one stands",
-                ticket.job_id
-            ))];
+            return vec![Output::Warn {
+                job: ticket.job_id,
+                text: format!(
+                    "dispatch of {} repeated; the first one stands",
+                    ticket.job_id
+                ),
+            }];
         }
         if let Err(reason) = self.accept(&dispatch, now) {
             return vec![Output::Send(ToRouter::Refused {
@@ -560,10 +568,13 @@ impl Provider {
             running.facts,
         ) else {
             self.attempts.remove(&attempt);
-            return vec![Output::Warn(format!(
-                "the charge of {} does not fit an amount; nothing is claimed",
-                attempt.0
-            ))];
+            return vec![Output::Warn {
+                job: attempt.0,
+                text: format!(
+                    "the charge of {} does not fit an amount; nothing is claimed",
+                    attempt.0
+                ),
+            }];
         };
         let signature = self.config.key.sign(receipt_digest(&receipt));
         let end = Final {
@@ -625,16 +636,19 @@ impl Provider {
             return Vec::new();
         };
         if end.receipt != signed.receipt {
-            return vec![Output::Warn(format!(
-                "the router countersigned another receipt of {} than was offered",
-                attempt.0
-            ))];
+            return vec![Output::Warn {
+                job: attempt.0,
+                text: format!(
+                    "the router countersigned another receipt of {} than was offered",
+                    attempt.0
+                ),
+            }];
         }
         if let Err(reason) = check_signatures(&signed) {
-            return vec![Output::Warn(format!(
-                "the countersignature of {} is wrong: {reason}",
-                attempt.0
-            ))];
+            return vec![Output::Warn {
+                job: attempt.0,
+                text: format!("the countersignature of {} is wrong: {reason}", attempt.0),
+            }];
         }
         self.offered.remove(&attempt);
         self.attempts.remove(&attempt);
@@ -644,10 +658,10 @@ impl Provider {
     fn on_refused(&mut self, attempt: Attempt, reason: &str) -> Vec<Output> {
         self.offered.remove(&attempt);
         match self.attempts.remove(&attempt) {
-            Some(_) => vec![Output::Warn(format!(
-                "the router refused the receipt of {}: {reason}",
-                attempt.0
-            ))],
+            Some(_) => vec![Output::Warn {
+                job: attempt.0,
+                text: format!("the router refused the receipt of {}: {reason}", attempt.0),
+            }],
             None => Vec::new(),
         }
     }
@@ -673,10 +687,10 @@ impl Provider {
             self.attempts.remove(&attempt);
             self.offered.remove(&attempt);
             outputs.push(Output::Stop(attempt));
-            outputs.push(Output::Warn(format!(
-                "{} passed its deadline and was stopped",
-                attempt.0
-            )));
+            outputs.push(Output::Warn {
+                job: attempt.0,
+                text: format!("{} passed its deadline and was stopped", attempt.0),
+            });
         }
         if !outputs.is_empty() {
             outputs.push(Output::Send(self.status()));

@@ -196,7 +196,7 @@ impl World {
                 Output::Send { provider, message } => {
                     self.provider(provider, provider::Input::Router(*message))
                 }
-                Output::Warn(text) => self.warnings.push(text),
+                Output::Warn { text, .. } => self.warnings.push(text),
                 Output::SpendAlert(alert) => self.alerts.push(alert),
                 Output::Decided { decision, .. } => {
                     decision.replay().expect("every decision can be replayed")
@@ -228,7 +228,7 @@ impl World {
                 provider::Output::Run(attempt) => self.running.push((account, attempt)),
                 provider::Output::Stop(attempt) => self.running.retain(|(_, a)| *a != attempt),
                 provider::Output::Earned(receipt) => self.earned.push(*receipt),
-                provider::Output::Warn(text) => self.warnings.push(text),
+                provider::Output::Warn { text, .. } => self.warnings.push(text),
             }
         }
     }

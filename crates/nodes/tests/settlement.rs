@@ -49,7 +49,7 @@ impl World {
                         durable = Some(sequence);
                     }
                     Output::Chain(call) => self.calls.push(call),
-                    Output::Warn(text) => self.warnings.push(text),
+                    Output::Warn { text, .. } => self.warnings.push(text),
                     _ => {}
                 }
             }

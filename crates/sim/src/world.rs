@@ -657,10 +657,10 @@ impl World {
                 Output::Decided { decision, .. } => {
                     decision.replay().expect("every decision can be replayed")
                 }
-                Output::Warn(text) if text.contains("contradicts the books") => {
+                Output::Warn { text, .. } if text.contains("contradicts the books") => {
                     self.contradiction.get_or_insert(text);
                 }
-                Output::Warn(_) | Output::Audits(_) | Output::SpendAlert(_) => {}
+                Output::Warn { .. } | Output::Audits(_) | Output::SpendAlert(_) => {}
             }
         }
     }
@@ -894,7 +894,7 @@ impl World {
                 provider::Output::Earned(receipt) => {
                     self.told.earned.insert(receipt.receipt.job_id, *receipt);
                 }
-                provider::Output::Stop(_) | provider::Output::Warn(_) => {}
+                provider::Output::Stop(_) | provider::Output::Warn { .. } => {}
             }
         }
     }

@@ -5,13 +5,14 @@ use crate::config::Config;
 use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::chain as embedded;
-use crate::launch::service::{listen, local};
+use crate::launch::service::{listen, local, serve_metrics, until};
 use crate::process::{StopSignal, complain, say};
 use crate::profile::Profile;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use stoa_evm::rpc::{RpcConfig, serve};
+use tokio::sync::watch;
 
 /// Arguments of `stoa chain`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,9 @@ pub struct Args {
     /// URL that join.json tells the other roles; the address it listens on, if not named.
     #[arg(long, value_name = "URL")]
     announce: Option<String>,
+    /// Address of the Prometheus metrics; without it there are none.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
     /// Network profile: stoa or infera.
     #[arg(long)]
     profile: Option<String>,
@@ -52,8 +56,14 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
         .listen
         .unwrap_or_else(|| local(args.port.unwrap_or(config.up.rpc_port)));
     let listener = listen(address, "the chain's RPC", "--port or --listen").await?;
+    let (stop, stopped) = watch::channel(false);
+    if let Some(address) = args.metrics {
+        let metrics = listen(address, "metrics", "--metrics").await?;
+        serve_metrics(metrics, until(stopped))?;
+    }
     let profile = Profile::settle(&data, asked, named)?;
     let chain = embedded::open(&data, &profile)?;
+    tokio::spawn(embedded::watch(chain.clone()));
     let (joined, _) = embedded::found(&data, profile, &chain).await?;
     let address = listener.local_addr()?;
     let file = JoinFile {
@@ -75,8 +85,11 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
     if let Err(error) = tell(args, &data, &file, address, chain.head().number) {
         complain(error)?;
     }
-    let stop = async move { signal.wait().await };
-    serve(listener, chain.clone(), RpcConfig::default(), stop).await?;
+    let told = async move {
+        signal.wait().await;
+        let _ = stop.send(true);
+    };
+    serve(listener, chain.clone(), RpcConfig::default(), told).await?;
     chain.close();
     Ok(())
 }

@@ -56,6 +56,25 @@ fn genesis(data: &DataDir, profile: &Profile) -> Result<Genesis, Failure> {
     })
 }
 
+/// Measures the chain as long as it is open.
+pub async fn watch(chain: Arc<Chain>) {
+    let (mut head, mut counted) = (chain.watch_head(), chain.head().number);
+    let transactions = metrics::counter!("stoa_chain_transactions_total");
+    loop {
+        let number = head.borrow_and_update().number;
+        metrics::gauge!("stoa_chain_head_block").set(number as f64);
+        for block in counted.saturating_add(1)..=number {
+            if let Ok(Some((header, _))) = chain.block(block) {
+                transactions.increment(u64::from(header.transaction_count));
+            }
+        }
+        counted = number;
+        if head.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Puts the contracts on the chain, or finds them there. Gives the network, and the account that deployed it and holds its stake tokens.
 pub async fn found(
     data: &DataDir,

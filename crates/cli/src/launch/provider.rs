@@ -151,6 +151,7 @@ pub async fn start<C: ChainAccess + Clone>(
             policy: policy.clone(),
             utc_offset_minutes: config.provider.utc_offset_minutes,
             earnings: earnings.clone(),
+            router: router.account,
         }));
     }
     Ok(loops)

@@ -13,7 +13,7 @@ use crate::roles::replays::{Bounds, Replays};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::shelf::Shelf;
-use crate::roles::{journal, router, settler};
+use crate::roles::{journal, router, settler, watch};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -108,6 +108,7 @@ pub async fn start<C: ChainAccess + Clone>(
         endpoint.answer_audits(answers.answerer());
         tokio::spawn(audits::follow(watch.clone(), handle.clone(), address));
     }
+    tokio::spawn(watch::watch(handle.clone()));
     let view = Arc::new(Mutex::new(ChainView::default()));
     let (told, caught_up) = oneshot::channel();
     let follower = Follower {

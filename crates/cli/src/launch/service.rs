@@ -1,5 +1,6 @@
 //! What every long-running process of Stoa has: bound sockets, metrics, and a way to be stopped.
 
+use crate::measures;
 use crate::process::Failure;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub fn serve_metrics(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    let recorder = measures::install()?;
     let page = recorder.clone();
     let app = axum::Router::new().route(
         "/metrics",

@@ -245,6 +245,7 @@ impl Gateway for RouterGateway {
         let too_many = self.router.core().active() >= self.calls_max as usize;
         let written = WrittenTokens::default();
         let events = if too_many {
+            metrics::counter!("stoa_router_calls_shed_total").increment(1);
             RouterHandle::refused("it has as many calls under way as it can take")
         } else {
             self.router.submit(job, account, request, written.clone())

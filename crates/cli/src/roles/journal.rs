@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use stoa_crypto::Domain;
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_store::{
@@ -216,6 +217,7 @@ impl<D: Disk> RouterJournal<D> {
                     return (self.tell)(Written::Fatal(failure.to_string()));
                 }
                 Err(error) if refusable => {
+                    metrics::counter!("stoa_router_journal_refused_total").increment(1);
                     return (self.tell)(Written::Refused {
                         sequence,
                         reason: error.to_string(),
@@ -224,10 +226,12 @@ impl<D: Disk> RouterJournal<D> {
                 Err(error) => tracing::warn!(sequence, %error, "journal entry waits for room"),
             }
         } else if refusable {
+            metrics::counter!("stoa_router_journal_refused_total").increment(1);
             let reason = "the journal has no room; free some disk space".to_owned();
             return (self.tell)(Written::Refused { sequence, reason });
         }
         backlog.push_back((sequence, payload));
+        show_waiting(backlog.len());
     }
 
     /// Tries again what found no room. Call it every now and then.
@@ -235,7 +239,10 @@ impl<D: Disk> RouterJournal<D> {
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((sequence, payload)) = backlog.front() {
             match self.submit(*sequence, payload) {
-                Ok(()) => drop(backlog.pop_front()),
+                Ok(()) => {
+                    backlog.pop_front();
+                    show_waiting(backlog.len());
+                }
                 Err(AppendError::Failed(failure) | AppendError::Poisoned(failure)) => {
                     return (self.tell)(Written::Fatal(failure.to_string()));
                 }
@@ -246,8 +253,10 @@ impl<D: Disk> RouterJournal<D> {
 
     fn submit(&self, sequence: u64, payload: &Arc<[u8]>) -> Result<(), AppendError> {
         let (tell, durable, kept) = (self.tell.clone(), self.keeper.durable(), payload.clone());
+        let began = Instant::now();
         let done = move |result: Result<Position, AppendError>| match result {
             Ok(position) => {
+                metrics::histogram!("stoa_router_journal_seconds").record(began.elapsed());
                 tell(Written::Durable(sequence));
                 durable.tell(position, kept);
             }
@@ -260,6 +269,10 @@ impl<D: Disk> RouterJournal<D> {
         };
         self.group.submit(&[record], Box::new(done)).map(drop)
     }
+}
+
+fn show_waiting(entries: usize) {
+    metrics::gauge!("stoa_router_journal_waiting").set(entries as f64);
 }
 
 /// Says in the log what was not as written and did no harm.

@@ -16,3 +16,4 @@ pub mod statistics;
 pub mod trail;
 pub mod validator;
 pub mod votes;
+pub mod watch;

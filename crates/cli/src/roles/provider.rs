@@ -15,7 +15,7 @@ use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
     Backend, CancelFlag, Event as Made, Executor, LocalTime, Prepared, ProviderPolicy,
 };
-use stoa_types::Digest;
+use stoa_types::{Address, Digest};
 use tokio::sync::mpsc;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -48,6 +48,34 @@ pub struct ProviderParts {
     pub utc_offset_minutes: i32,
     /// Its receipts.
     pub earnings: Arc<Earnings>,
+    /// The router's account, for the metrics.
+    pub router: Address,
+}
+
+/// What a loop shows of itself: its provider's and its router's account are the labels.
+struct Shown {
+    provider: String,
+    router: String,
+}
+
+impl Shown {
+    fn gauge(&self, name: &'static str) -> metrics::Gauge {
+        metrics::gauge!(name, "provider" => self.provider.clone(), "router" => self.router.clone())
+    }
+
+    fn job(&self, outcome: &'static str) {
+        let (provider, router) = (self.provider.clone(), self.router.clone());
+        metrics::counter!("stoa_provider_jobs_total", "provider" => provider, "router" => router, "outcome" => outcome)
+            .increment(1);
+    }
+
+    fn earned(&self, earnings: &Earnings) {
+        let (_, gross) = earnings.total();
+        metrics::gauge!("stoa_provider_earned_units", "provider" => self.provider.clone())
+            .set(gross.units() as f64);
+        metrics::gauge!("stoa_provider_receipts_unkept", "provider" => self.provider.clone())
+            .set(earnings.unkept() as f64);
+    }
 }
 
 /// A running provider.
@@ -87,6 +115,7 @@ struct Loop {
     policy: ProviderPolicy,
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
+    shown: Shown,
     events: mpsc::UnboundedSender<Event>,
     streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
     prepared: HashMap<Attempt, Ready>,
@@ -122,8 +151,16 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
             }
         }
     });
+    let shown = Shown {
+        provider: parts.core.account().to_string(),
+        router: parts.router.to_string(),
+    };
+    // Seen before the first link, so that one that never comes is seen too.
+    shown.gauge("stoa_provider_link_up").set(0.0);
+    shown.gauge("stoa_provider_open").set(1.0);
     let state = Loop {
         core: parts.core,
+        shown,
         endpoint: endpoint.clone(),
         backends: parts.backends,
         executor: parts.executor,
@@ -164,6 +201,7 @@ impl Loop {
                 _ = ticks.tick() => {
                     self.window();
                     self.earnings.retry(Instant::now());
+                    self.shown.earned(&self.earnings);
                     self.handle(Input::Tick);
                 }
             }
@@ -209,6 +247,8 @@ impl Loop {
         let closed = !self.policy.is_open(time) || fault.is_some();
         if closed != self.closed && !self.draining {
             self.closed = closed;
+            let open = if closed { 0.0 } else { 1.0 };
+            self.shown.gauge("stoa_provider_open").set(open);
             let minutes = self.policy.minutes_to_change(time).unwrap_or_default();
             let state = if closed { "closed" } else { "open" };
             let fault = fault.unwrap_or_default();
@@ -232,6 +272,8 @@ impl Loop {
                 self.handle(Input::Disconnected);
             }
             self.connection = connection;
+            let up = if connection == 0 { 0.0 } else { 1.0 };
+            self.shown.gauge("stoa_provider_link_up").set(up);
             if connection != 0 {
                 self.handle(Input::Connected);
             }
@@ -258,8 +300,12 @@ impl Loop {
                     let attempt = (receipt.receipt.job_id, receipt.receipt.attempt);
                     self.flags.remove(&attempt);
                     self.earnings.keep(&receipt);
+                    self.shown.job("earned");
+                    tracing::info!(account = %self.core.account(), job = %attempt.0, charge = %receipt.receipt.charge, "job earned");
                 }
-                Output::Warn(text) => tracing::warn!(account = %self.core.account(), "{text}"),
+                Output::Warn { job, text } => {
+                    tracing::warn!(account = %self.core.account(), %job, "{text}");
+                }
             }
         }
         self.streams.retain(|_, stream| !stream.is_closed());
@@ -272,11 +318,21 @@ impl Loop {
             ToRouter::Status {
                 free_slots,
                 draining,
-            } => self.endpoint.set_status(ProviderStatus {
-                free_slots,
-                draining,
-            }),
+            } => {
+                self.shown
+                    .gauge("stoa_provider_slots_free")
+                    .set(f64::from(free_slots));
+                self.endpoint.set_status(ProviderStatus {
+                    free_slots,
+                    draining,
+                });
+            }
             message => {
+                match message {
+                    ToRouter::Refused { .. } => self.shown.job("refused"),
+                    ToRouter::Failed { .. } => self.shown.job("failed"),
+                    _ => {}
+                }
                 let stream = message
                     .job()
                     .and_then(|attempt| self.streams.get(&attempt))

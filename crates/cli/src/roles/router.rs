@@ -8,10 +8,10 @@ use super::statistics::Statistics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use stoa_api::{KeyName, WrittenTokens};
+use stoa_api::{ApiError, KeyName, WrittenTokens};
 use stoa_market::Decision;
 use stoa_net::{CloseCode, JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, SpendAlert};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, Failure, SpendAlert};
 use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
 use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount};
@@ -121,6 +121,41 @@ struct ClientLine {
     complete: bool,
     /// Its queue was full: it hears the end of the call and nothing before it.
     cut: bool,
+    pace: Pace,
+}
+
+/// When a call began and how its tokens come, for the metrics.
+struct Pace {
+    began: Instant,
+    /// When the first tokens came.
+    first: Option<Instant>,
+    /// Tokens after the first ones.
+    later: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            first: None,
+            later: 0,
+        }
+    }
+
+    fn see(&mut self, event: &ClientEvent) {
+        match (event, self.first) {
+            (ClientEvent::Delta { .. }, None) => self.first = Some(Instant::now()),
+            (ClientEvent::Delta { tokens, .. }, Some(_)) => self.later += u64::from(*tokens),
+            (ClientEvent::Complete, Some(first)) if self.later > 0 => {
+                let gap = first.elapsed().as_secs_f64() / self.later as f64;
+                metrics::histogram!("stoa_router_token_gap_seconds").record(gap);
+            }
+            (ClientEvent::Done(_), _) => {
+                metrics::histogram!("stoa_router_call_seconds").record(self.began.elapsed());
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Calls and queries for a running router. Clones share it.
@@ -155,6 +190,7 @@ impl RouterHandle {
             written,
             complete: false,
             cut: false,
+            pace: Pace::new(),
         };
         let _ = self.events.send(Event::Submit {
             job,
@@ -435,7 +471,11 @@ impl Loop {
                         .keep(job, *decision);
                 }
                 Output::Chain(call) => drop(self.chain.send(call)),
-                Output::Warn(text) => tracing::warn!("{text}"),
+                Output::Warn {
+                    job: Some(job),
+                    text,
+                } => tracing::warn!(%job, "{text}"),
+                Output::Warn { job: None, text } => tracing::warn!("{text}"),
                 Output::SpendAlert(alert) => warn_of_spending(&alert),
                 Output::Audits(keeping) => {
                     if let Some(keeper) = &self.keeper {
@@ -463,6 +503,9 @@ impl Loop {
     fn tell_client(&mut self, job: JobId, event: ClientEvent) {
         log_end(job, &event);
         self.statistics.told(job, &event, now());
+        if let Some(line) = self.clients.get_mut(&job) {
+            line.pace.see(&event);
+        }
         if matches!(event, ClientEvent::Done(_) | ClientEvent::Failed(_)) {
             if let Some(line) = self.clients.remove(&job) {
                 // There is room for it; a receiver that is gone needs it no more.
@@ -567,7 +610,7 @@ impl Loop {
             let link = link.clone();
             tokio::spawn(async move {
                 if let Err(error) = link.answer_late(message).await {
-                    tracing::debug!(%error, "an answer to a repeated receipt was not sent");
+                    tracing::debug!(job = %attempt.0, %error, "an answer to a repeated receipt was not sent");
                 }
             });
         }
@@ -576,6 +619,7 @@ impl Loop {
     fn dispatch(&mut self, provider: Address, dispatch: Dispatch) {
         let ticket = &dispatch.ticket.ticket;
         let attempt = (ticket.job_id, ticket.attempt);
+        tracing::info!(job = %attempt.0, attempt = attempt.1, %provider, "job ordered");
         self.streams.retain(|_, sender| !sender.is_closed());
         let open = self.streams.keys().filter(|(to, ..)| *to == provider);
         if open.count() >= JOBS_PER_LINK_MAX as usize {
@@ -664,18 +708,32 @@ async fn run_stream(
     }
 }
 
+fn count_delivered(done: &Done) {
+    let receipt = &done.receipt.receipt;
+    metrics::counter!("stoa_router_calls_ended_total", "outcome" => "delivered").increment(1);
+    metrics::histogram!("stoa_router_ttft_seconds").record(Duration::from_millis(done.ttft_ms));
+    metrics::counter!("stoa_router_failovers_total").increment(done.started.failovers.into());
+    for (kind, tokens) in [
+        ("input", receipt.input_units),
+        ("output", receipt.output_units),
+    ] {
+        metrics::counter!("stoa_router_tokens_total", "kind" => kind).increment(tokens);
+    }
+    let units = u64::try_from(receipt.charge.units()).unwrap_or(u64::MAX);
+    metrics::counter!("stoa_router_charged_units_total").increment(units);
+}
+
 fn log_end(job: JobId, event: &ClientEvent) {
     match event {
         ClientEvent::Done(done) => {
             let receipt = &done.receipt.receipt;
-            metrics::histogram!("stoa_router_ttft_ms").record(done.ttft_ms as f64);
-            metrics::counter!("stoa_router_tokens_total", "kind" => "output")
-                .increment(receipt.output_units);
+            count_delivered(done);
             tracing::info!(%job, provider = %receipt.provider, input = receipt.input_units, output = receipt.output_units,
                 charge = %receipt.charge, ttft_ms = done.ttft_ms, failovers = done.started.failovers, "job delivered");
         }
         ClientEvent::Failed(failure) => {
-            metrics::counter!("stoa_router_failures_total").increment(1);
+            let outcome = ApiError::Failed(failure.clone()).row().code;
+            metrics::counter!("stoa_router_calls_ended_total", "outcome" => outcome).increment(1);
             tracing::info!(%job, cause = %failure.cause, billed = %failure.billed, "job failed");
         }
         ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
@@ -691,7 +749,8 @@ fn warn_of_spending(alert: &SpendAlert) {
         amount,
     } = alert;
     let key = KeyName(*key);
-    metrics::counter!("stoa_key_spend_alerts_total", "percent" => percent.to_string()).increment(1);
+    metrics::counter!("stoa_router_spend_alerts_total", "percent" => percent.to_string())
+        .increment(1);
     tracing::warn!(%key, percent, %spent, limit = %amount, "a key spent this share of its limit");
 }
 

@@ -141,6 +141,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                         self.told(indexed).await;
                     }
                     self.router.input(Input::ChainReachable(true));
+                    metrics::gauge!("stoa_router_chain_reachable").set(1.0);
                     if progress.at_head {
                         self.recheck().await;
                     }
@@ -148,8 +149,15 @@ impl<C: ChainAccess + Clone> Follower<C> {
                         && (caught_up.is_some() || progress.rolled_back_to.is_some())
                     {
                         foreign = self.not_ours().await;
+                        if foreign.is_some() {
+                            // What it would charge now could never be settled.
+                            self.router.input(Input::Drain);
+                        }
                     }
                     let block = indexer.cursor().next_block().saturating_sub(1);
+                    metrics::gauge!("stoa_router_chain_block").set(block as f64);
+                    let matches = if foreign.is_none() { 1.0 } else { 0.0 };
+                    metrics::gauge!("stoa_router_books_match").set(matches);
                     self.refresh(block, foreign.clone()).await;
                     if progress.at_head {
                         // Whose stake is not known is nobody yet: calls for its model would be told that there is no such model.
@@ -164,6 +172,7 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 Err(error) => {
                     tracing::warn!(%error, "the chain cannot be read");
                     self.router.input(Input::ChainReachable(false));
+                    metrics::gauge!("stoa_router_chain_reachable").set(0.0);
                     self.refresh(0, Some(error.to_string())).await;
                     tokio::time::sleep(4 * POLL).await;
                 }
@@ -185,20 +194,30 @@ impl<C: ChainAccess + Clone> Follower<C> {
         posted.nth(POSTS_SHOWN).map_or(0, |posted| posted.block)
     }
 
-    /// Why this cannot be the chain that the books are about, if it cannot: it holds fewer batches, or others.
+    /// Why this cannot be the chain that the books are about, if it cannot: it holds fewer batches than they have seen there, others, or
+    /// more than they ever sealed.
     async fn not_ours(&self) -> Option<String> {
         let view = View::new(self.chain.clone(), self.contracts);
         let (posts, head) = view.head(self.account).await.ok()?;
-        let (count, expected) = {
+        let (seen, sealed, expected) = {
             let core = self.router.core();
-            let count = core.book().posted_count();
-            (count, core.book().chain_head(count))
+            let book = core.book();
+            (
+                book.posted_count(),
+                book.batches().len(),
+                book.chain_head(posts),
+            )
         };
-        if posts > count || (posts == count && Some(head) == expected) {
+        if posts >= seen && expected == Some(head) {
             return None;
         }
+        let older = if expected.is_none() {
+            "the router's folder was restored from an older copy, or another process posts with its key"
+        } else {
+            "the chain was replaced or restored from an older copy"
+        };
         let reason = format!(
-            "the vault holds {posts} batches of this router, its books {count} with other contents: the chain was replaced or restored from an older copy; nothing can be settled until the right one is back"
+            "the vault holds {posts} batches of this router, its books hold {sealed}, of which they saw {seen} there: {older}; no new calls are taken, and nothing can be settled until the right one is back"
         );
         tracing::error!("{reason}");
         Some(reason)
@@ -504,15 +523,34 @@ pub async fn carry_out<C: ChainAccess>(
             waiting.push(call);
         }
         for call in waiting {
-            let what = format!("{call:?}");
-            match carry(&account, &router, call).await {
-                Ok(true) => tracing::info!(call = %what, "on chain"),
-                Ok(false) => tracing::debug!(call = %what, "was on chain already"),
-                Err(error) => {
-                    tracing::warn!(call = %what, %error, "a chain call failed; it will be tried again")
+            let (what, name) = (format!("{call:?}"), name_of(&call));
+            let outcome = match carry(&account, &router, call).await {
+                Ok(true) => {
+                    tracing::info!(call = %what, "on chain");
+                    "sent"
                 }
-            }
+                Ok(false) => {
+                    tracing::debug!(call = %what, "was on chain already");
+                    "present"
+                }
+                Err(error) => {
+                    tracing::warn!(call = %what, %error, "a chain call failed; it will be tried again");
+                    "failed"
+                }
+            };
+            metrics::counter!("stoa_router_chain_calls_total", "call" => name, "outcome" => outcome)
+                .increment(1);
         }
+    }
+}
+
+fn name_of(call: &ChainCall) -> &'static str {
+    match call {
+        ChainCall::Post { .. } => "post",
+        ChainCall::Promote => "promote",
+        ChainCall::VoidOwn { .. } => "void_own",
+        ChainCall::CoverLate { .. } => "cover_late",
+        ChainCall::SyncDebits => "sync_debits",
     }
 }
 

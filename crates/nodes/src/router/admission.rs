@@ -122,7 +122,7 @@ impl Router {
         let request = &*call.request;
         if self.draining {
             return Err(Cause::RouterUnavailable {
-                reason: "it is shutting down".to_owned(),
+                reason: "it drains; running calls end, no new one begins".to_owned(),
             });
         }
         if !self.stock.knows(&request.model) {

@@ -218,9 +218,10 @@ impl Router {
                 reason,
             } => {
                 if self.is_current(provider, (job, attempt)) {
-                    outputs.push(Output::Warn(format!(
-                        "provider {provider} failed {job}: {reason}"
-                    )));
+                    outputs.push(Output::Warn {
+                        job: Some(job),
+                        text: format!("provider {provider} failed {job}: {reason}"),
+                    });
                     self.lost(job, Lost::Fault(Cause::ProviderDown), now, outputs);
                 }
             }
@@ -277,10 +278,13 @@ impl Router {
         // The same weights count and render alike: whoever blamed the request was wrong.
         let blamed = self.jobs.get_mut(&id.0).and_then(|s| s.blamed.take());
         if let Some(blame) = blamed.filter(|blame| blame.model_root == root) {
-            outputs.push(Output::Warn(format!(
-                "provider {} refused {} ({}), which {provider} can serve with the same weights",
-                blame.provider, id.0, blame.cause
-            )));
+            outputs.push(Output::Warn {
+                job: Some(id.0),
+                text: format!(
+                    "provider {} refused {} ({}), which {provider} can serve with the same weights",
+                    blame.provider, id.0, blame.cause
+                ),
+            });
             self.stock.failed(blame.provider, now, true);
         }
     }
@@ -590,7 +594,10 @@ impl Router {
         outputs: &mut Vec<Output>,
     ) {
         let (job, provider) = (signed.receipt.job_id, signed.receipt.provider);
-        outputs.push(Output::Warn(format!("{job} cannot be charged: {error}")));
+        outputs.push(Output::Warn {
+            job: Some(job),
+            text: format!("{job} cannot be charged: {error}"),
+        });
         outputs.push(Output::Send {
             provider,
             message: Box::new(ToProvider::ReceiptRefused {

@@ -227,7 +227,12 @@ pub enum Output {
     /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
     Chain(ChainCall),
     /// Something for the operator's log.
-    Warn(String),
+    Warn {
+        /// The job that it is about, if it is about one.
+        job: Option<JobId>,
+        /// What happened.
+        text: String,
+    },
 }
 
 /// What validators need of a router's jobs. The shell seals the work to them: nobody who takes the disk can read it, the router included.
@@ -543,9 +548,12 @@ impl Router {
     /// client is told.
     fn not_written(&mut self, sequence: u64, reason: &str, outputs: &mut Vec<Output>) {
         let Some(After::Dispatch(job)) = self.waiting.remove(&sequence) else {
-            outputs.push(Output::Warn(format!(
-                "journal entry {sequence} was refused but is no reservation: {reason}"
-            )));
+            outputs.push(Output::Warn {
+                job: None,
+                text: format!(
+                    "journal entry {sequence} was refused but is no reservation: {reason}"
+                ),
+            });
             return;
         };
         let forgotten = Entry::Released {

@@ -26,13 +26,13 @@ impl Router {
         }
         if let Some(batch) = self.book.unpostable_payout() {
             let pay_root = batch.sealed.pay_root;
-            outputs.push(Output::Warn(format!(
+            outputs.push(Output::Warn { job: None, text: format!(
                 "batch {} is posted without its payout root: allotments were released before their debits were booked, and the vault \
                  covers {} of {}; a later batch carries the root",
                 batch.sealed.index,
                 self.book.covered(),
                 batch.sealed.gross
-            )));
+            ) });
             self.journal(Entry::PayoutVoided { pay_root }, After::Post, outputs);
         }
         self.ask_next(now, outputs);
@@ -164,9 +164,9 @@ impl Router {
             Told::Entry(entry) => entry,
             Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
                 Some(_) => {
-                    outputs.push(Output::Warn(format!(
+                    outputs.push(Output::Warn { job: None, text: format!(
                         "payout root {pay_root} was cancelled, because a verdict reversed a job that it pays; its other jobs enter the next one"
-                    )));
+                    ) });
                     Entry::PayoutVoided { pay_root }
                 }
                 None => return,
@@ -187,9 +187,10 @@ impl Router {
                 | BookError::ChainWentBack { .. }
                 | BookError::AllotmentReleased { .. },
             ) => {}
-            Err(error) => outputs.push(Output::Warn(format!(
-                "a chain event contradicts the books: {error}"
-            ))),
+            Err(error) => outputs.push(Output::Warn {
+                job: None,
+                text: format!("a chain event contradicts the books: {error}"),
+            }),
         }
     }
 

@@ -161,7 +161,7 @@ impl Router {
     /// The router shuts down.
     pub(super) fn turn_waiting_away(&mut self, outputs: &mut Vec<Output>) {
         for job in std::mem::take(&mut self.queue).calls.into_keys() {
-            let reason = "it is shutting down".to_owned();
+            let reason = "it drains; running calls end, no new one begins".to_owned();
             outputs.push(failed(job, Cause::RouterUnavailable { reason }));
         }
     }
