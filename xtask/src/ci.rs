@@ -95,6 +95,7 @@ const STEPS: &[Step] = &[
     ("contracts", contracts),
     ("sim", sim),
     ("wallets", wallets),
+    ("dashboard", dashboard),
     ("hosts", || {
         crate::hosts::run().map_err(|what| CiError::Rule {
             step: "hosts",
@@ -376,6 +377,25 @@ fn wallets() -> Result<(), CiError> {
         .arg("--alloy")
         .arg(built.join("debug/stoa-wallet-alloy"));
     command(step, &mut compare)
+}
+
+/// Every page in headless Chromium: console, live update, tab order, labels and contrast, a phone's width, light and dark.
+fn dashboard() -> Result<(), CiError> {
+    let step = "dashboard";
+    let folder = root().join("tests/e2e/dashboard");
+    if !folder.join("node_modules/puppeteer-core").is_dir() {
+        let mut install = Command::new("npm");
+        install
+            .args(["ci", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&folder);
+        command(step, &mut install)?;
+    }
+    let mut check = Command::new("node");
+    check
+        .arg(folder.join("check.mjs"))
+        .arg("--stoa")
+        .arg(target("release").join("stoa"));
+    command(step, &mut check)
 }
 
 #[cfg(test)]
