@@ -65,6 +65,15 @@ impl Rpc {
         })
     }
 
+    /// Host and port of the server: what may be told of a URL that holds the operator's key.
+    pub fn server(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        match self.url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// All questions may be repeated: the bytes of a transaction count once, however often they are handed over.
     async fn ask(&self, method: &str, params: Value) -> Result<Value, AccessError> {
         let end = Instant::now() + self.patience;

@@ -263,7 +263,7 @@ mod tests {
         data.folder("provider-12").expect("made");
         data.folder("validator-0").expect("made");
         fs::write(folder.path().join(".profile.toml.new"), "half").expect("writes");
-        for foreign in ["thesis.tex", "provider-x", "provider-", "lock.old"] {
+        for foreign in ["thesis.tex", "provider-x", "validator-", "lock.old"] {
             let path = folder.path().join(foreign);
             fs::write(&path, "dear").expect("writes");
             assert!(matches!(data.clear(), Err(DataError::Foreign(named)) if named == path));

@@ -39,11 +39,15 @@ pub enum HttpError {
 
 impl HttpError {
     /// Whether another router may be asked: this one got nothing, or says that it could not serve, which it then does not bill. After a
-    /// connection that broke later nobody knows.
+    /// connection that broke later nobody knows, and a proxy before the router that says so does not know either: its answer bears no code.
     pub fn may_go_elsewhere(&self) -> bool {
         match self {
             Self::Unreachable { unsent, .. } => *unsent,
-            Self::Refused { status, .. } => matches!(status, 502..=504),
+            Self::Refused { status, code, .. } => match status {
+                503 => true,
+                502 | 504 => !code.is_empty(),
+                _ => false,
+            },
             Self::Malformed { .. } => false,
         }
     }
@@ -143,4 +147,30 @@ fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> 
         url: url.to_owned(),
         reason: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HttpError;
+
+    #[test]
+    fn only_who_certainly_did_not_serve_is_left_for_another_router() {
+        let refused = |status, code: &str| HttpError::Refused {
+            status,
+            code: code.to_owned(),
+            message: String::new(),
+        };
+        for (error, elsewhere) in [
+            (refused(503, "over_capacity"), true),
+            (refused(503, ""), true),
+            (refused(502, "provider_down"), true),
+            (refused(504, "deadline_exceeded"), true),
+            // What a proxy says when the router behind it broke off: it may have served.
+            (refused(502, ""), false),
+            (refused(504, ""), false),
+            (refused(402, "insufficient_funds"), false),
+        ] {
+            assert_eq!(error.may_go_elsewhere(), elsewhere, "{error}");
+        }
+    }
 }

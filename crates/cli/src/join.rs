@@ -58,7 +58,8 @@ impl JoinFile {
     }
 
     /// The file of a role: handed over at the first start, kept from then on. Another network than the kept one is refused, because
-    /// keys, books and receipts in the folder are that network's; another address of the same chain is taken over.
+    /// keys, books and receipts in the folder are that network's; another address of the same chain is taken over. Writes nothing: it is
+    /// saved when the chain turned out to be there, so that a wrong file or URL does not stay.
     pub fn settle(
         data: &DataDir,
         handed: Option<&Path>,
@@ -82,7 +83,6 @@ impl JoinFile {
         if let Some(rpc) = rpc {
             rpc.clone_into(&mut file.rpc);
         }
-        file.save(data)?;
         Ok(file)
     }
 
@@ -126,10 +126,16 @@ mod tests {
             std::fs::write(&handed, serde_json::to_vec(file).expect("plain")).expect("writes");
         };
         write(&file(5));
-        let settled = JoinFile::settle(&data, Some(&handed), None).expect("joins");
+        write(&file(4));
+        JoinFile::settle(&data, Some(&handed), None).expect("read");
+        write(&file(5));
+        let settled = JoinFile::settle(&data, Some(&handed), None).expect("the first was not kept");
         assert_eq!(settled, file(5));
+        settled.save(&data).expect("kept");
         let moved = JoinFile::settle(&data, None, Some("http://10.0.0.1:8545")).expect("kept");
         assert_eq!(moved.rpc, "http://10.0.0.1:8545");
+        assert_eq!(JoinFile::settle(&data, None, None).expect("kept"), file(5));
+        moved.save(&data).expect("kept");
         assert_eq!(JoinFile::settle(&data, None, None).expect("kept"), moved);
 
         write(&file(6));

@@ -6,7 +6,7 @@ use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
 use crate::launch::router::{self, Door, RouterUp};
-use crate::launch::service::{listen, local, serve_metrics, until};
+use crate::launch::service::{gone, listen, local, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::validator::{self, Bench};
 use crate::launch::{Joined, chain, developer};
@@ -441,11 +441,7 @@ impl Running {
         tokio::select! {
             () = stop.wait() => {}
             stopped = &mut self.router.task => return ended(stopped),
-            () = gone(data) => return Err(format!(
-                "the data folder {} was deleted or replaced while the network ran, and what it promises is no longer kept: it stopped",
-                data.path("").display()
-            )
-            .into()),
+            gone = gone(data) => return Err(gone),
         }
         let _ = complain(
             "stopping: running calls may end, then everything is closed; a second Ctrl-C stops at once",
@@ -479,14 +475,6 @@ fn ended(
     stopped: Result<Result<(), RouterStopped>, tokio::task::JoinError>,
 ) -> Result<(), Failure> {
     Ok(stopped??)
-}
-
-/// Ends when the data folder no longer stands where it was.
-async fn gone(data: &DataDir) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    while data.is_there() {
-        ticks.tick().await;
-    }
 }
 
 #[cfg(test)]

@@ -134,10 +134,20 @@ async fn ask_any(network: &Network, args: &Args) -> Outcome<Asked> {
     let mut left = routers.iter().peekable();
     while let Some(router) = left.next() {
         match ask_one(&Api::at(&router.api, &router.key), args).await {
-            Err(AskError::Http(error)) if error.may_go_elsewhere() && left.peek().is_some() => {
+            Err(error) if error.may_go_elsewhere() && left.peek().is_some() => {
                 complain(format_args!("{error}; the next router is asked"))?;
             }
-            asked => return Ok(asked?),
+            Ok(asked) => {
+                let signer = asked.answer.stoa.receipt.receipt.router;
+                if signer != router.router {
+                    complain(format_args!(
+                        "the receipt is of router {signer}, but {} was to be asked: {} is not its API",
+                        router.router, router.api
+                    ))?;
+                }
+                return Ok(asked);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Err("network.json names no router".into())
@@ -157,17 +167,30 @@ struct Asked {
 enum AskError {
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Nothing was ordered yet.
+    #[error("{0}")]
+    Models(HttpError),
     #[error("no model is offered now")]
     NoModel,
     #[error("the router's answer cannot be read: {0}")]
     Answer(#[from] serde_json::Error),
 }
 
+impl AskError {
+    fn may_go_elsewhere(&self) -> bool {
+        match self {
+            Self::Http(error) => error.may_go_elsewhere(),
+            Self::Models(_) | Self::NoModel => true,
+            Self::Answer(_) => false,
+        }
+    }
+}
+
 async fn ask_one(api: &Api, args: &Args) -> Result<Asked, AskError> {
     let model = match &args.model {
         Some(model) => model.clone(),
         None => {
-            let models: Models = api.get("/models").await?;
+            let models: Models = api.get("/models").await.map_err(AskError::Models)?;
             let first = models.data.into_iter().next();
             first.ok_or(AskError::NoModel)?.id
         }

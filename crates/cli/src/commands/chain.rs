@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::chain as embedded;
-use crate::launch::service::{listen, local, serve_metrics, until};
+use crate::launch::service::{gone, listen, local, serve_metrics, until};
 use crate::process::{StopSignal, complain, say};
 use crate::profile::Profile;
 use serde_json::json;
@@ -89,7 +89,10 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
         signal.wait().await;
         let _ = stop.send(true);
     };
-    serve(listener, chain.clone(), RpcConfig::default(), told).await?;
+    tokio::select! {
+        served = serve(listener, chain.clone(), RpcConfig::default(), told) => served?,
+        gone = gone(&data) => return Err(gone),
+    }
     chain.close();
     Ok(())
 }

@@ -10,8 +10,8 @@ use crate::roles::router::now;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use stoa_api::KeyHash;
-use stoa_chain::{Account, Rpc};
-use stoa_types::{Address, Digest, Millis, TokenAmount};
+use stoa_chain::{Account, Rpc, StakeRole};
+use stoa_types::{Address, Digest, Millis, Timestamp, TokenAmount};
 
 /// Arguments of `stoa connect`.
 #[derive(Debug, clap::Args)]
@@ -41,13 +41,17 @@ pub async fn connect(data: &Path, args: &Args) -> Outcome {
     if let Some(cap) = &args.allot {
         config.developer.cap = TokenAmount::parse(cap)?;
     }
+    let api = checked_api(&args.api)?;
     let data = DataDir::open(data)?;
     let joined = args.join.join(&data).await?;
+    check_router(&joined, args.router).await?;
     let developer = joined.account(data.account_key("developer")?).await?;
     allot(&joined, &developer, args.router, &config).await?;
-    let key = format!("sk-stoa-{}", hex::encode(data.secret("api")?));
+    // Its own for each router: who has the key can spend what is allotted there.
+    let secret = data.secret(&format!("api-{}", args.router))?;
+    let key = format!("sk-stoa-{}", hex::encode(secret));
     let access = RouterAccess {
-        api: args.api.trim_end_matches('/').to_owned(),
+        api: api.clone(),
         key: key.clone(),
         router: args.router,
     };
@@ -56,7 +60,7 @@ pub async fn connect(data: &Path, args: &Args) -> Outcome {
     let account = developer.address();
     if args.json {
         return Ok(say(
-            json!({"account": account, "router": args.router, "api": args.api, "key": key, "key_hash": hash}),
+            json!({"account": account, "router": args.router, "api": api, "key": key, "key_hash": hash}),
         )?);
     }
     Ok(say(format_args!(
@@ -71,6 +75,49 @@ The router's operator lets the key in by this line in the [router] settings:
     ))?)
 }
 
+/// The base URL of an API, before anything is paid. Says when what is sent there can be read on the way.
+fn checked_api(text: &str) -> Outcome<String> {
+    let base = text.trim_end_matches('/');
+    let url = reqwest::Url::parse(base).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(url) = url.filter(|url| url.path().ends_with("/v1")) else {
+        return Err(format!(
+            "`{text}` is no base URL of an API: it must begin with http:// or https:// and end in /v1; nothing was changed"
+        )
+        .into());
+    };
+    if url.scheme() == "http" && !is_loopback(&url) {
+        complain(
+            "the API is plain HTTP: the key and all that is asked can be read on the way, and whoever reads the key can spend the \
+             allotment; use it only within a network that you trust",
+        )?;
+    }
+    Ok(base.to_owned())
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Money that is allotted to who is no router would lie there until the allotment ends.
+async fn check_router(joined: &Joined<Rpc>, router: Address) -> Outcome {
+    if joined
+        .view()
+        .stake(StakeRole::Router, router)
+        .await?
+        .is_active
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "{router} has no stake as a router of this network; compare the address with what its operator names; nothing was deposited"
+    )
+    .into())
+}
+
 async fn allot(
     joined: &Joined<Rpc>,
     developer: &Account<Rpc>,
@@ -80,20 +127,46 @@ async fn allot(
     let (view, settings) = (joined.view(), &config.developer);
     let me = developer.address();
     let allotment = view.allotment(me, router).await?;
-    let life = Millis::from_secs(settings.allotment_seconds);
+    let is_open = allotment.live && now() < allotment.expiry;
+    if allotment.live && !is_open {
+        take_back(joined, developer, router, allotment.expiry).await?;
+    }
     let left = allotment.cap.checked_sub(allotment.debited);
-    let left = left.filter(|_| allotment.live).unwrap_or_default();
+    let left = left.filter(|_| is_open).unwrap_or_default();
     let missing = settings.cap.checked_sub(left).unwrap_or_default();
     let free = view.free(me).await?;
     if let Some(lacking) = missing.checked_sub(free).filter(|lack| !lack.is_zero()) {
         deposit(joined, developer, lacking).await?;
     }
-    let end = now().plus(life);
-    if allotment.live {
+    let end = now().plus(Millis::from_secs(settings.allotment_seconds));
+    if is_open {
+        // The vault prolongs and never shortens.
+        let end = end.max(allotment.expiry);
         developer.top_up(router, missing, Some(end)).await?;
     } else {
         developer.allot(router, missing, end).await?;
     }
+    Ok(())
+}
+
+/// Has the vault give back what is left of an allotment that is over.
+async fn take_back(
+    joined: &Joined<Rpc>,
+    developer: &Account<Rpc>,
+    router: Address,
+    expiry: Timestamp,
+) -> Outcome {
+    let settlement = &joined.profile.rules.settlement;
+    let releasable = expiry.plus(Millis::from_secs(settlement.settle_delay_seconds));
+    if now() < releasable {
+        return Err(format!(
+            "the allotment to {router} is over, and the vault holds the rest of it for {} more minutes, for what is still to be settled; \
+             run this again then; nothing was changed",
+            releasable.since(now()).0 / 60_000 + 1
+        )
+        .into());
+    }
+    developer.release(developer.address(), router).await?;
     Ok(())
 }
 
@@ -146,4 +219,19 @@ fn remember(
     }
     .save(&root)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checked_api;
+
+    #[test]
+    fn what_is_no_base_of_an_api_is_refused_before_anything_is_paid() {
+        for wrong in ["", "host:8080/v1", "ftp://host/v1", "http://host:8080"] {
+            let error = checked_api(wrong).expect_err(wrong).to_string();
+            assert!(error.contains("nothing was changed"), "{error}");
+        }
+        let taken = checked_api("https://host/stoa/v1/").expect("a base");
+        assert_eq!(taken, "https://host/stoa/v1");
+    }
 }

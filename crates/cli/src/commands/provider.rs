@@ -5,13 +5,14 @@ use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
 use crate::launch::routers::{Registration, Routers};
-use crate::launch::service::{listen, serve_metrics, until};
+use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::{JoinArgs, Joined};
 use crate::process::{StopSignal, complain, say};
 use crate::roles::provider::ProviderHandle;
 use crate::upstream::{UpstreamArgs, connect_and_try};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,7 +71,7 @@ pub async fn provider(data: &Path, args: &Args) -> Outcome {
         // Until it serves there is nothing to drain.
         () = signal.wait() => return Ok(()),
     };
-    let drained = work.follow(signal).await;
+    let drained = work.follow(&data, signal).await;
     let _ = stop.send(true);
     drained
 }
@@ -104,6 +105,7 @@ async fn start(
     provider::register(&patient, data, config, &machine, 0, &StakeSource::Awaited).await?;
     let mut directory = Routers::new(&joined);
     let found = find_routers(&mut directory, &args.router).await?;
+    check_ports(config.provider.listen, found.len())?;
     let routers = found.iter().map(|(account, registration)| Router {
         account: *account,
         address: registration.address.clone(),
@@ -126,6 +128,18 @@ async fn start(
         tracing::warn!(%error, "nobody reads what was printed");
     }
     Ok(Work { directory, links })
+}
+
+/// Each router is dialled from a socket of its own.
+fn check_ports(listen: SocketAddr, routers: usize) -> Outcome {
+    if listen.port() == 0 || routers < 2 {
+        return Ok(());
+    }
+    Err(format!(
+        "one port, {listen}, cannot serve {routers} routers, because each is dialled from a port of its own; use port 0 with --listen, or \
+         name one router with --router"
+    )
+    .into())
 }
 
 /// Waits for the first router that lets it in; not for ever, because routers may come later.
@@ -168,16 +182,23 @@ async fn find_routers<C: ChainAccess + Clone>(
     directory: &mut Routers<C>,
     named: &[Address],
 ) -> Outcome<Vec<(Address, Registration)>> {
-    let mut told = false;
+    let named: BTreeSet<_> = named.iter().copied().collect();
+    let mut told = String::new();
     loop {
-        let wanted = match directory.read_staked().await {
-            Ok(staked) if named.is_empty() => staked,
-            Ok(_) => named.to_vec(),
-            Err(error) => {
-                tracing::debug!(%error, "the registry cannot be read");
-                Vec::new()
-            }
+        let read = if named.is_empty() {
+            directory.read_staked().await
+        } else {
+            let read = directory.read().await;
+            read.map(|()| named.iter().copied().collect())
         };
+        let waiting = match &read {
+            Ok(_) if named.is_empty() => {
+                "waiting for a router: none is registered with stake on this network".to_owned()
+            }
+            Ok(_) => "waiting for the named routers to be registered on this network".to_owned(),
+            Err(error) => format!("waiting for the chain: {error}"),
+        };
+        let wanted = read.unwrap_or_default();
         let found = wanted.iter().filter_map(|account| {
             let registration = directory.get(*account)?.clone();
             Some((*account, registration))
@@ -186,12 +207,9 @@ async fn find_routers<C: ChainAccess + Clone>(
         if !found.is_empty() && found.len() == wanted.len() {
             return Ok(found);
         }
-        if !std::mem::replace(&mut told, true) {
-            complain(if named.is_empty() {
-                "waiting for a router: none is registered with stake on this network"
-            } else {
-                "waiting for the named routers to be registered on this network"
-            })?;
+        if told != waiting {
+            complain(&waiting)?;
+            told = waiting;
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -220,12 +238,14 @@ Ctrl-C lets running jobs end and stops; starting again goes on from the same sta
 
 impl Work {
     /// Keeps the links to where the routers are, until it is told to stop; then drains.
-    async fn follow(mut self, mut signal: StopSignal) -> Outcome {
+    async fn follow(mut self, data: &DataDir, mut signal: StopSignal) -> Outcome {
         let mut ticks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = signal.wait() => break,
-                _ = ticks.tick() => self.look().await?,
+                gone = gone(data) => return Err(gone),
+                // Given up where it stands: a chain that does not answer must not keep the signal waiting.
+                () = async { ticks.tick().await; self.look().await } => {}
             }
         }
         let _ = complain("stopping: running jobs may end; a second Ctrl-C stops at once");
@@ -239,19 +259,21 @@ impl Work {
         }
     }
 
-    async fn look(&mut self) -> Outcome {
+    async fn look(&mut self) {
         if let Err(error) = self.directory.read().await {
             tracing::debug!(%error, "the registry cannot be read");
-            return Ok(());
+            return;
         }
         for link in &mut self.links {
             let now = self.directory.get(link.router);
             if let Some(registration) = now.filter(|now| **now != link.registration) {
                 tracing::info!(router = %link.router, "the router started anew");
-                link.handle.redial(&registration.address)?;
+                // What one router says of itself must not end the work for the others.
+                if let Err(error) = link.handle.redial(&registration.address) {
+                    tracing::warn!(router = %link.router, %error, "the router cannot be dialled where it says");
+                }
                 link.registration = registration.clone();
             }
         }
-        Ok(())
     }
 }

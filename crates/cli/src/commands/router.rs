@@ -5,7 +5,7 @@ use crate::config::{Config, Router as Settings};
 use crate::data::DataDir;
 use crate::launch::JoinArgs;
 use crate::launch::router::{self, Door, RouterUp};
-use crate::launch::service::{listen, serve_metrics, until};
+use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::process::{StopSignal, complain, say};
 use serde_json::json;
@@ -62,7 +62,7 @@ pub async fn router(data: &Path, args: &Args) -> Outcome {
         // Until it serves there is nothing to drain.
         () = signal.wait() => return Ok(()),
     };
-    run(up, signal, stop).await
+    run(&data, up, signal, stop).await
 }
 
 async fn start(
@@ -127,10 +127,16 @@ Ctrl-C drains and stops; starting again goes on from the same state.",
     ))
 }
 
-async fn run(mut up: RouterUp, mut signal: StopSignal, stop: watch::Sender<bool>) -> Outcome {
+async fn run(
+    data: &DataDir,
+    mut up: RouterUp,
+    mut signal: StopSignal,
+    stop: watch::Sender<bool>,
+) -> Outcome {
     tokio::select! {
         () = signal.wait() => {}
         ended = &mut up.task => return Ok(ended??),
+        gone = gone(data) => return Err(gone),
     }
     let _ = complain("stopping: running calls may end; a second Ctrl-C stops at once");
     tokio::select! {

@@ -5,10 +5,10 @@ use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::JoinArgs;
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME};
-use crate::launch::service::{listen, serve_metrics, until};
+use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::validator::{self, Bench};
-use crate::process::{StopSignal, say};
+use crate::process::{StopSignal, complain, say};
 use crate::roles::validator::ValidatorHandle;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -54,8 +54,16 @@ pub async fn validator(data: &Path, args: &Args) -> Outcome {
         // Until it has its seat there is nothing to end.
         () = signal.wait() => return Ok(()),
     };
-    signal.wait().await;
-    running.stop().await;
+    tokio::select! {
+        () = signal.wait() => {}
+        gone = gone(&data) => return Err(gone),
+    }
+    let _ = complain("stopping; a second Ctrl-C stops at once");
+    tokio::select! {
+        () = running.stop() => {}
+        // Ballots are on disk before they are sent.
+        () = signal.wait() => return Err("stopped at once".into()),
+    }
     let _ = stop.send(true);
     Ok(())
 }

@@ -36,9 +36,11 @@ pub struct Joined<C> {
 }
 
 impl<C: ChainAccess + Clone> Joined<C> {
-    /// The account of a key.
+    /// The account of a key, with nothing pending: what a killed process sent is in a block before anybody looks at what is still to be
+    /// sent, or it would be sent twice.
     pub async fn account(&self, key: SecretKey) -> Result<Account<C>, Failure> {
         let sender = Sender::new(self.chain.clone(), key, MINING_PATIENCE).await?;
+        drop(sender.turn().await?);
         Ok(Account::new(sender, self.contracts))
     }
 
@@ -88,19 +90,18 @@ pub struct JoinArgs {
 }
 
 impl JoinArgs {
-    /// Finds the network of a data folder. Waits for its chain to answer.
+    /// Finds the network of a data folder. Waits for its chain to answer; only what was found to be true is kept.
     pub async fn join(&self, data: &DataDir) -> Result<Joined<Rpc>, Failure> {
         let file = JoinFile::settle(data, self.join.as_deref(), self.rpc.as_deref())?;
         let (chain, profile) = (Rpc::new(&file.rpc)?, file.profile()?);
+        // The URL may hold a key to the server: it is not repeated.
+        let server = chain.server();
         let mut told = false;
         let chain_id = loop {
             match chain.chain_id().await {
                 Ok(id) => break id,
                 Err(error) if !std::mem::replace(&mut told, true) => {
-                    complain(format_args!(
-                        "waiting for the chain at {}: {error}",
-                        file.rpc
-                    ))?;
+                    complain(format_args!("waiting for the chain at {server}: {error}"))?;
                 }
                 Err(_) => {}
             }
@@ -108,19 +109,20 @@ impl JoinArgs {
         };
         if chain_id != file.chain_id {
             return Err(format!(
-                "the chain at {} is chain {chain_id}, the network's is chain {}; name the right one with --rpc",
-                file.rpc, file.chain_id
+                "the chain at {server} is chain {chain_id}, the network's is chain {}; name the right one with --rpc",
+                file.chain_id
             )
             .into());
         }
         let patient = chain.patiently(CHAIN_PATIENCE);
         if patient.code(file.contracts.vault).await?.is_empty() {
             return Err(format!(
-                "the chain at {} has no contract at {}, where the network's vault should be; it was started anew, or is another one",
-                file.rpc, file.contracts.vault
+                "the chain at {server} has no contract at {}, where the network's vault should be; it was started anew, or is another one",
+                file.contracts.vault
             )
             .into());
         }
+        file.save(data)?;
         Ok(Joined {
             chain,
             chain_id,

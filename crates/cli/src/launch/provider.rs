@@ -10,14 +10,14 @@ use crate::roles::provider::{self, ProviderHandle, ProviderParts};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use stoa_chain::{ChainAccess, Offer, StakeRole};
+use stoa_chain::{Account, ChainAccess, Offer, StakeRole};
 use stoa_crypto::SecretKey;
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
 use stoa_nodes::provider::{Provider, ProviderConfig};
 use stoa_runtime::{
     Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
 };
-use stoa_types::{Address, Hardware};
+use stoa_types::{Address, Hardware, Region};
 
 /// The default model, so that the binary alone is a network.
 pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
@@ -61,7 +61,8 @@ fn place(config: &Config, n: u32) -> &ProviderOffer {
     &config.providers[config.offer(n)]
 }
 
-/// Registration, loadout and stake of provider `n`; what stands on chain already is not sent again.
+/// Registration, loadout and stake of provider `n`; what stands on chain already is not sent again. The stake is looked at every time:
+/// a slash may have taken it below what lets the provider in.
 pub async fn register<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
@@ -89,20 +90,40 @@ pub async fn register<C: ChainAccess + Clone>(
     let named = named.collect::<Vec<_>>().join(" ");
     let published = format!("{named} {input} {output} {region} {tps} {stake}");
     let path = data.folder(&format!("provider-{n}"))?.join("published");
-    if std::fs::read_to_string(&path).ok().as_deref() == Some(&published) {
-        return Ok(());
+    let stands = std::fs::read_to_string(&path).ok().as_deref() == Some(&published);
+    let provider = joined.account(key).await?;
+    if !stands {
+        publish(
+            joined,
+            &endpoint_secret(data, n)?,
+            &provider,
+            region,
+            &offers,
+        )
+        .await?;
     }
-    let provider = joined.account(key.clone()).await?;
+    stake::ensure(joined, &provider, StakeRole::Provider, stake, source).await?;
+    if !stands {
+        write_private(&path, published.as_bytes())?;
+    }
+    Ok(())
+}
+
+async fn publish<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    secret: &EndpointSecret,
+    provider: &Account<C>,
+    region: Region,
+    offers: &[Offer],
+) -> Result<(), Failure> {
     let registry = joined.contracts.provider_registry;
-    let secret = endpoint_secret(data, n)?;
-    let proof = secret.prove(joined.chain_id, registry, key.address());
+    let me = provider.address();
+    let proof = secret.prove(joined.chain_id, registry, me);
     // Registering again is how a region changes.
     provider
-        .register_provider(secret.endpoint_id(), proof, region, key.address())
+        .register_provider(secret.endpoint_id(), proof, region, me)
         .await?;
-    provider.set_loadout(&offers).await?;
-    stake::ensure(joined, &provider, StakeRole::Provider, stake, source).await?;
-    write_private(&path, published.as_bytes())?;
+    provider.set_loadout(offers).await?;
     Ok(())
 }
 

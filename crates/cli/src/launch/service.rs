@@ -1,5 +1,6 @@
 //! What every long-running process of Stoa has: bound sockets, metrics, and a way to be stopped.
 
+use crate::data::DataDir;
 use crate::measures;
 use crate::process::Failure;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,6 +29,19 @@ pub fn local(port: u16) -> SocketAddr {
 /// Ends when it is told to stop, or when nobody could tell it any more.
 pub async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Ends when the data folder no longer stands where it was; says so.
+pub async fn gone(data: &DataDir) -> Failure {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    while data.is_there() {
+        ticks.tick().await;
+    }
+    format!(
+        "the data folder {} was deleted or replaced while it was in use, and what was promised is no longer kept: it stopped",
+        data.path("").display()
+    )
+    .into()
 }
 
 /// Serves Prometheus metrics of this process.

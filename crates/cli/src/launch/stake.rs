@@ -40,7 +40,12 @@ pub async fn ensure<C: ChainAccess + Clone>(
     };
     match source {
         StakeSource::Granted(giver) => {
-            giver.send_stake_tokens(staker.address(), missing).await?;
+            // What was sent before a crash is there, once nothing of the giver is pending any more.
+            drop(giver.sender().turn().await?);
+            let held = view.stake_token_balance(staker.address()).await?;
+            if let Some(lacking) = missing.checked_sub(held).filter(|lack| !lack.is_zero()) {
+                giver.send_stake_tokens(staker.address(), lacking).await?;
+            }
         }
         StakeSource::Awaited => wait_for_tokens(joined, staker, role, missing).await?,
     }
