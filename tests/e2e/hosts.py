@@ -26,6 +26,12 @@ DEVELOPER = "198.18.0.1"
 PATIENCE = 60
 # Seconds over which the calls are spread.
 SPREAD = 120
+# Seconds of a batch. The phases of an audit follow from it: who is away for one of them is punished.
+BATCH = 10
+# Stake tokens of each role. Who is killed again and again misses ballots or withholds leaf files, which costs stake: it can put it back.
+STAKE = 1_000_000
+# Seconds that all of it may take.
+LIMIT = 900
 
 
 def sh(*words):
@@ -221,7 +227,7 @@ class Town:
         sh("ip", "addr", "add", f"{DEVELOPER}/24", "dev", SWITCH)
         sh("ip", "link", "set", SWITCH, "up")
         self.join = f"{folder}/chain/join.json"
-        self.chain = self.role("chain", Wire("chain", "198.18.0.10"), "chain", "chain", "--listen", "198.18.0.10:8545", "--batch-seconds", "4")
+        self.chain = self.role("chain", Wire("chain", "198.18.0.10"), "chain", "chain", "--listen", "198.18.0.10:8545", "--batch-seconds", str(BATCH))
         self.chain.start()
         self.routers = [self.router(n) for n in (1, 2)]
         self.providers = [self.provider(n) for n in (1, 2, 3)]
@@ -230,15 +236,15 @@ class Town:
     def role(self, name, wire, namespace, *arguments):
         return Role(name, namespace, wire, self.stoa, self.folder, arguments)
 
-    def fund(self, account):
-        sh(self.stoa, "--data", f"{self.folder}/chain", "fund", account, "--stake", "20000")
+    def fund(self, account, stake):
+        sh(self.stoa, "--data", f"{self.folder}/chain", "fund", account, "--stake", str(stake))
 
-    def starting(self, role):
+    def starting(self, role, stake=STAKE):
         """Starts a role that waits for its stake at its first start, and gives it that."""
         thread = threading.Thread(target=role.start)
         thread.start()
         account = account_of(role.data)
-        self.fund(account)
+        self.fund(account, stake)
         return thread, account
 
     def router(self, number):
@@ -399,6 +405,8 @@ def main():
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--kills", type=int, default=50, help="of each kind of role, in the storm at the end")
     arguments = parser.parse_args()
+    # Whatever hangs is a fault; the logs say where.
+    signal.alarm(LIMIT)
     began = time.monotonic()
     town = Town(arguments.stoa, arguments.folder)
     print(f"{len(town.routers)} routers, {len(town.providers)} providers behind NAT, {len(town.validators)} validators and a chain are up after {time.monotonic() - began:.1f} s", flush=True)
