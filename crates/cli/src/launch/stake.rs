@@ -76,3 +76,64 @@ async fn wait_for_tokens<C: ChainAccess + Clone>(
         tokio::time::sleep(LOOK).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataDir;
+    use crate::launch::chain;
+    use crate::profile::Profile;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+    use stoa_crypto::SecretKey;
+    use stoa_types::NetworkProfile;
+
+    /// Drops a future at its `polls`-th wait, as a kill would.
+    async fn cut(future: impl Future, polls: usize) -> bool {
+        let (mut future, mut left) = (pin!(future), polls);
+        poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(false);
+            }
+            left -= 1;
+            future.as_mut().poll(context).map(|_| true)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn wherever_a_start_is_cut_the_next_one_sends_and_stakes_nothing_twice() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = Profile::of(text).expect("valid");
+        let wanted = StakeAmount::parse("50000").expect("a number");
+        let embedded = chain::open(&data, &profile).expect("a chain");
+        let (joined, deployer) = chain::found(&data, profile, &embedded)
+            .await
+            .expect("contracts");
+        let source = StakeSource::Granted(&deployer);
+        let role = StakeRole::Router;
+        let mut ended = 0_u8;
+        for polls in 1..=60_u8 {
+            let key = SecretKey::from_bytes([polls; 32]).expect("a key");
+            let first = joined.account(key.clone()).await.expect("an account");
+            ended +=
+                u8::from(cut(ensure(&joined, &first, role, wanted, &source), polls.into()).await);
+            let again = joined.account(key).await.expect("an account");
+            ensure(&joined, &again, role, wanted, &source)
+                .await
+                .expect("staked");
+            let view = joined.view();
+            let stake = view.stake(role, again.address()).await.expect("read");
+            assert_eq!(stake.active, wanted, "cut at wait {polls}");
+            let left = view.stake_token_balance(again.address()).await;
+            assert!(left.expect("read").is_zero(), "cut at wait {polls}");
+            if ended == 2 {
+                return;
+            }
+        }
+        panic!("no start came to its end: the cuts do not reach far enough");
+    }
+}
