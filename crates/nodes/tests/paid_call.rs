@@ -1695,6 +1695,18 @@ fn a_model_that_nobody_offers_at_a_higher_tier_is_asked_for_by_its_name_alone() 
 }
 
 #[test]
+fn a_stranger_s_word_on_chain_does_not_lift_the_tier_of_what_others_serve() {
+    let mut world = World::of_tier_none(1);
+    let model = request(1).model;
+    world.input(Input::Chain(ChainEvent::Published {
+        provider: SecretKey::for_tests("stranger").address(),
+        models: vec![(model, Tier::Exact)],
+    }));
+    world.submit(1);
+    assert_eq!(world.prepared.len(), 1, "dispatched");
+}
+
+#[test]
 fn a_model_once_offered_exactly_is_not_answered_by_less_while_that_provider_is_away() {
     let mut world = World::new(1);
     let exact = *world.providers.keys().next().expect("one");

@@ -114,27 +114,32 @@ impl Stock {
         models
     }
 
-    /// Names and tiers that were ever offered to this router, or are on chain by a staked provider.
-    fn tiers(&self, model: &str) -> impl Iterator<Item = Tier> {
-        let met = self.providers.values().flat_map(|s| &s.hello.models);
-        let met = met.map(|offer| (offer.model.as_str(), offer.tier));
-        let published = self.published.values().flatten();
-        let published = published.map(|(name, tier)| (name.as_str(), *tier));
-        met.chain(published)
-            .filter(move |(name, _)| *name == model)
-            .map(|(_, tier)| tier)
+    /// Tiers in which a model was offered by providers that this router has met.
+    fn met_tiers(&self, model: &str) -> impl Iterator<Item = Tier> {
+        let offers = self.providers.values().flat_map(|s| &s.hello.models);
+        let offers = offers.filter(move |offer| offer.model == model);
+        offers.map(|offer| offer.tier)
+    }
+
+    /// Tiers in which a model is on chain by staked providers.
+    fn published_tiers(&self, model: &str) -> impl Iterator<Item = Tier> {
+        let offers = self.published.values().flatten();
+        let offers = offers.filter(move |(name, _)| name == model);
+        offers.map(|(_, tier)| *tier)
     }
 
     /// Whether anyone offers the model, now or at another time.
     pub fn knows(&self, model: &str) -> bool {
-        self.tiers(model).next().is_some()
+        let mut tiers = self.met_tiers(model).chain(self.published_tiers(model));
+        tiers.next().is_some()
     }
 
     /// The tier that a request gets which names none: `exact` or, where nobody ever offered the model so high, the highest that was.
     /// So a model on somebody's float server is asked for by its name alone, and a provider that is away for a moment does not lower
-    /// what a name means.
+    /// what a name means. What is only published counts while nobody was met: a stranger's word on chain must not lift what others serve.
     pub(super) fn default_tier(&self, model: &str) -> Tier {
-        let highest = self.tiers(model).max();
+        let highest = self.met_tiers(model).max();
+        let highest = highest.or_else(|| self.published_tiers(model).max());
         highest.unwrap_or(Tier::Exact).min(Tier::Exact)
     }
 
