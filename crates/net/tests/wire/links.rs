@@ -145,15 +145,12 @@ async fn a_restarted_router_finds_its_provider_again_and_jobs_flow() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_told_that_its_router_moved_leaves_the_link_that_stands_and_dials_anew()
-{
+async fn a_provider_that_is_told_that_its_router_started_anew_leaves_the_link_and_dials_again() {
     let hall = Hall::open().await;
     let (provider, link) = hall.join(1).await;
-    let moved = stoa_net::RouterEndpoint::bind(hall::router_config(), hall::everyone()).await;
-    let moved = moved.expect("bound");
-    provider.redial(&moved.address()).expect("an address");
+    provider.redial(&hall.router.address()).expect("an address");
     patient(link.closed()).await;
-    let link = patient(moved.accept()).await.expect("there");
+    let link = patient(hall.router.accept()).await.expect("there again");
     let _job = link.open_job(dispatch(1)).await.expect("opened");
     let work = patient(provider.next_job()).await.expect("job");
     assert_eq!(*work.dispatch, dispatch(1));
