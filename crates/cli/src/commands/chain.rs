@@ -11,6 +11,8 @@ use crate::profile::Profile;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use stoa_evm::Chain;
 use stoa_evm::rpc::{RpcConfig, serve};
 use tokio::sync::watch;
 
@@ -35,6 +37,9 @@ pub struct Args {
     /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
     #[arg(long, value_name = "N")]
     batch_seconds: Option<u64>,
+    /// Leaves the network's contracts out: an empty chain for other uses, which nobody can join.
+    #[arg(long, conflicts_with = "announce")]
+    bare: bool,
     /// Lays the settings of this file over the defaults, as `up` does.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -64,25 +69,14 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
     let profile = Profile::settle(&data, asked, named)?;
     let chain = embedded::open(&data, &profile)?;
     tokio::spawn(embedded::watch(chain.clone()));
-    let (joined, _) = embedded::found(&data, profile, &chain).await?;
     let address = listener.local_addr()?;
-    let file = JoinFile {
-        rpc: args
-            .announce
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}")),
-        chain_id: joined.chain_id,
-        contracts: joined.contracts,
-        profile: joined.profile.text.clone(),
+    let join = if args.bare {
+        None
+    } else {
+        Some(found(&data, args, profile, &chain, address).await?)
     };
-    if args.announce.is_none() && address.ip().is_unspecified() {
-        complain(format_args!(
-            "join.json names {address}, which others cannot reach; name this host's URL with --announce"
-        ))?;
-    }
-    file.save(&data)?;
     let mut signal = StopSignal::new()?;
-    if let Err(error) = tell(args, &data, &file, address, chain.head().number) {
+    if let Err(error) = tell(args, &data, join.as_ref(), address, &chain) {
         complain(error)?;
     }
     let told = async move {
@@ -97,22 +91,53 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
     Ok(())
 }
 
+/// Puts the contracts on the chain and writes down how to join.
+async fn found(
+    data: &DataDir,
+    args: &Args,
+    profile: Profile,
+    chain: &Arc<Chain>,
+    address: SocketAddr,
+) -> Outcome<JoinFile> {
+    let (joined, _) = embedded::found(data, profile, chain).await?;
+    let announced = args.announce.clone();
+    let file = JoinFile {
+        rpc: announced.unwrap_or_else(|| format!("http://{address}")),
+        chain_id: joined.chain_id,
+        contracts: joined.contracts,
+        profile: joined.profile.text.clone(),
+    };
+    if args.announce.is_none() && address.ip().is_unspecified() {
+        complain(format_args!(
+            "join.json names {address}, which others cannot reach; name this host's URL with --announce"
+        ))?;
+    }
+    file.save(data)?;
+    Ok(file)
+}
+
 fn tell(
     args: &Args,
     data: &DataDir,
-    file: &JoinFile,
+    join: Option<&JoinFile>,
     address: SocketAddr,
-    head: u64,
+    chain: &Chain,
 ) -> std::io::Result<()> {
-    let id = file.chain_id;
+    let (id, head) = (chain.chain_id(), chain.head().number);
     if args.json {
+        let rpc = join.map_or_else(|| format!("http://{address}"), |file| file.rpc.clone());
+        let contracts = join.map(|file| file.contracts);
         return say(
-            json!({"ready": true, "chain_id": id, "rpc": file.rpc, "block": head, "contracts": file.contracts}),
+            json!({"ready": true, "chain_id": id, "rpc": rpc, "block": head, "contracts": contracts}),
         );
     }
-    let join = data.path("join.json");
+    let others = if join.is_some() {
+        let file = data.path("join.json");
+        format!("; the other roles join with --join {}", file.display())
+    } else {
+        String::new()
+    };
     say(format_args!(
-        "chain {id} at http://{address}, block {head}; the other roles join with --join {}",
-        join.display()
+        "chain {id} at http://{address}, block {head}{others}"
     ))
 }

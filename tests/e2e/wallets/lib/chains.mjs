@@ -65,7 +65,7 @@ async function result(rpc, method, params) {
 /** Both chains over one folder; the accounts of `keys` have the same money in both. */
 export async function startPair(stoa, folder) {
   const data = join(folder, "stoa");
-  const ours = await start(stoa, ["chain", "--data", data, "--port", "0"], /chain (\d+) at (http:\S+), block 0/);
+  const ours = await start(stoa, ["chain", "--data", data, "--port", "0", "--bare"], /chain (\d+) at (http:\S+), block 0/);
   const [, chainId, rpc] = ours.match;
   const rpcOurs = rpc.replace(/,$/, "");
   const keys = ["deployer", "developer", "router"].map((name) => `0x${readFileSync(join(data, `keys/${name}.key`), "utf8").trim()}`);
