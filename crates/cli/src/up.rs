@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash};
-use stoa_chain::ChainAccess;
+use stoa_chain::{AuditState, ChainAccess};
 use stoa_evm::Chain;
 use stoa_runtime::{Backend, Cheat, CheatingBackend, discover_hardware};
 use stoa_types::NetworkProfile;
@@ -200,6 +200,8 @@ impl Listeners {
 }
 
 /// How to choose the ports that have no option of their own.
+/// How long calls are held back until all validators have their seats.
+const SEATS_PATIENCE: Duration = Duration::from_secs(3);
 const OTHER_PORTS: &str = "--port 0 (any free ports), or in a file named with --config";
 
 /// A running network.
@@ -270,7 +272,7 @@ async fn start(
     let validators = start_validators(&joined, data, config, (&router, &machine), &source).await?;
     let dialled = [Router {
         account: router.account,
-        address: router.endpoint.address(),
+        address: router.address.clone(),
     }];
     let mut providers = Vec::new();
     for n in 0..machine.providers {
@@ -343,6 +345,14 @@ async fn start_validators<C: ChainAccess + Clone>(
     for n in 0..config.up.validators {
         let stake = (config.validator.stake, source);
         running.push(validator::start(joined, data, &bench, n, stake).await?);
+    }
+    // The router seals work to those whose seats it has seen: who were missing could say nothing about the first calls.
+    let (_, watch) = audits;
+    let seats = (0..config.up.validators).map(|n| validator::key(data, n).map(|key| key.address()));
+    let seats = seats.collect::<Result<Vec<_>, _>>()?;
+    let all = |state: &AuditState| seats.iter().all(|who| state.is_seated(*who));
+    if !watch.shows(SEATS_PATIENCE, all).await {
+        tracing::warn!("not every validator has its seat yet; until then it cannot judge calls");
     }
     Ok(running)
 }

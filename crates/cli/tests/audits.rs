@@ -27,9 +27,10 @@ fn told(data: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("{args:?}: {text} {log}"))
 }
 
+/// A running network; it is killed, and its log shown, where a test ends without having ended it.
 struct Up {
     child: Child,
-    log: std::thread::JoinHandle<String>,
+    log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Up {
@@ -46,11 +47,15 @@ impl Up {
             let _ = stderr.read_to_string(&mut log);
             log
         });
+        let stdout = child.stdout.take().expect("piped");
+        let up = Self {
+            child,
+            log: Some(log),
+        };
         let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut line).expect("reads");
+        BufReader::new(stdout).read_line(&mut line).expect("reads");
         assert!(line.contains("ready"), "{line}");
-        Self { child, log }
+        up
     }
 
     /// Ends it with a signal; gives its log.
@@ -59,7 +64,17 @@ impl Up {
         let sent = Command::new("kill").args(["-INT", &pid]).status();
         assert!(sent.expect("kill runs").success());
         assert!(self.child.wait().expect("waits").success());
-        self.log.join().expect("read")
+        let log = self.log.take().expect("not read yet");
+        log.join().expect("read")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let Some(log) = self.log.take() else { return };
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        eprintln!("{}", log.join().unwrap_or_default());
     }
 }
 

@@ -51,6 +51,14 @@ impl AuditWatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until the state shows something, for so long at most. Whether it does.
+    pub async fn shows(&self, patience: Duration, what: impl Fn(&AuditState) -> bool) -> bool {
+        let mut changes = self.changes();
+        let shown = changes.wait_for(|_| what(&self.state()));
+        let shown = tokio::time::timeout(patience, shown).await;
+        shown.is_ok_and(|told| told.is_ok())
+    }
+
     /// Word of changes; ends with the follower.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.clone()
