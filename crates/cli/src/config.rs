@@ -318,17 +318,6 @@ impl Config {
 
     /// Whether a network can be started with these settings on a machine of so many cores.
     pub fn check(&self, cores: u32) -> Result<(), ConfigError> {
-        let range = |key, found: u64, ok, allowed| {
-            if ok {
-                Ok(())
-            } else {
-                Err(ConfigError::Range {
-                    key,
-                    found,
-                    allowed,
-                })
-            }
-        };
         let (providers, day) = (self.up.providers, 24 * 3600);
         let life = self.developer.allotment_seconds;
         range(
@@ -388,28 +377,31 @@ impl Config {
         ] {
             range(key, seconds, (1..=3600).contains(&seconds), "1 to 3600")?;
         }
-        for n in 0..self.providers.len() {
-            let policy = self.policy(n);
-            range(
-                "reserved_percent",
-                policy.reserved_percent.into(),
-                policy.check().is_ok(),
-                "0 to 100",
-            )?;
-            range(
-                "slots",
-                policy.slots.into(),
-                (1..=1024).contains(&policy.slots),
-                "1 to 1024",
-            )?;
-            if market_slots(&policy, cores) == 0 {
-                return Err(ConfigError::NothingToOffer {
-                    provider: n,
-                    reserved_percent: policy.reserved_percent,
-                    slots: policy.slots,
-                    cores,
-                });
-            }
+        (0..self.providers.len()).try_for_each(|n| self.check_policy(n, cores))
+    }
+
+    /// Whether provider `n` of the list can take any job.
+    fn check_policy(&self, n: usize, cores: u32) -> Result<(), ConfigError> {
+        let policy = self.policy(n);
+        range(
+            "reserved_percent",
+            policy.reserved_percent.into(),
+            policy.check().is_ok(),
+            "0 to 100",
+        )?;
+        range(
+            "slots",
+            policy.slots.into(),
+            (1..=1024).contains(&policy.slots),
+            "1 to 1024",
+        )?;
+        if market_slots(&policy, cores) == 0 {
+            return Err(ConfigError::NothingToOffer {
+                provider: n,
+                reserved_percent: policy.reserved_percent,
+                slots: policy.slots,
+                cores,
+            });
         }
         Ok(())
     }
@@ -431,6 +423,22 @@ impl Config {
             windows: own_windows.unwrap_or_else(|| common.windows.clone()),
         }
     }
+}
+
+fn range(
+    key: &'static str,
+    found: u64,
+    ok: bool,
+    allowed: &'static str,
+) -> Result<(), ConfigError> {
+    if ok {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        key,
+        found,
+        allowed,
+    })
 }
 
 /// Jobs that a provider of this policy takes at once. Who reserves nothing may have more slots than cores; who reserves something

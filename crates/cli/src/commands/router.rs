@@ -89,23 +89,14 @@ async fn start(
     let gateway = router::gateway(data, config, &up, &keys.collect::<Vec<_>>())?;
     let url = format!("http://{}", api.local_addr()?);
     let token = router::serve_api(config, api, gateway, until(stopped))?;
-    if let Err(error) = tell(args, &up, &settings.announce, &url, &token) {
+    if let Err(error) = tell(args, &up, &url, &token) {
         tracing::warn!(%error, "nobody reads what was printed");
     }
     Ok(up)
 }
 
-fn tell(
-    args: &Args,
-    up: &RouterUp,
-    announced: &[SocketAddr],
-    url: &str,
-    token: &str,
-) -> std::io::Result<()> {
-    let mut address = up.endpoint.address();
-    if !announced.is_empty() {
-        address.addresses = announced.to_vec();
-    }
+fn tell(args: &Args, up: &RouterUp, url: &str, token: &str) -> std::io::Result<()> {
+    let address = &up.address;
     let dashboard = format!("{url}/login?token={token}");
     if args.json {
         return say(json!({

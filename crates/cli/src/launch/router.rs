@@ -49,6 +49,8 @@ pub struct RouterUp {
     pub view: Arc<Mutex<ChainView>>,
     /// Where providers are connected.
     pub endpoint: Arc<RouterEndpoint>,
+    /// What the registry tells providers to dial.
+    pub address: RouterAddress,
     /// Ends with the loop.
     pub task: JoinHandle<Result<(), RouterStopped>>,
     /// What the chain says of audits, where the network has them.
@@ -77,7 +79,7 @@ pub async fn start<C: ChainAccess + Clone>(
     let (journal, recovered) = journal::open(&data.folder("router/journal")?, domain, address)?;
     tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let registered = SharedRegistered::default();
-    let endpoint = open_door(&patient, data, door, &account, &registered).await?;
+    let (endpoint, door) = open_door(&patient, data, door, &account, &registered).await?;
 
     let core_config = RouterConfig {
         key,
@@ -127,6 +129,7 @@ pub async fn start<C: ChainAccess + Clone>(
         account: address,
         view,
         endpoint,
+        address: door,
         task,
         audits,
         caught_up,
@@ -162,7 +165,7 @@ async fn open_door<C: ChainAccess + Clone>(
     door: &Door,
     router: &Account<C>,
     registered: &SharedRegistered,
-) -> Result<Arc<RouterEndpoint>, Failure> {
+) -> Result<(Arc<RouterEndpoint>, RouterAddress), Failure> {
     let secret = EndpointSecret::from_bytes(data.secret("router-endpoint")?);
     let known = registered.clone();
     let authorize = Arc::new(move |endpoint, hello: &_| {
@@ -188,7 +191,7 @@ async fn open_door<C: ChainAccess + Clone>(
         address.addresses.clone_from(&door.announced);
     }
     publish(joined, router, &secret, &address).await?;
-    Ok(endpoint)
+    Ok((endpoint, address))
 }
 
 /// Registers where the router is reached.
