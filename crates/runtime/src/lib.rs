@@ -2,7 +2,8 @@
 //!
 //! A [`Backend`] turns [`stoa_nodes::work::Work`] into tokens: [`ExactBackend`] with the integer engine, [`UpstreamBackend`] with
 //! somebody else's inference server, [`ScriptedBackend`] for tests of everything around it. [`Executor`] runs them on as many threads
-//! as the provider has slots, so that no generation ever blocks the network. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
+//! as the provider has slots, so that no generation ever blocks the network, and [`Paced`] puts text together that comes faster than
+//! anybody reads. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
 
 mod answer;
 mod backend;
@@ -12,6 +13,7 @@ mod executor;
 mod hardware;
 mod judge;
 mod memory;
+mod pace;
 mod policy;
 mod prompt;
 mod scripted;
@@ -27,6 +29,7 @@ pub use executor::{Busy, Event, Executor};
 pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};
 pub use judge::ExactJudge;
 pub use memory::{MemoryView, available_memory};
+pub use pace::Paced;
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
 pub use upstream::{

@@ -13,7 +13,7 @@ use stoa_net::{
 use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
-    Backend, CancelFlag, Event as Made, Executor, LocalTime, Prepared, ProviderPolicy,
+    Backend, CancelFlag, Event as Made, Executor, LocalTime, Paced, Prepared, ProviderPolicy,
 };
 use stoa_types::{Address, Digest};
 use tokio::sync::mpsc;
@@ -390,7 +390,7 @@ impl Loop {
         let (backend, prepared) = *ready;
         let flag = CancelFlag::new();
         self.flags.insert(attempt, flag.clone());
-        let mut made = match self.executor.start(backend, prepared, flag) {
+        let made = match self.executor.start(backend, prepared, flag) {
             Ok(made) => made,
             Err(busy) => {
                 let event = Generated::Failed {
@@ -403,8 +403,9 @@ impl Loop {
             }
         };
         let events = self.events.clone();
+        let mut made = Paced::new(made);
         tokio::spawn(async move {
-            while let Some(event) = made.recv().await {
+            while let Some(event) = made.next().await {
                 let event = match event {
                     Made::Generated(event) => event,
                     Made::Disconnect => Generated::Failed {

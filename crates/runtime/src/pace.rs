@@ -1,0 +1,158 @@
+//! How often a job's text leaves the provider.
+//!
+//! A message costs the same whether it carries one token or ten: a link, a router and a client each pay for it. Text that comes faster
+//! than anybody reads is therefore put together. The first text leaves at once, and so does any that comes [`INTERVAL`] after the one
+//! before: a stream of up to 100 pieces a second is not touched.
+
+use crate::executor::Event;
+use std::time::Duration;
+use stoa_nodes::provider::Generated;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, timeout_at};
+
+/// Least time between two messages with text.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Text that is put together at most, in bytes; a longer piece leaves as it came.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// The events of one job, in their order, with text put together where it comes fast.
+pub struct Paced {
+    events: Receiver<Event>,
+    interval: Duration,
+    /// Text leaves at once from then on.
+    due: Option<Instant>,
+    /// What came behind text that was put together.
+    next: Option<Event>,
+}
+
+impl Paced {
+    /// Paces what an executor's job says.
+    pub fn new(events: Receiver<Event>) -> Self {
+        Self::every(INTERVAL, events)
+    }
+
+    fn every(interval: Duration, events: Receiver<Event>) -> Self {
+        Self {
+            events,
+            interval,
+            due: None,
+            next: None,
+        }
+    }
+
+    /// The next event; `None` after the last. Cancelling it loses text.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = match self.next.take() {
+            Some(event) => event,
+            None => self.events.recv().await?,
+        };
+        let Event::Generated(Generated::Tokens {
+            mut tokens,
+            mut text,
+        }) = event
+        else {
+            return Some(event);
+        };
+        while let Some((more, rest)) = self.more(text.len()).await {
+            tokens.extend(more);
+            text.push_str(&rest);
+        }
+        self.due = Some(Instant::now() + self.interval);
+        Some(Event::Generated(Generated::Tokens { tokens, text }))
+    }
+
+    /// Text that comes before the message is due, or waits already, and fits behind so many bytes.
+    async fn more(&mut self, bytes: usize) -> Option<(Vec<u32>, String)> {
+        let due = self.due?;
+        // Also when it is overdue: what waits already needs no message of its own.
+        match timeout_at(due, self.events.recv()).await {
+            Ok(Some(Event::Generated(Generated::Tokens { tokens, text })))
+                if bytes + text.len() <= TEXT_BYTES_MAX =>
+            {
+                Some((tokens, text))
+            }
+            Ok(event) => {
+                self.next = event;
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoa_types::FinishReason;
+    use tokio::sync::mpsc;
+
+    fn tokens(id: u32, text: &str) -> Event {
+        Event::Generated(Generated::Tokens {
+            tokens: vec![id],
+            text: text.to_owned(),
+        })
+    }
+
+    fn end() -> Event {
+        Event::Generated(Generated::End {
+            tool_calls: Vec::new(),
+            finish_reason: FinishReason::Stop,
+        })
+    }
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// All messages that become of these events.
+    async fn messages(interval: Duration, events: Vec<Event>) -> Vec<Event> {
+        let (sender, receiver) = mpsc::channel(events.len());
+        for event in events {
+            sender.send(event).await.expect("room");
+        }
+        drop(sender);
+        let (mut paced, mut messages) = (Paced::every(interval, receiver), Vec::new());
+        while let Some(event) = paced.next().await {
+            messages.push(event);
+        }
+        messages
+    }
+
+    fn together(ids: &[u32], text: &str) -> Event {
+        Event::Generated(Generated::Tokens {
+            tokens: ids.to_vec(),
+            text: text.to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn the_first_text_leaves_at_once_and_what_comes_before_the_interval_is_over_leaves_together()
+     {
+        let (sender, receiver) = mpsc::channel(32);
+        let mut paced = Paced::every(Duration::from_millis(1), receiver);
+        sender.send(tokens(0, "a")).await.expect("room");
+        // Nothing else has come: it does not wait for more.
+        assert_eq!(paced.next().await, Some(tokens(0, "a")));
+        sender.send(tokens(1, "b")).await.expect("room");
+        sender.send(tokens(2, "c")).await.expect("room");
+        // More may come for ever; it leaves when the interval is over.
+        assert_eq!(paced.next().await, Some(together(&[1, 2], "bc")));
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_behind_all_text_and_waits_for_nothing() {
+        let events = vec![tokens(1, "a"), tokens(2, "b"), tokens(3, "c"), end()];
+        let expected = [tokens(1, "a"), together(&[2, 3], "bc"), end()];
+        assert_eq!(messages(NEVER, events).await, expected);
+    }
+
+    #[tokio::test]
+    async fn text_is_put_together_up_to_a_bound_and_none_is_lost() {
+        let half = "x".repeat(TEXT_BYTES_MAX / 2);
+        let events: Vec<_> = (0..4).map(|id| tokens(id, &half)).collect();
+        let expected = [
+            tokens(0, &half),
+            together(&[1, 2], &"x".repeat(TEXT_BYTES_MAX)),
+            tokens(3, &half),
+        ];
+        assert_eq!(messages(NEVER, events).await, expected);
+    }
+}
