@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import struct
 import sys
 
 decimal.getcontext().prec = 60
@@ -229,6 +230,14 @@ def swiglu(gate, up):
     return [rs(g * sigm(g), 31) * u for g, u in zip(gate, up)]
 
 
+def pool(sums):
+    """Sums of states to a vector of length one in Q24."""
+    k = max(map(abs, sums)).bit_length() - 31
+    t = [rs(s, k) for s in sums]
+    r = math.isqrt(sum(x * x for x in t))
+    return [rd(x * 2**24, r) if r else 0 for x in t]
+
+
 class Model:
     """A Llama model; `tensors` maps safetensors names to rows of exact numbers."""
 
@@ -248,8 +257,8 @@ class Model:
         order = [h + i + half * d // 2 for h in range(0, len(rows), d) for i in range(d // 2) for half in (0, 1)]
         return [rows[r] for r in order]
 
-    def step(self, token):
-        """Logits after one more token."""
+    def state(self, token):
+        """The last residual after one more token."""
         shape, d = self.shape, self.shape["head"]
         r = embed(self.matrices["model.embed_tokens.weight"], token)
         add = lambda y: [sat(a + b) for a, b in zip(r, y)]
@@ -270,8 +279,19 @@ class Model:
             h = swiglu(multiply(at("mlp.gate_proj"), x), multiply(at("mlp.up_proj"), x))
             r = add(multiply(at("mlp.down_proj"), quantise(h, 32, 16)))
         self.length += 1
+        return r
+
+    def step(self, token):
+        """Logits after one more token."""
         output = self.matrices.get("lm_head.weight", self.matrices["model.embed_tokens.weight"])
-        return multiply(output, self.normalise(r, "model.norm.weight"))
+        return multiply(output, self.normalise(self.state(token), "model.norm.weight"))
+
+    def vector(self, tokens, dimensions=0):
+        """The vector of a text, of a model that has seen nothing yet."""
+        norm, epsilon = self.norms["model.norm.weight"], self.shape["epsilon_q32"]
+        states = [rms_norm(self.state(token), norm, epsilon)[0] for token in tokens]
+        sums = [sum(column) for column in zip(*states)]
+        return pool(sums[:dimensions] if dimensions else sums)
 
     def normalise(self, r, name):
         z, fraction = rms_norm(r, self.norms[name], self.shape["epsilon_q32"])
@@ -458,8 +478,8 @@ def vector_tables():
             "samples": {"exp2": EXP2[::64], "sigmoid": SIGMOID[::256], "sine": SINE[::256], "gumbel": GUMBEL[::520]}}
 
 
-def vector_model():
-    """A whole model. Weight `j` of tensor `t` (in the order listed) is an integer in [-512, 511] over 1,024, plus 1 for norms."""
+def whole_model():
+    """A whole model: shape, sizes of its tensors, tensors. Weight `j` of tensor `t` (in the order listed) is an integer in [-512, 511] over 1,024, plus 1 for norms."""
     shape = {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head": 32, "ffn": 96, "context": 64, "vocab": 262,
              "tied": False, "rope_theta": 10000, "epsilon_q32": 42950}
     sizes = [("model.embed_tokens.weight", 262, 64), ("model.norm.weight", 1, 64), ("lm_head.weight", 262, 64)]
@@ -474,6 +494,11 @@ def vector_model():
         x = numbers(rows * columns, -512, 511, 500 + index)
         values = [(v + 1024 if rows == 1 else v, -10) for v in x]
         tensors[name] = [values[i : i + columns] for i in range(0, len(values), columns)]
+    return shape, sizes, tensors
+
+
+def vector_model():
+    shape, sizes, tensors = whole_model()
     model, tokens = Model(shape, tensors), numbers(24, 0, 261, 900)
     logits = [model.step(t) for t in tokens]
     printable = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or b >= 0xAE]
@@ -487,10 +512,23 @@ def vector_model():
             "logits": {str(i): logits[i] for i in (0, 1, 23)}, "greedy": [l.index(max(l)) for l in logits]}
 
 
+def vector_pooling():
+    shape, _, tensors = whole_model()
+    tokens, cases = numbers(40, 0, 261, 910), []
+    for length, dimensions in [(1, 0), (16, 0), (17, 5), (40, 0), (40, 1), (40, 63)]:
+        vector = Model(shape, tensors).vector(tokens[:length], dimensions)
+        floats = b"".join(struct.pack("<f", x / 2**24) for x in vector).hex()
+        cases.append({"length": length, "dimensions": dimensions, "q24": vector, "floats_le": floats})
+    sums = [[0, 0], [1], [0, -1, 0], numbers(7, -100, 100, 920), [x << 31 for x in numbers(9, -(2**31), 2**31 - 1, 921)],
+            [2**64 - 1] * 40, [2**31 - 1, -(2**31)], [2**64 - 1, 1, -(2**33)]]
+    return {"tokens": tokens, "cases": cases, "sums": [{"sums": [str(s) for s in x], "q24": pool(x)} for x in sums]}
+
+
 def main():
     folder, check = os.path.dirname(os.path.abspath(__file__)), "--check" in sys.argv
     makers = {"dot": vector_dot, "rmsnorm": vector_rmsnorm, "softmax": vector_softmax, "rope": vector_rope,
-              "sampler": vector_sampler, "tables": vector_tables, "model": vector_model}
+              "sampler": vector_sampler, "tables": vector_tables, "model": vector_model,
+              "pooling": vector_pooling}
     for name, make in makers.items():
         path, text = os.path.join(folder, name + ".json"), json.dumps(make()) + "\n"
         if check:

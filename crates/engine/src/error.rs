@@ -91,6 +91,14 @@ impl ImportError {
 /// Why a generation did not start or go on. The session is as it was before the call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
+    /// A vector of more elements was asked for than the model's states have.
+    #[error("a vector of {dimensions} dimensions is asked for; the model's have {width}")]
+    TooManyDimensions {
+        /// Asked for.
+        dimensions: usize,
+        /// Width of the model.
+        width: usize,
+    },
     /// More tokens than the model's context holds.
     #[error(
         "context length exceeded: {used} tokens are in use, {more} more were asked for, the model holds {context}"

@@ -41,6 +41,7 @@ pub mod kernel;
 mod model;
 pub mod ops;
 pub mod packed;
+mod pooling;
 pub mod quant;
 mod root;
 pub mod sampler;
@@ -55,6 +56,7 @@ pub use generate::{Answer, Finish, StopScanner, TextOptions, TokenEvent, generat
 pub use import::MemoryEstimate;
 pub use kernel::Kernel;
 pub use model::{LoadOptions, Model, ModelInfo};
+pub use pooling::{TextVector, text_vector};
 pub use root::{SEMANTICS, semantics_digest};
 pub use session::Session;
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerSource};

@@ -6,6 +6,7 @@ use crate::kernel::{Kernel, LANES, Work};
 use crate::model::{Layer, Model};
 use crate::ops::{self, FRACTION};
 use crate::packed::{PackedMatrix, TILE_ROWS};
+use crate::pooling::{self, TextVector};
 use crate::quant::{ACTIVATION_BITS, Quantised};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -141,7 +142,49 @@ impl Session {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            self.forward(chunk, index == last);
+            let wanted = if index == last {
+                Wanted::Logits
+            } else {
+                Wanted::Nothing
+            };
+            self.forward(chunk, wanted);
+        }
+        Ok(true)
+    }
+
+    /// The vector of a text: its first `dimensions` elements, or all where that is 0. What the session held is forgotten, and the text
+    /// stands in it afterwards. `None` when the flag was raised before the end; it is looked at between parts of the text.
+    pub fn text_vector(
+        &mut self,
+        tokens: &[u32],
+        dimensions: usize,
+        cancel: &AtomicBool,
+    ) -> Result<Option<TextVector>, EngineError> {
+        let width = self.model.config().width;
+        if dimensions > width {
+            return Err(EngineError::TooManyDimensions { dimensions, width });
+        }
+        self.truncate(0);
+        let taken = if dimensions == 0 { width } else { dimensions };
+        let mut sums = vec![0; taken];
+        let whole = self.add_states(tokens, &mut sums, cancel)?;
+        Ok(whole.then(|| pooling::text_vector(&sums)))
+    }
+
+    /// Appends tokens and adds the first elements of each one's last state to `sums`; says whether it came to the end. The sums are the
+    /// same however a text is cut into calls.
+    pub fn add_states(
+        &mut self,
+        tokens: &[u32],
+        sums: &mut [i128],
+        cancel: &AtomicBool,
+    ) -> Result<bool, EngineError> {
+        self.check(tokens)?;
+        for chunk in tokens.chunks(CHUNK) {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            self.forward(chunk, Wanted::States(sums));
         }
         Ok(true)
     }
@@ -177,7 +220,7 @@ impl Session {
         }
     }
 
-    fn forward(&mut self, tokens: &[u32], want_logits: bool) {
+    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) {
         let model = Arc::clone(&self.model);
         let (c, weights, kernel) = (model.config(), model.weights(), model.kernel());
         for (i, id) in tokens.iter().enumerate() {
@@ -195,15 +238,31 @@ impl Session {
             });
         }
         self.length += tokens.len();
-        if want_logits {
-            kernel.run(OutputPass {
+        match wanted {
+            Wanted::Nothing => {}
+            Wanted::Logits => kernel.run(OutputPass {
                 room: &mut self.room,
                 model: &model,
                 last: tokens.len() - 1,
                 logits: &mut self.logits,
-            });
+            }),
+            Wanted::States(sums) => kernel.run(PoolingPass {
+                room: &mut self.room,
+                model: &model,
+                count: tokens.len(),
+                sums,
+            }),
         }
     }
+}
+
+/// What is made of some tokens besides their place in the cache.
+enum Wanted<'a> {
+    Nothing,
+    /// Logits after the last of them.
+    Logits,
+    /// The first elements of each one's last state, added up here.
+    States(&'a mut [i128]),
 }
 
 /// One layer for some tokens.
@@ -236,6 +295,21 @@ impl Work for OutputPass<'_> {
     #[inline(always)]
     fn run(self) {
         self.room.logits(self.model, self.last, self.logits);
+    }
+}
+
+/// Sums of the last states of some tokens.
+struct PoolingPass<'a> {
+    room: &'a mut Room,
+    model: &'a Model,
+    count: usize,
+    sums: &'a mut [i128],
+}
+
+impl Work for PoolingPass<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.room.pool(self.model, self.count, self.sums);
     }
 }
 
@@ -315,6 +389,18 @@ impl Room {
         let wide = &mut self.wide[..norm.g.len()];
         let fraction = ops::rms_norm(&self.residual[from], norm, epsilon_q32, wide);
         self.narrow[to].assign(wide, fraction, ACTIVATION_BITS);
+    }
+
+    #[inline(always)]
+    fn pool(&mut self, model: &Model, count: usize, sums: &mut [i128]) {
+        let norm = &model.weights().output_norm;
+        let wide = &mut self.wide[..norm.g.len()];
+        for residual in &self.residual[..count] {
+            ops::rms_norm(residual, norm, model.config().epsilon_q32, wide);
+            for (sum, z) in sums.iter_mut().zip(wide.iter()) {
+                *sum += i128::from(*z);
+            }
+        }
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use stoa_engine::import::Checkpoint;
 use stoa_engine::{
     Answer, EngineError, Finish, Kernel, LoadOptions, Model, Session, TextOptions, TokenEvent,
-    generate,
+    generate, text_vector,
 };
 use stoa_types::{Q16, SamplingParameters};
 use support::float_reference::{FloatReference, compare};
@@ -148,6 +148,77 @@ fn splitting_a_prompt_or_rewinding_changes_no_bit() {
         single.step(*id).expect("fits");
     }
     assert_eq!(single.logits(), whole.logits());
+}
+
+#[test]
+fn a_vector_depends_on_the_text_alone_and_on_no_chunk_kernel_or_earlier_text() {
+    let folder = folder();
+    let path = GgufWriter::new(&Toy::new(Shape::small(), 8), Storage::Q8_0)
+        .write(folder.path(), "toy.gguf");
+    let open = |kernel| {
+        let options = LoadOptions {
+            kernel: Some(kernel),
+            ..LoadOptions::default()
+        };
+        Arc::new(Model::open_with(&path, options).expect("valid"))
+    };
+    let down = AtomicBool::new(false);
+    let vector = |session: &mut Session, ids: &[u32], d| {
+        let vector = session.text_vector(ids, d, &down).expect("fits");
+        vector.expect("not cancelled")
+    };
+    let scalar = open(Kernel::SCALAR);
+    let ids = tokens(100, 4);
+    for length in [1, 2, 15, 16, 17, 33, 100] {
+        let reference = vector(&mut Session::new(&scalar), &ids[..length], 0);
+        for cut in [1, 3, 16, 29] {
+            let (mut sums, mut split) = (vec![0; 96], Session::new(&scalar));
+            for part in ids[..length].chunks(cut) {
+                let whole = split.add_states(part, &mut sums, &down);
+                assert!(whole.expect("fits"));
+            }
+            assert_eq!(text_vector(&sums), reference, "cut at {cut}");
+            assert_eq!(
+                text_vector(&sums[..7]),
+                vector(&mut split, &ids[..length], 7)
+            );
+        }
+        for kernel in Kernel::available() {
+            let mut session = Session::new(&open(kernel));
+            session.prefill(&tokens(40, 9)).expect("fits");
+            assert_eq!(vector(&mut session, &ids[..length], 0), reference);
+            assert_eq!(session.len(), length);
+        }
+    }
+    assert_ne!(
+        vector(&mut Session::new(&scalar), &ids[..20], 0),
+        vector(&mut Session::new(&scalar), &ids[1..21], 0)
+    );
+}
+
+#[test]
+fn a_vector_that_cannot_be_is_refused_and_a_cancelled_one_is_none() {
+    let model = toy_model(Shape::small(), 8);
+    let mut session = Session::new(&model);
+    let down = AtomicBool::new(false);
+    let refused = session.text_vector(&[1], 97, &down);
+    assert!(matches!(
+        refused,
+        Err(EngineError::TooManyDimensions {
+            dimensions: 97,
+            width: 96
+        })
+    ));
+    let refused = session.text_vector(&[], 0, &down);
+    assert!(matches!(refused, Err(EngineError::EmptyPrompt)));
+    let refused = session.text_vector(&vec![1; 513], 0, &down);
+    assert!(matches!(refused, Err(EngineError::ContextExceeded { .. })));
+    // A full context fits however much the session held.
+    session.prefill(&tokens(300, 1)).expect("fits");
+    let full = session.text_vector(&vec![1; 512], 0, &down);
+    assert!(full.expect("fits").is_some());
+    let cancelled = session.text_vector(&[1], 0, &AtomicBool::new(true));
+    assert_eq!(cancelled.expect("no error"), None);
 }
 
 #[test]

@@ -7,12 +7,13 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use stoa_engine::ops::{self, Norm};
 use stoa_engine::packed::PackedMatrix;
 use stoa_engine::quant::{ACTIVATION_BITS, BLOCK, Quantised};
 use stoa_engine::sampler::{noise, philox4x32, sample};
 use stoa_engine::tables::Tables;
-use stoa_engine::{Kernel, Model, Rotary, RotaryScaling, Session};
+use stoa_engine::{Kernel, LoadOptions, Model, Rotary, RotaryScaling, Session, text_vector};
 use stoa_types::{Q16, SamplingParameters};
 use support::{GgufWriter, Shape, Storage, Toy, write_folder};
 
@@ -192,9 +193,8 @@ fn numbers(count: usize, low: i64, high: i64, stream: u32) -> Vec<i64> {
         .collect()
 }
 
-#[test]
-fn a_whole_model_gives_the_logits_of_the_second_implementation() {
-    let v = vectors("model.json");
+/// The model of the second implementation.
+fn whole_model(v: &Value) -> Toy {
     let size = |key: &str| number(&v["shape"][key]) as usize;
     let shape = Shape {
         width: size("width"),
@@ -219,10 +219,16 @@ fn a_whole_model_gives_the_logits_of_the_second_implementation() {
             (rows, columns, values),
         );
     }
-    let toy = Toy {
+    Toy {
         tensors,
         ..Toy::new(shape, 1)
-    };
+    }
+}
+
+#[test]
+fn a_whole_model_gives_the_logits_of_the_second_implementation() {
+    let v = vectors("model.json");
+    let toy = whole_model(&v);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
     let root = Model::open(file).expect("valid").root();
@@ -245,6 +251,43 @@ fn a_whole_model_gives_the_logits_of_the_second_implementation() {
                 assert_eq!(logits, list::<i32>(expected), "position {i}");
             }
             assert_eq!(i64::from(stoa_engine::sampler::greedy(logits)), first);
+        }
+    }
+}
+
+#[test]
+fn vectors_of_texts_are_those_of_the_second_implementation_in_every_kernel() {
+    let v = vectors("pooling.json");
+    for case in v["sums"].as_array().expect("sums") {
+        let sums = case["sums"].as_array().expect("a list").iter();
+        let sums: Vec<i128> = sums
+            .map(|s| s.as_str().expect("a text").parse().expect("an integer"))
+            .collect();
+        assert_eq!(
+            text_vector(&sums).elements(),
+            list::<i32>(&case["q24"]),
+            "{case}"
+        );
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let toy = whole_model(&vectors("model.json"));
+    let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
+    let tokens: Vec<u32> = list(&v["tokens"]);
+    for kernel in Kernel::available() {
+        let options = LoadOptions {
+            kernel: Some(kernel),
+            ..LoadOptions::default()
+        };
+        let model = Arc::new(Model::open_with(&file, options).expect("valid"));
+        let mut session = Session::new(&model);
+        for case in cases(&v) {
+            let taken = &tokens[..number(&case["length"]) as usize];
+            let dimensions = number(&case["dimensions"]) as usize;
+            let vector = session.text_vector(taken, dimensions, &AtomicBool::new(false));
+            let vector = vector.expect("fits").expect("not cancelled");
+            assert_eq!(vector.elements(), list::<i32>(&case["q24"]), "{case}");
+            let floats = case["floats_le"].as_str().expect("bytes");
+            assert_eq!(hex::encode(vector.to_le_bytes()), floats);
         }
     }
 }
