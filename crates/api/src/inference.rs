@@ -20,7 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, Started};
-use stoa_types::{FinishReason, JobId, TokenAmount};
+use stoa_types::{FinishReason, JobId, TokenAmount, TraceParent};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -57,6 +57,7 @@ async fn paid(
     form: Form,
 ) -> Result<Response, ApiError> {
     let header = replay::header_of(request.headers())?;
+    let above = trace_parent(request.headers());
     let body = read_body(&app, request).await?;
     let parsed = match form {
         Form::Chat => parse_chat(&body)?,
@@ -69,7 +70,7 @@ async fn paid(
     }
     let job = draw_job(&app, &account)?;
     let Some(header) = header else {
-        return Ok(answer(app, account, job, form, parsed).await);
+        return Ok(answer(app, account, job, form, (parsed, above)).await);
     };
     let once = Once {
         caller: account.clone(),
@@ -79,7 +80,19 @@ async fn paid(
         body: *blake3::hash(&body).as_bytes(),
         job,
     };
-    replay::once(&app, once, answer(app.clone(), account, job, form, parsed)).await
+    let answering = answer(app.clone(), account, job, form, (parsed, above));
+    replay::once(&app, once, answering).await
+}
+
+/// The client's span, by W3C Trace Context: a header that is none, or stands twice, counts as absent. Its `tracestate` is dropped, which the
+/// specification allows: it holds what vendors like, and we would only carry it to strangers.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (first, second) = (values.next()?, values.next());
+    if second.is_some() {
+        return None;
+    }
+    first.to_str().ok()?.parse().ok()
 }
 
 /// A new id for a call.
@@ -202,7 +215,7 @@ async fn answer(
     account: Account,
     job: JobId,
     form: Form,
-    parsed: ParsedRequest,
+    (parsed, above): (ParsedRequest, Option<TraceParent>),
 ) -> Response {
     let ParsedRequest {
         request,
@@ -214,7 +227,7 @@ async fn answer(
         Err(error) => return error.into_response(),
     };
     let (model, stream) = (request.model.clone(), delivery.stream);
-    let call = app.gateway.submit(&account, job, request);
+    let call = app.gateway.submit(&account, job, request, above);
     let framing = Framing {
         form,
         job: call.job,

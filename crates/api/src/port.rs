@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, KeyId};
 use stoa_types::{
     Address, Digest, JobId, JobState, Millis, Price, Region, SamplingParameters, SignedReceipt,
-    Tier, Timestamp, TokenAmount,
+    Tier, Timestamp, TokenAmount, TraceParent,
 };
 use stoa_verify::SettlementProof;
 use tokio::sync::mpsc;
@@ -44,8 +44,15 @@ pub trait Gateway: Send + Sync + 'static {
     /// A new random id for a call of this caller; `None` when the system has no random bytes.
     fn new_job(&self, caller: &Account) -> Option<JobId>;
 
-    /// Starts one paid call under a new id. Every refusal arrives as the first event, [`ClientEvent::Failed`].
-    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call;
+    /// Starts one paid call under a new id, below a span of its client where that names one. Every refusal arrives as the first event,
+    /// [`ClientEvent::Failed`].
+    fn submit(
+        &self,
+        caller: &Account,
+        job: JobId,
+        request: ClientRequest,
+        above: Option<TraceParent>,
+    ) -> Call;
 
     /// Why the call would be refused now, should it be submitted.
     fn would_refuse(&self, caller: &Account, request: &ClientRequest) -> Option<Cause>;

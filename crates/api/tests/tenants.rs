@@ -155,7 +155,13 @@ impl Gateway for House {
     }
 
     /// Fails with the tenant's own words, in one of several ways.
-    fn submit(&self, caller: &Account, job: JobId, _: ClientRequest) -> Call {
+    fn submit(
+        &self,
+        caller: &Account,
+        job: JobId,
+        _: ClientRequest,
+        _: Option<TraceParent>,
+    ) -> Call {
         let (sender, events) = mpsc::channel(4);
         let mut jobs = self.jobs.lock().expect("not poisoned");
         jobs.insert(job, caller.address);

@@ -92,6 +92,8 @@ pub struct Config {
     pub provider: Provider,
     /// Somebody else's inference server that they serve through.
     pub upstream: Upstream,
+    /// Traces.
+    pub telemetry: Telemetry,
     /// One entry for each provider.
     pub providers: Vec<ProviderOffer>,
 }
@@ -240,6 +242,16 @@ pub struct Upstream {
     pub first_event_seconds: u64,
     /// Longest silence within one.
     pub silence_seconds: u64,
+}
+
+/// Traces of calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// The collector; empty for none.
+    pub otlp: String,
+    /// Calls of which traces are made, at most.
+    pub traces_per_second: u32,
 }
 
 /// One provider's place and prices, and where its policy differs from the others'.

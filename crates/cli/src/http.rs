@@ -53,6 +53,20 @@ impl HttpError {
     }
 }
 
+/// What every HTTP client of this program has in common.
+pub fn client() -> reqwest::ClientBuilder {
+    let tls = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        })
+        .with_no_client_auth();
+    // Loopback calls must not go through a proxy that the environment names.
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(5))
+        .tls_backend_preconfigured(tls)
+}
+
 /// Talks to one router's API.
 pub struct Api {
     client: reqwest::Client,
@@ -68,17 +82,7 @@ impl Api {
 
     /// A client for a router.
     pub fn at(base: &str, key: &str) -> Self {
-        // Loopback calls must not go through a proxy that the environment names.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(5));
-        let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(rustls::RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            })
-            .with_no_client_auth();
-        let client = client
-            .tls_backend_preconfigured(tls)
+        let client = client()
             .build()
             .expect("the client is built from fixed settings");
         Self {

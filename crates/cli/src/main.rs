@@ -13,6 +13,7 @@ mod network;
 mod process;
 mod profile;
 mod roles;
+mod telemetry;
 mod up;
 mod upstream;
 
@@ -119,7 +120,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(run(&cli, started));
+    let outcome = runtime.block_on(async {
+        let outcome = run(&cli, started).await;
+        telemetry::finish().await;
+        outcome
+    });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -104,6 +104,8 @@ pub const METRICS: &[Metric] = &[
     metric(Histogram, "stoa_upstream_first_event_seconds", Seconds, "", "From a request to the upstream server to the beginning of its answer."),
     metric(Counter, "stoa_upstream_usage_differs_total", Count, "kind", "Answers whose token count the upstream server gave otherwise than they were counted."),
 
+    metric(Counter, "stoa_telemetry_spans_total", Count, "outcome", "Spans of traces by outcome: `sent`, or `lost` because the collector was away or slow."),
+
     metric(Gauge, "stoa_chain_head_block", Count, "", "Height of the embedded chain."),
     metric(Counter, "stoa_chain_transactions_total", Count, "", "Transactions in blocks since the start."),
 ];

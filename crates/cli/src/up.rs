@@ -17,6 +17,7 @@ use crate::roles::gateway::RouterGateway;
 use crate::roles::provider::ProviderHandle;
 use crate::roles::router::{RouterStopped, now};
 use crate::roles::validator::ValidatorHandle;
+use crate::telemetry::TelemetryArgs;
 use crate::upstream::{UpstreamArgs, connect_and_try};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Args {
     /// Lays the settings of this file over the defaults (config/default.toml): ports, prices, slots, availability windows.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     /// Deletes the network in the data folder first, with its keys and money.
     #[arg(long)]
     fresh: bool,
@@ -118,6 +121,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     let mut config = Config::load(args.config.as_deref())?;
     config.apply(args);
     config.check(hardware.cores)?;
+    args.telemetry.start(&config.telemetry)?;
     let asked = config.asked_profile(args.batch_seconds)?;
     may_cheat(args, &asked)?;
     let named = args.profile.is_some() || args.batch_seconds.is_some();

@@ -2,6 +2,7 @@
 //! the files in `deploy/` name options that there are, and a log of JSON says of which job it speaks and holds no secret.
 
 mod support;
+mod traces;
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,7 @@ const NOT_IN_A_QUIET_NETWORK: &[&str] = &[
     "stoa_api_stream_errors_total",
     "stoa_api_clients_lost_total",
     "stoa_api_connections_refused_total",
+    "stoa_telemetry_spans_total",
 ];
 
 const PROMPT: &str = "Say xylophone-canary-7431";

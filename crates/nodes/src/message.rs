@@ -9,7 +9,7 @@ use crate::work::Work;
 use serde::{Deserialize, Serialize};
 use stoa_types::{
     Address, Digest, FinishReason, Hardware, JobId, Price, Receipt, Region, Signature,
-    SignedReceipt, SignedTicket, Tier, Timestamp,
+    SignedReceipt, SignedTicket, Tier, Timestamp, TraceParent,
 };
 use stoa_verify::Content;
 
@@ -94,6 +94,10 @@ pub struct Dispatch {
     pub work: Work,
     /// keccak of the profile text in force.
     pub profile_hash: Digest,
+    /// The router's span above the provider's, where the call is traced. Nothing that is signed or kept holds it, and without it a
+    /// dispatch has the bytes that it had before there were traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
 }
 
 /// Provider to router.

@@ -11,6 +11,7 @@ mod profile;
 mod receipt;
 mod sampling;
 mod time;
+mod trace;
 
 pub use amount::{AmountError, Bps, Price, StakeAmount, TokenAmount};
 pub use hardware::{Accelerator, Hardware};
@@ -23,3 +24,4 @@ pub use profile::{
 pub use receipt::{PaidBy, RECEIPT_VERSION, Receipt, SignedReceipt, SignedTicket, Ticket};
 pub use sampling::{Q16, SamplingParameters};
 pub use time::{Millis, Timestamp};
+pub use trace::{NoTraceParent, SpanId, TraceId, TraceParent};

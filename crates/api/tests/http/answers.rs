@@ -438,3 +438,26 @@ async fn silence_is_filled_with_comments_and_a_late_start_commits_the_status() {
     assert!(reply.text().starts_with(": keep-alive\n\n"));
     assert_eq!(reply.events().last(), Some(&"[DONE]"));
 }
+
+#[tokio::test]
+async fn a_call_is_below_its_client_s_span_where_the_header_is_one_and_goes_on_where_it_is_not() {
+    let server = Server::start(answer(&["Hi"], content("Hi", &[]))).await;
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let body = request(json!({})).to_string();
+    let header = |value| ("traceparent", value);
+    for (headers, expected) in [
+        (vec![], None),
+        (vec![header(valid)], Some(valid)),
+        (vec![header("00-abc")], None),
+        (vec![header(valid), header(valid)], None),
+        (vec![header(&valid.to_uppercase())], None),
+    ] {
+        let headers: Vec<_> = [AUTHORIZED, JSON].into_iter().chain(headers).collect();
+        let path = "/v1/chat/completions";
+        let reply = server.send("POST", path, &headers, body.as_bytes()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let above = server.hall.above.lock().expect("not poisoned").pop();
+        let above = above.expect("submitted").map(|above| above.to_string());
+        assert_eq!(above.as_deref(), expected, "{headers:?}");
+    }
+}

@@ -59,6 +59,8 @@ pub struct Hall {
     pub rates: RateLimit,
     script: Vec<Step>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
+    /// The client's span of each call.
+    pub above: Mutex<Vec<Option<TraceParent>>>,
     pub cancelled: Arc<Notify>,
     pub was_cancelled: Arc<AtomicBool>,
     /// Tokens that the client had got when its call was cancelled.
@@ -94,6 +96,7 @@ impl Hall {
             },
             script,
             submitted: Mutex::default(),
+            above: Mutex::default(),
             cancelled: Arc::default(),
             was_cancelled: Arc::default(),
             read: Arc::default(),
@@ -193,7 +196,14 @@ impl Gateway for Hall {
         &self.kept
     }
 
-    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call {
+    fn submit(
+        &self,
+        caller: &Account,
+        job: JobId,
+        request: ClientRequest,
+        above: Option<TraceParent>,
+    ) -> Call {
+        self.above.lock().expect("not poisoned").push(above);
         self.submitted
             .lock()
             .expect("not poisoned")

@@ -10,6 +10,7 @@ use crate::launch::stake::StakeSource;
 use crate::launch::{JoinArgs, Joined};
 use crate::process::{StopSignal, complain, say};
 use crate::roles::provider::ProviderHandle;
+use crate::telemetry::TelemetryArgs;
 use crate::upstream::{UpstreamArgs, connect_and_try};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -50,6 +51,8 @@ pub struct Args {
     /// Lays the settings of this file over the defaults; the first of its [[providers]] counts.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     /// Prints one line of JSON when ready.
     #[arg(long)]
     json: bool,
@@ -63,6 +66,7 @@ pub async fn provider(data: &Path, args: &Args) -> Outcome {
     config.provider.listen = args.listen.unwrap_or(config.provider.listen);
     config.provider.metrics = args.metrics.unwrap_or(config.provider.metrics);
     config.check(hardware.cores)?;
+    args.telemetry.start(&config.telemetry)?;
     let data = DataDir::open(data)?;
     let mut signal = StopSignal::new()?;
     let (stop, stopped) = watch::channel(false);

@@ -8,6 +8,7 @@ use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::process::{StopSignal, complain, say};
+use crate::telemetry::TelemetryArgs;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Args {
     /// Lays the settings of this file over the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     /// Prints one line of JSON when ready.
     #[arg(long)]
     json: bool,
@@ -54,6 +57,7 @@ impl Args {
 pub async fn router(data: &Path, args: &Args) -> Outcome {
     let mut config = Config::load(args.config.as_deref())?;
     args.apply(&mut config.router);
+    args.telemetry.start(&config.telemetry)?;
     let data = DataDir::open(data)?;
     let mut signal = StopSignal::new()?;
     let (stop, stopped) = watch::channel(false);

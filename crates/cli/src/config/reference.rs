@@ -3,7 +3,7 @@
 
 use super::{Config, DEFAULT};
 use clap::CommandFactory;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -62,6 +62,12 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     ("upstream.first_event_seconds", "s", "up, provider, doctor"),
     ("upstream.silence_seconds", "s", "up, provider, doctor"),
+    ("telemetry.otlp", "", "up, router, provider"),
+    (
+        "telemetry.traces_per_second",
+        "calls/s",
+        "up, router, provider",
+    ),
     ("providers.region", "", "up, provider"),
     (
         "providers.input_price",
@@ -189,6 +195,7 @@ fn section_table(page: &mut String, section: &str, told: &BTreeMap<String, (Stri
 /// Environment variables that options are taken from.
 fn environment(page: &mut String) {
     page.push_str("\n## Environment\n\n| variable | in place of | |\n|---|---|---|\n");
+    let mut rows = BTreeSet::new();
     let mut pending = vec![crate::Cli::command()];
     while let Some(command) = pending.pop() {
         for option in command.get_arguments() {
@@ -196,13 +203,16 @@ fn environment(page: &mut String) {
                 let help = option.get_help().map(ToString::to_string);
                 let help = help.unwrap_or_default();
                 let variable = variable.to_string_lossy();
-                let _ = writeln!(page, "| `{variable}` | `--{long}` | {} |", cell(&help));
+                // Several commands may take the same option.
+                rows.insert(format!("| `{variable}` | `--{long}` | {} |\n", cell(&help)));
             }
         }
         pending.extend(command.get_subcommands().cloned());
     }
+    page.extend(rows);
     page.push_str(
-        "| `RUST_LOG` | | what is logged, by module and level; `info,iroh=warn,noq=warn` if not set |\n\
+        "| `OTEL_EXPORTER_OTLP_HEADERS` | | `name=value` pairs, separated by commas, values percent-encoded: sent to the collector with every request |\n\
+         | `RUST_LOG` | | what is logged, by module and level; `info,iroh=warn,noq=warn` if not set |\n\
          | `NO_COLOR` | | if set, the log has no colours |\n",
     );
 }

@@ -7,6 +7,8 @@ use crate::data::{DataDir, DataError, write_private};
 use crate::process::Failure;
 use crate::roles::earnings::{self, Earnings};
 use crate::roles::provider::{self, ProviderHandle, ProviderParts};
+use crate::roles::traces::JobTraces;
+use crate::telemetry::tracer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,6 +175,7 @@ pub async fn start<C: ChainAccess + Clone>(
             utc_offset_minutes: config.provider.utc_offset_minutes,
             earnings: earnings.clone(),
             router: router.account,
+            traces: JobTraces::new(tracer("stoa-provider", key.address())),
         }));
     }
     Ok(loops)

@@ -13,7 +13,9 @@ use crate::roles::replays::{Bounds, Replays};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::shelf::Shelf;
+use crate::roles::traces::CallTraces;
 use crate::roles::{journal, router, settler, watch};
+use crate::telemetry::tracer;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -102,6 +104,7 @@ pub async fn start<C: ChainAccess + Clone>(
         chain: calls,
         decisions: DecisionLog::open(folder.join("decisions.jsonl"))?,
         audits: kept,
+        traces: CallTraces::new(tracer("stoa-router", address)),
     };
     let (handle, task) = router::start(parts)?;
     tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));

@@ -15,7 +15,9 @@ use stoa_crypto::MerkleTree;
 use stoa_ledger::book::{BatchRecord, RouterBook};
 use stoa_nodes::client::{Cause, ClientRequest};
 use stoa_nodes::router::{JobSummary, Standing};
-use stoa_types::{Address, Digest, JobId, JobState, Millis, Price, Timestamp, TokenAmount};
+use stoa_types::{
+    Address, Digest, JobId, JobState, Millis, Price, Timestamp, TokenAmount, TraceParent,
+};
 use stoa_verify::{BatchStatement, SettlementProof};
 
 /// Jobs, batches and jobs per batch on the dashboard.
@@ -239,7 +241,13 @@ impl Gateway for RouterGateway {
         &self.replays
     }
 
-    fn submit(&self, caller: &Account, job: JobId, request: ClientRequest) -> Call {
+    fn submit(
+        &self,
+        caller: &Account,
+        job: JobId,
+        request: ClientRequest,
+        above: Option<TraceParent>,
+    ) -> Call {
         let request = limited(caller, request);
         let account = caller.address;
         let too_many = self.router.core().active() >= self.calls_max as usize;
@@ -248,7 +256,8 @@ impl Gateway for RouterGateway {
             metrics::counter!("stoa_router_calls_shed_total").increment(1);
             RouterHandle::refused("it has as many calls under way as it can take")
         } else {
-            self.router.submit(job, account, request, written.clone())
+            let written = written.clone();
+            self.router.submit(job, account, (request, above), written)
         };
         let (reads, leaves) = (self.router.clone(), self.router.clone());
         Call {

@@ -13,6 +13,7 @@ pub mod router;
 pub mod settler;
 pub mod shelf;
 pub mod statistics;
+pub mod traces;
 pub mod trail;
 pub mod validator;
 pub mod votes;

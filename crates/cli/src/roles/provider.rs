@@ -3,6 +3,7 @@
 
 use super::earnings::Earnings;
 use super::router::now;
+use super::traces::JobTraces;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use stoa_runtime::{
 };
 use stoa_types::{Address, Digest};
 use tokio::sync::mpsc;
+use tracing::field::display;
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,8 @@ pub struct ProviderParts {
     pub earnings: Arc<Earnings>,
     /// The router's account, for the metrics.
     pub router: Address,
+    /// Traces of its jobs.
+    pub traces: JobTraces,
 }
 
 /// What a loop shows of itself: its provider's and its router's account are the labels.
@@ -115,6 +119,7 @@ struct Loop {
     policy: ProviderPolicy,
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
+    traces: JobTraces,
     shown: Shown,
     events: mpsc::UnboundedSender<Event>,
     streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
@@ -167,6 +172,7 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         policy: parts.policy,
         utc_offset_minutes: parts.utc_offset_minutes,
         earnings: parts.earnings,
+        traces: parts.traces,
         events: events.clone(),
         streams: HashMap::new(),
         prepared: HashMap::new(),
@@ -309,6 +315,8 @@ impl Loop {
             }
         }
         self.streams.retain(|_, stream| !stream.is_closed());
+        self.traces
+            .keep(|attempt| self.streams.contains_key(attempt));
     }
 
     fn send(&mut self, message: ToRouter) {
@@ -328,6 +336,7 @@ impl Loop {
                 });
             }
             message => {
+                self.traces.says(&message);
                 match message {
                     ToRouter::Refused { .. } => self.shown.job("refused"),
                     ToRouter::Failed { .. } => self.shown.job("failed"),
@@ -350,9 +359,13 @@ impl Loop {
         }
     }
 
-    fn job(&mut self, job: IncomingJob) {
+    fn job(&mut self, mut job: IncomingJob) {
         let ticket = &job.dispatch.ticket.ticket;
         let attempt = (ticket.job_id, ticket.attempt);
+        let above = job.dispatch.trace.take();
+        let trace_id = above.map(|above| display(above.trace));
+        tracing::info!(account = %self.core.account(), job = %attempt.0, trace_id, attempt = attempt.1, "job taken");
+        self.traces.ordered(attempt, above);
         let (sender, receiver) = mpsc::unbounded_channel();
         self.streams.insert(attempt, sender);
         let (to_router, mut from_router) = job.stream.split();
@@ -390,6 +403,7 @@ impl Loop {
         let (backend, prepared) = *ready;
         let flag = CancelFlag::new();
         self.flags.insert(attempt, flag.clone());
+        self.traces.runs(attempt);
         let made = match self.executor.start(backend, prepared, flag) {
             Ok(made) => made,
             Err(busy) => {

@@ -5,17 +5,20 @@ use super::audits::{Keeper, Kept};
 use super::journal::{OpenJournal, RouterJournal, Written};
 use super::shelf::Shelf;
 use super::statistics::Statistics;
+use super::traces::CallTraces;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{ApiError, KeyName, WrittenTokens};
+use stoa_ledger::book::Entry;
 use stoa_market::Decision;
 use stoa_net::{CloseCode, JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, Failure, SpendAlert};
 use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
-use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount};
+use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount, TraceId, TraceParent};
 use tokio::sync::{mpsc, watch};
+use tracing::field::display;
 
 /// Events that a client may leave unread before its stream is cut.
 const CLIENT_QUEUE: usize = 1024;
@@ -88,6 +91,7 @@ enum Event {
         job: JobId,
         account: Address,
         request: Box<ClientRequest>,
+        above: Option<TraceParent>,
         client: ClientLine,
     },
     /// A client whose queue is full: it still hears the end.
@@ -175,13 +179,13 @@ impl RouterHandle {
         self.shelf.clone()
     }
 
-    /// Starts a call; its events arrive in the receiver, and `written` counts what the client got of them. Dropping the receiver does
-    /// not cancel it: use [`RouterHandle::cancel`].
+    /// Starts a call, below a span of its client where that names one; its events arrive in the receiver, and `written` counts what the
+    /// client got of them. Dropping the receiver does not cancel it: use [`RouterHandle::cancel`].
     pub fn submit(
         &self,
         job: JobId,
         account: Address,
-        request: ClientRequest,
+        (request, above): (ClientRequest, Option<TraceParent>),
         written: WrittenTokens,
     ) -> mpsc::Receiver<ClientEvent> {
         let (events, receiver) = mpsc::channel(CLIENT_QUEUE + LAST_EVENTS);
@@ -196,6 +200,7 @@ impl RouterHandle {
             job,
             account,
             request: Box::new(request),
+            above,
             client,
         });
         receiver
@@ -285,6 +290,8 @@ pub struct RouterParts {
     pub decisions: DecisionLog,
     /// Where works are kept for audits; `None` where nobody judges.
     pub audits: Option<Kept>,
+    /// Traces of its calls.
+    pub traces: CallTraces,
 }
 
 struct Loop {
@@ -299,6 +306,7 @@ struct Loop {
     chain: mpsc::UnboundedSender<ChainCall>,
     decisions: Arc<Mutex<DecisionLog>>,
     statistics: Arc<Statistics>,
+    traces: CallTraces,
     changes: Arc<watch::Sender<u64>>,
     next_link: u64,
 }
@@ -347,6 +355,7 @@ pub fn start(
         chain: parts.chain,
         decisions,
         statistics,
+        traces: parts.traces,
         changes,
         next_link: 0,
     };
@@ -389,19 +398,28 @@ impl Loop {
     fn event(&mut self, event: Event) -> Result<(), RouterStopped> {
         match event {
             Event::Input(input) => {
-                if let Input::ClientGone { job, .. } = &*input {
-                    self.clients.remove(job);
-                    self.statistics.left(*job);
+                let gone = match &*input {
+                    Input::ClientGone { job, .. } => Some(*job),
+                    _ => None,
+                };
+                if let Some(job) = gone {
+                    self.clients.remove(&job);
+                    self.statistics.left(job);
                 }
                 self.handle(*input);
+                if let Some(job) = gone {
+                    self.forget_trace(job);
+                }
             }
             Event::Submit {
                 job,
                 account,
                 request,
+                above,
                 client,
             } => {
                 self.clients.insert(job, client);
+                self.traces.submitted(job, &request.model, above);
                 metrics::counter!("stoa_router_calls_total").increment(1);
                 self.statistics
                     .submitted(job, account, &request.model, now());
@@ -440,6 +458,17 @@ impl Loop {
         Ok(())
     }
 
+    /// The trace of a call whose client left ends now, unless it is still to be charged for what was delivered.
+    fn forget_trace(&mut self, job: JobId) {
+        let over = || {
+            let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+            core.account_of(job).is_none()
+        };
+        if self.traces.id(job).is_some() && over() {
+            self.traces.abandoned(job);
+        }
+    }
+
     fn handle(&mut self, input: Input) {
         let quiet = matches!(input, Input::Tick | Input::ChainReachable(_));
         let outputs = self
@@ -457,13 +486,19 @@ impl Loop {
     fn carry_out(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Journal { sequence, entry } => match &self.keeper {
-                    Some(keeper) => keeper.write(sequence, entry),
-                    None => self.journal.write(sequence, &entry),
-                },
+                Output::Journal { sequence, entry } => {
+                    if let Entry::Charged { receipt } = &*entry {
+                        self.traces.charging(receipt.receipt.job_id);
+                    }
+                    match &self.keeper {
+                        Some(keeper) => keeper.write(sequence, entry),
+                        None => self.journal.write(sequence, &entry),
+                    }
+                }
                 Output::Client { job, event } => self.tell_client(job, event),
                 Output::Send { provider, message } => self.send(provider, *message),
                 Output::Decided { job, decision } => {
+                    self.traces.decided(job, &decision);
                     self.statistics.decided(job, &decision, now());
                     self.decisions
                         .lock()
@@ -474,7 +509,10 @@ impl Loop {
                 Output::Warn {
                     job: Some(job),
                     text,
-                } => tracing::warn!(%job, "{text}"),
+                } => {
+                    let trace_id = self.traces.id(job).map(display);
+                    tracing::warn!(%job, trace_id, "{text}");
+                }
                 Output::Warn { job: None, text } => tracing::warn!("{text}"),
                 Output::SpendAlert(alert) => warn_of_spending(&alert),
                 Output::Audits(keeping) => {
@@ -501,7 +539,8 @@ impl Loop {
     }
 
     fn tell_client(&mut self, job: JobId, event: ClientEvent) {
-        log_end(job, &event);
+        log_end(job, self.traces.id(job), &event);
+        self.traces.told(job, &event);
         self.statistics.told(job, &event, now());
         if let Some(line) = self.clients.get_mut(&job) {
             line.pace.see(&event);
@@ -616,10 +655,12 @@ impl Loop {
         }
     }
 
-    fn dispatch(&mut self, provider: Address, dispatch: Dispatch) {
+    fn dispatch(&mut self, provider: Address, mut dispatch: Dispatch) {
         let ticket = &dispatch.ticket.ticket;
         let attempt = (ticket.job_id, ticket.attempt);
-        tracing::info!(job = %attempt.0, attempt = attempt.1, %provider, "job ordered");
+        let trace_id = self.traces.id(attempt.0).map(display);
+        tracing::info!(job = %attempt.0, trace_id, attempt = attempt.1, %provider, "job ordered");
+        dispatch.trace = self.traces.ordered(attempt.0, attempt.1, provider);
         self.streams.retain(|_, sender| !sender.is_closed());
         let open = self.streams.keys().filter(|(to, ..)| *to == provider);
         if open.count() >= JOBS_PER_LINK_MAX as usize {
@@ -723,18 +764,19 @@ fn count_delivered(done: &Done) {
     metrics::counter!("stoa_router_charged_units_total").increment(units);
 }
 
-fn log_end(job: JobId, event: &ClientEvent) {
+fn log_end(job: JobId, trace: Option<TraceId>, event: &ClientEvent) {
+    let trace_id = trace.map(display);
     match event {
         ClientEvent::Done(done) => {
             let receipt = &done.receipt.receipt;
             count_delivered(done);
-            tracing::info!(%job, provider = %receipt.provider, input = receipt.input_units, output = receipt.output_units,
+            tracing::info!(%job, trace_id, provider = %receipt.provider, input = receipt.input_units, output = receipt.output_units,
                 charge = %receipt.charge, ttft_ms = done.ttft_ms, failovers = done.started.failovers, "job delivered");
         }
         ClientEvent::Failed(failure) => {
             let outcome = ApiError::Failed(failure.clone()).row().code;
             metrics::counter!("stoa_router_calls_ended_total", "outcome" => outcome).increment(1);
-            tracing::info!(%job, cause = %failure.cause, billed = %failure.billed, "job failed");
+            tracing::info!(%job, trace_id, cause = %failure.cause, billed = %failure.billed, "job failed");
         }
         ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
     }

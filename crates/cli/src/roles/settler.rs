@@ -781,6 +781,7 @@ mod tests {
             chain,
             decisions,
             audits: None,
+            traces: super::super::traces::CallTraces::new(crate::telemetry::Tracer::off()),
         })
         .expect("starts");
         let dial = stoa_net::ProviderConfig {

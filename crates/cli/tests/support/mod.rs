@@ -15,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn stoa(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stoa"));
     command.env_remove("STOA_DATA").env_remove("RUST_LOG");
+    command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
     command.arg("--data").arg(data).stdin(Stdio::null());
     command
 }
@@ -38,15 +39,29 @@ pub fn refused(command: &mut Command) -> String {
 /// A running `up` whose log goes to a file as JSON.
 pub struct Up {
     child: Child,
-    ready: Value,
+    /// What it printed when it was ready.
+    pub ready: Value,
 }
 
 impl Up {
     /// Starts it with a batch each second, and waits until it is ready.
     pub fn start(data: &Path, providers: u32, log: &Path) -> Self {
+        Self::start_with(data, providers, log, &[], &[])
+    }
+
+    /// With these options and variables besides.
+    pub fn start_with(
+        data: &Path,
+        providers: u32,
+        log: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let child = stoa(data)
             .args(["up", "--json", "--port", "0", "--batch-seconds", "1"])
             .args(["--providers", &providers.to_string()])
+            .args(options)
+            .envs(environment.iter().copied())
             .env("STOA_LOG_FORMAT", "json")
             .stdout(Stdio::piped())
             .stderr(fs::File::create(log).expect("a log"))

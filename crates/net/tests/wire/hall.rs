@@ -198,6 +198,7 @@ pub fn dispatch(number: u32) -> Dispatch {
             answer: AnswerShape::Any,
         },
         profile_hash: Digest([7; 32]),
+        trace: None,
     }
 }
 

@@ -41,6 +41,21 @@ async fn a_job_travels_out_and_its_answer_back_and_a_cancel_arrives_in_between()
 }
 
 #[tokio::test]
+async fn a_trace_travels_with_the_order_and_an_order_without_one_has_no_word_of_it() {
+    let hall = Hall::open().await;
+    let (provider, link) = hall.join(1).await;
+    let mut traced = dispatch(7);
+    let above = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse();
+    traced.trace = Some(above.expect("valid"));
+    let _job = link.open_job(traced.clone()).await.expect("opened");
+    let work = patient(provider.next_job()).await.expect("job");
+    assert_eq!(*work.dispatch, traced);
+    // Who is of a version before traces refuses words that it does not know.
+    let plain = serde_json::to_string(&dispatch(7)).expect("JSON");
+    assert!(!plain.contains("trace"), "{plain}");
+}
+
+#[tokio::test]
 async fn sixty_four_jobs_in_flight_do_not_mix() {
     let hall = Hall::open().await;
     let (provider, link) = hall.join(1).await;

@@ -145,6 +145,8 @@ impl Router {
             ticket: signed,
             work,
             profile_hash: self.config.profile_hash,
+            // The shell puts it in: the state machine knows no traces.
+            trace: None,
         };
         state.phase = Phase::Running;
         state.current = Some(Current {
