@@ -53,6 +53,9 @@ pub struct Constraints {
     pub output_price_max: Option<Price>,
     /// Highest cost of the call: excludes providers at which not even the prompt and one token of output fit.
     pub cost_max: Option<TokenAmount>,
+    /// The answer cannot be shortened: all of it must stay within [`Self::cost_max`], not its first token alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// Only these regions; empty = any.
     pub regions_only: BTreeSet<Region>,
     /// Not these regions.
@@ -362,7 +365,12 @@ fn within_ceilings(
     let under = |ceiling: Option<Price>, price| ceiling.is_none_or(|most| price <= most);
     let prices = under(constraints.input_price_max, candidate.input_price)
         && under(constraints.output_price_max, candidate.output_price);
-    let least = snapshot.raw_cost(candidate, snapshot.output_units.min(1))?;
+    let fewest = if constraints.whole {
+        snapshot.output_units
+    } else {
+        snapshot.output_units.min(1)
+    };
+    let least = snapshot.raw_cost(candidate, fewest)?;
     let affordable = constraints
         .cost_max
         .is_none_or(|most| least.div_ceil(TOKENS_PER_PRICE) <= most.units());

@@ -16,6 +16,9 @@ pub struct Work {
     pub answer: AnswerShape,
 }
 
+/// Most inputs of one call for vectors.
+pub const INPUTS_MAX: usize = 2048;
+
 const VERSION: &[u8] = b"stoa.work.v1";
 
 impl Work {
@@ -35,8 +38,11 @@ impl Work {
             }
             Prompt::Tokens(ids) => {
                 bytes.push(2);
-                let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
-                push(&mut bytes, &ids);
+                push(&mut bytes, &id_bytes(ids));
+            }
+            Prompt::Embed { inputs, dimensions } => {
+                bytes.push(3);
+                push(&mut bytes, &input_bytes(inputs, *dimensions));
             }
         }
         push(&mut bytes, &self.sampling.canonical_bytes());
@@ -56,6 +62,7 @@ impl Work {
             }
             1 => (Prompt::Text(text(first)?), rest),
             2 => (Prompt::Tokens(ids(first)?), rest),
+            3 => (embed(first)?, rest),
             _ => return None,
         };
         let (sampling, rest) = pull(rest)?;
@@ -89,6 +96,44 @@ fn text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
+fn id_bytes(ids: &[u32]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
+}
+
+/// The dimensions, then every input with its kind and length.
+fn input_bytes(inputs: &[Input], dimensions: u32) -> Vec<u8> {
+    let mut bytes = dimensions.to_be_bytes().to_vec();
+    for input in inputs {
+        match input {
+            Input::Text(text) => {
+                bytes.push(1);
+                push(&mut bytes, text.as_bytes());
+            }
+            Input::Tokens(ids) => {
+                bytes.push(2);
+                push(&mut bytes, &id_bytes(ids));
+            }
+        }
+    }
+    bytes
+}
+
+fn embed(bytes: &[u8]) -> Option<Prompt> {
+    let (dimensions, mut rest) = bytes.split_first_chunk()?;
+    let mut inputs = Vec::new();
+    while let Some((kind, after)) = rest.split_first() {
+        let (input, after) = pull(after)?;
+        inputs.push(match kind {
+            1 => Input::Text(text(input)?),
+            2 => Input::Tokens(ids(input)?),
+            _ => return None,
+        });
+        rest = after;
+    }
+    let dimensions = u32::from_be_bytes(*dimensions);
+    Some(Prompt::Embed { inputs, dimensions })
+}
+
 fn ids(bytes: &[u8]) -> Option<Vec<u32>> {
     let (ids, rest) = bytes.as_chunks();
     let ids = ids.iter().map(|id| u32::from_be_bytes(*id)).collect();
@@ -107,6 +152,33 @@ pub enum Prompt {
         tools: String,
     },
     /// Plain text, tokenized as it stands.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+    /// Texts whose vectors are asked for (0026): an output unit for each, in order.
+    Embed {
+        /// Each by itself, within the model's context.
+        inputs: Vec<Input>,
+        /// Elements of a vector, counted from the first; 0 for all.
+        dimensions: u32,
+    },
+}
+
+impl Prompt {
+    /// How many vectors are asked for; `None` where the answer is a text.
+    pub fn vectors(&self) -> Option<u32> {
+        match self {
+            Self::Embed { inputs, .. } => Some(u32::try_from(inputs.len()).unwrap_or(u32::MAX)),
+            Self::Chat { .. } | Self::Text(_) | Self::Tokens(_) => None,
+        }
+    }
+}
+
+/// One text of which a vector is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Input {
+    /// Tokenized as a plain prompt is.
     Text(String),
     /// Token ids.
     Tokens(Vec<u32>),
@@ -151,19 +223,75 @@ mod tests {
 
     prop_compose! {
         fn works()(
-            kind in 0..3, a in ".{0,20}", b in ".{0,20}", ids in proptest::collection::vec(any::<u32>(), 0..9), shape in 0usize..4,
+            kind in 0..4, a in ".{0,20}", b in ".{0,20}", ids in proptest::collection::vec(any::<u32>(), 0..9), shape in 0usize..4,
             temperature in any::<u32>(), min_p in any::<u32>(), seed in any::<u64>(), max_output_tokens in any::<u32>(),
             stop in proptest::collection::vec(".{0,5}", 0..4),
         ) -> Work {
             let prompt = match kind {
                 0 => Prompt::Chat { messages: a, tools: b },
                 1 => Prompt::Text(a),
-                _ => Prompt::Tokens(ids),
+                2 => Prompt::Tokens(ids),
+                _ => Prompt::Embed { inputs: vec![Input::Text(a), Input::Tokens(ids), Input::Text(b)], dimensions: seed as u32 },
             };
             let (temperature, min_p) = (Q16(temperature), Q16(min_p));
             let sampling = SamplingParameters { temperature, min_p, seed, max_output_tokens, stop };
             Work { prompt, sampling, answer: AnswerShape::ALL[shape] }
         }
+    }
+
+    fn plain(prompt: Prompt) -> Work {
+        let sampling = SamplingParameters {
+            temperature: Q16(0),
+            min_p: Q16(0),
+            seed: 0,
+            max_output_tokens: 1,
+            stop: Vec::new(),
+        };
+        Work {
+            prompt,
+            sampling,
+            answer: AnswerShape::Any,
+        }
+    }
+
+    /// Works of these kinds stand in tickets and sealed files that were written before there were vectors.
+    #[test]
+    fn works_that_were_ordered_before_keep_their_digests() {
+        let (messages, tools) = ("[]".to_owned(), "[]".to_owned());
+        let digests = [
+            Prompt::Chat { messages, tools },
+            Prompt::Text("é".to_owned()),
+            Prompt::Tokens(vec![1, 2]),
+        ]
+        .map(|prompt| plain(prompt).digest().to_string());
+        assert_eq!(
+            digests,
+            [
+                "0x90c19ac77cc2a48973090e556fcc666435c18d6668f7b38b2b16eb86c5ab2bdc",
+                "0xea276610e17017983102ff59f3a37a6f822612c5d871c189fe58417edb35a97b",
+                "0xae51450faa3c7b71976ffd19a827fd9b048030380ecd69aa98d6854dde770e67"
+            ]
+        );
+    }
+
+    #[test]
+    fn inputs_cannot_be_shifted_into_each_other() {
+        let embed = |inputs: &[&str], dimensions| {
+            let inputs = inputs
+                .iter()
+                .map(|t| Input::Text((*t).to_owned()))
+                .collect();
+            plain(Prompt::Embed { inputs, dimensions }).digest()
+        };
+        assert_ne!(embed(&["ab", "c"], 0), embed(&["a", "bc"], 0));
+        assert_ne!(embed(&["a", ""], 0), embed(&["a"], 0));
+        assert_ne!(embed(&["a"], 0), embed(&["a"], 1));
+        // The bytes of a text are no token ids.
+        let ids = plain(Prompt::Embed {
+            inputs: vec![Input::Tokens(vec![0x6162_6364])],
+            dimensions: 0,
+        });
+        assert_ne!(ids.digest(), embed(&["abcd"], 0));
     }
 
     proptest! {

@@ -10,9 +10,9 @@ use stoa_nodes::client::{
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{ChainEvent, Input, Keeping, Output, Router, RouterConfig};
-use stoa_nodes::work::{AnswerShape, Prompt};
+use stoa_nodes::work::{AnswerShape, Input as WorkInput, Prompt};
 use stoa_types::*;
-use stoa_verify::check_signatures;
+use stoa_verify::{check_signatures, vector_line};
 
 const START: Timestamp = Timestamp(1_790_000_000_000);
 const MODEL: &str = "stoa-tiny";
@@ -2033,4 +2033,228 @@ fn a_key_that_cannot_pay_does_not_wait_in_line_and_nothing_is_held_for_it() {
     let job = budgeted(&mut world, 200, 9, 1);
     assert!(over_budget(&world, job));
     assert_eq!(world.free(), before);
+}
+
+fn vectors_request(n: u8, inputs: usize) -> ClientRequest {
+    ClientRequest {
+        prompt: Prompt::Embed {
+            inputs: vec![WorkInput::Text("hello".to_owned()); inputs],
+            dimensions: 0,
+        },
+        seed: Some(0),
+        output_tokens_max: None,
+        message_count: 0,
+        ..request(n)
+    }
+}
+
+/// The line of a vector of three elements.
+fn line(first: f32) -> String {
+    let floats = [first, 0.0, 0.5];
+    vector_line(&floats.map(f32::to_le_bytes).concat())
+}
+
+impl World {
+    fn order_vectors(&mut self, n: u8, inputs: usize) {
+        self.submit_of(account(), n, vectors_request(n, inputs));
+        self.prepare();
+    }
+
+    fn unit(&mut self, id: u32, text: &str) {
+        for (account, attempt) in self.running.clone() {
+            let event = Generated::Tokens {
+                tokens: vec![id],
+                text: text.to_owned(),
+            };
+            self.provider(account, provider::Input::Generated { attempt, event });
+        }
+    }
+}
+
+#[test]
+fn vectors_are_one_job_and_charged_as_a_unit_each() {
+    let mut world = World::new(1);
+    world.order_vectors(1, 3);
+    for first in [0.25, -0.25, 1.0] {
+        world.unit(3, &line(first));
+    }
+    world.end();
+    let done = world.done(1);
+    assert_eq!(done.content.text, line(0.25) + &line(-0.25) + &line(1.0));
+    let receipt = &done.receipt.receipt;
+    assert_eq!((receipt.input_units, receipt.output_units), (5, 3));
+    assert_eq!(receipt.output_root, stoa_crypto::token_root(&[3, 3, 3]));
+    assert_eq!(receipt.response_digest, done.content.digest());
+    assert_eq!(done.parameters.max_output_tokens, 3);
+    assert!(!done.shortened);
+    let charge = u128::from(receipt.input_units) * 100_000 + 3 * 400_000;
+    assert_eq!(receipt.charge.units(), charge / 1_000_000);
+}
+
+#[test]
+fn what_is_no_vector_fails_over_before_the_first_and_costs_nothing() {
+    let wrong: [(u32, String); 7] = [
+        (2, line(1.0)),                       // Another count than the line has.
+        (3, line(1.0).trim_end().to_owned()), // No line end.
+        (3, line(1.0) + &line(1.0)),          // Two for one unit.
+        (3, line(f32::NAN)),
+        (3, "t1 ".to_owned()),
+        (3, String::new()),
+        (0, "\n".to_owned()),
+    ];
+    for (id, text) in wrong {
+        let mut world = World::new(2);
+        world.order_vectors(1, 2);
+        world.unit(id, &text);
+        world.prepare();
+        for _ in 0..2 {
+            world.unit(3, &line(0.5));
+        }
+        world.end();
+        assert_eq!(world.done(1).content.text, line(0.5).repeat(2), "{text:?}");
+        assert_eq!(world.done(1).started.failovers, 1);
+    }
+    // Vectors of one answer have one size.
+    let mut world = World::new(1);
+    world.order_vectors(1, 2);
+    world.unit(3, &line(0.5));
+    world.unit(1, &vector_line(&1.0f32.to_le_bytes()));
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause:?}");
+    assert_eq!(world.failure(1).billed, TokenAmount::ZERO);
+}
+
+#[test]
+fn asked_dimensions_are_what_a_vector_must_have() {
+    let mut world = World::new(1);
+    let mut asked = vectors_request(1, 1);
+    asked.prompt = Prompt::Embed {
+        inputs: vec![WorkInput::Tokens(vec![1])],
+        dimensions: 2,
+    };
+    world.submit_of(account(), 1, asked);
+    world.prepare();
+    world.unit(3, &line(0.5));
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause:?}");
+}
+
+#[test]
+fn an_answer_without_its_last_vectors_is_not_charged() {
+    let mut world = World::new(1);
+    world.order_vectors(1, 3);
+    for _ in 0..2 {
+        world.unit(3, &line(0.5));
+    }
+    world.end();
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause:?}");
+    assert!(world.earned.is_empty());
+}
+
+#[test]
+fn a_client_that_leaves_owes_the_vectors_it_got() {
+    let mut world = World::new(1);
+    world.order_vectors(1, 3);
+    for _ in 0..2 {
+        world.unit(3, &line(0.5));
+    }
+    world.input(Input::ClientGone {
+        job: job(1),
+        read: 1,
+    });
+    let receipt = &world.earned[0].receipt;
+    assert_eq!(receipt.output_units, 1);
+    // Nothing was read of this one.
+    world.order_vectors(2, 3);
+    world.unit(3, &line(0.5));
+    world.input(Input::ClientGone {
+        job: job(2),
+        read: 0,
+    });
+    assert_eq!(world.earned.len(), 1);
+}
+
+#[test]
+fn vectors_fit_the_money_whole_or_are_refused() {
+    let refusal = |change: &dyn Fn(&mut ClientRequest)| {
+        let mut world = World::new(2);
+        let mut asked = vectors_request(1, 8);
+        change(&mut asked);
+        world.submit_of(account(), 1, asked);
+        world.failure(1).cause.clone()
+    };
+    let reserve = |provider: u128| {
+        let raw = 8 * 13 * (100_000 + 10_000 * provider) + 8 * (400_000 + 40_000 * provider);
+        raw.div_ceil(1_000_000)
+    };
+    let ceiling = |units| {
+        move |asked: &mut ClientRequest| {
+            asked.constraints.cost_max = Some(TokenAmount::from_units(units));
+        }
+    };
+    assert!(reserve(1) > reserve(0));
+    let cause = refusal(&ceiling(reserve(0) - 1));
+    assert!(matches!(cause, Cause::PriceCeiling { .. }), "{cause:?}");
+    // What the cheaper one can serve is not refused because the dearer one cannot.
+    let mut world = World::new(2);
+    let mut asked = vectors_request(1, 8);
+    ceiling(reserve(0))(&mut asked);
+    world.submit_of(account(), 1, asked);
+    let held = world.router.book().reservation(job(1)).expect("reserved");
+    assert_eq!(held.amount.units(), reserve(0));
+    let limited = |units| {
+        move |asked: &mut ClientRequest| {
+            asked.constraints.budget = Some(Budget {
+                key: KeyId(1),
+                amount: TokenAmount::from_units(units),
+                first_day: 0,
+                resets_at: None,
+            });
+        }
+    };
+    let cause = refusal(&limited(reserve(1) - 1));
+    assert!(matches!(cause, Cause::BudgetExceeded { .. }), "{cause:?}");
+    let mut world = World::new(2);
+    let mut asked = vectors_request(1, 8);
+    limited(reserve(1))(&mut asked);
+    world.submit_of(account(), 1, asked);
+    assert!(world.router.book().reservation(job(1)).is_some());
+}
+
+#[test]
+fn so_many_vectors_may_be_asked_for_and_the_context_has_no_say_in_it() {
+    let mut world = World::new(1);
+    world.allot(1_000_000_000);
+    world.order_vectors(1, 2048);
+    let ordered = world.router.book().reservation(job(1)).expect("reserved");
+    // 2,048 times 13 tokens and a vector: above the context of 1,024 and not cut to it.
+    let raw: u128 = 2048 * (13 * 100_000 + 400_000);
+    assert_eq!(ordered.amount.units(), raw.div_ceil(1_000_000));
+    for (n, inputs) in [(2, 0), (3, 2049)] {
+        world.submit_of(account(), n, vectors_request(n, inputs));
+        let cause = &world.failure(n).cause;
+        let named = matches!(cause, Cause::Unsupported { parameter, .. } if parameter == "input");
+        assert!(named, "{cause:?}");
+    }
+    // An input counts no more than the context, or it is not served.
+    let mut long = vectors_request(4, 1);
+    long.prompt = Prompt::Embed {
+        inputs: vec![
+            WorkInput::Text("x".repeat(5000)),
+            WorkInput::Tokens(vec![1; 7]),
+        ],
+        dimensions: 0,
+    };
+    world.submit_of(account(), 4, long);
+    let ordered = world.router.book().reservation(job(4)).expect("reserved");
+    let raw: u128 = (1024 + 7) * 100_000 + 2 * 400_000;
+    assert_eq!(ordered.amount.units(), raw.div_ceil(1_000_000));
+    let refused = RefusalReason::ContextLength {
+        tokens: 5001,
+        context: 1024,
+    };
+    world.refuse(refused);
+    let cause = &world.failure(4).cause;
+    assert!(matches!(cause, Cause::ContextLength { .. }), "{cause:?}");
 }

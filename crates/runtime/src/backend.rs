@@ -53,7 +53,7 @@ impl ModelFacts {
 pub struct Prepared {
     /// The work.
     pub work: Work,
-    /// Prompt tokens.
+    /// Prompt tokens, of all inputs in order where vectors are asked for.
     pub prompt: Vec<u32>,
     /// What the provider core needs of it.
     pub facts: stoa_nodes::provider::Prepared,

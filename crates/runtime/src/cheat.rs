@@ -4,15 +4,17 @@ use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use stoa_nodes::message::RefusalReason;
-use stoa_nodes::work::Work;
+use stoa_nodes::work::{Input, Prompt, Work};
 use stoa_types::FinishReason;
+use stoa_verify::{read_vectors, vector_line};
 
 /// How a provider cheats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cheat {
-    /// Sells under the model's name what costs nothing to make: the prompt's own tokens again, in place of a smaller model's.
+    /// Sells under the model's name what costs nothing to make: the prompt's own tokens again, in place of a smaller model's; for vectors,
+    /// those of each input's first letter.
     SwapModel,
-    /// Changes the first token of the right answer.
+    /// Changes the first token of the right answer, or the last bit of the first element of its first vector.
     AlterOutput,
     /// Counts four prompt tokens more than there are.
     Overcount,
@@ -54,17 +56,51 @@ impl Backend for CheatingBackend {
             Cheat::Overcount => self.honest.run(prepared, cancel, emit),
             Cheat::AlterOutput => {
                 let mut first = true;
+                let vectors = prepared.work.prompt.vectors().is_some();
                 self.honest.run(prepared, cancel, &mut |mut tokens, text| {
                     let changes = std::mem::take(&mut first);
+                    if vectors && changes {
+                        return emit(tokens, altered_line(&text));
+                    }
                     if let Some(token) = tokens.first_mut().filter(|_| changes) {
                         *token ^= 1;
                     }
                     emit(tokens, text)
                 })
             }
+            Cheat::SwapModel if prepared.work.prompt.vectors().is_some() => {
+                self.honest.run(&beginnings(prepared), cancel, emit)
+            }
             Cheat::SwapModel => Ok(repeat(prepared, cancel, emit)),
         }
     }
+}
+
+/// The line with the last bit of its first element turned over.
+fn altered_line(line: &str) -> String {
+    let mut vectors = read_vectors(line).unwrap_or_default();
+    if let Some(bits) = vectors.first_mut().and_then(|vector| vector.first_mut()) {
+        *bits ^= 1;
+    }
+    let bytes = |vector: &Vec<u32>| -> Vec<u8> {
+        let floats = vector.iter().map(|bits| bits.to_le_bytes());
+        floats.flatten().collect()
+    };
+    vectors.iter().map(|v| vector_line(&bytes(v))).collect()
+}
+
+/// The work with nothing left of each input but its first letter or token.
+fn beginnings(prepared: &Prepared) -> Prepared {
+    let mut work = prepared.work.clone();
+    if let Prompt::Embed { inputs, .. } = &mut work.prompt {
+        for input in inputs {
+            match input {
+                Input::Text(text) => *text = text.chars().take(1).collect(),
+                Input::Tokens(ids) => ids.truncate(1),
+            }
+        }
+    }
+    Prepared::new(work, prepared.prompt.clone())
 }
 
 /// The prompt's tokens, as many as were asked for.

@@ -4,6 +4,7 @@ use crate::answer::{AnswerStream, End, Shape};
 use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
 use crate::memory::available_memory;
 use crate::prompt::{PromptMaker, message_overhead};
+use crate::vectors;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use stoa_engine::{
     semantics_digest,
 };
 use stoa_nodes::message::RefusalReason;
-use stoa_nodes::work::Work;
+use stoa_nodes::work::{Prompt, Work};
 use stoa_types::Tier;
 
 /// How to open a model.
@@ -122,6 +123,9 @@ impl Backend for ExactBackend {
     }
 
     fn prepare(&self, work: &Work) -> Result<Prepared, RefusalReason> {
+        if let Prompt::Embed { inputs, dimensions } = &work.prompt {
+            return vectors::prepare(&self.model, work, inputs, *dimensions);
+        }
         let shape = self.prompts.shape(work)?;
         let prompt = self.prompts.tokens(&self.model, &work.prompt, &shape)?;
         let context = u64::from(self.facts.context);
@@ -140,6 +144,9 @@ impl Backend for ExactBackend {
         cancel: &CancelFlag,
         emit: &mut Emit<'_>,
     ) -> Result<Generation, RunError> {
+        if let Prompt::Embed { inputs, dimensions } = &prepared.work.prompt {
+            return vectors::run(&self.model, inputs, *dimensions, cancel, emit);
+        }
         let shape = self
             .prompts
             .shape(&prepared.work)

@@ -19,6 +19,7 @@ mod prompt;
 mod scripted;
 mod tools;
 mod upstream;
+mod vectors;
 
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,

@@ -32,7 +32,7 @@ impl PromptMaker {
     pub fn shape(&self, work: &Work) -> Result<Shape, RefusalReason> {
         let tools = match &work.prompt {
             Prompt::Chat { tools, .. } => tools.as_str(),
-            Prompt::Text(_) | Prompt::Tokens(_) => "[]",
+            Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Embed { .. } => "[]",
         };
         let required = work.answer == AnswerShape::ToolCall;
         match work.answer {
@@ -77,6 +77,9 @@ impl PromptMaker {
             }
             Prompt::Text(text) => model.tokenizer().encode_prompt(text),
             Prompt::Tokens(ids) => known(model, ids),
+            Prompt::Embed { .. } => {
+                return Err(unsupported("input", "vectors are no continuation"));
+            }
         }
         .map_err(|error| refusal("prompt", error))?;
         if tokens.is_empty() {
@@ -149,7 +152,7 @@ fn string_literal(text: &str) -> &str {
     text
 }
 
-fn known(model: &Model, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
+pub(crate) fn known(model: &Model, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
     let vocab = model.info().vocab;
     match ids.iter().find(|id| **id as usize >= vocab) {
         Some(id) => Err(EngineError::UnknownToken { id: *id, vocab }),
@@ -157,14 +160,14 @@ fn known(model: &Model, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
     }
 }
 
-fn unsupported(parameter: &str, reason: impl Into<String>) -> RefusalReason {
+pub(crate) fn unsupported(parameter: &str, reason: impl Into<String>) -> RefusalReason {
     RefusalReason::Unsupported {
         parameter: parameter.to_owned(),
         reason: reason.into(),
     }
 }
 
-fn refusal(parameter: &str, error: EngineError) -> RefusalReason {
+pub(crate) fn refusal(parameter: &str, error: EngineError) -> RefusalReason {
     match error {
         EngineError::ContextExceeded {
             used,

@@ -168,6 +168,12 @@ impl Backend for ScriptedBackend {
         if let Some(Fault::Refuse(reason)) = &self.script.fault {
             return Err(reason.clone());
         }
+        if work.prompt.vectors().is_some() {
+            return Err(RefusalReason::Unsupported {
+                parameter: "input".to_owned(),
+                reason: "a script makes no vectors".to_owned(),
+            });
+        }
         let prompt = prompt_tokens(&work.prompt);
         let context = u64::from(self.facts.context);
         if prompt.len() as u64 > context {
@@ -240,7 +246,7 @@ impl Backend for ScriptedBackend {
 fn texts(prompt: &Prompt) -> Vec<(String, String)> {
     let messages = match prompt {
         Prompt::Text(text) => return vec![("user".to_owned(), text.clone())],
-        Prompt::Tokens(_) => return Vec::new(),
+        Prompt::Tokens(_) | Prompt::Embed { .. } => return Vec::new(),
         Prompt::Chat { messages, .. } => messages,
     };
     let messages: Vec<Value> = serde_json::from_str(messages).unwrap_or_default();

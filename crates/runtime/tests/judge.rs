@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use stoa_crypto::token_root;
-use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, ExactBackend, ExactJudge, ExactOptions, Script, ScriptedBackend,
-    run_to_end,
+    Backend, CancelFlag, Cheat, CheatingBackend, ExactBackend, ExactJudge, ExactOptions, Script,
+    ScriptedBackend, run_to_end,
 };
 use stoa_types::*;
-use stoa_verify::Content;
 use stoa_verify::judge::{Answered, Case, Judge, NotJudged};
+use stoa_verify::{Content, read_vectors, vector_line};
 
 const TOOLS: &str = r#"[{"type":"function","function":{"name":"get_weather","description":"Weather of a city","parameters":
     {"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]"#;
@@ -259,4 +259,79 @@ fn nothing_but_exact_answers_of_known_models_is_judged() {
             .count(),
         0
     );
+}
+
+fn vectors(inputs: &[&str], dimensions: u32) -> Work {
+    let text = |text: &&str| Input::Text((*text).to_owned());
+    let inputs: Vec<Input> = inputs.iter().map(text).collect();
+    let mut work = plain();
+    work.sampling.max_output_tokens = inputs.len() as u32;
+    work.prompt = Prompt::Embed { inputs, dimensions };
+    work
+}
+
+#[test]
+fn honest_vectors_pass_whole_or_left_and_one_altered_bit_is_found() {
+    for dimensions in [0, 7] {
+        let work = vectors(
+            &["a cat", "the dog and the cat", "x", "Count to five."],
+            dimensions,
+        );
+        let (content, prompt, output) = run_to_end(&*backend(), &work).expect("runs");
+        let found = answered(&work, &content, &prompt, &output);
+        assert_eq!(found, Answered::Good);
+        for units in 1..=4 {
+            let (content, ids) = cut(&work, units);
+            assert_eq!(answered(&work, &content, &prompt, &ids), Answered::Good);
+        }
+        let mut lines = read_vectors(&content.text).expect("vectors");
+        lines[2][3] ^= 1;
+        let floats = lines
+            .iter()
+            .map(|v| vector_line(&v.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>()));
+        let altered = Content {
+            text: floats.collect(),
+            ..content.clone()
+        };
+        assert_ne!(altered.text, content.text);
+        let found = answered(&work, &altered, &prompt, &output);
+        assert_eq!(found, Answered::WrongOutput);
+        // The same tokens with an end elsewhere are other inputs.
+        let mut moved = work.clone();
+        let (first, second) = prompt.split_at(3);
+        moved.prompt = Prompt::Embed {
+            inputs: vec![
+                Input::Tokens(first.to_vec()),
+                Input::Tokens(second.to_vec()),
+            ],
+            dimensions,
+        };
+        moved.sampling.max_output_tokens = 2;
+        let (said, same, ids) = run_to_end(&*backend(), &moved).expect("runs");
+        assert_eq!(same, prompt);
+        let found = answered(&work, &said, &prompt, &ids);
+        assert_eq!(found, Answered::WrongOutput);
+        let found = answered(&moved, &said, &prompt, &ids);
+        assert_eq!(found, Answered::Good);
+    }
+}
+
+#[test]
+fn every_cheat_with_vectors_is_found_and_looks_honest_until_then() {
+    let work = vectors(&["a cat sits here", "the dog and the cat"], 0);
+    let honest = run_to_end(&*backend(), &work).expect("runs").0;
+    for (cheat, found) in [
+        (Cheat::SwapModel, Answered::WrongOutput),
+        (Cheat::AlterOutput, Answered::WrongOutput),
+        (Cheat::Overcount, Answered::WrongCount),
+    ] {
+        let cheating = CheatingBackend::new(backend(), cheat);
+        let (content, prompt, output) = run_to_end(&cheating, &work).expect("runs");
+        assert_eq!(answered(&work, &content, &prompt, &output), found);
+        assert_ne!(content, honest, "{cheat:?}");
+        let lines = read_vectors(&content.text).expect("vectors");
+        let sizes: Vec<usize> = output.iter().map(|unit| *unit as usize).collect();
+        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        assert_eq!(content.finish_reason, FinishReason::Stop);
+    }
 }

@@ -9,8 +9,12 @@ mod bundle;
 mod content;
 pub mod judge;
 mod report;
+mod vectors;
 
 pub use batch::{BatchStatement, SettlementProof};
 pub use bundle::{Bundle, BundleError, check_bundle, check_receipt, check_signatures};
 pub use content::{Content, ToolCall};
 pub use report::{Check, Outcome, Report};
+pub use vectors::{
+    VECTOR_BYTES_MAX, VECTORS_BYTES_MAX, read_vectors, vector_line, vector_line_bytes,
+};

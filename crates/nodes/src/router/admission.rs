@@ -1,10 +1,12 @@
 //! From a client's call to a durable reservation. Nothing is sent to a provider before the reservation is on disk.
 
 use super::pool::constraints;
+use super::vectors;
 use super::waiting::Call;
 use super::{After, Job, Output, Phase, Router, failed};
 use crate::client::{Cause, ClientRequest};
 use crate::message::ModelOffer;
+use crate::work::Prompt;
 use stoa_crypto::keccak256;
 use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
@@ -134,6 +136,7 @@ impl Router {
                 model: request.model.clone(),
             });
         }
+        vectors::check_order(request, &self.config.profile.limits)?;
         let settlement = &self.config.profile.settlement;
         let lifetime = Millis::from_secs(settlement.ticket_seconds);
         let cover =
@@ -146,8 +149,7 @@ impl Router {
                     CoverError::Expired => Cause::AllotmentExpired,
                 })?;
         let offered = self.stock.offers(&request.model);
-        let prompt_bound = prompt_bound(request, &offered);
-        let input_units_max = prompt_bound.min(longest_context(&offered));
+        let (prompt_bound, input_units_max) = input_bounds(request, &offered);
         let decision = self
             .decide(request, input_units_max, now)
             .map_err(|cause| match cause {
@@ -208,10 +210,14 @@ impl Router {
         available: TokenAmount,
     ) -> Option<Cause> {
         let request = &*call.request;
-        if request.constraints.cost_max.is_some() {
+        let whole = request.prompt.vectors().is_some();
+        if request.constraints.cost_max.is_some() && !whole {
             return None; // It shortens the answer until it fits.
         }
-        let output_units = self.output_limit(request).min(shortest_context(offers));
+        let output_units = match self.output_limit(request) {
+            vectors if whole => vectors,
+            tokens => tokens.min(shortest_context(offers)),
+        };
         let least = |output_units| {
             let cost = |offer: &&ModelOffer| {
                 reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
@@ -222,8 +228,13 @@ impl Router {
         if needed > available {
             return Some(Cause::CapReached { needed, available });
         }
-        // A spend limit shortens the answer, down to one token.
-        self.within_budget(call, least(output_units.min(1))?).err()
+        // A spend limit shortens an answer that is text, down to one token.
+        let fewest = if whole {
+            output_units
+        } else {
+            output_units.min(1)
+        };
+        self.within_budget(call, least(fewest)?).err()
     }
 
     fn decide(
@@ -282,6 +293,9 @@ impl Router {
     }
 
     fn output_limit(&self, request: &ClientRequest) -> u32 {
+        if let Some(vectors) = request.prompt.vectors() {
+            return vectors;
+        }
         let limits = &self.config.profile.limits;
         request
             .output_tokens_max
@@ -289,7 +303,8 @@ impl Router {
             .min(limits.output_tokens_max)
     }
 
-    /// Parameters of the call, and whether its output limit was lowered until the reserve fitted `max_cost` and the key's spend limit.
+    /// Parameters of the call, and whether its output limit was lowered until the reserve fitted `max_cost` and the key's spend limit. A call
+    /// for vectors fits whole or is refused.
     fn parameters(
         &self,
         call: &Call,
@@ -297,16 +312,26 @@ impl Router {
         input_units: u64,
     ) -> Result<(SamplingParameters, bool), Cause> {
         let request = &*call.request;
+        let too_dear = || {
+            let lowest = offers.iter().map(|offer| offer.output_price).min();
+            Cause::PriceCeiling {
+                lowest: lowest.unwrap_or_default(),
+            }
+        };
+        if let Some(vectors) = request.prompt.vectors() {
+            let needed = reserve(offers, input_units, vectors)?;
+            let ceiling = request.constraints.cost_max;
+            if ceiling.is_some_and(|most| needed > most) {
+                return Err(too_dear());
+            }
+            self.within_budget(call, needed)?;
+            return Ok((parameters(call, vectors), false));
+        }
         let context = offers.iter().map(|offer| offer.context).min().unwrap_or(0);
         let asked = self.output_limit(request).min(context);
         let mut most = asked;
         if let Some(cost_max) = request.constraints.cost_max {
-            let lowest = || offers.iter().map(|offer| offer.output_price).min();
-            most = affordable(offers, input_units, most, cost_max)?.ok_or_else(|| {
-                Cause::PriceCeiling {
-                    lowest: lowest().unwrap_or_default(),
-                }
-            })?;
+            most = affordable(offers, input_units, most, cost_max)?.ok_or_else(too_dear)?;
         }
         if let Some(left) = self.left_of_budget(call) {
             match affordable(offers, input_units, most, left)? {
@@ -314,14 +339,18 @@ impl Router {
                 None => self.within_budget(call, reserve(offers, input_units, most.min(1))?)?,
             }
         }
-        let parameters = SamplingParameters {
-            temperature: request.temperature,
-            min_p: request.min_p,
-            seed: request.seed.unwrap_or(call.entropy),
-            max_output_tokens: most,
-            stop: request.stop.clone(),
-        };
-        Ok((parameters, most < asked))
+        Ok((parameters(call, most), most < asked))
+    }
+}
+
+fn parameters(call: &Call, max_output_tokens: u32) -> SamplingParameters {
+    let request = &*call.request;
+    SamplingParameters {
+        temperature: request.temperature,
+        min_p: request.min_p,
+        seed: request.seed.unwrap_or(call.entropy),
+        max_output_tokens,
+        stop: request.stop.clone(),
     }
 }
 
@@ -332,6 +361,21 @@ fn longest_context(offers: &[&ModelOffer]) -> u64 {
 
 fn shortest_context(offers: &[&ModelOffer]) -> u32 {
     offers.iter().map(|offer| offer.context).min().unwrap_or(0)
+}
+
+/// Upper bounds of the prompt's tokens: whatever the models' contexts, and within the longest of them.
+fn input_bounds(request: &ClientRequest, offers: &[&ModelOffer]) -> (u64, u64) {
+    let context = longest_context(offers);
+    match &request.prompt {
+        Prompt::Embed { inputs, .. } => (
+            vectors::input_bound(inputs, u64::MAX),
+            vectors::input_bound(inputs, context),
+        ),
+        Prompt::Chat { .. } | Prompt::Text(_) | Prompt::Tokens(_) => {
+            let bound = prompt_bound(request, offers);
+            (bound, bound.min(context))
+        }
+    }
 }
 
 /// Upper bound of the prompt's tokens: a byte-level tokenizer makes at most one token of a byte (SPEC C.6.6).

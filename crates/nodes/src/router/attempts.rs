@@ -1,10 +1,11 @@
 //! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
 
 use super::admission::{parameters_digest, reserve};
-use super::{After, Current, Job, Keeping, Output, Phase, Router};
+use super::{After, Current, Job, Keeping, Output, Phase, Router, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
+use crate::work::Prompt;
 use stoa_crypto::{receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
@@ -313,17 +314,7 @@ impl Router {
         let Some(current) = state.current.as_mut() else {
             return;
         };
-        let count = current.output.len() + tokens.len();
-        let over = count as u64 > current.ticket.output_units_max;
-        let long = current.text.len() + text.len() > count.saturating_mul(TOKEN_BYTES_MAX);
-        if over || long || current.accepted_input.is_none() {
-            let reason = if over {
-                "it sent more tokens than were ordered"
-            } else if long {
-                "it sent more text than its tokens can stand for"
-            } else {
-                "it sent tokens before it accepted"
-            };
+        if let Err(reason) = check_delta(&state.request.prompt, current, tokens, &text) {
             let cause = Cause::ProviderInvalid {
                 reason: reason.to_owned(),
             };
@@ -837,6 +828,29 @@ impl Router {
     }
 }
 
+/// Whether more tokens and their text may follow what came.
+fn check_delta(
+    prompt: &Prompt,
+    current: &Current,
+    tokens: &[u32],
+    text: &str,
+) -> Result<(), &'static str> {
+    let count = current.output.len() + tokens.len();
+    if count as u64 > current.ticket.output_units_max {
+        return Err("it sent more tokens than were ordered");
+    }
+    if current.accepted_input.is_none() {
+        return Err("it sent tokens before it accepted");
+    }
+    if let Some(checked) = vectors::check_lines(prompt, current, tokens, text) {
+        return checked;
+    }
+    if current.text.len() + text.len() > count.saturating_mul(TOKEN_BYTES_MAX) {
+        return Err("it sent more text than its tokens can stand for");
+    }
+    Ok(())
+}
+
 /// Whether a final tells the same as what was ordered, accepted and sent before it.
 fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), String> {
     let input_units = current
@@ -862,6 +876,12 @@ fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), Stri
     let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
     if delivered_at < accepted_at || delivered_at > current.ticket.deadline {
         return Err("delivered before it was accepted or after the ticket's deadline".to_owned());
+    }
+    let ordered = state.request.prompt.vectors().map(u64::from);
+    let whole =
+        content.finish_reason == FinishReason::Stop && Some(current.output.len() as u64) == ordered;
+    if ordered.is_some() && state.phase == Phase::Running && !whole {
+        return Err("it ended before every vector was there".to_owned());
     }
     if content.finish_reason == FinishReason::Cancelled && state.phase == Phase::Running {
         return Err("it counts as cancelled what nobody cancelled".to_owned());

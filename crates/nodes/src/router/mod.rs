@@ -10,6 +10,7 @@ mod pool;
 mod settlement;
 mod spending;
 mod summary;
+mod vectors;
 mod waiting;
 
 pub use pool::{Standing, Stock, Track};

@@ -349,6 +349,7 @@ pub(super) fn constraints(request: &ClientRequest, default_tier: Tier) -> Constr
         input_price_max: c.input_price_max,
         output_price_max: c.output_price_max,
         cost_max: c.cost_max,
+        whole: request.prompt.vectors().is_some(),
         regions_only: c.regions_only.clone(),
         regions_exclude: c.regions_exclude.clone(),
         providers_only: c.providers_only.clone(),

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use stoa_crypto::keccak256;
 use stoa_nodes::message::RefusalReason;
-use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_types::{Digest, FinishReason, Q16};
 use stoa_verify::ToolCall;
 
@@ -62,6 +62,9 @@ impl Request {
                 return Err(no("prompt", "the inference server takes text only"));
             }
             Prompt::Tokens(ids) => (ids.len(), 0),
+            Prompt::Embed { .. } => {
+                return Err(no("input", "vectors of other servers are not carried"));
+            }
         };
         let bound = match &work.prompt {
             Prompt::Tokens(_) => bytes as u64,
@@ -85,7 +88,7 @@ fn elements(array: &str) -> Option<u64> {
 fn wanted(work: &Work) -> Result<Wanted, RefusalReason> {
     let tools = match &work.prompt {
         Prompt::Chat { tools, .. } => tools.as_str(),
-        Prompt::Text(_) | Prompt::Tokens(_) => "[]",
+        Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Embed { .. } => "[]",
     };
     let required = work.answer == AnswerShape::ToolCall;
     match work.answer {
@@ -126,11 +129,23 @@ pub fn upstream_prompt_root(prompt: &Prompt) -> Digest {
         }
         Prompt::Text(text) => part(2, text.as_bytes()),
         Prompt::Tokens(ids) => {
-            let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
-            part(3, &ids);
+            part(3, &id_bytes(ids));
+        }
+        Prompt::Embed { inputs, dimensions } => {
+            part(4, &dimensions.to_be_bytes());
+            for input in inputs {
+                match input {
+                    Input::Text(text) => part(2, text.as_bytes()),
+                    Input::Tokens(ids) => part(3, &id_bytes(ids)),
+                }
+            }
         }
     }
     keccak256(bytes)
+}
+
+fn id_bytes(ids: &[u32]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 
 /// Route and body. Messages and tools keep the client's bytes; `most` may be less than was ordered where the context ends before.
@@ -166,6 +181,10 @@ pub(crate) fn body(
             body += &format!(r#""prompt":{}"#, json!(ids));
             "/v1/completions"
         }
+        Prompt::Embed { inputs, dimensions } => {
+            body += &vectors_body(inputs, *dimensions);
+            return ("/v1/embeddings", body);
+        }
     };
     let (temperature, min_p) = (sampling.temperature.to_f64(), sampling.min_p.to_f64());
     let seed = kind.seed(sampling.seed);
@@ -181,6 +200,24 @@ pub(crate) fn body(
     body += kind.counting();
     body.push('}');
     (route, body)
+}
+
+/// What follows the model in a request for vectors. Floats are what every server gives; some know no base64.
+fn vectors_body(inputs: &[Input], dimensions: u32) -> String {
+    let input = |input: &Input| match input {
+        Input::Text(text) => Value::from(text.as_str()),
+        Input::Tokens(ids) => json!(ids),
+    };
+    let inputs: Vec<Value> = inputs.iter().map(input).collect();
+    let mut body = format!(
+        r#""input":{},"encoding_format":"float""#,
+        Value::from(inputs)
+    );
+    if dimensions > 0 {
+        body += &format!(r#","dimensions":{dimensions}"#);
+    }
+    body.push('}');
+    body
 }
 
 /// The end of an answer, judged.
