@@ -383,7 +383,9 @@ fn wallets() -> Result<(), CiError> {
 fn dashboard() -> Result<(), CiError> {
     let step = "dashboard";
     let folder = root().join("tests/e2e/dashboard");
-    if !folder.join("node_modules/puppeteer-core").is_dir() {
+    let packages =
+        ["axe-core", "puppeteer-core", "viem"].map(|name| folder.join("node_modules").join(name));
+    if !packages.iter().all(|package| package.is_dir()) {
         let mut install = Command::new("npm");
         install
             .args(["ci", "--no-audit", "--no-fund", "--prefix"])

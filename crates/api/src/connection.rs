@@ -12,6 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -35,6 +36,10 @@ const STREAMS_MAX: u32 = 100;
 const TURNED_AWAY_MAX: usize = 64;
 /// How long a connection has to end after it was asked to, and a client to read that it was turned away.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Where a request comes from: the other end of its connection, which may be a proxy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Accepts connections until `shutdown` resolves, then lets those finish that have a request under way.
 pub(crate) async fn serve(
@@ -137,6 +142,7 @@ async fn carry(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY cannot be set");
     }
+    let peer = stream.peer_addr().ok().map(|at| Peer(at.ip()));
     let connection = Connection {
         stream,
         stall: timings.slow_reader,
@@ -146,6 +152,7 @@ async fn carry(
     let mut watched = activity.0.subscribe();
     let service = Counted {
         app: TowerToHyperService::new(app),
+        peer,
         activity,
     };
     let mut builder = Builder::new(TokioExecutor::new());
@@ -233,6 +240,7 @@ async fn idle_for_too_long(watched: &mut watch::Receiver<Work>, timings: Timings
 /// The app, with each request counted until its answer is written or given up.
 struct Counted {
     app: TowerToHyperService<Router>,
+    peer: Option<Peer>,
     activity: Activity,
 }
 
@@ -241,8 +249,11 @@ impl hyper::service::Service<Request<Incoming>> for Counted {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let under_way = self.activity.begin();
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let answer = self.app.call(request);
         Box::pin(async move {
             let answer = answer.await?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, Failure};
 use stoa_openai::{ErrorBody, ErrorObject};
-use stoa_types::{JobId, Timestamp, TokenAmount};
+use stoa_types::{Address, JobId, Timestamp, TokenAmount};
 
 /// Above this SDKs give up instead of waiting.
 const RETRY_MS_MAX: u64 = 120_000;
@@ -76,8 +76,29 @@ pub enum ApiError {
     #[error("{0}")]
     Key(#[from] KeyError),
     /// A page was asked for without the login cookie.
-    #[error("log in first: open the login link that was printed at start")]
+    #[error(
+        "log in first: open the login link that was printed at start, or sign in with a wallet at /sign-in"
+    )]
     NoLogin,
+    /// A wallet's sign-in is not for this server, this network or this moment, or not of who it says.
+    #[error("not signed in: {reason}")]
+    SignIn {
+        /// Which, in one word.
+        cause: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A wallet proved an account that has nothing here.
+    #[error(
+        "{account} has no allotment, key or registration at this router: there is nothing to look at"
+    )]
+    NothingHere {
+        /// Which account.
+        account: Address,
+    },
+    /// A page of another site made the browser ask.
+    #[error("a page of another site asked for this; open the dashboard itself")]
+    OtherSite,
     /// The login link is not the one of this start.
     #[error("this login link is not valid; use the one that was printed at the last start")]
     BadLogin,
@@ -265,6 +286,15 @@ impl ApiError {
             Self::Key(KeyError::Revoked) => row(401, "authentication_error", "key_revoked", None),
             Self::NoLogin => row_of("no_login", login),
             Self::BadLogin => row_of("bad_login_link", login),
+            Self::SignIn { cause, .. } => row_of(
+                cause,
+                row(401, "authentication_error", "sign_in_refused", None),
+            ),
+            Self::NothingHere { .. } => row_of(
+                "unknown_account",
+                row(403, "permission_error", "sign_in_refused", None),
+            ),
+            Self::OtherSite => row(403, "permission_error", "cross_site_request", None),
             Self::UnknownUrl { .. } => row(404, "not_found_error", "unknown_url", None),
             Self::NotFound { .. } => row(404, "not_found_error", "not_found", None),
             Self::Method { .. } => row(405, REQUEST, "method_not_allowed", None),

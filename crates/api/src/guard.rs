@@ -7,73 +7,19 @@ use crate::port::{Account, Viewer};
 use crate::replay::Secret;
 use crate::routes::{Access, Need, Route, access, route};
 use crate::server::App;
+use crate::sign_in::authority;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
-use stoa_types::{JobId, Timestamp};
+use stoa_types::JobId;
 
 /// Id of the request, where a handler knows a better one than a fresh one: the job's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestId(pub(crate) JobId);
-
-/// The dashboard's secrets, as hashes: `blake3::Hash` compares in constant time.
-pub(crate) struct Login {
-    token: blake3::Hash,
-    session: blake3::Hash,
-    cookie: String,
-    secret: String,
-}
-
-impl Login {
-    pub(crate) fn new(token: &str, seed: &[u8; 32]) -> Self {
-        let secret = blake3::keyed_hash(seed, b"dashboard session")
-            .to_hex()
-            .to_string();
-        // Cookies know no ports: the name keeps two servers of one machine apart.
-        let cookie = format!(
-            "stoa_{}",
-            &blake3::keyed_hash(seed, b"cookie name").to_hex()[..8]
-        );
-        Self {
-            token: blake3::hash(token.as_bytes()),
-            session: blake3::hash(secret.as_bytes()),
-            cookie,
-            secret,
-        }
-    }
-
-    /// Whether this is the token of the login link. An empty one never is.
-    pub(crate) fn accepts(&self, token: &str) -> bool {
-        !token.is_empty() && blake3::hash(token.as_bytes()) == self.token
-    }
-
-    /// `Set-Cookie` of a login.
-    pub(crate) fn set_cookie(&self) -> String {
-        format!(
-            "{}={}; Path=/; HttpOnly; SameSite=Strict",
-            self.cookie, self.secret
-        )
-    }
-
-    /// Who looks, going by the cookie.
-    pub(crate) fn viewer(&self, headers: &HeaderMap, _now: Timestamp) -> Option<Viewer> {
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        let operator = pairs.any(|(name, value)| {
-            name == self.cookie && blake3::hash(value.as_bytes()) == self.session
-        });
-        operator.then_some(Viewer::Operator)
-    }
-}
 
 /// Runs around every request, matched or not.
 pub(crate) async fn guard(
@@ -91,7 +37,7 @@ pub(crate) async fn guard(
         .and_then(|pattern| route(request.method(), pattern));
     let mut rated = None;
     let reads_pages = wants_page(pattern.as_deref(), request.headers());
-    let response = match authorise(&app, pattern.as_deref(), row, request.headers()) {
+    let response = match authorise(&app, pattern.as_deref(), row, &request) {
         Ok(caller) => {
             match caller {
                 Caller::Key(account, secret) => {
@@ -146,13 +92,27 @@ fn authorise(
     app: &App,
     pattern: Option<&str>,
     row: Option<&Route>,
-    headers: &HeaderMap,
+    request: &Request,
 ) -> Result<Caller, ApiError> {
-    let viewer = || app.login.viewer(headers, app.gateway.board().now());
+    let headers = request.headers();
+    let viewer = || app.sessions.viewer(headers, app.gateway.board().now());
+    let changes = request.method() != Method::GET && request.method() != Method::HEAD;
     let caller = match pattern.map(access) {
+        // What a browser does by itself, it must do for a page of ours.
+        Some(Some(Access::Public | Access::Page | Access::Operator))
+            if changes && of_another_site(request) =>
+        {
+            return Err(ApiError::OtherSite);
+        }
         Some(Some(Access::Public)) => return Ok(Caller::Anyone),
         Some(Some(Access::Key)) => by_key(app, headers)?,
-        Some(Some(Access::Page)) => return viewer().map(Caller::Page).ok_or(ApiError::NoLogin),
+        Some(Some(whose @ (Access::Page | Access::Operator))) => {
+            let viewer = viewer().ok_or(ApiError::NoLogin)?;
+            if whose == Access::Operator && viewer != Viewer::Operator {
+                return Err(ApiError::NotFound { what: "page" });
+            }
+            return Ok(Caller::Page(viewer));
+        }
         // Not in the table: whoever shows a credential learns that there is nothing.
         Some(None) | None if viewer().is_some() => return Ok(Caller::Anyone),
         Some(None) | None => by_key(app, headers)?,
@@ -165,12 +125,27 @@ fn authorise(
     Ok(Caller::Key(caller.0, caller.1))
 }
 
+/// Whether a page of another site made the browser send this, going by what browsers say of it. Other clients say nothing.
+fn of_another_site(request: &Request) -> bool {
+    let said = |name: HeaderName| request.headers().get(name);
+    if let Some(site) = said(HeaderName::from_static("sec-fetch-site")) {
+        return site != "same-origin" && site != "none";
+    }
+    let Some(origin) = said(header::ORIGIN) else {
+        return false;
+    };
+    let origin = origin.to_str().ok().and_then(|text| text.split_once("://"));
+    let own = authority(request.uri(), request.headers());
+    !matches!((origin, own), (Some((_, theirs)), Some(ours)) if theirs.eq_ignore_ascii_case(ours))
+}
+
 /// Whether the answer is read by a person in a browser, errors included.
 fn wants_page(pattern: Option<&str>, headers: &HeaderMap) -> bool {
     let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     let html = accepts.is_some_and(|media| media.starts_with("text/html"));
     let public_page = pattern == Some("/login");
-    html && (public_page || pattern.and_then(access) == Some(Access::Page))
+    let page = |access| matches!(access, Access::Page | Access::Operator);
+    html && (public_page || pattern.and_then(access).is_some_and(page))
 }
 
 /// Whether the key is good for that.

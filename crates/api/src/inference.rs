@@ -127,8 +127,16 @@ fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Take
 
 /// The exact bytes of the body.
 pub(crate) async fn read_body(app: &App, request: Request) -> Result<Vec<u8>, ApiError> {
+    read_body_of(app, request, app.gateway.limits().body_bytes_max).await
+}
+
+/// The exact bytes of a body of at most `limit` bytes.
+pub(crate) async fn read_body_of(
+    app: &App,
+    request: Request,
+    limit: u64,
+) -> Result<Vec<u8>, ApiError> {
     check_media_type(request.headers())?;
-    let limit = app.gateway.limits().body_bytes_max;
     let declared = body_length(request.headers());
     if declared.is_some_and(|length| length > limit)
         && request.headers().contains_key(header::EXPECT)

@@ -24,6 +24,9 @@ mod rates;
 mod replay;
 mod routes;
 mod server;
+mod sessions;
+mod sign_in;
+mod strangers;
 
 pub use board::{
     Audits, Board, CallView, Calls, FailedCall, Histogram, KeyUse, LossRow, LostChoice,

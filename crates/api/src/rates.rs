@@ -24,13 +24,13 @@ enum Whose {
 
 /// Room for one kind of thing.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub(crate) struct Bucket {
     per_minute: u64,
     level: i128,
 }
 
 impl Bucket {
-    fn full(per_minute: u64) -> Self {
+    pub(crate) fn full(per_minute: u64) -> Self {
         Self {
             per_minute,
             level: i128::from(per_minute) * SCALE,
@@ -41,9 +41,23 @@ impl Bucket {
         i128::from(self.per_minute) * SCALE
     }
 
-    fn refill(&mut self, ms: u64) {
+    pub(crate) fn refill(&mut self, ms: u64) {
         let more = i128::from(ms) * i128::from(self.per_minute);
         self.level = self.level.saturating_add(more).min(self.capacity());
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.level >= self.capacity()
+    }
+
+    /// Takes `count`, or says in how many milliseconds they are there.
+    pub(crate) fn take(&mut self, count: u64) -> Result<(), u64> {
+        let cost = self.cost(count);
+        if self.level < cost {
+            return Err(self.until(cost).max(1));
+        }
+        self.level -= cost;
+        Ok(())
     }
 
     /// What `count` takes away: never more than a full bucket, or it could never be given.
@@ -89,8 +103,7 @@ impl Pair {
     }
 
     fn is_full(&self) -> bool {
-        let full = |bucket: &Bucket| bucket.level >= bucket.capacity();
-        full(&self.requests) && full(&self.tokens)
+        self.requests.is_full() && self.tokens.is_full()
     }
 }
 

@@ -11,8 +11,10 @@ pub enum Access {
     Public,
     /// The holder of an API key.
     Key,
-    /// A browser with the login cookie.
+    /// A browser with the cookie of a session, the operator's or an account's.
     Page,
+    /// A browser with the cookie of the operator's session.
+    Operator,
 }
 
 /// What a key must be good for.
@@ -61,6 +63,12 @@ pub(crate) enum Endpoint {
     Health,
     Ready,
     Login,
+    SignInPage,
+    SignIn,
+    SignInNonce,
+    SignInMessage,
+    SignInScript,
+    SignOut,
     Page,
     PageJobs,
     PageJob,
@@ -265,6 +273,39 @@ pub const ROUTES: &[Route] = &[
         Endpoint::Ready,
     ),
     get("/login", Access::Public, "/login", Endpoint::Login),
+    get("/sign-in", Access::Public, "/sign-in", Endpoint::SignInPage),
+    row(
+        Method::POST,
+        "/sign-in",
+        (Access::Public, Need::AnyKey),
+        "/sign-in",
+        Endpoint::SignIn,
+    ),
+    get(
+        "/sign-in/nonce",
+        Access::Public,
+        "/sign-in/nonce",
+        Endpoint::SignInNonce,
+    ),
+    get(
+        "/sign-in/message",
+        Access::Public,
+        "/sign-in/message",
+        Endpoint::SignInMessage,
+    ),
+    get(
+        "/sign-in/page.js",
+        Access::Public,
+        "/sign-in/page.js",
+        Endpoint::SignInScript,
+    ),
+    row(
+        Method::POST,
+        "/sign-out",
+        (Access::Page, Need::AnyKey),
+        "/sign-out",
+        Endpoint::SignOut,
+    ),
     get("/", Access::Page, "/", Endpoint::Page),
     get(
         "/dashboard/data",
@@ -297,7 +338,12 @@ pub const ROUTES: &[Route] = &[
     page("/dashboard/audits", Endpoint::PageAudits),
     page("/dashboard/money", Endpoint::PageMoney),
     page("/dashboard/keys", Endpoint::PageKeys),
-    page("/dashboard/performance", Endpoint::PagePerformance),
+    get(
+        "/dashboard/performance",
+        Access::Operator,
+        "/dashboard/performance",
+        Endpoint::PagePerformance,
+    ),
     get(
         "/dashboard/page.js",
         Access::Page,
@@ -306,7 +352,7 @@ pub const ROUTES: &[Route] = &[
     ),
     get(
         "/dashboard/page.css",
-        Access::Page,
+        Access::Public,
         "/dashboard/page.css",
         Endpoint::PageStyle,
     ),
@@ -358,9 +404,21 @@ mod tests {
     }
 
     #[test]
-    fn only_health_and_login_are_public() {
+    fn only_health_and_the_ways_in_are_public() {
         let public = ROUTES.iter().filter(|route| route.access == Access::Public);
-        let paths: Vec<_> = public.map(|route| route.path).collect();
-        assert_eq!(paths, ["/health", "/healthz", "/health/ready", "/login"]);
+        let rows: Vec<_> = public.map(|row| (row.method.as_str(), row.path)).collect();
+        let expected = [
+            ("GET", "/health"),
+            ("GET", "/healthz"),
+            ("GET", "/health/ready"),
+            ("GET", "/login"),
+            ("GET", "/sign-in"),
+            ("POST", "/sign-in"),
+            ("GET", "/sign-in/nonce"),
+            ("GET", "/sign-in/message"),
+            ("GET", "/sign-in/page.js"),
+            ("GET", "/dashboard/page.css"),
+        ];
+        assert_eq!(rows, expected);
     }
 }

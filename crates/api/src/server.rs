@@ -7,6 +7,9 @@ use crate::port::Gateway;
 use crate::rates::Rates;
 use crate::replay::Recordings;
 use crate::routes::{Endpoint, ROUTES, allow};
+use crate::sessions::Sessions;
+use crate::sign_in::{self, Nonces};
+use crate::strangers::Strangers;
 use crate::{dashboard, guard, inference, info, manage, openapi};
 use axum::Router;
 use axum::extract::MatchedPath;
@@ -19,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stoa_types::JobId;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// How long the server waits for what, and how many connections it has at once.
@@ -62,6 +65,9 @@ pub struct ServerConfig {
     pub seed: [u8; 32],
     /// Secret of the login link `/login?token=…`, new at every start.
     pub login_token: String,
+    /// What stands in the address bar of browsers that reach this server, `HOST` or `HOST:PORT` in lower case. A wallet's sign-in is for
+    /// one of these and for no other.
+    pub hosts: Vec<String>,
     /// Waiting times and the bound on connections.
     pub timings: Timings,
     /// How fast each account may call.
@@ -72,11 +78,14 @@ pub struct ServerConfig {
 pub(crate) struct App {
     pub(crate) gateway: Arc<dyn Gateway>,
     pub(crate) timings: Timings,
-    pub(crate) login: guard::Login,
+    pub(crate) sessions: Sessions,
+    pub(crate) nonces: Nonces,
+    pub(crate) strangers: Strangers,
+    pub(crate) hosts: Vec<String>,
     pub(crate) rates: Arc<Rates>,
     pub(crate) recordings: Recordings,
     /// Places for pages that are looked at.
-    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) watchers: Arc<dashboard::Watchers>,
     /// Told when the server stops: what would go on for ever ends.
     pub(crate) closing: watch::Receiver<bool>,
     seed: [u8; 32],
@@ -104,10 +113,13 @@ fn build(
     let app = Arc::new(App {
         gateway,
         timings: config.timings,
-        login: guard::Login::new(&config.login_token, &config.seed),
+        sessions: Sessions::new(&config.login_token, &config.seed),
+        nonces: Nonces::new(&config.seed),
+        strangers: Strangers::default(),
+        hosts: config.hosts,
         rates: Arc::new(Rates::new(config.rates)),
         recordings: Recordings::default(),
-        watchers: Arc::new(Semaphore::new(dashboard::WATCHERS_MAX)),
+        watchers: Arc::default(),
         closing,
         seed: config.seed,
         requests: AtomicU64::new(0),
@@ -170,6 +182,12 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
         Endpoint::Health => get(info::health),
         Endpoint::Ready => get(info::ready),
         Endpoint::Login => get(dashboard::login),
+        Endpoint::SignInPage => get(sign_in::page),
+        Endpoint::SignIn => post(sign_in::sign_in),
+        Endpoint::SignInNonce => get(sign_in::nonce),
+        Endpoint::SignInMessage => get(sign_in::compose),
+        Endpoint::SignInScript => get(sign_in::script),
+        Endpoint::SignOut => post(sign_in::sign_out),
         Endpoint::PageData => get(dashboard::data),
         Endpoint::Page
         | Endpoint::PageJobs

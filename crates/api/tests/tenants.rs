@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stoa_api::*;
+use stoa_crypto::{SecretKey, personal_digest};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, KeyId};
 use stoa_types::*;
 use tokio::sync::{mpsc, watch};
@@ -24,12 +25,16 @@ fn canary(tenant: usize) -> String {
     format!("canary-of-tenant-{tenant}-")
 }
 
-fn account(tenant: usize) -> Address {
-    Address([tenant as u8 + 1; 20])
+fn wallet(tenant: usize) -> SecretKey {
+    SecretKey::for_tests(["one", "two"][tenant])
 }
 
-fn tenant_of(account: Address) -> usize {
-    usize::from(account.0[0]) - 1
+fn account(tenant: usize) -> Address {
+    wallet(tenant).address()
+}
+
+fn tenant_of(owner: Address) -> usize {
+    usize::from(owner == account(1))
 }
 
 fn root_key(tenant: usize) -> String {
@@ -270,7 +275,7 @@ impl Gateway for House {
     }
 }
 
-/// The pages take a login and no key: no request gets here.
+/// What the pages show: each tenant's jobs and keys.
 impl Board for House {
     fn now(&self) -> Timestamp {
         NOW
@@ -281,51 +286,105 @@ impl Board for House {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        unreachable!("no key opens a page")
+        watch::channel(0).1
     }
 
-    fn knows(&self, account: Address) -> bool {
-        (1..=2).contains(&account.0[0])
+    fn knows(&self, _: Address) -> bool {
+        true
     }
 
-    fn overview(&self, _: Viewer) -> Overview {
-        unreachable!("no key opens a page")
+    fn overview(&self, viewer: Viewer) -> Overview {
+        Overview {
+            now: NOW,
+            chain_id: 1,
+            block: 1,
+            router: Address::ZERO,
+            active: 0,
+            parts: Vec::new(),
+            jobs: self.jobs(viewer),
+            accounts: Vec::new(),
+            batches: Vec::new(),
+            providers: Vec::new(),
+        }
     }
 
-    fn calls(&self, _: Viewer) -> Calls {
-        unreachable!("no key opens a page")
+    fn calls(&self, viewer: Viewer) -> Calls {
+        let jobs = self.jobs(viewer);
+        let failed = jobs.iter().map(|row| FailedCall {
+            job: row.job,
+            account: Address::ZERO,
+            model: row.model.clone(),
+            cause: row.model.clone(),
+            billed: TokenAmount::ZERO,
+            at: NOW,
+        });
+        Calls {
+            failed: failed.collect(),
+            jobs,
+        }
     }
 
-    fn call(&self, _: Viewer, _: JobId) -> Option<CallView> {
-        unreachable!("no key opens a page")
+    fn call(&self, viewer: Viewer, job: JobId) -> Option<CallView> {
+        self.owns(viewer, job)?;
+        let mut jobs = self.jobs(viewer).into_iter();
+        Some(CallView {
+            row: jobs.find(|row| row.job == job),
+            failed: None,
+            decision: None,
+            losses: Vec::new(),
+            receipt: None,
+            report: None,
+            batch: None,
+        })
     }
 
     fn provider_lines(&self) -> Vec<ProviderLine> {
-        unreachable!("no key opens a page")
+        Vec::new()
     }
 
     fn provider(&self, _: Viewer, _: Address) -> Option<ProviderView> {
-        unreachable!("no key opens a page")
+        None
     }
 
     fn audits(&self) -> Audits {
-        unreachable!("no key opens a page")
+        Audits::default()
     }
 
-    fn money(&self, _: Viewer) -> Money {
-        unreachable!("no key opens a page")
+    fn money(&self, viewer: Viewer) -> Money {
+        let batch = |row: JobRow| BatchRow {
+            batch: 1,
+            state: row.model,
+            root: Digest::ZERO,
+            transaction: None,
+            receipts: 1,
+            total: TokenAmount::ZERO,
+            jobs: vec![row.job],
+            posted_at: None,
+        };
+        Money {
+            batches: self.jobs(viewer).into_iter().map(batch).collect(),
+            ..Money::default()
+        }
     }
 
-    fn key_uses(&self, _: Viewer) -> Vec<KeyUse> {
-        unreachable!("no key opens a page")
+    fn key_uses(&self, viewer: Viewer) -> Vec<KeyUse> {
+        let records = match viewer {
+            Viewer::Operator => self.ring().all(),
+            Viewer::Account(account) | Viewer::Key(account, _) => self.ring().of(account),
+        };
+        // The newest: pages of thousands of keys would be all that this test does.
+        let rows = records.into_iter().take(20).map(row);
+        let days = Vec::new;
+        rows.map(|row| KeyUse { row, days: days() }).collect()
     }
 
     fn performance(&self) -> Performance {
-        unreachable!("no key opens a page")
+        unreachable!("no account opens the operator's pages")
     }
 
-    fn check_file(&self, _: &[u8]) -> Result<stoa_verify::Report, stoa_verify::BundleError> {
-        unreachable!("no key opens a page")
+    fn check_file(&self, bytes: &[u8]) -> Result<stoa_verify::Report, stoa_verify::BundleError> {
+        let bundle = stoa_verify::Bundle::parse(bytes)?;
+        Ok(stoa_verify::check_bundle(&bundle))
     }
 }
 
@@ -350,13 +409,20 @@ impl Dice {
 struct Seen {
     jobs: Vec<String>,
     keys: Vec<String>,
+    /// What each tenant's browser shows.
+    cookies: [String; 2],
     /// Secrets of each tenant, the newest last.
     secrets: [Vec<String>; 2],
 }
 
 /// One random request of a tenant.
 fn request(dice: &mut Dice, seen: &Seen, tenant: usize) -> Request<Body> {
-    let route = &ROUTES[dice.roll(ROUTES.len())];
+    // Whoever signs out sees nothing any more: the browsers stay signed in.
+    let rows: Vec<_> = ROUTES
+        .iter()
+        .filter(|row| row.path != "/sign-out")
+        .collect();
+    let route = rows[dice.roll(rows.len())];
     let mut path = route.example.to_owned();
     if let (true, Some(job)) = (route.path.contains("{job}"), dice.pick(&seen.jobs)) {
         path = route.path.replace("{job}", job);
@@ -370,10 +436,14 @@ fn request(dice: &mut Dice, seen: &Seen, tenant: usize) -> Request<Body> {
         _ => None,
     };
     let key = key.unwrap_or_else(|| root_key(tenant));
-    let mut request = Request::builder()
-        .method(route.method.clone())
-        .uri(path)
-        .header("authorization", format!("Bearer {key}"));
+    let mut request = Request::builder().method(route.method.clone()).uri(path);
+    if dice.roll(8) > 0 {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    // A browser in which the tenant is signed in.
+    if dice.roll(3) > 0 {
+        request = request.header("cookie", &seen.cookies[tenant]);
+    }
     if dice.roll(2) == 0 {
         // Few, so that both tenants use the same ones.
         request = request.header("idempotency-key", format!("order {}", dice.roll(50)));
@@ -413,6 +483,25 @@ fn learn(seen: &mut Seen, tenant: usize, text: &str, job: Option<&str>) {
     }
 }
 
+/// Signs a tenant in by its wallet; gives its browser's cookie.
+async fn signed_in(service: &TowerToHyperService<axum::Router>, tenant: usize) -> String {
+    let address = account(tenant);
+    let path = format!("/sign-in/message?address={address}&origin=https://stoa.example");
+    let request = Request::get(path).body(Body::empty()).expect("well formed");
+    let Ok(reply) = service.call(request).await;
+    let bytes = to_bytes(reply.into_body(), BODY_MAX).await.expect("a body");
+    let told: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let message = told["message"].as_str().expect("a message");
+    let signature = wallet(tenant).sign(personal_digest(message.as_bytes()));
+    let body = serde_json::json!({"message": message, "signature": signature.to_string()});
+    let request = Request::post("/sign-in")
+        .body(Body::from(body.to_string()))
+        .expect("well formed");
+    let Ok(reply) = service.call(request).await;
+    let cookie = reply.headers()["set-cookie"].to_str().expect("ASCII");
+    cookie.split(';').next().expect("a pair").to_owned()
+}
+
 #[tokio::test]
 async fn random_requests_of_two_tenants_leak_no_byte_between_them() {
     let asked = std::env::var("STOA_TENANT_REQUESTS").ok();
@@ -420,6 +509,7 @@ async fn random_requests_of_two_tenants_leak_no_byte_between_them() {
     let config = ServerConfig {
         seed: [1; 32],
         login_token: "login".to_owned(),
+        hosts: vec!["stoa.example".to_owned()],
         timings: Timings {
             header_hold: Duration::from_secs(5),
             ..Timings::STANDARD
@@ -431,6 +521,9 @@ async fn random_requests_of_two_tenants_leak_no_byte_between_them() {
     };
     let service = TowerToHyperService::new(app(Arc::new(House::new()), config));
     let (mut dice, mut seen) = (Dice(0x9e37_79b9_7f4a_7c15), Seen::default());
+    for tenant in [0, 1] {
+        seen.cookies[tenant] = signed_in(&service, tenant).await;
+    }
     let (mut own, mut good) = (0_u64, 0_u64);
     for n in 0..requests {
         let tenant = dice.roll(2);

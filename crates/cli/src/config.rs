@@ -147,6 +147,9 @@ pub struct Router {
     pub listen: SocketAddr,
     /// Where providers find it, if that is elsewhere.
     pub announce: Vec<SocketAddr>,
+    /// Names under which browsers reach the dashboard, besides the address that it listens on.
+    #[serde(deserialize_with = "hosts")]
+    pub hosts: Vec<String>,
     /// Where `stoa router` serves API and dashboard.
     pub api: SocketAddr,
     /// Where `stoa router` serves metrics.
@@ -480,6 +483,21 @@ fn stake<'de, D: serde::Deserializer<'de>>(d: D) -> Result<StakeAmount, D::Error
     StakeAmount::parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
+/// As browsers write them: lower case, the port where it is not the scheme's own.
+fn hosts<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    let hosts = Vec::<String>::deserialize(d)?;
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
+    match hosts
+        .iter()
+        .find(|host| host.is_empty() || !host.bytes().all(known))
+    {
+        Some(host) => Err(serde::de::Error::custom(format!(
+            "`{host}` is no host as an address bar shows it; write stoa.example or stoa.example:8443, in lower case, without https://"
+        ))),
+        None => Ok(hosts),
+    }
+}
+
 fn price<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Price, D::Error> {
     tokens(d).map(Price::per_million)
 }
@@ -517,6 +535,16 @@ mod tests {
             let config = over(&format!("[router.account_rate]\n{wrong}")).expect("reads");
             let refused = config.check(1).expect_err("nobody could call").to_string();
             assert!(refused.contains("router.account_rate."), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_taken_as_an_address_bar_shows_it_and_not_otherwise() {
+        let set = over("[router]\nhosts = ['stoa.example', '[::1]:8443']").expect("valid");
+        assert_eq!(set.router.hosts, ["stoa.example", "[::1]:8443"]);
+        for wrong in ["https://stoa.example", "Stoa.example", "", "a b", "a/b"] {
+            let refused = over(&format!("[router]\nhosts = ['{wrong}']")).expect_err(wrong);
+            assert!(refused.to_string().contains("address bar"), "{refused}");
         }
     }
 

@@ -8,6 +8,7 @@ mod eip712;
 mod endpoint;
 mod key;
 mod merkle;
+mod personal;
 mod seal;
 mod tokens;
 
@@ -17,6 +18,7 @@ pub use eip712::{Domain, receipt_bytes, receipt_digest, receipt_leaf, ticket_dig
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};
 pub use key::{KeyError, PublicKey, SecretKey, SignatureError, recover};
 pub use merkle::{MerkleTree, hash_pair, verify_proof};
+pub use personal::{checksummed, personal_digest};
 pub use seal::{OpenError, RECIPIENTS_MAX, SealError, Sealed};
 pub use tokens::{chain_head, debit_leaf, payout_leaf, token_root};
 

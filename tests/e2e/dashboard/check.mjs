@@ -9,6 +9,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import puppeteer from "puppeteer-core";
+import { privateKeyToAccount } from "viem/accounts";
+import { createSiweMessage } from "viem/siwe";
 
 const options = { stoa: { type: "string" }, chromium: { type: "string", default: "/usr/bin/chromium" }, shots: { type: "string" } };
 const { values: given } = parseArgs({ options });
@@ -57,13 +59,13 @@ async function usable(page, where, width) {
 }
 
 async function keyboard(page, where) {
-  const wanted = await page.$$eval("a[href], button, input, summary, [tabindex='0']", (all) => all.filter((one) => one.checkVisibility()).length);
+  const wanted = await page.$$eval("a[href], button, input, textarea, summary, [tabindex='0']", (all) => all.filter((one) => one.checkVisibility()).length);
   const seen = [];
   await page.evaluate(() => document.activeElement?.blur());
   for (let n = 0; n < wanted; n++) {
     await page.keyboard.press("Tab");
     const place = await page.evaluate(() => {
-      const all = [...document.querySelectorAll("a[href], button, input, summary, [tabindex='0']")].filter((one) => one.checkVisibility());
+      const all = [...document.querySelectorAll("a[href], button, input, textarea, summary, [tabindex='0']")].filter((one) => one.checkVisibility());
       const outline = getComputedStyle(document.activeElement).outlineStyle;
       return [all.indexOf(document.activeElement), outline];
     });
@@ -74,14 +76,14 @@ async function keyboard(page, where) {
   if (!inOrder) told(`${where}: the tab key goes ${seen.slice(0, 20)}`);
 }
 
-async function walk(page, base, paths) {
+async function walk(page, base, paths, live = true) {
   for (const path of paths) {
     for (const [scheme, width] of [["light", 1280], ["dark", 1280], ["light", 360], ["dark", 360]]) {
       const where = `${path} ${scheme} ${width} px`;
       await page.setViewport({ width, height: 900 });
       await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
       await page.goto(base + path, { waitUntil: "load" });
-      await page.waitForFunction(() => document.getElementById("connection")?.dataset.state === "live", { timeout: 10_000 });
+      if (live) await page.waitForFunction(() => document.getElementById("connection")?.dataset.state === "live", { timeout: 10_000 });
       await usable(page, where, width);
       await accessible(page, where);
       if (scheme === "light" && width === 1280) await keyboard(page, where);
@@ -108,16 +110,104 @@ async function liveness(page, base, ready) {
   console.log(`a call's row was there ${times.join(", ")} ms after its answer`);
 }
 
+/** A page whose console and requests are watched, in a browser of its own: no cookie of another is in it. */
+async function watched(browser) {
+  const page = await (await browser.createBrowserContext()).newPage();
+  page.on("console", (message) => ["error", "warn"].includes(message.type()) && told(`console: ${message.text()}`));
+  page.on("pageerror", (error) => told(`script: ${error.message}`));
+  page.on("requestfailed", (request) => {
+    // A page that is left closes its stream.
+    if (!request.url().includes("/dashboard/live")) told(`not loaded: ${request.url()}`);
+  });
+  return page;
+}
+
+/** The account of a key in the network's folder. */
+function accountOf(name) {
+  const digits = readFileSync(join(folder, "data", "keys", `${name}.key`), "utf8").trim();
+  return privateKeyToAccount(`0x${digits}`);
+}
+
+/** An EIP-1193 provider as wallets put one into a page. A stand-in: it shows one account and signs with its key, asking nobody. */
+async function injectStandInWallet(page, account) {
+  await page.exposeFunction("standInSign", (raw) => account.signMessage({ message: { raw } }));
+  await page.evaluateOnNewDocument((address) => {
+    const request = async ({ method, params }) => {
+      if (method === "eth_requestAccounts") return [address];
+      if (method === "personal_sign" && params[1] === address) return globalThis.standInSign(params[0]);
+      throw new Error(`the stand-in for a wallet knows no ${method}`);
+    };
+    globalThis.ethereum = { request };
+    // As wallets show them: without capitals.
+  }, account.address.toLowerCase());
+}
+
+const status = async (page, url) => {
+  const cookie = (await page.cookies()).map(({ name, value }) => `${name}=${value}`).join("; ");
+  return (await fetch(url, { headers: { cookie } })).status;
+};
+
+async function arrived(page, account) {
+  await page.waitForFunction(() => location.pathname === "/", { timeout: 10_000 });
+  await page.waitForSelector("#leave");
+  const footer = await page.$eval("footer", (one) => one.textContent);
+  assert.ok(footer.includes(account.address.toLowerCase()), footer);
+}
+
+/** The developer signs in with the wallet in its browser, sees its own calls, and signs out. */
+async function signInByWallet(browser, base, job) {
+  const [page, account] = [await watched(browser), accountOf("developer")];
+  await injectStandInWallet(page, account);
+  await walk(page, base, ["/sign-in"], false);
+  await page.click("#wallet");
+  await arrived(page, account);
+  assert.equal(await status(page, `${base}/dashboard/performance`), 404);
+  assert.equal(await page.$("nav a[href='/dashboard/performance']"), null);
+  await walk(page, base, ["/", "/dashboard/money", "/dashboard/keys", `/dashboard/jobs/${job}`]);
+  await page.goto(`${base}/`, { waitUntil: "load" });
+  await page.click("#leave");
+  await page.waitForFunction(() => location.pathname === "/sign-in");
+  assert.equal(await status(page, `${base}/`), 401);
+}
+
+/** A provider signs the text elsewhere and pastes the signature; it sees what it earned, and no call of the developer. */
+async function signInByPasting(browser, base, job) {
+  const [page, account] = [await watched(browser), accountOf("provider-0")];
+  await page.goto(`${base}/sign-in`, { waitUntil: "load" });
+  await page.click("#wallet");
+  await page.waitForFunction(() => document.getElementById("told").textContent.startsWith("No wallet"));
+  await page.type("#account", account.address);
+  await page.click("#ask button");
+  await page.waitForSelector("#message", { visible: true });
+  const message = await page.$eval("#message", (one) => one.value);
+  if (given.shots) await page.screenshot({ path: join(given.shots, "sign-in-paste.png"), fullPage: true });
+  await accessible(page, "/sign-in with its text");
+  await page.type("#signature", await account.signMessage({ message }));
+  await page.click("#answer > button");
+  await arrived(page, account);
+  assert.equal(await status(page, `${base}/dashboard/jobs/${job}`), 404);
+  const own = `/dashboard/providers/${account.address.toLowerCase()}`;
+  await page.goto(base + own, { waitUntil: "load" });
+  assert.ok(await page.$("#earnings"), "a provider sees what it earned");
+}
+
+/** A message that viem wrote opens a session, once. */
+async function signInByViem(base) {
+  const account = accountOf("developer");
+  const { nonce, chain_id: chainId } = await (await fetch(`${base}/sign-in/nonce`)).json();
+  const { host: domain } = new URL(base);
+  const message = createSiweMessage({ address: account.address, chainId, domain, nonce, uri: `${base}/sign-in`, version: "1" });
+  const body = JSON.stringify({ message, signature: await account.signMessage({ message }) });
+  const enter = () => fetch(`${base}/sign-in`, { method: "POST", headers: { "content-type": "application/json" }, body });
+  const first = await enter();
+  assert.equal(first.status, 200, await first.text());
+  assert.equal((await enter()).status, 401);
+}
+
 async function main(child, ready) {
   const browser = await puppeteer.launch({ executablePath: given.chromium, args: ["--no-sandbox", "--disable-gpu"] });
   try {
-    const page = await browser.newPage();
-    page.on("console", (message) => ["error", "warn"].includes(message.type()) && told(`console: ${message.text()}`));
-    page.on("pageerror", (error) => told(`script: ${error.message}`));
-    page.on("requestfailed", (request) => {
-      // A page that is left closes its stream.
-      if (!request.url().includes("/dashboard/live")) told(`not loaded: ${request.url()}`);
-    });
+    const page = await watched(browser);
     const base = new URL(ready.api).origin;
     const jobs = [];
     for (let n = 0; n < 4; n++) jobs.push(await ask(ready));
@@ -129,6 +219,10 @@ async function main(child, ready) {
     const names = ["jobs", "providers", "audits", "money", "keys", "performance"].map((name) => `/dashboard/${name}`);
     const paths = ["/", ...names, `/dashboard/jobs/${jobs[0]}`, provider];
     await walk(page, base, paths);
+    await signInByWallet(browser, base, jobs[0]);
+    await signInByPasting(browser, base, jobs[0]);
+    await signInByViem(base);
+    console.log("signed in with a stand-in for a wallet, by a pasted signature, and by viem's own message");
     console.log(`${paths.length} pages in light and dark, wide and narrow: ${faults.length} faults`);
   } finally {
     await browser.close();

@@ -1,4 +1,4 @@
-//! The bodies of key management. A field that is not known is refused: a misspelt limit must not be no limit.
+//! The bodies of key management and of signing in. A field that is not known is refused: a misspelt limit must not be no limit.
 
 use super::object::{Object, invalid, text_at};
 use super::parse;
@@ -145,4 +145,17 @@ pub(crate) fn parse_rotation(body: &[u8]) -> Result<Millis, ApiError> {
     only(&root, &["old_valid_seconds"])?;
     let grace = root.integer("old_valid_seconds", 0, GRACE_SECONDS_MAX)?;
     Ok(seconds(grace.unwrap_or(0)))
+}
+
+/// Longest message and signature that are looked at.
+const SIGNED_CHARS_MAX: usize = 8 << 10;
+
+/// Reads the body of `POST /sign-in`: the message and its signature.
+pub(crate) fn parse_sign_in(body: &[u8]) -> Result<(String, String), ApiError> {
+    let json = parse(body)?;
+    let root = Object::root(&json)?;
+    only(&root, &["message", "signature"])?;
+    let message = root.required_text("message", SIGNED_CHARS_MAX)?;
+    let signature = root.required_text("signature", SIGNED_CHARS_MAX)?;
+    Ok((message.to_owned(), signature.to_owned()))
 }

@@ -9,7 +9,7 @@ mod sampling;
 mod tools;
 
 pub use constraints::ReceiptPlace;
-pub(crate) use keys::{parse_new_key, parse_rotation};
+pub(crate) use keys::{parse_new_key, parse_rotation, parse_sign_in};
 pub use sampling::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 
 use crate::error::ApiError;

@@ -17,13 +17,17 @@ use futures_util::stream;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Pages that are looked at, of all viewers together.
-pub(crate) const WATCHERS_MAX: usize = 32;
+/// Pages that the operator looks at, at once.
+const OPERATOR_WATCHES_MAX: usize = 32;
+/// Pages that one account looks at, at once.
+const ACCOUNT_WATCHES_MAX: usize = 4;
+/// Pages that all accounts together look at, at once.
+const ACCOUNTS_WATCH_MAX: usize = 64;
 /// Least time between two renderings of a page.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A page whose rendering took long is rendered again only after that many times as long.
@@ -47,7 +51,54 @@ struct Watch {
     rendered: Instant,
     pause: Duration,
     beat: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// Who looks at pages. Every look costs rendering: each viewer has places, and accounts cannot take the operator's.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers(Mutex<BTreeMap<Viewer, usize>>);
+
+/// A place, free again when it is dropped.
+struct Place {
+    watchers: Arc<Watchers>,
+    viewer: Viewer,
+}
+
+impl Watchers {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<Viewer, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(self: &Arc<Self>, viewer: Viewer) -> Option<Place> {
+        let mut counts = self.counts();
+        let operator = counts.get(&Viewer::Operator).copied().unwrap_or(0);
+        let accounts = counts.values().sum::<usize>() - operator;
+        let own = counts.entry(viewer).or_default();
+        let room = match viewer {
+            Viewer::Operator => *own < OPERATOR_WATCHES_MAX,
+            Viewer::Account(_) | Viewer::Key(..) => {
+                *own < ACCOUNT_WATCHES_MAX && accounts < ACCOUNTS_WATCH_MAX
+            }
+        };
+        if room {
+            *own += 1;
+        }
+        counts.retain(|_, count| *count > 0);
+        room.then(|| Place {
+            watchers: self.clone(),
+            viewer,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.watchers.counts();
+        if let Some(count) = counts.get_mut(&self.viewer) {
+            *count -= 1;
+        }
+        counts.retain(|_, count| *count > 0);
+    }
 }
 
 /// The stream of a page.
@@ -61,9 +112,8 @@ pub(crate) async fn live(
     let path = query.split('&').find_map(|pair| pair.strip_prefix("page="));
     let page = path.and_then(Page::at);
     let page = page.ok_or(ApiError::NotFound { what: "page" })?;
-    let place = app.watchers.clone().try_acquire_owned();
-    let place =
-        place.map_err(|_| unavailable("as many pages are looked at as it can take".to_owned()))?;
+    let full = || unavailable("as many pages are looked at as it can take".to_owned());
+    let place = app.watchers.place(viewer).ok_or_else(full)?;
     let now = Instant::now();
     let watch = Watch {
         changes: app.gateway.board().changes(),
@@ -115,7 +165,7 @@ impl Watch {
                 alive = changed => alive,
                 () = sleep_until(self.beat) => {
                     self.beat = Instant::now() + BEAT;
-                    let open = self.app.login.viewer(&self.headers, self.app.gateway.board().now());
+                    let open = self.app.sessions.viewer(&self.headers, self.app.gateway.board().now());
                     return (open == Some(self.viewer)).then(|| "event: beat\ndata: 1\n\n".to_owned());
                 }
             };
@@ -134,7 +184,7 @@ impl Watch {
     /// Events for the sections that look different now.
     async fn differences(&mut self) -> Option<String> {
         let now = self.app.gateway.board().now();
-        if self.app.login.viewer(&self.headers, now) != Some(self.viewer) {
+        if self.app.sessions.viewer(&self.headers, now) != Some(self.viewer) {
             return None;
         }
         let (page, viewer) = (self.page, self.viewer);

@@ -11,12 +11,11 @@ mod parts;
 mod performance;
 mod providers;
 
-pub(crate) use live::{WATCHERS_MAX, live};
+pub(crate) use live::{Watchers, live};
 pub(crate) use pages::page;
 
 use crate::board::Overview;
 use crate::error::ApiError;
-use crate::guard::text_value;
 use crate::inference::read_body;
 use crate::info::documents;
 use crate::port::Viewer;
@@ -27,11 +26,12 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 use std::sync::Arc;
+use stoa_types::Timestamp;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn page_response(status: StatusCode, body: Markup) -> Response {
+pub(crate) fn page_response(status: StatusCode, body: Markup) -> Response {
     let headers = [
         (
             header::CONTENT_TYPE,
@@ -55,7 +55,7 @@ fn page_response(status: StatusCode, body: Markup) -> Response {
 }
 
 /// The head and body around every page. `script` is one of ours.
-fn document(title: &str, script: Option<&str>, body: &Markup) -> Markup {
+pub(crate) fn document(title: &str, script: Option<&str>, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -84,9 +84,12 @@ pub(crate) async fn login(
         .split('&')
         .find_map(|pair| pair.strip_prefix("token="))
         .unwrap_or_default();
-    if !app.login.accepts(token) {
+    if !app.sessions.accepts(token) {
         return Err(ApiError::BadLogin);
     }
+    let now = app.gateway.board().now();
+    let span = (now, Timestamp(u64::MAX));
+    let cookie = app.sessions.begin(Viewer::Operator, span, false);
     let body = html! {
         (DOCTYPE)
         html lang="en" {
@@ -100,9 +103,7 @@ pub(crate) async fn login(
         }
     };
     let mut response = page_response(StatusCode::OK, body);
-    response
-        .headers_mut()
-        .insert(header::SET_COOKIE, text_value(app.login.set_cookie()));
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
 }
 
@@ -139,7 +140,8 @@ pub(crate) fn error_page(error: &ApiError) -> Response {
             h1 { (status.as_u16()) " " (status.canonical_reason().unwrap_or_default()) }
             p { (error) "." }
             @if status == StatusCode::UNAUTHORIZED {
-                p { "The link is printed by " code { "stoa up" } " each time it starts." }
+                p { "The link is printed by " code { "stoa up" } " and " code { "stoa router" } " each time they start." }
+                p { a href="/sign-in" { "Sign in with a wallet" } }
             } @else {
                 p { a href="/" { "To the first page" } }
             }

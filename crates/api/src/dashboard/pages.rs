@@ -5,6 +5,7 @@ use crate::board::Board;
 use crate::error::ApiError;
 use crate::info::{documents, job_id};
 use crate::port::Viewer;
+use crate::routes::{Access, access};
 use crate::server::App;
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, Uri};
@@ -95,7 +96,7 @@ impl Page {
 
     /// How the router's calls went as a whole is the operator's to know.
     fn open_to(self, viewer: Viewer) -> bool {
-        self != Self::Performance || viewer == Viewer::Operator
+        viewer == Viewer::Operator || access(&self.path()) != Some(Access::Operator)
     }
 
     /// What the page shows. Another's things look exactly like no things.
@@ -165,6 +166,7 @@ fn frame(page: Page, viewer: Viewer, sections: &[Section]) -> Markup {
         }
         footer {
             p { (who(viewer)) }
+            button #leave type="button" { "Sign out" }
         }
     }
 }

@@ -84,6 +84,15 @@ fn describe(endpoint: Endpoint) -> Doc {
                 &[(JSON, "IssuedKey")],
             ),
         ),
+        Endpoint::SignIn => takes(
+            "SignIn",
+            true,
+            doc(
+                "signIn",
+                "Opens a session for the account that signed a message of EIP-4361.",
+                &[(JSON, "Session")],
+            ),
+        ),
         other => describe_read(other),
     }
 }
@@ -91,9 +100,11 @@ fn describe(endpoint: Endpoint) -> Doc {
 /// Endpoints that take no body.
 fn describe_read(endpoint: Endpoint) -> Doc {
     match endpoint {
-        Endpoint::Chat | Endpoint::Completions | Endpoint::CreateKey | Endpoint::RotateKey => {
-            describe(endpoint)
-        }
+        Endpoint::Chat
+        | Endpoint::Completions
+        | Endpoint::CreateKey
+        | Endpoint::RotateKey
+        | Endpoint::SignIn => describe(endpoint),
         Endpoint::Keys => doc("listKeys", "The account's API keys.", &[(JSON, "KeyList")]),
         Endpoint::OwnKey => doc(
             "getOwnKey",
@@ -142,7 +153,55 @@ fn describe_read(endpoint: Endpoint) -> Doc {
             "Every part that a call needs works.",
             &[(JSON, "Health")],
         ),
+        // Pages and the ways to them.
+        Endpoint::Login
+        | Endpoint::SignInPage
+        | Endpoint::SignInNonce
+        | Endpoint::SignInMessage
+        | Endpoint::SignInScript
+        | Endpoint::SignOut
+        | Endpoint::Page
+        | Endpoint::PageJob
+        | Endpoint::PageLive
+        | Endpoint::PageVerify
+        | Endpoint::PageJobs
+        | Endpoint::PageProviders
+        | Endpoint::PageProvider
+        | Endpoint::PageAudits
+        | Endpoint::PageMoney
+        | Endpoint::PageKeys
+        | Endpoint::PagePerformance
+        | Endpoint::PageData
+        | Endpoint::PageScript
+        | Endpoint::PageStyle => describe_page(endpoint),
+    }
+}
+
+/// Pages and the ways to them; signing in takes a body.
+fn describe_page(endpoint: Endpoint) -> Doc {
+    match endpoint {
         Endpoint::Login => doc("login", "Opens the dashboard.", &[("text/html", "Text")]),
+        Endpoint::SignInPage => page("signInPage", "The page for signing in with a wallet."),
+        Endpoint::SignInNonce => doc(
+            "drawSignInNonce",
+            "A nonce for a sign-in message (EIP-4361) that the client writes itself.",
+            &[(JSON, "SignInNonce")],
+        ),
+        Endpoint::SignInMessage => doc(
+            "composeSignInMessage",
+            "A sign-in message (EIP-4361) for an account, ready to be signed.",
+            &[(JSON, "SignInMessage")],
+        ),
+        Endpoint::SignInScript => doc(
+            "signInScript",
+            "The script of the page for signing in.",
+            &[("text/javascript", "Text")],
+        ),
+        Endpoint::SignOut => doc(
+            "signOut",
+            "Ends the session of the cookie.",
+            &[(JSON, "Session")],
+        ),
         Endpoint::Page => doc("dashboard", "The dashboard.", &[("text/html", "Text")]),
         Endpoint::PageJob => doc("dashboardJob", "One job.", &[("text/html", "Text")]),
         Endpoint::PageLive => doc("dashboardLive", "A page, live.", &[(EVENTS, "Text")]),
@@ -169,6 +228,27 @@ fn describe_read(endpoint: Endpoint) -> Doc {
             "The dashboard's style.",
             &[("text/css", "Text")],
         ),
+        Endpoint::Chat
+        | Endpoint::Completions
+        | Endpoint::CreateKey
+        | Endpoint::RotateKey
+        | Endpoint::SignIn
+        | Endpoint::Keys
+        | Endpoint::OwnKey
+        | Endpoint::Key
+        | Endpoint::RevokeKey
+        | Endpoint::OpenApi
+        | Endpoint::Models
+        | Endpoint::Model
+        | Endpoint::Receipt
+        | Endpoint::Explain
+        | Endpoint::Limits
+        | Endpoint::Providers
+        | Endpoint::Account
+        | Endpoint::Jobs
+        | Endpoint::Claims
+        | Endpoint::Health
+        | Endpoint::Ready => describe(endpoint),
     }
 }
 
@@ -206,6 +286,17 @@ fn parameters(route: &Route) -> Vec<Value> {
     if route.endpoint == Endpoint::Login {
         parameters.push(json!({"name": "token", "in": "query", "schema": {"type": "string"}}));
     }
+    if route.endpoint == Endpoint::SignInMessage {
+        let address = json!({"type": "string", "pattern": "^0x[0-9a-fA-F]{40}$"});
+        parameters
+            .push(json!({"name": "address", "in": "query", "required": true, "schema": address}));
+        parameters.push(json!({
+            "name": "origin",
+            "in": "query",
+            "description": "What stands in the browser's address bar, without a path; without it `http://` and the request's host.",
+            "schema": {"type": "string"},
+        }));
+    }
     parameters
 }
 
@@ -224,7 +315,7 @@ fn operation(route: &Route) -> Value {
     let security = match route.access {
         Access::Public => json!([]),
         Access::Key => json!([{"bearer": []}, {"header": []}]),
-        Access::Page => json!([{"login": []}]),
+        Access::Page | Access::Operator => json!([{"login": []}]),
     };
     // One endpoint may stand at two paths, an id only once.
     let twin = ROUTES.iter().find(|other| other.endpoint == route.endpoint);

@@ -70,6 +70,34 @@ fn own() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            "SignInNonce",
+            object(
+                json!({"object": {"const": "stoa.sign_in_nonce"}, "nonce": text, "chain_id": count, "expires_at": count}),
+                &["object", "nonce", "chain_id", "expires_at"],
+            ),
+        ),
+        (
+            "SignInMessage",
+            object(
+                json!({"object": {"const": "stoa.sign_in_message"}, "message": text, "expires_at": count}),
+                &["object", "message", "expires_at"],
+            ),
+        ),
+        (
+            "SignIn",
+            closed(
+                json!({"message": text, "signature": text}),
+                &["message", "signature"],
+            ),
+        ),
+        (
+            "Session",
+            object(
+                json!({"object": {"const": "stoa.session"}, "account": nullable("string"), "expires_at": count}),
+                &["object", "account"],
+            ),
+        ),
+        (
             "Receipt",
             object(
                 json!({"object": {"const": "stoa.receipt"}, "id": text, "receipt": {"type": "object"}, "state": text}),

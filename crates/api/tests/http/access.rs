@@ -33,7 +33,11 @@ async fn no_route_answers_without_its_credential_and_nothing_is_submitted() {
                 .send(route.method.as_str(), route.example, headers, b"")
                 .await;
             if route.access == Access::Public {
-                let expected = if route.path == "/login" { 401 } else { 200 };
+                let expected = match (route.method.as_str(), route.path) {
+                    (_, "/login") => 401,
+                    ("POST", "/sign-in") | (_, "/sign-in/message") => 400,
+                    _ => 200,
+                };
                 assert_eq!(reply.status, expected, "{} with {headers:?}", route.path);
                 continue;
             }
@@ -69,7 +73,7 @@ async fn a_key_opens_its_routes_and_no_page() {
         match route.access {
             Access::Public => {}
             Access::Key => assert_ne!(reply.status, 401, "{}", route.path),
-            Access::Page => assert_eq!(reply.status, 401, "{}", route.path),
+            Access::Page | Access::Operator => assert_eq!(reply.status, 401, "{}", route.path),
         }
     }
 }
@@ -78,7 +82,7 @@ async fn a_key_opens_its_routes_and_no_page() {
 async fn a_login_opens_the_pages_and_no_api() {
     let server = Server::start(Vec::new()).await;
     let cookie = login(&server).await;
-    for route in ROUTES {
+    for route in rows_and_then_out() {
         let reply = server
             .send(
                 route.method.as_str(),
@@ -90,9 +94,49 @@ async fn a_login_opens_the_pages_and_no_api() {
         match route.access {
             Access::Public => {}
             Access::Key => assert_eq!(reply.status, 401, "{}", route.path),
-            Access::Page => assert_ne!(reply.status, 401, "{}", route.path),
+            Access::Page | Access::Operator => {
+                assert!(![401, 403].contains(&reply.status), "{}", route.path);
+            }
         }
     }
+}
+
+/// All rows, the one that ends the session last.
+fn rows_and_then_out() -> Vec<&'static stoa_api::Route> {
+    let mut rows: Vec<_> = ROUTES.iter().collect();
+    rows.sort_by_key(|route| route.path == "/sign-out");
+    rows
+}
+
+#[tokio::test]
+async fn an_account_s_session_opens_its_pages_and_nothing_of_the_operator_or_the_api() {
+    let server = Server::start(Vec::new()).await;
+    let cookie = crate::sign_in::cookie_of(&server, "alice").await;
+    for route in rows_and_then_out() {
+        let headers = [("cookie", cookie.as_str())];
+        let reply = server
+            .send(route.method.as_str(), route.example, &headers, b"")
+            .await;
+        let told = format!("{} {}: {}", route.method, route.path, reply.text());
+        match route.access {
+            Access::Public => {}
+            Access::Key => assert_eq!(reply.status, 401, "{told}"),
+            // Like a page that is not there.
+            Access::Operator => assert_eq!(reply.status, 404, "{told}"),
+            Access::Page => {
+                // The examples name a job and a provider that nobody has, and an empty receipt file.
+                let expected = match route.path {
+                    "/dashboard/jobs/{job}" | "/dashboard/providers/{provider}" => 404,
+                    // A stream of no page.
+                    "/dashboard/live" => 404,
+                    "/dashboard/verify" => 400,
+                    _ => 200,
+                };
+                assert_eq!(reply.status, expected, "{told}");
+            }
+        }
+    }
+    assert_eq!(server.hall.submissions(), 0);
 }
 
 pub async fn login(server: &Server) -> String {

@@ -159,6 +159,14 @@ async fn hear(stream: &mut tokio::net::TcpStream, heard: &mut String, wanted: &s
     within.unwrap_or_else(|_| panic!("{wanted} did not come"));
 }
 
+/// Looks at the first page; what it shows has come.
+pub async fn watch(server: &Server, headers: &[(&str, &str)]) -> tokio::net::TcpStream {
+    let path = "/dashboard/live?page=/";
+    let mut stream = server.open("GET", path, headers, b"").await;
+    hear(&mut stream, &mut String::new(), "\"id\":\"batches\"").await;
+    stream
+}
+
 #[tokio::test]
 async fn a_page_hears_of_changes_and_only_of_the_sections_that_changed() {
     let server = Server::start(Vec::new()).await;

@@ -9,4 +9,5 @@ mod keys;
 mod rates;
 mod reading;
 mod replays;
+mod sign_in;
 mod support;

@@ -767,13 +767,18 @@ impl Server {
     }
 
     pub async fn with(hall: Hall, timings: Timings) -> Self {
+        Self::seeded(hall, timings, [1; 32]).await
+    }
+
+    pub async fn seeded(hall: Hall, timings: Timings, seed: [u8; 32]) -> Self {
         let hall = Arc::new(hall);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let config = ServerConfig {
-            seed: [1; 32],
+            seed,
             login_token: LOGIN.to_owned(),
+            hosts: vec!["localhost".to_owned(), "stoa.example".to_owned()],
             timings,
             rates: hall.rates,
         };

@@ -24,6 +24,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("router.header_hold_ms_max", "ms", "up, router"),
     ("router.listen", "", "router"),
     ("router.announce", "", "router"),
+    ("router.hosts", "", "up, router"),
     ("router.api", "", "router"),
     ("router.metrics", "", "router"),
     ("router.keys", "", "router"),

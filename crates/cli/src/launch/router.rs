@@ -16,7 +16,7 @@ use crate::roles::shelf::Shelf;
 use crate::roles::traces::CallTraces;
 use crate::roles::{journal, router, settler, watch};
 use crate::telemetry::tracer;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{KeyHash, ServerConfig, Timings};
@@ -238,6 +238,7 @@ pub fn serve_api(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<String, Failure> {
     let login_token = hex::encode(random()?);
+    let hosts = hosts(listener.local_addr()?, &config.router.hosts);
     let timings = Timings {
         header_hold: Duration::from_millis(config.router.header_hold_ms_max),
         ..Timings::STANDARD
@@ -245,11 +246,32 @@ pub fn serve_api(
     let server = ServerConfig {
         seed: random()?,
         login_token: login_token.clone(),
+        hosts,
         timings,
         rates: config.router.account_rate.into(),
     };
     tokio::spawn(stoa_api::serve(listener, gateway, server, stopped));
     Ok(login_token)
+}
+
+/// What browsers call a server that listens there, besides what its settings name.
+fn hosts(listens: SocketAddr, named: &[String]) -> Vec<String> {
+    let (ip, mut own) = (listens.ip(), Vec::new());
+    if ip.is_loopback() || ip.is_unspecified() {
+        own.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
+    }
+    if !ip.is_unspecified() {
+        own.push(match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+    }
+    let with_port = |host: String| match listens.port() {
+        80 => host,
+        port => format!("{host}:{port}"),
+    };
+    let own = own.into_iter().map(with_port);
+    own.chain(named.iter().cloned()).collect()
 }
 
 /// Takes no new calls and waits, for a while, until running ones have ended and what was earned is posted.
@@ -263,5 +285,25 @@ pub async fn drain(router: &RouterHandle) {
     };
     while Instant::now() < end && !idle() {
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hosts;
+
+    #[test]
+    fn a_server_is_known_by_where_it_listens_and_by_what_it_is_told() {
+        let of = |listens: &str| {
+            hosts(
+                listens.parse().expect("an address"),
+                &["a.example".to_owned()],
+            )
+        };
+        let local = ["localhost:8080", "127.0.0.1:8080", "[::1]:8080"];
+        assert_eq!(of("0.0.0.0:8080")[..3], local);
+        assert!(of("127.0.0.1:8080").starts_with(&local.map(str::to_owned)));
+        assert_eq!(of("203.0.113.7:8080"), ["203.0.113.7:8080", "a.example"]);
+        assert_eq!(of("[2001:db8::1]:80"), ["[2001:db8::1]", "a.example"]);
     }
 }

@@ -161,16 +161,27 @@ impl Board for RouterGateway {
     }
 
     fn overview(&self, viewer: Viewer) -> Overview {
-        let parts = self.ready();
+        let mut parts = self.ready();
         let mut jobs = self.jobs(viewer);
         jobs.truncate(NEWEST);
         let core = self.router.core();
+        let active = match viewer {
+            Viewer::Operator => core.active(),
+            // How busy the router is with others, and what its machine says, is not an account's to know.
+            Viewer::Account(account) | Viewer::Key(account, _) => {
+                let problems = parts.iter_mut().filter_map(|part| part.problem.as_mut());
+                problems.for_each(|problem| "the operator is told why".clone_into(problem));
+                core.summaries()
+                    .filter(|job| job.account == account)
+                    .count()
+            }
+        };
         Overview {
             now: now(),
             chain_id: core.config().domain.chain_id,
             block: self.view().block,
             router: core.book().router(),
-            active: core.active() as u64,
+            active: active as u64,
             parts,
             jobs,
             accounts: self.account_rows(&core, viewer),
