@@ -98,6 +98,9 @@ contract PanelVerdict is IVerdict {
     mapping(address offender => mapping(uint8 class => Repeat)) private _repeats;
     /// @inheritdoc IVerdict
     mapping(bytes32 subject => bool) public isReversed;
+    /// @notice Whether a charge was reversed while post `subject` was the router's next one. That post may have been under way: its payout root
+    /// is cancelled where it pays the charge, and its router is not slashed for it.
+    mapping(bytes32 subject => bool) public wasUnderWay;
 
     /// @param rounds The rounds; not zero.
     /// @param stakes The stake registry; not zero.
@@ -366,6 +369,8 @@ contract PanelVerdict is IVerdict {
             REPUTATION.good(c.provider, ROUNDS.latest());
         } else if (outcome == Outcomes.WITHHELD) {
             _convict(c, _omission(outcome, c.round, c.router, Roles.ROUTER));
+        } else if (outcome == Outcomes.BAD_SUMS && wasUnderWay[c.subject]) {
+            if (c.voids) VAULT.voidPending(c.router);
         } else {
             bool byProvider = outcome == Outcomes.WRONG_OUTPUT || outcome == Outcomes.WRONG_COUNT;
             if (byProvider) REPUTATION.fraud(c.provider, ROUNDS.latest());
@@ -405,6 +410,8 @@ contract PanelVerdict is IVerdict {
         if (c.voids) VAULT.voidPending(c.router);
         if (!c.isJob || isReversed[c.subject]) return;
         isReversed[c.subject] = true;
+        (uint64 posts,) = VAULT.head(c.router);
+        wasUnderWay[AuditLib.batchSubject(c.router, posts + 1)] = true;
         emit JobReversed(c.job, c.router, c.account, c.charge);
     }
 

@@ -162,6 +162,34 @@ contract PanelVerdictTest is AuditMarket {
         court.ruleBatch(round, router, 1, votes(subject, [BAD_SUMS, BAD_SUMS, GOOD]));
     }
 
+    function nextBatch(uint256 job, bytes32 payRoot) internal returns (uint64 round, uint64 post) {
+        Receipt[] memory jobs = new Receipt[](1);
+        jobs[0] = receipt(job);
+        postJobs(jobs, payRoot);
+        round = draw();
+        (post,) = vault.head(router);
+        bytes32 subject = AuditLib.batchSubject(router, post);
+        cast(round, subject, [BAD_SUMS, BAD_SUMS, BAD_SUMS]);
+        court.ruleBatch(round, router, post, votes(subject, [BAD_SUMS, BAD_SUMS, BAD_SUMS]));
+    }
+
+    function test_a_root_that_was_under_way_when_a_charge_was_reversed_is_cancelled_and_costs_nothing() public {
+        (Evidence memory e, bytes32 subject) = judged(1, allWrong);
+        (uint64 posts,) = vault.head(router);
+        court.rule(e, votes(subject, allWrong));
+        vm.assertTrue(court.wasUnderWay(AuditLib.batchSubject(router, posts + 1)), "the next post may be on its way");
+        (uint64 round, uint64 post) = nextBatch(2, keccak256("still pays it"));
+        vm.assertEq(post, posts + 1);
+        vm.assertEq(stakeOf(2, router), STAKE, "it could not know");
+        (bytes32 pending,,) = vault.pendingOf(router);
+        vm.assertTrue(pending == 0, "void");
+        (, uint8 outcome,) = court.rulingOf(round, AuditLib.batchSubject(router, post));
+        vm.assertEq(outcome, BAD_SUMS);
+        // The post after that one was made by a router that had seen both.
+        nextBatch(3, keccak256("pays it again"));
+        vm.assertEq(stakeOf(2, router), 0);
+    }
+
     function test_a_batch_is_not_ruled_good_or_wrong() public {
         (uint64 round, bytes32 subject) = batch([GOOD, GOOD, GOOD]);
         expect(abi.encodeWithSelector(Errors.WrongSubject.selector, GOOD));

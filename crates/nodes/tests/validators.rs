@@ -12,7 +12,9 @@ use stoa_ledger::audit::panel::Member;
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::standing::Sampling;
-use stoa_ledger::book::LeafFile;
+use stoa_ledger::audit::sums::PostedRoot;
+use stoa_ledger::book::{LeafFile, PayoutSet};
+use stoa_ledger::roots::pay_root;
 use stoa_nodes::audit::KeptWork;
 use stoa_nodes::receipts::{Facts, expected_receipt};
 use stoa_nodes::validator::*;
@@ -180,6 +182,9 @@ fn round(phase: Phase, post: Post) -> RoundView {
             before: 0,
             posts: vec![post],
             posted_at: vec![Timestamp(START)],
+            roots: Vec::new(),
+            earlier: Vec::new(),
+            reversed: Vec::new(),
         }],
         standings: BTreeMap::new(),
         rulings: BTreeMap::new(),
@@ -917,6 +922,9 @@ fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
         before: 0,
         posts: vec![post(&files[1])],
         posted_at: Vec::new(),
+        roots: Vec::new(),
+        earlier: Vec::new(),
+        reversed: Vec::new(),
     });
     let asked = |order: [usize; 2]| {
         let mut validator = Validator::recover(config.clone(), []);
@@ -1101,4 +1109,76 @@ fn who_joins_again_publishes_no_top_whose_links_are_known() {
     validator.handle(Input::Chain(Box::new(seen)), Timestamp(START));
     let next = HashChain::new(&config().key, 1, 200).top();
     assert_eq!(validator.tip_to_join(), next);
+}
+
+/// A file whose payout root pays `pay` units, and the root as it is posted.
+fn paying(receipts: &[SignedReceipt], index: u64, pay: u128, base: u64) -> (LeafFile, PostedRoot) {
+    let receipt = &receipts[0].receipt;
+    let gross = TokenAmount::from_units(pay);
+    let set = PayoutSet {
+        providers: [((receipt.provider, receipt.fee_version), gross)].into(),
+        debits: [((receipt.account, 1), gross)].into(),
+    };
+    let router = key("router").address();
+    let (providers, debits) = (set.provider_tree(router), set.debit_tree(router));
+    let root = PostedRoot {
+        pay_root: pay_root(providers.root(), debits.root()),
+        gross,
+        base,
+    };
+    let payout = Some(set);
+    let file = LeafFile {
+        index,
+        payout,
+        ..file(receipts)
+    };
+    (file, root)
+}
+
+/// What the ballot says about post 2, whose payout root pays `more` than follows. It is measured by post 1, which came before the round.
+fn said_of_sums(more: u128, has_base: bool) -> (Vec<Outcome>, usize) {
+    let (first, second) = ([signed(0)], [signed(1)]);
+    let charge = |signed: &[SignedReceipt; 1]| signed[0].receipt.charge.units();
+    let (base, _) = paying(&first, 1, charge(&first), 0);
+    let pay = charge(&first) + charge(&second) + more;
+    let (judged, root) = paying(&second, 2, pay, 1);
+    let mut view = round(Phase::Ballot, post(&judged));
+    let covered = &mut view.covers[0];
+    covered.before = 1;
+    covered.roots = vec![root];
+    covered.earlier = vec![post(&base)];
+    let mut validator = Validator::recover(config(), []);
+    let router = key("router").address();
+    let asked = validator.handle(self::view(view), Timestamp(START));
+    let asked = asked
+        .iter()
+        .filter(|output| matches!(output, Output::FetchLeaves { .. }));
+    let asked = asked.count();
+    for file in has_base.then_some(&base).into_iter().chain([&judged]) {
+        let leaves = Input::Leaves {
+            router,
+            post: file.index,
+            bytes: file.encode(),
+        };
+        validator.handle(leaves, Timestamp(START));
+    }
+    let outputs = validator.handle(Input::Tick, ENDS);
+    let batch = hash::batch_subject(router, 2);
+    let said = outputs.into_iter().filter_map(|output| match output {
+        Output::Keep(voted) => Some(voted.verdicts),
+        _ => None,
+    });
+    let said = said.flatten().filter(|(about, ..)| *about == batch);
+    (said.map(|(_, outcome, _)| outcome).collect(), asked)
+}
+
+#[test]
+fn a_payout_root_that_does_not_follow_from_the_leaves_is_bad_and_its_base_is_fetched_to_know_it() {
+    assert_eq!(said_of_sums(0, true), (Vec::new(), 2));
+    assert_eq!(said_of_sums(1, true), (vec![Outcome::BadSums], 2));
+}
+
+#[test]
+fn a_payout_root_that_cannot_be_measured_is_not_accused() {
+    assert_eq!(said_of_sums(1, false).0, Vec::new());
 }

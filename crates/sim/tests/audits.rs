@@ -28,6 +28,9 @@ each! {
     withheld_leaf_file_is_the_router_s_fault_and_no_validator_s: WithholdLeaves,
     withheld_work_is_the_router_s_fault_and_no_provider_s: WithholdWork,
     receipt_that_no_provider_signed_takes_the_router_s_stake: Forge,
+    router_that_credits_itself_with_more_loses_its_stake: OverpaySelf,
+    router_that_gives_one_provider_s_pay_to_another_loses_its_stake: DropPay,
+    router_that_keeps_a_reversed_charge_loses_its_stake: KeepReversed,
     router_that_serves_two_of_three_costs_the_third_nothing: ServeSome,
     copied_verdict_earns_nothing: Copy,
     sleeping_validator_pays_and_holds_up_nobody: Sleep,
@@ -83,5 +86,23 @@ fn outages_that_outlast_phases_cost_a_missed_duty_at_most_and_only_who_was_away(
             ..AuditPlan::honest(Outages::Long)
         };
         run_plan(seed, plan).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn a_root_under_way_at_a_reversal_is_cancelled_and_costs_its_router_nothing() {
+    let outcomes =
+        (0..64).map(|seed| run_audits(seed, Cheat::SwapModel).expect("the router is honest"));
+    let bad: u64 = outcomes.map(|outcome| outcome.bad_sums).sum();
+    assert!(bad > 0, "none was under way in these seeds");
+}
+
+#[test]
+fn routers_whose_sums_are_wrong_are_found_out_by_their_sums() {
+    for cheat in [Cheat::OverpaySelf, Cheat::DropPay, Cheat::KeepReversed] {
+        let bad: u64 = (0..SEEDS)
+            .map(|seed| run_audits(seed, cheat).map_or(0, |o| o.bad_sums))
+            .sum();
+        assert!(bad >= SEEDS, "{cheat:?}: {bad}");
     }
 }

@@ -8,6 +8,7 @@ use stoa_ledger::audit::panel::{Member, panel};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{Phase, RoundsParams};
 use stoa_ledger::audit::standing::{Sampling, Standing};
+use stoa_ledger::audit::sums::{PostedRoot, Reversed};
 use stoa_ledger::audit::{Outcome, PANEL, VOTES};
 use stoa_nodes::validator::{ChainView, Covered, RoundView, RulingView};
 use stoa_types::{Address, Digest, EndpointId, Millis, Timestamp};
@@ -44,9 +45,22 @@ pub struct Reached {
 struct Posts {
     /// Posts before those kept.
     dropped: u64,
-    kept: Vec<(Post, Timestamp)>,
+    kept: Vec<KeptPost>,
     /// Posts under the newest snapshot.
     covered: u64,
+    /// Number of the post whose payout root is in its window; zero for none.
+    pending: u64,
+    /// Number of the post whose payout root is claimable; zero for none.
+    claimable: u64,
+    /// Charges that a verdict reversed, of posts that are kept.
+    reversed: Vec<Reversed>,
+}
+
+#[derive(Debug, Clone)]
+struct KeptPost {
+    post: Post,
+    at: Timestamp,
+    root: PostedRoot,
 }
 
 impl Posts {
@@ -55,9 +69,32 @@ impl Posts {
     }
 
     /// The posts after the first `from`, up to the first `to`.
-    fn between(&self, from: u64, to: u64) -> Option<&[(Post, Timestamp)]> {
+    fn between(&self, from: u64, to: u64) -> Option<&[KeptPost]> {
         let place = |posts: u64| usize::try_from(posts.checked_sub(self.dropped)?).ok();
         self.kept.get(place(from)?..place(to)?)
+    }
+
+    /// The posts before the first `before` that the payout roots after them are measured by.
+    fn earlier(&self, before: u64) -> &[KeptPost] {
+        // Bases never fall, so that the first root reaches back the farthest.
+        let first = self.between(before, self.count()).and_then(<[_]>::first);
+        let base = first.map_or(before, |kept| kept.root.base);
+        let from = base.saturating_sub(1).max(self.dropped).min(before);
+        self.between(from, before).unwrap_or_default()
+    }
+
+    /// Forgets posts that neither a round nor a payout root reaches back to, when rounds need those after the first `needed`.
+    fn prune(&mut self, needed: u64) {
+        let first = self.between(needed, self.count()).and_then(<[_]>::first);
+        let base = first.map_or(self.claimable, |kept| kept.root.base);
+        let needed = needed.min(base.saturating_sub(1));
+        let dead = usize::try_from(needed.saturating_sub(self.dropped)).unwrap_or(0);
+        if dead > 0 && dead <= self.kept.len() {
+            self.kept.drain(..dead);
+            self.dropped += dead as u64;
+            let dropped = self.dropped;
+            self.reversed.retain(|reversed| reversed.after > dropped);
+        }
     }
 }
 
@@ -223,6 +260,8 @@ impl AuditState {
                 job_root,
                 job_count,
                 content_id,
+                pay_root,
+                gross,
                 ..
             } => {
                 let post = Post {
@@ -231,7 +270,38 @@ impl AuditState {
                     content_id: *content_id,
                 };
                 let posts = self.posts.entry(*router).or_default();
-                posts.kept.push((post, indexed.at));
+                let root = PostedRoot {
+                    pay_root: *pay_root,
+                    gross: *gross,
+                    base: posts.claimable,
+                };
+                let at = indexed.at;
+                posts.kept.push(KeptPost { post, at, root });
+                if *pay_root != Digest::ZERO {
+                    posts.pending = posts.count();
+                }
+            }
+            ContractEvent::Promoted { router, .. } => {
+                let posts = self.posts.entry(*router).or_default();
+                posts.claimable = std::mem::take(&mut posts.pending);
+            }
+            ContractEvent::PendingVoided { router, .. } => {
+                self.posts.entry(*router).or_default().pending = 0;
+            }
+            ContractEvent::JobReversed {
+                job,
+                router,
+                account,
+                charge,
+            } => {
+                let posts = self.posts.entry(*router).or_default();
+                let after = posts.count();
+                posts.reversed.push(Reversed {
+                    after,
+                    job: *job,
+                    account: *account,
+                    charge: *charge,
+                });
             }
             ContractEvent::Joined {
                 validator,
@@ -421,12 +491,7 @@ impl AuditState {
             let first = covers
                 .filter(|(of, ..)| of == router)
                 .map(|(_, from, _)| *from);
-            let needed = first.min().unwrap_or(posts.covered);
-            let dead = usize::try_from(needed.saturating_sub(posts.dropped)).unwrap_or(0);
-            if dead > 0 && dead <= posts.kept.len() {
-                posts.kept.drain(..dead);
-                posts.dropped += dead as u64;
-            }
+            posts.prune(first.min().unwrap_or(posts.covered));
         }
     }
 
@@ -510,17 +575,23 @@ impl AuditState {
         }
         let (phase, ends) = self.phase(round, members, now);
         let single = self.params.times.devnet && members.len() == 1;
+        // Who was drawn, and what sums are measured by, is needed until the ballot is made.
+        let draws = phase <= Phase::Ballot;
         let covers = round.covers.iter().map(|(router, before, posts)| {
-            let posts = self.posts.get(router)?.between(*before, *posts)?;
+            let known = self.posts.get(router)?;
+            let posts = known.between(*before, *posts)?;
+            let earlier = known.earlier(*before).iter().filter(|_| draws);
+            let reversed = known.reversed.iter().filter(|_| draws);
             Some(Covered {
                 router: *router,
                 before: *before,
-                posts: posts.iter().map(|(post, _)| *post).collect(),
-                posted_at: posts.iter().map(|(_, at)| *at).collect(),
+                posts: posts.iter().map(|kept| kept.post).collect(),
+                posted_at: posts.iter().map(|kept| kept.at).collect(),
+                roots: posts.iter().map(|kept| kept.root).collect(),
+                earlier: earlier.map(|kept| kept.post).collect(),
+                reversed: reversed.copied().collect(),
             })
         });
-        // Who was drawn is needed until the ballot is made.
-        let draws = phase <= Phase::Ballot;
         Some(RoundView {
             number,
             phase,
@@ -570,5 +641,151 @@ impl AuditState {
             covers.any(|(of, from, to)| *of == router && post > *from && post <= *to)
         });
         found.map(|(number, _)| *number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoa_types::{Bps, JobId, TokenAmount};
+
+    const ROUTER: Address = Address([1; 20]);
+
+    fn told(state: &mut AuditState, event: ContractEvent) {
+        state.apply(&Indexed {
+            event,
+            block: 7,
+            at: Timestamp::from_secs(1_000),
+            transaction: Digest([7; 32]),
+            log_index: 0,
+        });
+    }
+
+    fn post(state: &mut AuditState, index: u64, pay_root: Option<u8>) {
+        let root = pay_root.map_or(Digest::ZERO, |byte| Digest([byte; 32]));
+        told(
+            state,
+            ContractEvent::BatchPosted {
+                router: ROUTER,
+                index,
+                job_root: Digest([2; 32]),
+                job_count: 1,
+                pay_root: root,
+                gross: TokenAmount::from_units(u128::from(index)),
+                content_id: Digest([u8::try_from(index).expect("few"); 32]),
+                chain_head: Digest::ZERO,
+            },
+        );
+    }
+
+    fn promote(state: &mut AuditState) {
+        let (pay_root, gross) = (Digest::ZERO, TokenAmount::ZERO);
+        told(
+            state,
+            ContractEvent::Promoted {
+                router: ROUTER,
+                pay_root,
+                gross,
+            },
+        );
+    }
+
+    /// A round that covers the posts so far.
+    fn open(state: &mut AuditState, round: u64, posts: u64) {
+        let covered = ContractEvent::Covered {
+            round,
+            router: ROUTER,
+            posts,
+            previous: round - 1,
+        };
+        told(state, covered);
+        let opened = ContractEvent::RoundOpened {
+            round,
+            committee: 1,
+            plants_due: 0,
+        };
+        told(state, opened);
+        let beacon = Digest([6; 32]);
+        told(state, ContractEvent::Drawn { round, beacon });
+    }
+
+    #[test]
+    fn a_round_shows_what_its_payout_roots_are_measured_by_and_keeps_it_as_long() {
+        let bps = |value| Bps::new(value).expect("valid");
+        let mut state = AuditState::new(AuditParams {
+            times: RoundsParams {
+                interval: 1,
+                reveal: 10,
+                ballot: 40,
+                unseal: 10,
+                plants: 10,
+                rulings: 100,
+                devnet: true,
+            },
+            answer: 10,
+            sampling: Sampling {
+                most: bps(1_000),
+                least: bps(500),
+                first_jobs: 20,
+            },
+        });
+        let member = Member {
+            validator: Address([5; 20]),
+            weight: 1,
+        };
+        state.set_committee(1, vec![member]);
+        post(&mut state, 1, Some(1));
+        promote(&mut state);
+        post(&mut state, 2, Some(2));
+        // Cancelled: what comes after is still measured by the first.
+        told(
+            &mut state,
+            ContractEvent::PendingVoided {
+                router: ROUTER,
+                pay_root: Digest([2; 32]),
+                gross: TokenAmount::ZERO,
+            },
+        );
+        told(
+            &mut state,
+            ContractEvent::JobReversed {
+                job: JobId([3; 32]),
+                router: ROUTER,
+                account: Address([4; 20]),
+                charge: TokenAmount::from_units(1),
+            },
+        );
+        open(&mut state, 1, 2);
+        post(&mut state, 3, Some(3));
+        post(&mut state, 4, None);
+        open(&mut state, 2, 4);
+        let now = Timestamp::from_secs(1_001);
+        let view = state.round_of(2, now).expect("open");
+        let covered = &view.covers[0];
+        let bases: Vec<_> = covered.roots.iter().map(|root| root.base).collect();
+        assert_eq!(bases, [1, 1]);
+        let earlier: Vec<_> = covered
+            .earlier
+            .iter()
+            .map(|post| post.content_id.0[0])
+            .collect();
+        assert_eq!(earlier, [1, 2], "back to the claimable one");
+        assert_eq!(covered.reversed[0].after, 2);
+        // A root of its own window becomes claimable: what was before it is needed by nobody once the rounds are over.
+        promote(&mut state);
+        post(&mut state, 5, Some(5));
+        state.prune(Timestamp::from_secs(10_000));
+        let posts = &state.posts[&ROUTER];
+        assert_eq!((posts.dropped, posts.claimable), (2, 3));
+        assert!(
+            posts.reversed.is_empty(),
+            "it was before the claimable root"
+        );
+        open(&mut state, 3, 5);
+        let view = state
+            .round_of(3, Timestamp::from_secs(1_001))
+            .expect("open");
+        assert_eq!(view.covers[0].roots[0].base, 3);
+        assert_eq!(view.covers[0].earlier.len(), 2);
     }
 }

@@ -3,6 +3,7 @@
 //! - [`rounds`]: validators, the beacon, ballots and plants, each in its phase.
 //! - [`verdict`]: rulings by panel, faults that need no panel, and what they cost.
 //! - [`standing`]: reputation and the share of jobs that is audited.
+//! - [`sums`]: whether a payout root follows from the leaves.
 //! - [`ballot`], [`panel`], [`hash`]: what all validators and the contracts must compute alike.
 //!
 //! As in [`crate::vault`], a call checks in the contract's order and happens whole or not at all.
@@ -13,6 +14,7 @@ pub mod panel;
 pub mod place;
 pub mod rounds;
 pub mod standing;
+pub mod sums;
 #[cfg(test)]
 mod tests;
 pub mod verdict;

@@ -914,3 +914,35 @@ fn a_standing_is_the_one_when_the_round_opened() {
     assert_eq!(third.verified, 2);
     assert_eq!(record.now().reputation, 0);
 }
+
+/// Posts a batch with a payout root, and has it ruled bad.
+fn ruled_bad(world: &mut World, job: u64, pay_root: Digest) -> Vec<VerdictEvent> {
+    world.post(&[receipt(job)], pay_root);
+    let (round, post) = (world.draw(), world.posts.len() as u64);
+    let subject = hash::batch_subject(name("router"), post);
+    let ballots = vec![Some(ballot_of(subject, Some(Outcome::BadSums))); 3];
+    world.cast(round, &ballots);
+    let votes = world.votes(round, subject, &ballots);
+    let now = world.now;
+    let (verdict, mut market) = world.parts();
+    let ruled = verdict.rule_batch(&mut market, round, name("router"), post, &votes, now);
+    ruled.expect("rules")
+}
+
+#[test]
+fn a_root_that_was_under_way_when_a_charge_was_reversed_is_cancelled_and_costs_nothing() {
+    let mut world = World::new(3, TIMES);
+    let (evidence, ballots) = world.judged(&[WRONG; 3]);
+    let votes = world.votes(evidence.round, evidence.subject(), &ballots);
+    world.rule(&evidence, &votes).expect("rules");
+    let events = ruled_bad(&mut world, 8, keccak256("still pays it"));
+    assert!(
+        matches!(events[..], [VerdictEvent::Ruled { .. }]),
+        "{events:?}"
+    );
+    assert_eq!(world.stake(Role::Router, name("router")), STAKE);
+    assert!(world.vault.totals(name("router")).pending.is_none());
+    // The post after that one was made by a router that had seen both.
+    ruled_bad(&mut world, 9, keccak256("pays it again"));
+    assert_eq!(world.stake(Role::Router, name("router")), 0);
+}

@@ -216,6 +216,8 @@ pub struct PanelVerdict {
     repeats: BTreeMap<(Address, u8), Repeat>,
     standings: BTreeMap<Address, Record>,
     reversed: BTreeSet<Digest>,
+    /// Batches that may have been on their way when a charge was reversed.
+    under_way: BTreeSet<Digest>,
 }
 
 /// Convictions of one class.
@@ -248,6 +250,7 @@ impl PanelVerdict {
             repeats: BTreeMap::new(),
             standings: BTreeMap::new(),
             reversed: BTreeSet::new(),
+            under_way: BTreeSet::new(),
         }
     }
 
@@ -264,6 +267,12 @@ impl PanelVerdict {
     /// Whether the charge of a posted receipt was reversed, by its subject.
     pub fn is_reversed(&self, subject: Digest) -> bool {
         self.reversed.contains(&subject)
+    }
+
+    /// Whether a charge was reversed while this batch, by its subject, was its router's next one: its payout root may pay the charge, is
+    /// cancelled for it, and costs its router nothing.
+    pub fn was_under_way(&self, batch: Digest) -> bool {
+        self.under_way.contains(&batch)
     }
 
     // ---- rulings
@@ -575,6 +584,12 @@ impl PanelVerdict {
             Outcome::Withheld => {
                 Fault::omission(outcome.code(), case.round, case.router, Role::Router)
             }
+            Outcome::BadSums if self.was_under_way(subject) => {
+                if case.voids {
+                    market.vault.void_pending(self.params.own, case.router)?;
+                }
+                return Ok(Vec::new());
+            }
             _ => {
                 let by_provider = matches!(outcome, Outcome::WrongOutput | Outcome::WrongCount);
                 let (offender, role) = if by_provider {
@@ -626,6 +641,9 @@ impl PanelVerdict {
         if let Some((job, account, charge)) = case.harmed
             && self.reversed.insert(case.subject)
         {
+            let next = market.vault.totals(case.router).posts + 1;
+            self.under_way
+                .insert(hash::batch_subject(case.router, next));
             events.push(VerdictEvent::JobReversed {
                 job,
                 router: case.router,

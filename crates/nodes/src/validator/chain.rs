@@ -8,6 +8,7 @@ use stoa_ledger::audit::panel::Member;
 use stoa_ledger::audit::place::{MAX_STEPS, Place, Post};
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::standing::Standing;
+use stoa_ledger::audit::sums::{PostedRoot, Reversed};
 use stoa_types::{Address, Digest, Timestamp};
 
 /// Links of one key's chains that are looked through for the published top: a second of work, and decades of rounds.
@@ -152,6 +153,12 @@ pub struct Covered {
     pub posts: Vec<Post>,
     /// When each of them was posted.
     pub posted_at: Vec<Timestamp>,
+    /// The payout root of each of them.
+    pub roots: Vec<PostedRoot>,
+    /// The posts right before them, as far back as their payout roots are measured by. Only until the ballot.
+    pub earlier: Vec<Post>,
+    /// Charges that a verdict reversed since the first of all these.
+    pub reversed: Vec<Reversed>,
 }
 
 impl Covered {
@@ -159,6 +166,21 @@ impl Covered {
     pub(super) fn post(&self, number: u64) -> Option<&Post> {
         let at = number.checked_sub(self.before)?.checked_sub(1)?;
         self.posts.get(usize::try_from(at).ok()?)
+    }
+
+    /// A post by its number, also one of those before.
+    pub(super) fn known(&self, number: u64) -> Option<&Post> {
+        let back = self.before.checked_sub(number);
+        match back.and_then(|back| usize::try_from(back).ok()) {
+            Some(back) => self.earlier.iter().rev().nth(back),
+            None => self.post(number),
+        }
+    }
+
+    /// The posts whose payout roots are to be judged, by number.
+    pub(super) fn rooted(&self) -> impl Iterator<Item = (u64, &PostedRoot)> {
+        let numbered = (self.before + 1..).zip(&self.roots);
+        numbered.filter(|(_, root)| root.pay_root != Digest::ZERO)
     }
 
     /// When a post was posted; `None` when that is not known.

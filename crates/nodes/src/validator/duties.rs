@@ -132,7 +132,8 @@ impl Validator {
         }
         let last_call = now.plus(self.config.margin) >= view.ends;
         self.draw(view, last_call);
-        let complete = self.fetch_work(view, now, outputs);
+        let sums = self.fetch_sums(view, now, outputs);
+        let complete = self.fetch_work(view, now, outputs) && sums;
         let progress = self.progress.entry(round).or_default();
         let since = *progress.since.get_or_insert(now);
         // Routers are waited for until the last call, judges half of what is left then, and routers too by who has only just come back:
@@ -143,7 +144,7 @@ impl Validator {
         if !complete && waits {
             return;
         }
-        let voted = self.conclude(view);
+        let voted = self.conclude(view, outputs);
         let ballot = BallotTree::new(voted.ballot());
         self.voted.insert(round, (voted, false));
         self.ballots.insert((round, self.me), ballot);
@@ -389,8 +390,15 @@ impl Validator {
     }
 
     /// All that is known becomes the ballot; what a router did not give is withheld.
-    fn conclude(&mut self, view: &RoundView) -> Voted {
+    fn conclude(&mut self, view: &RoundView, outputs: &mut Vec<Output>) -> Voted {
         let mut verdicts = Vec::new();
+        for (batch, fault) in self.bad_sums(view) {
+            outputs.push(Output::Warn(format!(
+                "the payout root of batch {batch} of round {} does not follow from the leaves: {fault}",
+                view.number
+            )));
+            verdicts.push((batch, Outcome::BadSums, Digest::ZERO));
+        }
         for covered in &view.covers {
             for post in (covered.before + 1..).take(covered.posts.len()) {
                 if !self.leaves.contains_key(&(covered.router, post)) {

@@ -10,6 +10,7 @@
 mod chain;
 mod duties;
 mod rulings;
+mod sums;
 
 pub use chain::{ChainView, Covered, HashChain, RoundView, RulingView};
 
@@ -21,6 +22,7 @@ use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::ballot::{Ballot, BallotTree, Verdict};
 use stoa_ledger::audit::hash::job_subject;
 use stoa_ledger::audit::standing::Sampling;
+use stoa_ledger::audit::sums::PostSums;
 use stoa_ledger::audit::verdict::{Evidence, Vote};
 use stoa_ledger::book::LeafFile;
 use stoa_types::{Address, Digest, JobId, Millis, SignedReceipt, Timestamp};
@@ -327,6 +329,8 @@ pub struct Validator {
     hashes: HashChain,
     view: ChainView,
     leaves: BTreeMap<(Address, u64), Leaves>,
+    /// What payout roots are measured by: of posts under rounds, and of those before that their roots reach back to.
+    sums: BTreeMap<(Address, u64), PostSums>,
     progress: BTreeMap<u64, Progress>,
     /// Own ballots, and whether they are durable.
     voted: BTreeMap<u64, (Voted, bool)>,
@@ -354,6 +358,7 @@ impl Validator {
             config,
             view: ChainView::EMPTY,
             leaves: BTreeMap::new(),
+            sums: BTreeMap::new(),
             progress: BTreeMap::new(),
             ballots: own.collect(),
             voted,
@@ -453,6 +458,7 @@ impl Validator {
             of_router.any(|covered| covered.post(*post).is_some())
         };
         self.leaves.retain(|key, _| covered(key));
+        self.keep_sums(&view);
         if view.tip != self.view.tip && self.hashes.left(view.tip).is_none() {
             let length = self.config.chain_length;
             self.hashes = self.hashes.holding(&self.config.key, view.tip, length);
@@ -465,14 +471,28 @@ impl Validator {
         self.view = view;
     }
 
+    /// Keeps what a payout root can still be measured by: the posts under rounds, and all since the root that was claimable last.
+    fn keep_sums(&mut self, view: &ChainView) {
+        let covers = || view.rounds.iter().flat_map(|round| &round.covers);
+        let bases = covers().filter_map(|c| Some((c.router, c.roots.last()?.base)));
+        // Of two rounds the later one counts.
+        let bases: BTreeMap<_, _> = bases.collect();
+        self.sums.retain(|(router, post), _| {
+            let since = bases.get(router).is_some_and(|base| post >= base);
+            let mut covers = covers().filter(|covered| covered.router == *router);
+            since || covers.any(|covered| covered.known(*post).is_some())
+        });
+    }
+
     fn leaves_came(&mut self, router: Address, post: u64, bytes: &[u8]) {
         let covers = self.view.rounds.iter().flat_map(|round| &round.covers);
-        let mut posts = covers
+        let mut known = covers
             .filter(|covered| covered.router == router)
-            .filter_map(|covered| covered.post(post));
-        let Some(posted) = posts.next() else {
+            .filter_map(|covered| Some((covered.known(post)?, covered.post(post).is_some())));
+        let Some((posted, mut covered)) = known.next() else {
             return;
         };
+        covered |= known.any(|(_, covered)| covered);
         // Anything else than what was posted is nothing, and is not even read.
         if LeafFile::id_of(bytes) != posted.content_id {
             return;
@@ -490,6 +510,9 @@ impl Validator {
             && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
             && tree.root() == posted.job_root;
         if same {
+            self.sums.insert((router, post), PostSums::of(&file));
+        }
+        if same && covered {
             let receipts = file.leaves.into_iter().map(|(signed, _)| signed);
             let leaves = Leaves {
                 receipts: receipts.collect(),

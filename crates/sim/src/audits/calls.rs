@@ -251,14 +251,21 @@ impl World {
     }
 
     pub(super) fn ruled(&mut self, events: &[VerdictEvent], voided: Option<Digest>) {
-        let honest = !self.cheat.is_router();
+        let honest = !self.cheat.is_by_hand();
         if let Some(pay_root) = voided.filter(|_| honest) {
+            let pay_root = self.honest_root(pay_root);
             self.entry(Entry::PayoutVoided { pay_root });
         }
         for event in events {
             match event {
-                VerdictEvent::Ruled { round, subject, .. } => {
+                VerdictEvent::Ruled {
+                    round,
+                    subject,
+                    outcome,
+                    ..
+                } => {
                     self.outcome.rulings += 1;
+                    self.outcome.bad_sums += u64::from(*outcome == Outcome::BadSums);
                     self.ruled.entry(*round).or_default().insert(*subject);
                 }
                 VerdictEvent::Convicted {
@@ -273,17 +280,26 @@ impl World {
                     let slashed = self.slashed_at.entry(*offender);
                     slashed.or_insert((posts, BTreeSet::new())).1.insert(*kind);
                 }
-                VerdictEvent::JobReversed { job, .. } => {
+                VerdictEvent::JobReversed {
+                    job,
+                    account,
+                    charge,
+                    ..
+                } => {
                     self.reversed.insert(*job);
-                    if honest {
+                    self.reversals.push(Reversed {
+                        after: self.posts.len() as u64,
+                        job: *job,
+                        account: *account,
+                        charge: *charge,
+                    });
+                    if honest && self.cheat != Cheat::KeepReversed {
                         self.entry(Entry::JobReversed { job: *job });
                     }
                 }
                 VerdictEvent::Differed { .. } => {}
             }
         }
-        while let Some(entry) = self.book.take_back_due() {
-            self.entry(entry);
-        }
+        self.take_back();
     }
 }

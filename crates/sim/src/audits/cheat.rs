@@ -22,6 +22,12 @@ pub enum Cheat {
     WithholdWork,
     /// A router posts receipts that no provider signed, and keeps their work back.
     Forge,
+    /// A router credits itself with more than it did, at the developers' cost.
+    OverpaySelf,
+    /// A router credits one provider with what another earned.
+    DropPay,
+    /// A router keeps a reversed charge in its totals, in league with the provider that earned it by cheating.
+    KeepReversed,
     /// A router serves two of three validators: it does what it must, and the third must not pay for it.
     ServeSome,
     /// A validator commits to the ballot of another.
@@ -38,7 +44,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All that a small schedule without plants shows.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Nobody,
         Self::SwapModel,
         Self::AlterOutput,
@@ -48,6 +54,9 @@ impl Cheat {
         Self::WithholdLeaves,
         Self::WithholdWork,
         Self::Forge,
+        Self::OverpaySelf,
+        Self::DropPay,
+        Self::KeepReversed,
         Self::ServeSome,
         Self::Copy,
         Self::Sleep,
@@ -64,14 +73,24 @@ impl Cheat {
                 | Self::WithholdWork
                 | Self::Forge
                 | Self::ServeSome
-        )
+        ) || self.is_of_sums()
+    }
+
+    /// Whether a router cheats in its payout roots and nowhere else.
+    pub(super) const fn is_of_sums(self) -> bool {
+        matches!(self, Self::OverpaySelf | Self::DropPay | Self::KeepReversed)
+    }
+
+    /// Whether a router posts what its books do not hold.
+    pub(super) const fn is_by_hand(self) -> bool {
+        self.is_router() && !self.is_of_sums()
     }
 
     /// Whether a provider cheats, and so that somebody could look away.
     pub(super) const fn is_provider(self) -> bool {
         matches!(
             self,
-            Self::SwapModel | Self::AlterOutput | Self::Overcount | Self::Lazy
+            Self::SwapModel | Self::AlterOutput | Self::Overcount | Self::Lazy | Self::KeepReversed
         )
     }
 

@@ -118,6 +118,7 @@ impl World {
                 // How long that takes is measured, not asked for.
                 Cheat::Idle => None,
                 Cheat::Copy | Cheat::Sleep | Cheat::Accuse if is_validator => Some(1),
+                _ if who == router() && self.cheat.is_of_sums() => self.first_bad_root,
                 _ => self.first_audited(),
             };
             // It may never have had the occasion.

@@ -45,7 +45,7 @@ impl World {
             self.orders
                 .insert(subject, (ticket, work.canonical_bytes()));
         }
-        let by_router = self.cheat.is_router() && !honest;
+        let by_router = self.cheat.is_by_hand() && !honest;
         if account == developer() && (deed != Answered::Good || by_router) {
             let next = self.posts.len() as u64 + 1;
             self.first_cheat.get_or_insert(next);
@@ -75,7 +75,7 @@ impl World {
         if !last {
             receipts.extend(self.plant()?);
         }
-        if self.cheat.is_router() {
+        if self.cheat.is_by_hand() {
             if self.cheat == Cheat::DoublePost && !last {
                 let mut again = receipts[0].receipt.clone();
                 again.delivered_at = again.delivered_at.plus(Millis(1));
@@ -115,7 +115,89 @@ impl World {
             .book
             .leaf_file(sealed.index)
             .ok_or("a sealed batch has a file")?;
-        self.post(&sealed, file.encode())
+        let (sealed, file) = self.falsified(sealed, file)?;
+        // A post takes its time, in which rulings may come.
+        let slow = !last && self.plan.outages != Outages::None && self.rng.chance(300);
+        let delay = if slow {
+            self.rng.between(1, BATCH - 5)
+        } else {
+            0
+        };
+        self.under_way = Some((self.now + delay, sealed, file.encode()));
+        self.land()
+    }
+
+    /// Posts what has been under way for long enough.
+    pub(super) fn land(&mut self) -> Result<(), String> {
+        let up = self.away.chain_is_up(self.now);
+        let ripe = |(at, ..): &mut (u64, SealedBatch, Vec<u8>)| up && *at <= self.now;
+        let Some((_, sealed, file)) = self.under_way.take_if(ripe) else {
+            return Ok(());
+        };
+        self.dirty = true;
+        let pay_root = self.honest_root(sealed.pay_root);
+        // It was cancelled in the books, and got there before that was known.
+        if self
+            .book
+            .batch(sealed.index)
+            .is_some_and(|batch| batch.voided)
+        {
+            self.entry(Entry::PayoutStands { pay_root });
+        }
+        self.post(&sealed, file)
+    }
+
+    /// The root in the books of one that was posted.
+    pub(super) fn honest_root(&self, posted: Digest) -> Digest {
+        self.falsified
+            .get(&posted)
+            .map_or(posted, |(root, _)| *root)
+    }
+
+    /// What the router posts and shows in place of what its books hold.
+    fn falsified(
+        &mut self,
+        mut sealed: SealedBatch,
+        mut file: LeafFile,
+    ) -> Result<(SealedBatch, LeafFile), String> {
+        let Some(set) = file.payout.as_mut() else {
+            return Ok((sealed, file));
+        };
+        let (honest, gross) = (sealed.pay_root, sealed.gross);
+        match self.cheat {
+            Cheat::OverpaySelf => {
+                let more = units(5);
+                set.providers.insert((router(), 1), more);
+                let debit = set.debits.entry((developer(), 1)).or_default();
+                *debit = debit.checked_add(more).ok_or("small")?;
+                sealed.gross = gross.checked_add(more).ok_or("small")?;
+            }
+            Cheat::DropPay => {
+                let Some(((_, fees), pay)) = set.providers.pop_first() else {
+                    return Ok((sealed, file));
+                };
+                let other = provider(2).address();
+                let total = set.providers.entry((other, fees)).or_default();
+                *total = total.checked_add(pay).ok_or("small")?;
+            }
+            _ => return Ok((sealed, file)),
+        }
+        sealed.provider_root = set.provider_tree(router()).root();
+        sealed.debit_root = set.debit_tree(router()).root();
+        sealed.pay_root = pay_root(sealed.provider_root, sealed.debit_root);
+        sealed.content_id = file.content_id();
+        self.falsified.insert(sealed.pay_root, (honest, gross));
+        Ok((sealed, file))
+    }
+
+    /// Whether the root of a post is wrong by its router's doing: falsified, or with a charge whose reversal it must have seen before. The
+    /// post after a reversal is excused whatever it holds.
+    fn is_bad_root(&self, sealed: &SealedBatch) -> bool {
+        let after = |posts: u64| self.reversals.iter().any(|r| r.after == posts);
+        let keeps = self.cheat == Cheat::KeepReversed;
+        let wrong = self.falsified.contains_key(&sealed.pay_root)
+            || (keeps && (0..sealed.index - 1).any(after));
+        sealed.pay_root != Digest::ZERO && wrong && !after(sealed.index - 1)
     }
 
     pub(super) fn post_by_hand(
@@ -159,6 +241,21 @@ impl World {
             .vault
             .post_batch(router(), root, count, pay, gross, content, self.now);
         let events = events.map_err(|error| format!("the vault refuses a post: {error}"))?;
+        let promoted = |event: &Event| matches!(event, Event::Promoted { .. });
+        if events.iter().any(promoted) {
+            self.claimable = self.pending;
+        }
+        self.roots.push(PostedRoot {
+            pay_root: pay,
+            gross,
+            base: self.claimable,
+        });
+        if pay != Digest::ZERO {
+            self.pending = sealed.index;
+        }
+        if self.is_bad_root(sealed) {
+            self.first_bad_root.get_or_insert(sealed.index);
+        }
         self.posts.push(Post {
             job_root: root,
             job_count: count,
@@ -178,6 +275,33 @@ impl World {
         Ok(())
     }
 
+    /// A router that sees a pending root of its own pay a reversed charge cancels it.
+    pub(super) fn cancel_own(&mut self) {
+        if self.cheat.is_by_hand() || !self.away.chain_is_up(self.now) {
+            return;
+        }
+        let pending = self.book.pending_of_reversed();
+        let Some(pay_root) = pending.map(|batch| batch.sealed.pay_root) else {
+            return;
+        };
+        if self.away.router_is_up(self.now) && self.vault.void_pending(router(), router()).is_ok() {
+            self.entry(Entry::PayoutVoided { pay_root });
+            self.take_back();
+            self.dirty = true;
+        }
+    }
+
+    /// Takes out of the books what was reversed, and out of posts what they have not seen leave.
+    pub(super) fn take_back(&mut self) {
+        while let Some(batch) = self.book.payout_of_reversed() {
+            let pay_root = batch.sealed.pay_root;
+            self.entry(Entry::PayoutVoided { pay_root });
+        }
+        while let Some(entry) = self.book.take_back_due() {
+            self.entry(entry);
+        }
+    }
+
     /// What an honest router's book learns of the vault's events.
     pub(super) fn told(&mut self, events: &[Event]) {
         for event in events {
@@ -186,19 +310,26 @@ impl World {
                     index, chain_head, ..
                 } => Entry::BatchPosted {
                     index: *index,
-                    chain_head: *chain_head,
+                    // A router knows what it falsified.
+                    chain_head: match self.cheat {
+                        Cheat::OverpaySelf | Cheat::DropPay => {
+                            self.book.chain_head(*index).unwrap_or(*chain_head)
+                        }
+                        _ => *chain_head,
+                    },
                     block: self.block().number,
                     at: self.time(),
                 },
                 Event::Promoted {
                     pay_root, gross, ..
-                } => Entry::PayoutPromoted {
-                    pay_root: *pay_root,
-                    gross: *gross,
-                },
+                } => {
+                    let honest = self.falsified.get(pay_root).copied();
+                    let (pay_root, gross) = honest.unwrap_or((*pay_root, *gross));
+                    Entry::PayoutPromoted { pay_root, gross }
+                }
                 _ => continue,
             };
-            if !self.cheat.is_router() {
+            if !self.cheat.is_by_hand() {
                 self.entry(entry);
             }
         }

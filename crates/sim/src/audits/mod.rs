@@ -32,8 +32,10 @@ use stoa_ledger::audit::hash::{self, kind};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsParams};
 use stoa_ledger::audit::standing::Sampling;
+use stoa_ledger::audit::sums::{PostedRoot, Reversed};
 use stoa_ledger::audit::verdict::{Market, PanelVerdict, VerdictEvent, VerdictParams};
 use stoa_ledger::book::{Entry, LeafFile, RouterBook, SealedBatch};
+use stoa_ledger::roots::pay_root;
 use stoa_ledger::stake::{Role, StakeParams, StakeRegistry};
 use stoa_ledger::vault::{DebitProof, Event, Vault, VaultParams};
 use stoa_nodes::audit::KeptWork;
@@ -150,6 +152,8 @@ pub struct AuditOutcome {
     pub batches_to_slash: Option<u64>,
     /// Charges that were taken back from a convicted provider.
     pub reversed: u64,
+    /// Payout roots that were ruled not to follow from the leaves.
+    pub bad_sums: u64,
 }
 
 struct Node {
@@ -182,6 +186,16 @@ struct World {
     book: RouterBook,
     files: BTreeMap<u64, Vec<u8>>,
     posts: Vec<Post>,
+    /// Payout roots of the posts, and the posts whose roots are claimable and in their window.
+    roots: Vec<PostedRoot>,
+    claimable: u64,
+    pending: u64,
+    /// A post that takes its time, and when it gets there.
+    under_way: Option<(u64, SealedBatch, Vec<u8>)>,
+    /// Roots that were posted in place of those in the books, which have this root and gross.
+    falsified: BTreeMap<Digest, (Digest, TokenAmount)>,
+    /// Number of the first post whose payout root was wrong by its router's doing.
+    first_bad_root: Option<u64>,
     /// What each post holds.
     leaves: Vec<Vec<Leaf>>,
     /// What the router kept of each job, to be sealed when it is asked for.
@@ -210,6 +224,7 @@ struct World {
     convicted: BTreeSet<Digest>,
     /// Jobs that the verdict reversed.
     reversed: BTreeSet<JobId>,
+    reversals: Vec<Reversed>,
     /// Number of the post with the first cheated job.
     first_cheat: Option<u64>,
     /// Posts when each party was slashed first, and for what kinds of faults ever.
@@ -300,9 +315,11 @@ impl World {
                 self.due = Some(self.now == last);
             }
             self.fail();
+            self.land()?;
             if let Some(end) = self.due.take_if(|_| self.away.chain_is_up(self.now)) {
                 self.batch(end)?;
             }
+            self.cancel_own();
             self.second()?;
         }
         Ok(())
@@ -340,6 +357,12 @@ impl World {
             book: RouterBook::new(domain(), router()),
             files: BTreeMap::new(),
             posts: Vec::new(),
+            roots: Vec::new(),
+            claimable: 0,
+            pending: 0,
+            under_way: None,
+            falsified: BTreeMap::new(),
+            first_bad_root: None,
             leaves: Vec::new(),
             orders: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -357,6 +380,7 @@ impl World {
             nodes: Vec::new(),
             convicted: BTreeSet::new(),
             reversed: BTreeSet::new(),
+            reversals: Vec::new(),
             first_cheat: None,
             slashed_at: BTreeMap::new(),
             next_job: 0,

@@ -65,6 +65,9 @@ impl World {
         let snapshot = self.rounds.snapshot(number, router());
         let before = self.rounds.snapshot(snapshot.previous, router()).posts;
         let range = before.min(snapshot.posts) as usize..snapshot.posts as usize;
+        let roots = self.roots.get(range.clone())?.to_vec();
+        let base = roots.first().map_or(before, |root| root.base);
+        let earlier = base.saturating_sub(1).min(before) as usize..range.start;
         let standings = [0, 1, 2]
             .map(|n| provider(n).address())
             .map(|who| (who, self.verdict.record(who).at(number)));
@@ -87,6 +90,9 @@ impl World {
                 before,
                 posts: self.posts.get(range)?.to_vec(),
                 posted_at: Vec::new(),
+                roots,
+                earlier: self.posts.get(earlier)?.to_vec(),
+                reversed: self.reversals.clone(),
             }],
             standings: standings.into_iter().collect(),
             rulings: self.rulings(number),
