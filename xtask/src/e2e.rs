@@ -288,7 +288,7 @@ fn through(server: &mut Child, work: &Path, python: &Path) -> Outcome {
     bench
         .arg(script("upstream_bench.py"))
         .args([url, UPSTREAM_MODEL]);
-    bench.args(stoa_side).args(["40", "8", "1", "100"]);
+    bench.args(stoa_side).args(["40", "8", "2", "200", "5"]);
     print!("upstream: {}", run_command(&mut bench)?);
     server.kill().map_err(|e| e.to_string())?;
     server.wait().map_err(|e| e.to_string())?;

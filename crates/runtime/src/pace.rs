@@ -2,7 +2,7 @@
 //!
 //! A message costs the same whether it carries one token or ten: a link, a router and a client each pay for it. Text that comes faster
 //! than anybody reads is therefore put together. The first text leaves at once, and so does any that comes [`INTERVAL`] after the one
-//! before: a stream of up to 100 pieces a second is not touched.
+//! before: a stream of up to 50 pieces a second is not touched.
 
 use crate::executor::Event;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 /// Least time between two messages with text.
-const INTERVAL: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(20);
 /// Text that is put together at most, in bytes; a longer piece leaves as it came.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
