@@ -69,7 +69,9 @@ fn of(file: &str) -> String {
 }
 
 /// Providers that `up` starts at most: each has a key, a stake, sockets and threads.
-const PROVIDERS_MAX: u32 = 100;
+pub const PROVIDERS_MAX: u32 = 100;
+/// Plants of one set: what a batch takes without showing.
+const PLANTS_MAX: u32 = 20;
 /// Seats of validators in the contracts.
 const VALIDATORS_MAX: u32 = 64;
 
@@ -88,6 +90,8 @@ pub struct Config {
     pub router: Router,
     /// What validators have in common.
     pub validator: Validator,
+    /// The planter.
+    pub planter: Planter,
     /// What providers have in common.
     pub provider: Provider,
     /// Somebody else's inference server that they serve through.
@@ -114,6 +118,8 @@ pub struct Up {
     pub providers: u32,
     /// Number of validators.
     pub validators: u32,
+    /// Plants of one set; 0 for no planter.
+    pub plants: u32,
 }
 
 /// The funded account.
@@ -200,6 +206,20 @@ pub struct Validator {
     pub listen: SocketAddr,
     /// Where `stoa validator` serves metrics.
     pub metrics: SocketAddr,
+}
+
+/// The planter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planter {
+    /// From one set to the next, at most.
+    pub rest_seconds: u64,
+    /// Between two purchases of a set, at most.
+    pub pause_ms: u64,
+    /// File with prompts, one in a line; empty for made-up ones.
+    pub prompts: String,
+    /// Whether its provider serves nobody else.
+    pub alone: bool,
 }
 
 /// What providers have in common.
@@ -346,6 +366,18 @@ impl Config {
             self.up.validators.into(),
             self.up.validators <= VALIDATORS_MAX,
             "0 to 64",
+        )?;
+        range(
+            "the number of plants",
+            self.up.plants.into(),
+            self.up.plants <= PLANTS_MAX,
+            "0 to 20",
+        )?;
+        range(
+            "planter.rest_seconds",
+            self.planter.rest_seconds,
+            (1..=day).contains(&self.planter.rest_seconds),
+            "1 to 86400",
         )?;
         range(
             "the number of [[providers]] to choose from",
@@ -605,6 +637,8 @@ mod tests {
             ("[up]\nproviders = 0", "number of providers"),
             ("[up]\nproviders = 101", "1 to 100"),
             ("[up]\nvalidators = 65", "0 to 64"),
+            ("[up]\nplants = 21", "0 to 20"),
+            ("[planter]\nrest_seconds = 0", "1 to 86400"),
             ("providers = []", "[[providers]]"),
             ("[provider]\nreserved_percent = 101", "reserved_percent"),
             ("[provider]\nreserved_percent = 100", "no room for a job"),

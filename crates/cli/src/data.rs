@@ -56,6 +56,7 @@ const OURS: &[&str] = &[
     "keys",
     "models",
     "router",
+    "planter",
 ];
 
 /// Whether a network made the entry of that name: also what a power cut left of [`write_private`].

@@ -1,6 +1,7 @@
 //! The `stoa` binary: a whole network with `up`, and the commands of developers, providers and auditors.
 
 mod archive;
+mod cheats;
 mod commands;
 mod config;
 mod data;
@@ -20,7 +21,7 @@ mod upstream;
 use clap::{Parser, Subcommand};
 use commands::{
     Outcome, ask, audit, backup, chain, connect, doctor, fund, keys, money, provider, router, show,
-    validator, verify,
+    validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,6 +85,8 @@ enum Command {
     Jobs(show::ShowArgs),
     /// Lists providers with stake, reputation and prices.
     Providers(show::ShowArgs),
+    /// Lists validators with stake, and what they were punished for.
+    Validators(show::ShowArgs),
     /// Makes, lists, replaces and revokes API keys.
     Keys(keys::KeysArgs),
     /// Claims and collects what the providers of this data folder earned.
@@ -153,6 +156,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Account(args) => money::account(data, args).await,
         Command::Jobs(args) => show::jobs(data, args).await,
         Command::Providers(args) => show::providers(data, args).await,
+        Command::Validators(args) => validators::validators(data, args).await,
         Command::Keys(args) => keys::keys(data, args).await,
         Command::Claim(args) => money::claim(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,

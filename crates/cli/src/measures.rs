@@ -99,6 +99,9 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "stoa_validator_verdicts_total", Count, "outcome", "Verdicts by what was found."),
     metric(Counter, "stoa_validator_calls_total", Count, "call, result", "Transactions by what they do and how they went."),
 
+    metric(Gauge, "stoa_planter_plants_open", Count, "", "Plants that are ordered and not named yet."),
+    metric(Counter, "stoa_planter_calls_total", Count, "call, result", "A planter's transactions by what they do and how they went."),
+
     metric(Gauge, "stoa_upstream_healthy", Count, "", "1 while the upstream server can be used."),
     metric(Counter, "stoa_upstream_requests_total", Count, "outcome", "Requests to the upstream server."),
     metric(Histogram, "stoa_upstream_first_event_seconds", Seconds, "", "From a request to the upstream server to the beginning of its answer."),

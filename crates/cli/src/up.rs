@@ -1,9 +1,12 @@
 //! `stoa up`: a whole network in one process on loopback, of the same roles that `stoa router` and its like start alone.
 
+use crate::cheats::{Cheat, ValidatorCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::http::Api;
 use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
+use crate::launch::planter::{self, Ground, PlanterUp};
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
 use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{gone, listen, local, serve_metrics, until};
@@ -25,8 +28,7 @@ use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash};
 use stoa_chain::{AuditState, ChainAccess};
 use stoa_evm::Chain;
-use stoa_runtime::{Backend, Cheat, CheatingBackend, discover_hardware};
-use stoa_types::NetworkProfile;
+use stoa_runtime::{Backend, Cheat as ProviderCheat, CheatingBackend, discover_hardware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -45,9 +47,12 @@ pub struct Args {
     /// Number of validators, 0 to 64. They compute a share of the answers again; whoever sold a wrong one loses stake.
     #[arg(long, value_name = "N")]
     validators: Option<u32>,
-    /// The first provider cheats, for devnets: to see how validators find it out and what follows.
+    /// The first provider or the first validator cheats, for devnets: to see how it is found out and what follows. Repeat for both.
     #[arg(long, value_name = "HOW")]
-    cheat: Option<CheatArg>,
+    cheat: Vec<Cheat>,
+    /// False answers that a planter buys at a time to see which validators look, 0 to 20; 0 is no planter.
+    #[arg(long, value_name = "N")]
+    plants: Option<u32>,
     /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
     #[arg(long, value_name = "N")]
     batch_seconds: Option<u64>,
@@ -69,41 +74,8 @@ pub struct Args {
     json: bool,
 }
 
-/// How the first provider cheats.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum CheatArg {
-    /// It sells a stand-in's answers under the model's name.
-    SwapModel,
-    /// It changes a token of the right answer.
-    AlterOutput,
-    /// It counts more prompt tokens than there are.
-    Overcount,
-}
-
-impl From<CheatArg> for Cheat {
-    fn from(arg: CheatArg) -> Self {
-        match arg {
-            CheatArg::SwapModel => Self::SwapModel,
-            CheatArg::AlterOutput => Self::AlterOutput,
-            CheatArg::Overcount => Self::Overcount,
-        }
-    }
-}
-
-/// Refuses cheats where money is real.
-fn may_cheat(args: &Args, profile: &NetworkProfile) -> Result<(), Failure> {
-    if args.cheat.is_some() && !profile.devnet {
-        let name = &profile.name;
-        return Err(format!(
-            "--cheat is for devnets, where money and stake are for tests; profile `{name}` is none"
-        )
-        .into());
-    }
-    Ok(())
-}
-
 /// The machine of provider `n`: the first one's backends cheat, if that is asked for.
-fn machine_of(machine: &Machine, n: u32, cheat: Option<Cheat>) -> Machine {
+fn machine_of(machine: &Machine, n: u32, cheat: Option<ProviderCheat>) -> Machine {
     let mut machine = machine.clone();
     if let Some(cheat) = cheat.filter(|_| n == 0) {
         let cheating = |honest: Arc<dyn Backend>| {
@@ -123,7 +95,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     config.check(hardware.cores)?;
     args.telemetry.start(&config.telemetry)?;
     let asked = config.asked_profile(args.batch_seconds)?;
-    may_cheat(args, &asked)?;
+    may_cheat(!args.cheat.is_empty(), &asked)?;
     let named = args.profile.is_some() || args.batch_seconds.is_some();
     let data = DataDir::open(data)?;
     // Whatever can be refused is refused before anything is deleted or changed.
@@ -138,7 +110,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         data.clear()?;
     }
     let profile = Profile::settle(&data, asked, named)?;
-    may_cheat(args, &profile.rules)?;
+    may_cheat(!args.cheat.is_empty(), &profile.rules)?;
     let exact = match own_model {
         Some(backend) => backend,
         None => {
@@ -152,8 +124,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         backends: provider::backends(upstream, exact),
         providers,
     };
-    let cheat = args.cheat.map(Cheat::from);
-    let network = start(&data, &config, profile, listeners, (machine, cheat)).await?;
+    let network = start(&data, &config, profile, listeners, (machine, &args.cheat)).await?;
     network.info.save(&data.path(""))?;
     // Before anybody is told that it is up: whoever stops it on reading so has it stopped in good order.
     let stop = StopSignal::new()?;
@@ -180,6 +151,9 @@ impl Config {
         }
         if let Some(validators) = args.validators {
             self.up.validators = validators;
+        }
+        if let Some(plants) = args.plants {
+            self.up.plants = plants;
         }
         args.upstream.apply(self);
     }
@@ -216,6 +190,7 @@ struct Running {
     router: RouterUp,
     providers: Vec<ProviderHandle>,
     validators: Vec<ValidatorHandle>,
+    planter: Option<PlanterUp>,
     chain: Arc<Chain>,
     stop: watch::Sender<bool>,
 }
@@ -225,7 +200,7 @@ async fn start(
     config: &Config,
     profile: Profile,
     listeners: Listeners,
-    (machine, cheat): (Machine, Option<Cheat>),
+    (machine, cheats): (Machine, &[Cheat]),
 ) -> Result<Running, Failure> {
     let (stop, stopped) = watch::channel(false);
     let chain = chain::open(data, &profile)?;
@@ -273,7 +248,9 @@ async fn start(
         .await
         .map_err(|_| "the chain could not be followed")?;
     // Before any call is taken: works are sealed to who has a seat.
-    let validators = start_validators(&joined, data, config, (&router, &machine), &source).await?;
+    let cheat = cheats.iter().find_map(|cheat| cheat.of_validator());
+    let audited = (&router, &machine, cheat);
+    let validators = start_validators(&joined, data, config, audited, &source).await?;
     let dialled = [Router {
         account: router.account,
         address: router.address.clone(),
@@ -281,12 +258,18 @@ async fn start(
     let mut providers = Vec::new();
     for n in 0..machine.providers {
         let to = (&dialled[..], local(0));
+        let cheat = cheats.iter().find_map(|cheat| cheat.of_provider());
         let own = machine_of(&machine, n, cheat);
-        providers.extend(provider::start(&joined, data, config, &own, n, to).await?);
+        providers.extend(provider::start(&joined, data, config, &own, n, to, None).await?);
     }
 
     let key = api_key(data)?;
-    let configured = [(KeyHash::of(&key), developer.address())];
+    let planted = planter_key(data, config)?;
+    let mut configured = vec![(KeyHash::of(&key), developer.address())];
+    if let Some(key) = &planted {
+        let customer = planter::customer(data)?.address();
+        configured.push((KeyHash::of(key), customer));
+    }
     let gateway = router::gateway(data, config, &router, &configured)?;
     wait_for_providers(&gateway, providers.len()).await?;
     let models = models(&gateway, &machine.backends);
@@ -308,6 +291,19 @@ async fn start(
             .collect::<Result<_, _>>()?,
         more: Vec::new(),
     };
+    let planter = match (planted, &router.audits) {
+        (Some(key), Some(audits)) => {
+            let ground = Ground {
+                audits,
+                router: dialled[0].clone(),
+                bind: local(0),
+                api: Api::at(&info.api, &key),
+                machine: &machine,
+            };
+            Some(planter::start(&joined, data, config, ground, &deployer).await?)
+        }
+        _ => None,
+    };
     let mut allowance = Allowance::new(&joined, developer, router.account, settings.clone());
     // A network that rested may find its allotment near its end, or over: calls must work when `ready` is told.
     if let Some(until) = allowance.renew().await? {
@@ -324,6 +320,7 @@ async fn start(
         router,
         providers,
         validators,
+        planter,
         chain,
         stop,
     })
@@ -334,7 +331,7 @@ async fn start_validators<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
     config: &Config,
-    (router, machine): (&RouterUp, &Machine),
+    (router, machine, cheat): (&RouterUp, &Machine, Option<ValidatorCheat>),
     source: &StakeSource<'_, C>,
 ) -> Result<Vec<ValidatorHandle>, Failure> {
     let Some(audits) = &router.audits else {
@@ -348,7 +345,8 @@ async fn start_validators<C: ChainAccess + Clone>(
     let mut running = Vec::new();
     for n in 0..config.up.validators {
         let stake = (config.validator.stake, source);
-        running.push(validator::start(joined, data, &bench, n, stake).await?);
+        let cheat = cheat.filter(|_| n == 0);
+        running.push(validator::start(joined, data, &bench, n, stake, cheat).await?);
     }
     // The router seals work to those whose seats it has seen: who were missing could say nothing about the first calls.
     let (_, watch) = audits;
@@ -390,6 +388,15 @@ async fn wait_for_providers(gateway: &Arc<RouterGateway>, wanted: usize) -> Resu
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The API key of the planter's customer, if there is to be a planter: nobody but validators is shown up by one.
+fn planter_key(data: &DataDir, config: &Config) -> Result<Option<String>, Failure> {
+    if config.up.plants == 0 || config.up.validators == 0 {
+        return Ok(None);
+    }
+    let secret = hex::encode(data.secret("planter-api")?);
+    Ok(Some(format!("sk-stoa-{secret}")))
 }
 
 /// The developer's API key; the router keeps only its hash.
@@ -468,7 +475,10 @@ impl Running {
         Ok(())
     }
 
-    async fn drain(self) {
+    async fn drain(mut self) {
+        if let Some(planter) = self.planter {
+            self.providers.extend(planter.stop().await);
+        }
         router::drain(&self.router.handle).await;
         let _ = self.stop.send(true);
         let mut draining = tokio::task::JoinSet::new();

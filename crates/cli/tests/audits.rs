@@ -244,3 +244,117 @@ fn who_counts_too_much_is_slashed_and_left_and_nothing_is_charged_for_it() {
 fn who_sells_another_model_is_slashed_and_left_and_nothing_is_charged_for_it() {
     cheats("swap-model", &["wrong_output", "wrong_count"]);
 }
+
+/// A devnet of two providers and three validators, the first of which cheats; an honest call is ruled good all the same. Gives what
+/// `stoa validators` says of the cheat once it shows `fault`, which must be its only kind of fault.
+fn validator_cheats(how: &str, fault: &str) -> Value {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let mut args = vec!["--batch-seconds", "4", "--providers", "2"];
+    args.extend(["--validators", "3", "--cheat", how]);
+    let up = Up::start(&data, &args);
+    ask(&data, 0);
+    let network = std::fs::read_to_string(data.join("network.json")).expect("a network");
+    let network: Value = serde_json::from_str(&network).expect("JSON");
+    let cheat = network["validators"][0].clone();
+    let rows = || told(&data, &["validators", "--json"]);
+    let row_of = |rows: &Value| {
+        let rows = rows.as_array().expect("a list").iter();
+        let mut cheats = rows.filter(|row| row["id"] == cheat);
+        cheats.next().expect("listed").clone()
+    };
+    until("its fault", || {
+        row_of(&rows())["faults"][fault] != Value::Null
+    });
+    // An honest majority rules all the same, and nobody else pays.
+    until("a ruling", || {
+        rated(&data).iter().map(|(_, audited)| audited).sum::<u64>() == 1
+    });
+    let listed = rows();
+    for row in listed.as_array().expect("a list") {
+        assert_eq!(row["id"] == cheat, row["slashed"] != "0", "{listed}");
+    }
+    for row in told(&data, &["providers", "--json"])
+        .as_array()
+        .expect("a list")
+    {
+        assert_eq!(row["slashed"], "0", "{row}");
+    }
+    let row = row_of(&listed);
+    drop(up.end());
+    row
+}
+
+#[test]
+fn a_validator_that_always_accuses_pays_and_the_accused_does_not() {
+    let row = validator_cheats("accuses", "dissent");
+    assert_eq!(row["slashed"], "1000", "5 % of its stake: {row}");
+    assert_eq!(row["seated"], true, "{row}");
+    assert_eq!(row["shown"], row["ballots"], "{row}");
+}
+
+#[test]
+fn a_validator_that_sleeps_pays_and_rounds_go_on_without_it() {
+    let row = validator_cheats("sleeps", "missed_reveal");
+    assert_eq!(row["ballots"], 0, "{row}");
+}
+
+#[test]
+fn a_validator_that_copies_cannot_show_what_it_committed_and_pays() {
+    let row = validator_cheats("copies", "missed_ballot");
+    assert_eq!(row["shown"], 0, "{row}");
+    assert_ne!(row["ballots"], 0, "{row}");
+}
+
+/// A planter's settings: sets of plants one after the other.
+const PLANTER: &str = "[planter]\nrest_seconds = 1\npause_ms = 1\n";
+
+#[test]
+fn a_lazy_validator_loses_stake_by_a_plant_and_nobody_else_pays_for_it() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, settings) = (folder.path().join("data"), folder.path().join("my.toml"));
+    std::fs::write(&settings, PLANTER).expect("writes");
+    let settings = settings.to_str().expect("UTF-8");
+    let mut args = vec!["--batch-seconds", "4", "--providers", "2"];
+    args.extend(["--validators", "3", "--cheat", "lazy", "--plants", "2"]);
+    args.extend(["--config", settings]);
+    let up = Up::start(&data, &args);
+    let network = std::fs::read_to_string(data.join("network.json")).expect("a network");
+    let network: Value = serde_json::from_str(&network).expect("JSON");
+    let lazy = &network["validators"][0];
+    let rows = || told(&data, &["validators", "--json"]);
+    until("a slash", || {
+        let rows = rows();
+        let slashed = |row: &&Value| row["slashed"] != "0";
+        rows.as_array()
+            .expect("a list")
+            .iter()
+            .any(|row| slashed(&row))
+    });
+    ask(&data, 0);
+    for row in rows().as_array().expect("a list") {
+        let faults = &row["faults"];
+        if row["id"] == *lazy {
+            assert_ne!(faults["dissent"], Value::Null, "{row}");
+        } else {
+            assert_eq!(
+                (&row["slashed"], faults),
+                (&json!("0"), &json!({})),
+                "{row}"
+            );
+        }
+    }
+    // The provider that sold the wrong answers is the planter's: no reputation moved, no stake was lost, and nobody else was sent to it.
+    let providers = told(&data, &["providers", "--json"]);
+    let providers = providers.as_array().expect("a list");
+    assert_eq!(providers.len(), 3);
+    for row in providers {
+        assert_eq!(row["slashed"], "0", "{row}");
+    }
+    let jobs = told(&data, &["jobs", "--json"]);
+    let served = jobs[0]["provider"].clone();
+    let known = network["providers"].as_array().expect("a list");
+    assert!(known.contains(&served), "{jobs}");
+    let log = up.end();
+    assert!(!log.contains("ERROR"), "{log}");
+}

@@ -121,6 +121,7 @@ fn compare(page: &str) {
         !NOT_IN_A_QUIET_NETWORK.contains(&name.as_str())
             && !name.starts_with("stoa_upstream_")
             && !name.starts_with("stoa_validator_")
+            && !name.starts_with("stoa_planter_")
             && !is_of_audits(name)
     };
     for name in listed.keys().filter(quiet) {

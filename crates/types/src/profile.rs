@@ -143,12 +143,12 @@ pub struct AuditParameters {
     pub planters: Vec<Address>,
 }
 
-/// Seconds of the shortest phase in which validators act.
+/// Seconds of the shortest phase in which validators or planters act.
 const LEAST_PHASE: u64 = 3;
 
 impl AuditParameters {
     /// With the phases before rulings shortened in proportion, so that they end before a window of `window_seconds` does. A longer window
-    /// leaves them as they are. Blocks count whole seconds: phases in which validators act keep three, or they could be over at once. They
+    /// leaves them as they are. Blocks count whole seconds: phases in which somebody acts keep three, or they could be over at once. They
     /// end when all have acted, so that also in windows shorter than their sum rulings come in time where nobody is late.
     #[must_use]
     pub fn within(self, window_seconds: u64) -> Self {
@@ -166,7 +166,7 @@ impl AuditParameters {
             reveal_seconds: phase(self.reveal_seconds),
             ballot_seconds: phase(self.ballot_seconds),
             unseal_seconds: phase(self.unseal_seconds),
-            plants_seconds: part(self.plants_seconds),
+            plants_seconds: phase(self.plants_seconds),
             ..self
         }
     }

@@ -6,7 +6,7 @@ use stoa_crypto::{PublicKey, receipt_bytes};
 use stoa_ledger::audit::hash::kind;
 use stoa_ledger::audit::verdict::{Evidence, Vote};
 use stoa_nodes::validator::Claim;
-use stoa_types::{Address, Digest};
+use stoa_types::{Address, Digest, JobId, Signature};
 
 use super::AuditContracts;
 use crate::access::{ChainAccess, TransactionReceipt};
@@ -97,6 +97,30 @@ impl<C: ChainAccess> AuditAccount<C> {
         let (root, salt) = (evm_digest(root), evm_digest(salt));
         self.rounds(&AuditRounds::unsealCall { round, root, salt })
             .await
+    }
+
+    /// Stores what hides a planted job.
+    pub async fn plant(&self, commitment: Digest) -> Sent {
+        let commitment = evm_digest(commitment);
+        self.rounds(&AuditRounds::plantCall { commitment }).await
+    }
+
+    /// Names a plant that `account` paid and signed.
+    pub async fn name_plant(
+        &self,
+        round: u64,
+        job: JobId,
+        (account, salt): (Address, Digest),
+        signature: &Signature,
+    ) -> Sent {
+        let call = AuditRounds::namePlantCall {
+            round,
+            job: evm_digest(Digest(job.0)),
+            account: evm_address(account),
+            salt: evm_digest(salt),
+            signature: Bytes::from(signature.0.to_vec()),
+        };
+        self.rounds(&call).await
     }
 
     /// Brings a ruling, or a proof of a fault.

@@ -16,11 +16,11 @@ use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::standing::Standing;
 use stoa_types::{Address, NetworkProfile};
 
-use crate::access::{AccessError, ChainAccess, view};
+use crate::access::{AccessError, ChainAccess, TransactionReceipt, view};
 use crate::bindings::{AuditRounds, PanelVerdict, PaymentVault, Reputation, StakeRegistry};
 use crate::convert::{address, evm_address};
 use crate::deploy::{Contracts, Creation, DeployError};
-use crate::sender::Sender;
+use crate::sender::{SendError, Sender};
 
 /// Where the contracts that judge are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,28 @@ impl AuditContracts {
 }
 
 impl AuditContracts {
+    /// Whether an account may plant.
+    pub async fn is_planter<C: ChainAccess>(
+        &self,
+        chain: &C,
+        planter: Address,
+    ) -> Result<bool, AccessError> {
+        let planter = evm_address(planter);
+        view(chain, self.rounds, &AuditRounds::isPlanterCall { planter }).await
+    }
+
+    /// Lets an account plant, or no more; `admin` is the admin of the rounds.
+    pub async fn set_planter<C: ChainAccess>(
+        &self,
+        admin: &Sender<C>,
+        planter: Address,
+        allowed: bool,
+    ) -> Result<TransactionReceipt, SendError> {
+        let planter = evm_address(planter);
+        let call = AuditRounds::setPlanterCall { planter, allowed };
+        admin.send(self.rounds, &call).await
+    }
+
     /// What verdicts wrote of a provider.
     pub async fn standing<C: ChainAccess>(
         &self,

@@ -10,8 +10,9 @@ use stoa_ledger::audit::rounds::{Phase, RoundsParams};
 use stoa_ledger::audit::standing::{Sampling, Standing};
 use stoa_ledger::audit::sums::{PostedRoot, Reversed};
 use stoa_ledger::audit::{Outcome, PANEL, VOTES};
+use stoa_nodes::planter::{PlantRound, PlantView};
 use stoa_nodes::validator::{ChainView, Covered, RoundView, RulingView};
-use stoa_types::{Address, Digest, EndpointId, Millis, Timestamp};
+use stoa_types::{Address, Digest, EndpointId, JobId, Millis, Timestamp};
 
 use super::event::seconds;
 use crate::event::ContractEvent;
@@ -162,6 +163,8 @@ pub struct AuditState {
     standings: Arc<BTreeMap<Address, Standing>>,
     rounds: BTreeMap<u64, RoundState>,
     convicted: BTreeSet<Digest>,
+    /// Commitments of plants, and planted jobs that were named.
+    plants: (BTreeSet<Digest>, BTreeSet<JobId>),
     latest: u64,
     /// For each router the posts that no ruling can be about any more.
     over: BTreeMap<Address, u64>,
@@ -183,6 +186,7 @@ impl AuditState {
             standings: Arc::default(),
             rounds: BTreeMap::new(),
             convicted: BTreeSet::new(),
+            plants: Default::default(),
             latest: 0,
             over: BTreeMap::new(),
             version: 0,
@@ -329,6 +333,9 @@ impl AuditState {
                 Arc::make_mut(&mut self.standings).insert(*provider, standing);
             }
             ContractEvent::Convicted { fault, .. } => drop(self.convicted.insert(*fault)),
+            ContractEvent::Planted { commitment, .. } => {
+                self.plants.0.insert(*commitment);
+            }
             ContractEvent::Covered {
                 round,
                 router,
@@ -393,7 +400,10 @@ impl AuditState {
                 state.shown.insert(*validator);
                 state.last_shown = at;
             }
-            ContractEvent::PlantNamed { round, .. } => self.round(*round).plants_named += 1,
+            ContractEvent::PlantNamed { round, job, .. } => {
+                self.round(*round).plants_named += 1;
+                self.plants.1.insert(*job);
+            }
             ContractEvent::Ruled {
                 round,
                 subject,
@@ -561,6 +571,34 @@ impl AuditState {
                 .map(|(who, (_, at))| (*who, *at))
                 .collect(),
         }
+    }
+
+    /// What a planter with these plants looks at: jobs and what hides them.
+    pub fn plant_view(
+        &self,
+        open: impl Iterator<Item = (JobId, Digest)>,
+        now: Timestamp,
+    ) -> PlantView {
+        let now = seconds(now);
+        let rounds = self.rounds.iter().filter_map(|(number, round)| {
+            let members = self.committees.get(&round.committee)?;
+            let shown = round.opened_at > 0 && self.is_followed(round, members, now);
+            shown.then(|| PlantRound {
+                number: *number,
+                phase: self.phase(round, members, now).0,
+                covers: round.covers.clone(),
+            })
+        });
+        let (stored, named) = &self.plants;
+        let mut view = PlantView {
+            rounds: rounds.collect(),
+            ..PlantView::default()
+        };
+        for (job, commitment) in open {
+            view.stored.extend(stored.get(&commitment));
+            view.named.extend(named.get(&job));
+        }
+        view
     }
 
     /// One round, if it is not closed and all about it is known.

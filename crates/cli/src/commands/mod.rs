@@ -15,6 +15,7 @@ pub mod router;
 pub mod ruling;
 pub mod show;
 pub mod validator;
+pub mod validators;
 pub mod verify;
 
 /// Result of a command: its error is one clear sentence for a person.

@@ -116,7 +116,7 @@ async fn start(
     });
     let routers: Vec<_> = routers.collect();
     let to = (&routers[..], config.provider.listen);
-    let loops = provider::start(&joined, data, config, &machine, 0, to).await?;
+    let loops = provider::start(&joined, data, config, &machine, 0, to, None).await?;
     let links = found.into_iter().zip(loops);
     let links: Vec<_> = links
         .map(|((router, registration), handle)| Link {

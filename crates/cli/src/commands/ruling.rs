@@ -23,16 +23,18 @@ pub struct JobRuling {
     pub slashed: StakeAmount,
     /// Whether the account owes nothing for the job any more.
     pub reversed: bool,
+    /// The batch that holds the job.
+    pub batch: Option<u64>,
+    /// Batches that the router posted after that one before the slash stood.
+    pub batches_to_slash: Option<u64>,
 }
 
-/// The ruling on a posted job; `None` when there is none.
-pub async fn of_job(network: &Network, signed: &SignedReceipt) -> Outcome<Option<JobRuling>> {
+/// All that the contracts told so far; `None` where nobody may judge.
+pub async fn audit_events(network: &Network) -> Outcome<Option<Vec<ContractEvent>>> {
     let (chain, contracts) = (Rpc::new(&network.rpc)?, contracts(network)?);
     let Some(judges) = AuditContracts::find(&chain, &contracts).await? else {
         return Ok(None);
     };
-    let receipt = &signed.receipt;
-    let subject = job_subject(receipt.router, receipt_leaf(receipt));
     let cursor = Cursor::starting_at(0);
     let mut indexer = Indexer::new(chain, contracts, cursor, 0).with_audits(Some(judges));
     let mut events = Vec::new();
@@ -40,9 +42,22 @@ pub async fn of_job(network: &Network, signed: &SignedReceipt) -> Outcome<Option
         let progress = indexer.step().await?;
         events.extend(progress.events.into_iter().map(|told| told.event));
         if progress.at_head {
-            break;
+            return Ok(Some(events));
         }
     }
+}
+
+/// The ruling on a posted job; `None` when there is none.
+pub async fn of_job(
+    network: &Network,
+    signed: &SignedReceipt,
+    batch: Option<u64>,
+) -> Outcome<Option<JobRuling>> {
+    let Some(events) = audit_events(network).await? else {
+        return Ok(None);
+    };
+    let receipt = &signed.receipt;
+    let subject = job_subject(receipt.router, receipt_leaf(receipt));
     let mut rulings = events.iter().filter_map(|event| match event {
         ContractEvent::Ruled {
             round,
@@ -65,7 +80,21 @@ pub async fn of_job(network: &Network, signed: &SignedReceipt) -> Outcome<Option
     let reversed = events.iter().any(
         |event| matches!(event, ContractEvent::JobReversed { job, .. } if *job == receipt.job_id),
     );
+    let slashed_at = events.iter().position(
+        |event| matches!(event, ContractEvent::Slashed { fault, .. } if faults.contains(fault)),
+    );
+    let posted = |before: usize| {
+        let posts = events[..before].iter().filter(
+            |event| matches!(event, ContractEvent::BatchPosted { router, .. } if *router == receipt.router),
+        );
+        posts.count() as u64
+    };
+    let posts = slashed_at.map(posted);
     Ok(Some(JobRuling {
+        batch,
+        batches_to_slash: posts
+            .zip(batch)
+            .and_then(|(posts, batch)| posts.checked_sub(batch)),
         round,
         outcome,
         plant,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 use stoa_types::{Address, JobId, JobState, Price, Region, SignedReceipt, Timestamp, TokenAmount};
+use stoa_verify::SettlementProof;
 
 /// Arguments that every looking command has.
 #[derive(Debug, clap::Args)]
@@ -61,7 +62,8 @@ struct List<T> {
     data: Vec<T>,
 }
 
-fn table(header: &[&str]) -> Table {
+/// A table of that header.
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -167,6 +169,7 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     #[derive(Deserialize)]
     struct Given {
         receipt: SignedReceipt,
+        proof: Option<SettlementProof>,
     }
     let network = Network::load(data)?;
     let api = Api::new(&network);
@@ -174,7 +177,10 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     // A call that failed has no receipt, and nobody rules on it.
     let given: Option<Given> = api.get(&format!("/receipts/{}", args.job)).await.ok();
     let audit = match given {
-        Some(given) => super::ruling::of_job(&network, &given.receipt).await?,
+        Some(given) => {
+            let batch = given.proof.map(|proof| proof.batch.index);
+            super::ruling::of_job(&network, &given.receipt, batch).await?
+        }
         None => None,
     };
     if args.json {
@@ -183,9 +189,10 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     }
     if let Some(audit) = &audit {
         say(format_args!(
-            "audit    round {}: {:?}; slashed {}; {}",
+            "audit    round {}: {:?}{}; slashed {}; {}",
             audit.round,
             audit.outcome,
+            if audit.plant { ", a plant" } else { "" },
             audit.slashed,
             if audit.reversed {
                 "reversed, the account owes nothing for it"

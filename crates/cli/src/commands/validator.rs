@@ -1,6 +1,7 @@
 //! `stoa validator`: a validator alone. It dials out to routers and needs no reachable port.
 
 use super::Outcome;
+use crate::cheats::{ValidatorCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::JoinArgs;
@@ -27,6 +28,9 @@ pub struct Args {
     /// the model of a drawn job cannot judge it, and its silence costs stake.
     #[arg(long, value_name = "FILE")]
     model: Vec<PathBuf>,
+    /// It cheats, for devnets: to see how it is found out and what follows.
+    #[arg(long, value_name = "HOW")]
+    cheat: Option<ValidatorCheat>,
     /// Local UDP address from which routers are dialled.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
@@ -79,6 +83,7 @@ async fn start(
     serve_metrics(metrics, until(stopped))?;
     let models = models(data, config, args)?;
     let joined = args.join.join(data).await?;
+    may_cheat(args.cheat.is_some(), &joined.profile.rules)?;
     let Some(audits) = validator::watch(&joined).await? else {
         return Err(
             "nobody may slash on this network, so there is nothing to judge: its stake registry names no verdict"
@@ -89,7 +94,8 @@ async fn start(
     let bench = Bench::new(audits, &models, cores, settings.listen).await?;
     let stake = (settings.stake, &StakeSource::Awaited);
     // Only the start is patient; its loop must notice at once that the chain is away.
-    let running = validator::start(&joined.patiently(), data, &bench, 0, stake).await?;
+    let patient = joined.patiently();
+    let running = validator::start(&patient, data, &bench, 0, stake, args.cheat).await?;
     let account = validator::key(data, 0)?.address();
     if let Err(error) = tell(args, account, joined.chain_id, &models) {
         tracing::warn!(%error, "nobody reads what was printed");

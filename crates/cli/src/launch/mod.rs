@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod developer;
+pub mod planter;
 pub mod provider;
 pub mod router;
 pub mod routers;

@@ -2,11 +2,11 @@
 
 use super::Joined;
 use super::stake::{self, StakeSource};
-use crate::config::{Config, ProviderOffer, market_slots};
+use crate::config::{Config, PROVIDERS_MAX, ProviderOffer, market_slots};
 use crate::data::{DataDir, DataError, write_private};
 use crate::process::Failure;
 use crate::roles::earnings::{self, Earnings};
-use crate::roles::provider::{self, ProviderHandle, ProviderParts};
+use crate::roles::provider::{self, Desk, ProviderHandle, ProviderParts};
 use crate::roles::traces::JobTraces;
 use crate::telemetry::tracer;
 use std::net::SocketAddr;
@@ -25,6 +25,9 @@ use stoa_types::{Address, Hardware, Region};
 pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
 /// Its name.
 pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
+
+/// Number of a planter's own provider: no other has so high a number.
+pub const OF_PLANTER: u32 = PROVIDERS_MAX;
 
 /// What providers of one process share: the machine and what computes on it.
 #[derive(Clone)]
@@ -130,7 +133,7 @@ async fn publish<C: ChainAccess + Clone>(
 }
 
 /// Starts provider `n`: one loop for each of its routers, over the same backends and receipts. Its slots are divided among them, one each
-/// at least.
+/// at least. A planter's own provider has a desk.
 pub async fn start<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
@@ -138,6 +141,7 @@ pub async fn start<C: ChainAccess + Clone>(
     machine: &Machine,
     n: u32,
     (routers, bind): (&[Router], SocketAddr),
+    desk: Option<&Desk>,
 ) -> Result<Vec<ProviderHandle>, Failure> {
     let key = key(data, n)?;
     let folder = earnings::folder(&data.folder(&format!("provider-{n}"))?);
@@ -176,6 +180,7 @@ pub async fn start<C: ChainAccess + Clone>(
             earnings: earnings.clone(),
             router: router.account,
             traces: JobTraces::new(tracer("stoa-provider", key.address())),
+            desk: desk.cloned(),
         }));
     }
     Ok(loops)

@@ -2,12 +2,13 @@
 
 use super::stake::{self, StakeSource};
 use super::{CHAIN_PATIENCE, Joined, KNOCK};
+use crate::cheats::ValidatorCheat;
 use crate::data::{DataDir, DataError};
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
+use crate::roles::records::{self, Records};
 use crate::roles::router::now;
 use crate::roles::validator::{self, ValidatorHandle, ValidatorParts};
-use crate::roles::votes::{self, Votes};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -87,21 +88,22 @@ pub fn key(data: &DataDir, n: u32) -> Result<SecretKey, DataError> {
     data.account_key(&format!("validator-{n}"))
 }
 
-/// Starts validator `n` of a data folder. It has its seat when this returns.
+/// Starts validator `n` of a data folder. It has its seat when this returns. On a devnet it may be asked to cheat.
 pub async fn start<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
     bench: &Bench,
     n: u32,
     (wanted, source): (StakeAmount, &StakeSource<'_, C>),
+    cheat: Option<ValidatorCheat>,
 ) -> Result<ValidatorHandle, Failure> {
     let key = key(data, n)?;
     let public = key.public_key();
     let account = joined.account(key.clone()).await?;
     stake::ensure(joined, &account, StakeRole::Validator, wanted, source).await?;
-    let folder = votes::folder(&data.folder(&format!("validator-{n}"))?);
+    let folder = records::ballots(&data.folder(&format!("validator-{n}"))?);
     let (votes, kept) =
-        Votes::open(&folder).map_err(|error| format!("validator {n}'s ballots: {error}"))?;
+        Records::open(&folder).map_err(|error| format!("validator {n}'s ballots: {error}"))?;
     let config = ValidatorConfig {
         key,
         domain: joined.domain(),
@@ -124,6 +126,9 @@ pub async fn start<C: ChainAccess + Clone>(
         }
     }
     tracing::info!(validator = %who, "validator");
+    if let Some(cheat) = cheat {
+        tracing::warn!(validator = %who, ?cheat, "this validator cheats, as was asked for");
+    }
     Ok(validator::start(ValidatorParts {
         core,
         account,
@@ -133,6 +138,7 @@ pub async fn start<C: ChainAccess + Clone>(
         bench: bench.places.clone(),
         votes,
         client: bench.client.clone(),
+        cheat,
     }))
 }
 
@@ -142,8 +148,8 @@ fn margin(profile: &NetworkProfile) -> Millis {
     Millis(quarter.min(10_000))
 }
 
-/// From the order of a job to its post: its ticket's life, a batch, and some time for both chains and clocks.
-fn settling(profile: &NetworkProfile) -> Millis {
+/// The longest time from the order of a job to its post: its ticket's life, a batch, and some time for both chains and clocks.
+pub fn settling(profile: &NetworkProfile) -> Millis {
     let settlement = &profile.settlement;
     Millis::from_secs(settlement.ticket_seconds + 2 * settlement.batch_seconds)
 }

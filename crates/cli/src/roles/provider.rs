@@ -14,10 +14,11 @@ use stoa_net::{
 use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
 use stoa_runtime::{
-    Backend, CancelFlag, Event as Made, Executor, LocalTime, Paced, Prepared, ProviderPolicy,
+    Backend, CancelFlag, Cheat, CheatingBackend, Event as Made, Executor, LocalTime, Paced,
+    Prepared, ProviderPolicy,
 };
-use stoa_types::{Address, Digest};
-use tokio::sync::mpsc;
+use stoa_types::{Address, Digest, JobId};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::field::display;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -54,6 +55,36 @@ pub struct ProviderParts {
     pub router: Address,
     /// Traces of its jobs.
     pub traces: JobTraces,
+    /// Where it asks what to do with a planter's jobs, if it is a planter's own.
+    pub desk: Option<Desk>,
+}
+
+/// A planter's word about one of its own jobs.
+pub struct PlantOrder {
+    /// Which job.
+    pub job: JobId,
+    /// Whether to answer wrongly; who gets no word answers right.
+    pub wrongly: oneshot::Sender<bool>,
+}
+
+/// What ties a provider to its planter. It answers wrongly where its planter's customer ordered and the planter says so, and nowhere else.
+#[derive(Clone)]
+pub struct Desk {
+    /// The planter's customer.
+    pub customer: Address,
+    /// Asks the planter.
+    pub orders: mpsc::UnboundedSender<PlantOrder>,
+    /// Whether it takes work now.
+    pub open: watch::Receiver<bool>,
+}
+
+impl Desk {
+    /// Asks about one job.
+    async fn asks(orders: mpsc::UnboundedSender<PlantOrder>, job: JobId) -> bool {
+        let (wrongly, answer) = oneshot::channel();
+        let asked = orders.send(PlantOrder { job, wrongly });
+        asked.is_ok() && answer.await.unwrap_or(false)
+    }
 }
 
 /// What a loop shows of itself: its provider's and its router's account are the labels.
@@ -120,6 +151,9 @@ struct Loop {
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
     traces: JobTraces,
+    desk: Option<Desk>,
+    /// The attempt that is being taken in, if it is at a job of the planter's customer.
+    planted: Option<Attempt>,
     shown: Shown,
     events: mpsc::UnboundedSender<Event>,
     streams: HashMap<Attempt, mpsc::UnboundedSender<ToRouter>>,
@@ -173,6 +207,8 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         utc_offset_minutes: parts.utc_offset_minutes,
         earnings: parts.earnings,
         traces: parts.traces,
+        desk: parts.desk,
+        planted: None,
         events: events.clone(),
         streams: HashMap::new(),
         prepared: HashMap::new(),
@@ -193,8 +229,11 @@ impl Loop {
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Event>) {
         let mut link = self.endpoint.state();
         let mut ticks = tokio::time::interval(TICK);
+        let mut door = self.desk.as_ref().map(|desk| desk.open.clone());
+        self.window();
         loop {
             tokio::select! {
+                () = moved(&mut door) => self.window(),
                 event = receiver.recv() => match event {
                     Some(event) => self.event(event),
                     None => return,
@@ -250,7 +289,8 @@ impl Loop {
         let faults = self.backends.iter().map(|backend| backend.ready().err());
         // With one backend left, work for the others is refused by name.
         let fault = faults.min_by_key(Option::is_some).flatten();
-        let closed = !self.policy.is_open(time) || fault.is_some();
+        let shut = self.desk.as_ref().is_some_and(|desk| !*desk.open.borrow());
+        let closed = shut || !self.policy.is_open(time) || fault.is_some();
         if closed != self.closed && !self.draining {
             self.closed = closed;
             let open = if closed { 0.0 } else { 1.0 };
@@ -258,7 +298,9 @@ impl Loop {
             let minutes = self.policy.minutes_to_change(time).unwrap_or_default();
             let state = if closed { "closed" } else { "open" };
             let fault = fault.unwrap_or_default();
-            tracing::info!(account = %self.core.account(), state, changes_in_minutes = minutes, %fault, "availability");
+            if self.desk.is_none() {
+                tracing::info!(account = %self.core.account(), state, changes_in_minutes = minutes, %fault, "availability");
+            }
             self.handle(Input::Drain(closed));
         }
     }
@@ -366,6 +408,8 @@ impl Loop {
         let trace_id = above.map(|above| display(above.trace));
         tracing::info!(account = %self.core.account(), job = %attempt.0, trace_id, attempt = attempt.1, "job taken");
         self.traces.ordered(attempt, above);
+        let customer = self.desk.as_ref().map(|desk| desk.customer);
+        self.planted = (customer == Some(ticket.account)).then_some(attempt);
         let (sender, receiver) = mpsc::unbounded_channel();
         self.streams.insert(attempt, sender);
         let (to_router, mut from_router) = job.stream.split();
@@ -384,7 +428,18 @@ impl Loop {
         let backend = backends.find(|backend| backend.facts().model_root == model_root);
         let (executor, backend, events) =
             (self.executor.clone(), backend.cloned(), self.events.clone());
+        let planted = self.planted.take() == Some(attempt);
+        let desk = self.desk.as_ref().filter(|_| planted);
+        let orders = desk.map(|desk| desk.orders.clone());
         tokio::spawn(async move {
+            let wrongly = match orders {
+                Some(orders) => Desk::asks(orders, attempt.0).await,
+                None => false,
+            };
+            let backend = backend.map(|honest| match wrongly {
+                true => Arc::new(CheatingBackend::new(honest, plant_cheat(attempt.0))) as _,
+                false => honest,
+            });
             let result = match backend {
                 Some(backend) => {
                     let prepared = executor.prepare(backend.clone(), work).await;
@@ -429,6 +484,26 @@ impl Loop {
                 let _ = events.send(Event::Input(Box::new(Input::Generated { attempt, event })));
             }
         });
+    }
+}
+
+/// Waits until a planter's provider is to open or to close; for ever where it is nobody's.
+async fn moved(door: &mut Option<watch::Receiver<bool>>) {
+    let told = match door {
+        Some(open) => open.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending().await
+    }
+}
+
+/// What is wrong with a plant: who looks at one thing only must miss some.
+fn plant_cheat(job: JobId) -> Cheat {
+    if job.0[0].is_multiple_of(2) {
+        Cheat::AlterOutput
+    } else {
+        Cheat::Overcount
     }
 }
 

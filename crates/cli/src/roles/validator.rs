@@ -1,8 +1,10 @@
 //! A validator as a process: one loop owns the state machine; the chain, routers and judges feed it and carry out what it wants.
 
 use super::audit_watch::AuditWatch;
+use super::records::Records;
 use super::router::now;
-use super::votes::Votes;
+
+use crate::cheats::{Deed, ValidatorCheat};
 use crate::launch::routers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -43,9 +45,11 @@ pub struct ValidatorParts<C> {
     /// Judges at work at once, of all validators of the process.
     pub bench: Arc<Semaphore>,
     /// Its ballots.
-    pub votes: Votes,
+    pub votes: Records<Voted>,
     /// Asks routers.
     pub client: Arc<AuditClient>,
+    /// How it cheats, on a devnet that wants to see it.
+    pub cheat: Option<ValidatorCheat>,
 }
 
 /// A running validator.
@@ -88,8 +92,9 @@ struct Loop<C> {
     watch: AuditWatch,
     judge: Arc<ExactJudge>,
     bench: Arc<Semaphore>,
-    votes: Votes,
+    votes: Records<Voted>,
     client: Arc<AuditClient>,
+    cheat: Option<ValidatorCheat>,
     events: mpsc::UnboundedSender<Event>,
     /// Calls that wait for the account; those that a phase ends for go first.
     calls: VecDeque<Output>,
@@ -115,6 +120,7 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
         bench: parts.bench,
         votes: parts.votes,
         client: parts.client,
+        cheat: parts.cheat,
         events,
         calls: VecDeque::new(),
         sending: None,
@@ -198,7 +204,23 @@ impl<C: ChainAccess + Clone> Loop<C> {
 
     fn handle(&mut self, input: Input) {
         for output in self.core.handle(input, now()) {
-            self.carry_out(output);
+            match self.cheat {
+                None => self.carry_out(output),
+                Some(cheat) => self.cheat(cheat, output),
+            }
+        }
+    }
+
+    /// What a validator that cheats does in place of an honest one.
+    fn cheat(&mut self, cheat: ValidatorCheat, wanted: Output) {
+        let other = |round| {
+            let view = self.watch.state().round_of(round, now())?;
+            view.committed.values().next().copied()
+        };
+        match cheat.instead_of(wanted, other) {
+            Deed::Do(output) => self.carry_out(*output),
+            Deed::Tell(answer) => self.handle(answer.into()),
+            Deed::Nothing => {}
         }
     }
 

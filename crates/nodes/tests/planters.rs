@@ -1,0 +1,334 @@
+//! One planter against a chain, a router and a disk that are slow, lose things and kill it in any order: what it promises holds all the
+//! same.
+
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use stoa_crypto::{SecretKey, keccak256, recover};
+use stoa_ledger::audit::hash::{plant_commitment, plant_digest};
+use stoa_ledger::audit::rounds::Phase;
+use stoa_nodes::planter::*;
+use stoa_types::*;
+
+const SET: u32 = 3;
+const SETTLING: u64 = 60_000;
+/// From one post to the next.
+const POST: u64 = 9_000;
+
+fn customer() -> SecretKey {
+    SecretKey::for_tests("customer")
+}
+
+fn rounds_contract() -> Address {
+    Address([7; 20])
+}
+
+fn router() -> Address {
+    Address([9; 20])
+}
+
+fn config() -> PlanterConfig {
+    PlanterConfig {
+        key: customer(),
+        chain_id: 31_337,
+        rounds: rounds_contract(),
+        set: SET,
+        rest: Millis::from_secs(20),
+        pause: Millis::from_secs(1),
+        patience: Millis::from_secs(4),
+        settling: Millis(SETTLING),
+    }
+}
+
+/// What can go wrong in a step of half a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Kill,
+    LoseCalls,
+    SlowDisk,
+    NoRouter,
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        6 => Just(Trouble::None),
+        1 => Just(Trouble::Kill),
+        1 => Just(Trouble::LoseCalls),
+        1 => Just(Trouble::SlowDisk),
+        1 => Just(Trouble::NoRouter),
+    ]
+}
+
+struct World {
+    planter: Planter,
+    now: u64,
+    disk: Vec<PlantRecord>,
+    /// Written, and not told to be durable yet.
+    written: Vec<JobId>,
+    stored: BTreeSet<Digest>,
+    named: BTreeMap<JobId, u64>,
+    /// Jobs that wait for the next post, and whether they were answered wrongly.
+    done: Vec<(JobId, bool)>,
+    /// Jobs of each post.
+    posts: Vec<Vec<(JobId, bool)>>,
+    /// Posts when each round opened, and when.
+    rounds: Vec<(u64, u64)>,
+    bought: u64,
+    waiting: Vec<JobId>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            planter: Planter::recover(config(), []),
+            now: 1_790_000_000_000,
+            disk: Vec::new(),
+            written: Vec::new(),
+            stored: BTreeSet::new(),
+            named: BTreeMap::new(),
+            done: Vec::new(),
+            posts: Vec::new(),
+            rounds: Vec::new(),
+            bought: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn phase(&self, round: usize) -> Phase {
+        match self.now - self.rounds[round].1 {
+            0..=1_499 => Phase::Reveal,
+            1_500..=3_499 => Phase::Ballot,
+            3_500..=4_999 => Phase::Unseal,
+            5_000..=7_999 => Phase::Plants,
+            _ => Phase::Rulings,
+        }
+    }
+
+    fn view(&self) -> PlantView {
+        let rounds = (0..self.rounds.len()).map(|n| {
+            let before = n.checked_sub(1).map_or(0, |before| self.rounds[before].0);
+            PlantRound {
+                number: n as u64 + 1,
+                phase: self.phase(n),
+                covers: vec![(router(), before, self.rounds[n].0)],
+            }
+        });
+        PlantView {
+            stored: self.stored.clone(),
+            named: self.named.keys().copied().collect(),
+            rounds: rounds.collect(),
+        }
+    }
+
+    fn salt(&self, job: JobId) -> Digest {
+        keccak256([b"salt".as_slice(), &job.0, &self.now.to_be_bytes()].concat())
+    }
+
+    fn step(&mut self, trouble: Trouble) {
+        self.now += 500;
+        if self.now.is_multiple_of(POST) && !self.done.is_empty() {
+            self.posts.push(std::mem::take(&mut self.done));
+            self.rounds.push((self.posts.len() as u64, self.now));
+        }
+        if trouble == Trouble::Kill {
+            self.written.clear();
+            // Its provider is killed with it: orders that wait get no answer.
+            self.waiting.clear();
+            self.planter = Planter::recover(config(), self.disk.clone());
+        }
+        let mut inputs = VecDeque::from([Input::Chain(Box::new(self.view()))]);
+        if trouble != Trouble::SlowDisk {
+            let told = std::mem::take(&mut self.written).into_iter();
+            inputs.extend(told.map(|job| Input::Durable { job }));
+        }
+        while let Some(input) = inputs.pop_front() {
+            for output in self.planter.handle(input, Timestamp(self.now)) {
+                self.carry_out(output, trouble, &mut inputs);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, trouble: Trouble, inputs: &mut VecDeque<Input>) {
+        match output {
+            Output::Buy if trouble == Trouble::NoRouter => {
+                inputs.push_back(Input::Bought { answered: false });
+            }
+            Output::Buy => {
+                self.bought += 1;
+                let job = JobId(keccak256(self.bought.to_be_bytes()).0);
+                self.waiting.push(job);
+                let salt = self.salt(job);
+                inputs.push_back(Input::Ordered { job, salt });
+                inputs.push_back(Input::Bought { answered: true });
+            }
+            Output::Keep(record) => {
+                self.disk.push(record);
+                if let PlantRecord::Planted(plant) = record {
+                    self.written.push(plant.job);
+                }
+            }
+            Output::Commit { commitment } => {
+                if trouble != Trouble::LoseCalls {
+                    self.stored.insert(commitment);
+                }
+            }
+            Output::Answer { job, wrongly } => self.answered(job, wrongly),
+            Output::Locate { job } => {
+                let mut posts = self.posts.iter();
+                let found = posts.position(|jobs| jobs.iter().any(|(of, _)| *of == job));
+                if let Some(at) = found.filter(|_| trouble != Trouble::NoRouter) {
+                    let (router, post) = (router(), at as u64 + 1);
+                    inputs.push_back(Input::Posted { job, router, post });
+                }
+            }
+            Output::Name {
+                round,
+                job,
+                salt,
+                signature,
+            } => {
+                let digest = plant_digest(31_337, rounds_contract(), job);
+                assert_eq!(recover(digest, &signature), Ok(customer().address()));
+                let hidden = plant_commitment(job, customer().address(), salt);
+                assert!(self.stored.contains(&hidden), "named what is not stored");
+                let at = usize::try_from(round - 1).expect("small");
+                assert_eq!(self.phase(at), Phase::Plants, "named out of time");
+                if trouble != Trouble::LoseCalls {
+                    self.named.entry(job).or_insert(round);
+                }
+            }
+            Output::Warn(_) => {}
+        }
+    }
+
+    fn answered(&mut self, job: JobId, wrongly: bool) {
+        if wrongly {
+            let planted = self.disk.iter().find_map(|record| match record {
+                PlantRecord::Planted(plant) if plant.job == job => Some(*plant),
+                _ => None,
+            });
+            let plant = planted.expect("it is on disk before it is answered wrongly");
+            let hidden = plant_commitment(job, customer().address(), plant.salt);
+            assert!(
+                self.stored.contains(&hidden),
+                "wrong, and nothing is stored"
+            );
+        }
+        if let Some(at) = self.waiting.iter().position(|waits| *waits == job) {
+            self.waiting.remove(at);
+            self.done.push((job, wrongly));
+        }
+    }
+
+    /// The round that covers a job.
+    fn round_of(&self, job: JobId) -> Option<u64> {
+        let mut posts = self.posts.iter();
+        let at = posts.position(|jobs| jobs.iter().any(|(of, _)| *of == job))? as u64 + 1;
+        let round = self.rounds.iter().position(|(posts, _)| *posts >= at)?;
+        Some(round as u64 + 1)
+    }
+
+    /// Nothing that is stored stays unnamed for ever: later rounds would wait for it.
+    fn quiet_down(&mut self) {
+        for _ in 0..(4 * SETTLING / 500) {
+            self.step(Trouble::None);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_fails_no_answer_is_wrong_before_it_is_stored_and_what_is_stored_is_named(
+        troubles in prop::collection::vec(trouble(), 1..240),
+    ) {
+        let mut world = World::new();
+        for trouble in troubles {
+            world.step(trouble);
+        }
+        world.quiet_down();
+        let kept = world.disk.iter().filter_map(|record| match record {
+            PlantRecord::Planted(plant) => Some(*plant),
+            PlantRecord::Over { .. } => None,
+        });
+        for plant in kept.collect::<Vec<_>>() {
+            let hidden = plant_commitment(plant.job, customer().address(), plant.salt);
+            let old = plant.ordered_at.0 + 2 * SETTLING < world.now;
+            if world.stored.contains(&hidden) && old {
+                prop_assert!(world.named.contains_key(&plant.job), "{} stays open", plant.job);
+            }
+        }
+    }
+}
+
+#[test]
+fn where_nothing_fails_each_wrong_answer_is_named_in_the_round_that_covers_it() {
+    let mut world = World::new();
+    world.quiet_down();
+    let wrong: Vec<JobId> = world
+        .posts
+        .iter()
+        .flatten()
+        .filter(|(_, wrong)| *wrong)
+        .map(|(job, _)| *job)
+        .collect();
+    assert!(wrong.len() > 10, "{}", wrong.len());
+    let newest = world.rounds.len();
+    for job in wrong {
+        let round = world.round_of(job).expect("covered");
+        if (round as usize) < newest {
+            assert_eq!(world.named.get(&job), Some(&round));
+        }
+    }
+}
+
+#[test]
+fn a_set_is_bought_only_when_the_one_before_is_named() {
+    let mut world = World::new();
+    let mut most = 0;
+    for _ in 0..400 {
+        world.step(Trouble::None);
+        most = most.max(world.planter.open().count());
+    }
+    assert_eq!(most, SET as usize);
+    assert!(world.bought > u64::from(SET), "{}", world.bought);
+}
+
+#[test]
+fn an_order_that_was_not_bought_for_a_plant_is_answered_right() {
+    let mut planter = Planter::recover(config(), []);
+    let (job, salt) = (JobId([1; 32]), Digest([2; 32]));
+    let now = Timestamp(1_790_000_000_000);
+    let outputs = planter.handle(Input::Ordered { job, salt }, now);
+    let right = Output::Answer {
+        job,
+        wrongly: false,
+    };
+    assert!(outputs.contains(&right), "{outputs:?}");
+    assert_eq!(planter.open().count(), 0);
+}
+
+#[test]
+fn an_answer_that_waited_too_long_for_its_commitment_is_right() {
+    let mut planter = Planter::recover(config(), []);
+    let start = 1_790_000_000_000;
+    assert!(
+        planter
+            .handle(Input::Tick, Timestamp(start))
+            .contains(&Output::Buy)
+    );
+    let (job, salt) = (JobId([1; 32]), Digest([2; 32]));
+    let outputs = planter.handle(Input::Ordered { job, salt }, Timestamp(start));
+    assert!(
+        matches!(outputs[..], [Output::Keep(PlantRecord::Planted(_))]),
+        "{outputs:?}"
+    );
+    planter.handle(Input::Durable { job }, Timestamp(start + 10));
+    let outputs = planter.handle(Input::Tick, Timestamp(start + 4_000));
+    let right = Output::Answer {
+        job,
+        wrongly: false,
+    };
+    assert!(outputs.contains(&right), "{outputs:?}");
+}
