@@ -19,7 +19,7 @@ root = f"{url.scheme}://{url.netloc}"
 
 OPENAI = "3.54.0"
 SDIST_SHA256 = "2e393e63f8a38be6452806f9ef0b6534fecd6d41ab3b2165180dfce3599249cd"
-FILES = ["chat/test_completions.py", "test_completions.py", "test_models.py"]
+FILES = ["chat/test_completions.py", "test_completions.py", "test_embeddings.py", "test_models.py"]
 SELECT = "((create and not models) or (test_models and (list or retrieve))) and not aiohttp"
 # They send `logprobs: true`. The exact engine draws tokens with integers and has no log-probabilities: it says so with 400
 # instead of making some up.
@@ -29,7 +29,13 @@ EXCLUDED = [
     for n in (1, 2)
     for mode in ("loose", "strict")
 ]
-PASSED = 84
+# They name no form, so the client asks for base64 and gets it; their strict client then demands numbers before it has decoded it.
+EXCLUDED += [
+    f"tests/api_resources/test_embeddings.py::{group}::{case}[strict]"
+    for group in ("TestEmbeddings", "TestAsyncEmbeddings")
+    for case in ("test_method_create", "test_raw_response_create", "test_streaming_response_create")
+]
+PASSED = 94
 CHECKS = "not_a_server_error,response_schema_conformance,content_type_conformance,status_code_conformance,ignored_auth"
 
 
@@ -80,6 +86,7 @@ def description(job):
         schemas[name]["properties"]["max_tokens"] = {"type": "integer", "minimum": 0, "maximum": 8}
         schemas[name]["required"].append("max_tokens")
     schemas["ChatRequest"]["properties"].pop("max_completion_tokens")
+    schemas["EmbeddingRequest"]["properties"]["model"] = {"enum": [model]}
     for path, item in described["paths"].items():
         for operation in item.values():
             for parameter in operation["parameters"]:

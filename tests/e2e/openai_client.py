@@ -1,6 +1,8 @@
-"""The openai package with nothing changed but base_url and api_key: plain and streamed chat, completions, models, errors."""
+"""The openai package with nothing changed but base_url and api_key: plain and streamed chat, completions, embeddings, models, errors."""
 
+import array
 import json
+import math
 import sys
 
 import openai
@@ -57,6 +59,27 @@ if choice.finish_reason == "tool_calls":
         json.loads(call.function.arguments)
 print("tool call:", choice.finish_reason, choice.message.tool_calls or choice.message.content)
 
+texts = ["Count from one to five.", "Count from two to six.", "The cat sat down near the river."]
+embed = lambda **changes: client.embeddings.create(**{"model": model, "input": texts, **changes})
+numbers, decoded = embed(encoding_format="float"), embed()  # The package asks for base64 where nothing is said, and decodes it.
+vectors = [one.embedding for one in numbers.data]
+bits = lambda answer: [array.array("f", one.embedding) for one in answer.data]  # 32-bit floats, whichever decimals stood for them
+assert bits(numbers) == bits(decoded) == bits(embed())
+assert [one.index for one in numbers.data] == [0, 1, 2]
+dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+assert all(abs(math.sqrt(dot(v, v)) - 1) < 1e-6 for v in vectors), "of length one"
+assert bits(embed(input=texts[1])) == bits(numbers)[1:2], "the same alone as beside others"
+short = embed(input=texts[0], dimensions=16).data[0].embedding
+scale = math.sqrt(dot(vectors[0][:16], vectors[0][:16]))
+assert len(short) == 16 and all(abs(s - v / scale) < 1e-6 for s, v in zip(short, vectors[0]))
+assert len(embed(input=[[1, 2], [3]]).data) == 2
+receipt = numbers.model_extra["stoa"]["receipt"]["receipt"]
+assert receipt["output_units"] == 3 and receipt["input_units"] == numbers.usage.prompt_tokens
+assert numbers.usage.total_tokens == numbers.usage.prompt_tokens + 3
+near, far = dot(vectors[0], vectors[1]), max(dot(vectors[0], vectors[2]), dot(vectors[1], vectors[2]))
+assert near > far, (near, far)
+print(f"embeddings: of {len(vectors[0])} elements, cosine {near:.3f} of two like sentences, at most {far:.3f} of unlike ones")
+
 
 def fails(kind, call):
     try:
@@ -73,6 +96,9 @@ def create(**changes):
 fails(openai.NotFoundError, lambda: create(model="no-such-model"))
 fails(openai.BadRequestError, lambda: create(temperature=99))
 fails(openai.BadRequestError, lambda: create(messages=[{"role": "user", "content": "word " * 5000}]))
+fails(openai.BadRequestError, lambda: embed(input=[]))
+fails(openai.BadRequestError, lambda: embed(input=["word " * 5000]))
+fails(openai.BadRequestError, lambda: embed(dimensions=100_000))
 stranger = openai.OpenAI(base_url=base_url, api_key="sk-wrong", max_retries=0)
 fails(openai.AuthenticationError, lambda: stranger.models.list())
 print("openai client: ok,", repr(text))

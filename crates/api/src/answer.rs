@@ -1,24 +1,27 @@
 //! What a client reads: the whole answer, or the pieces of a stream. Joined pieces equal the whole.
 
-use crate::codec::{Delivery, ReceiptPlace};
+use crate::codec::{Delivery, ReceiptPlace, VectorForm};
 use crate::error::ApiError;
 use serde::Serialize;
 use serde_json::{Value, json};
 use stoa_nodes::client::{Done, Failure};
 use stoa_openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion,
-    CompletionChoice, Delta, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
+    CompletionChoice, Delta, Embedding, EmbeddingList, EmbeddingUsage, FunctionCall,
+    FunctionCallDelta, ToolCall, ToolCallDelta, Usage, Vector,
 };
 use stoa_types::{FinishReason, JobId, Receipt, TokenAmount};
+use stoa_verify::read_vectors;
 
 /// Argument text of one tool-call piece, in characters.
 const ARGUMENT_PIECE: usize = 256;
 
-/// Which of the two forms.
+/// Which of the three forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Chat,
     Completion,
+    Embeddings,
 }
 
 impl Form {
@@ -27,15 +30,18 @@ impl Form {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Completion => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
         }
     }
 
     /// A failed call of this form.
     pub(crate) fn error(self, failure: Failure) -> ApiError {
-        match self {
-            Self::Chat => ApiError::Failed(failure),
-            Self::Completion => ApiError::FailedCompletion(failure),
-        }
+        let prompt = match self {
+            Self::Chat => return ApiError::Failed(failure),
+            Self::Completion => "prompt",
+            Self::Embeddings => "input",
+        };
+        ApiError::FailedPrompt { failure, prompt }
     }
 }
 
@@ -51,7 +57,7 @@ pub(crate) struct Framing {
     pub(crate) ignored: Vec<String>,
 }
 
-/// The streamed text is no beginning of the final text: the router contradicts itself.
+/// The streamed text is no beginning of the final text, or no vectors where these were ordered: the router contradicts itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contradiction;
 
@@ -60,6 +66,7 @@ impl Framing {
         let prefix = match self.form {
             Form::Chat => "chatcmpl",
             Form::Completion => "cmpl",
+            Form::Embeddings => "embd",
         };
         format!("{prefix}-{}", hex::encode(self.job.0))
     }
@@ -102,8 +109,10 @@ impl Framing {
             "parameters": done.parameters,
             "ignored_parameters": self.ignored,
             "settlement": "pending",
-            "stop": stop(done),
         });
+        if self.form != Form::Embeddings {
+            stoa["stop"] = json!(stop(done));
+        }
         if self.delivery.receipt == ReceiptPlace::Inline {
             stoa["receipt"] = json!(done.receipt);
         }
@@ -111,9 +120,10 @@ impl Framing {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(&self, done: &Done) -> String {
-        match self.form {
+    pub(crate) fn whole(&self, done: &Done) -> Result<String, Contradiction> {
+        Ok(match self.form {
             Form::Chat => text(&self.whole_chat(done)),
+            Form::Embeddings => text(&self.vectors(done)?),
             Form::Completion => text(&Completion {
                 choices: vec![CompletionChoice {
                     index: 0,
@@ -125,7 +135,42 @@ impl Framing {
                 stoa: Some(self.stoa(done)),
                 ..self.completion_piece()
             }),
-        }
+        })
+    }
+
+    /// The lines of the text, as they are or as numbers: the router took nothing that is not vectors.
+    fn vectors(&self, done: &Done) -> Result<EmbeddingList, Contradiction> {
+        let all: Vec<Vector> = match self.delivery.vectors {
+            VectorForm::Base64 => {
+                let lines = done.content.text.lines();
+                lines.map(|line| Vector::Base64(line.to_owned())).collect()
+            }
+            VectorForm::Float => {
+                let vectors = read_vectors(&done.content.text).ok_or(Contradiction)?;
+                let numbers = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
+                vectors
+                    .into_iter()
+                    .map(numbers)
+                    .map(Vector::Float)
+                    .collect()
+            }
+        };
+        let one = |(index, embedding)| Embedding {
+            object: "embedding".to_owned(),
+            index,
+            embedding,
+        };
+        let usage = usage(done);
+        Ok(EmbeddingList {
+            object: "list".to_owned(),
+            data: (0..).zip(all).map(one).collect(),
+            model: self.model.clone(),
+            usage: EmbeddingUsage {
+                prompt_tokens: usage.prompt_tokens,
+                total_tokens: usage.total_tokens,
+            },
+            stoa: Some(self.stoa(done)),
+        })
     }
 
     fn whole_chat(&self, done: &Done) -> ChatCompletion {
@@ -215,7 +260,7 @@ impl Framing {
     }
 }
 
-/// The pieces of one streamed answer, each the JSON of one `data:` line.
+/// The pieces of one streamed answer, each the JSON of one `data:` line. Vectors are never streamed: no request for them can ask for it.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     framing: Framing,
@@ -277,7 +322,7 @@ impl Pieces {
                 };
                 vec![text(&self.framing.chat_piece(delta))]
             }
-            Form::Completion => {
+            Form::Completion | Form::Embeddings => {
                 let echo = self.framing.echo();
                 if echo.is_empty() {
                     Vec::new()
@@ -297,7 +342,7 @@ impl Pieces {
                 };
                 text(&self.framing.chat_piece(delta))
             }
-            Form::Completion => text(&self.completion_text(more, None)),
+            Form::Completion | Form::Embeddings => text(&self.completion_text(more, None)),
         }
     }
 
@@ -317,7 +362,7 @@ impl Pieces {
     /// Tool calls: id, type and name on the first piece of each, then the arguments.
     fn call_pieces(&self, done: &Done) -> Vec<String> {
         let mut pieces = Vec::new();
-        if self.framing.form == Form::Completion {
+        if self.framing.form != Form::Chat {
             return pieces; // It has no place for calls, whatever a provider says.
         }
         let mut push = |delta| pieces.push(text(&self.framing.chat_piece(delta)));
@@ -376,7 +421,7 @@ impl Pieces {
                 piece.choices[0].finish_reason = reason;
                 text(&ChatChunk { stoa, ..piece })
             }
-            Form::Completion => text(&Completion {
+            Form::Completion | Form::Embeddings => text(&Completion {
                 stoa,
                 ..self.completion_text("", reason)
             }),
@@ -394,7 +439,7 @@ impl Pieces {
                     ..piece
                 })
             }
-            Form::Completion => text(&Completion {
+            Form::Completion | Form::Embeddings => text(&Completion {
                 usage,
                 ..self.framing.completion_piece()
             }),

@@ -170,9 +170,14 @@ pub enum ApiError {
     /// The call itself failed.
     #[error("{}", .0.cause)]
     Failed(Failure),
-    /// A text completion failed.
-    #[error("{}", .0.cause)]
-    FailedCompletion(Failure),
+    /// A call failed whose prompt is not called `messages`.
+    #[error("{}", .failure.cause)]
+    FailedPrompt {
+        /// Why.
+        failure: Failure,
+        /// The field that holds the prompt.
+        prompt: &'static str,
+    },
     /// A fault of this program.
     #[error("internal error")]
     Internal,
@@ -322,7 +327,7 @@ impl ApiError {
             Self::IdempotencyLost { .. } => {
                 row(409, "idempotency_error", "idempotency_answer_lost", None)
             }
-            Self::Failed(failure) | Self::FailedCompletion(failure) => cause_row(&failure.cause),
+            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => cause_row(&failure.cause),
             Self::Internal => cause_row(&Cause::Internal),
         }
     }
@@ -340,7 +345,7 @@ impl ApiError {
 
     fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Failed(failure) | Self::FailedCompletion(failure) => Some(failure),
+            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => Some(failure),
             _ => None,
         }
     }
@@ -350,11 +355,15 @@ impl ApiError {
             Self::Missing { param }
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param.clone()),
-            Self::FailedCompletion(Failure {
-                cause: Cause::ContextLength { .. },
-                ..
-            }) => Some("prompt".to_owned()),
-            Self::Failed(failure) | Self::FailedCompletion(failure) => match &failure.cause {
+            Self::FailedPrompt {
+                failure:
+                    Failure {
+                        cause: Cause::ContextLength { .. },
+                        ..
+                    },
+                prompt,
+            } => Some((*prompt).to_owned()),
+            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => match &failure.cause {
                 Cause::UnknownModel { .. } | Cause::ModelOffline { .. } => Some("model".to_owned()),
                 Cause::ContextLength { .. } => Some("messages".to_owned()),
                 Cause::Unsupported { parameter, .. } => Some(parameter.clone()),

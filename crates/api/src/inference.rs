@@ -1,7 +1,7 @@
-//! `POST /v1/chat/completions` and `POST /v1/completions`: body in, call, answer out whole or as a stream.
+//! `POST /v1/chat/completions`, `POST /v1/completions` and `POST /v1/embeddings`: body in, call, answer out whole or as a stream.
 
 use crate::answer::{Form, Framing, Pieces};
-use crate::codec::{ParsedRequest, parse_chat, parse_completion};
+use crate::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
 use crate::error::ApiError;
 use crate::guard::{RequestId, may, text_value};
 use crate::json::clip;
@@ -49,6 +49,16 @@ pub(crate) async fn completions(
     paid(app, account, secret, request, Form::Completion).await
 }
 
+/// Vectors of texts.
+pub(crate) async fn embeddings(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+    Extension(secret): Extension<Secret>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    paid(app, account, secret, request, Form::Embeddings).await
+}
+
 async fn paid(
     app: Arc<App>,
     account: Account,
@@ -62,6 +72,7 @@ async fn paid(
     let parsed = match form {
         Form::Chat => parse_chat(&body)?,
         Form::Completion => parse_completion(&body)?,
+        Form::Embeddings => parse_embeddings(&body)?,
     };
     may(&account, Need::Scope(Scope::Inference))?;
     if !account.grant.allows_model(&parsed.request.model) {
@@ -103,9 +114,8 @@ pub(crate) fn draw_job(app: &App, account: &Account) -> Result<JobId, ApiError> 
 /// Takes the call out of what the caller may do in a minute. What the call would be refused for anyway comes first.
 fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Taken, ApiError> {
     let limits = app.gateway.limits();
-    let most = request
-        .output_tokens_max
-        .unwrap_or(limits.output_tokens_default);
+    let asked = request.prompt.vectors().or(request.output_tokens_max);
+    let most = asked.unwrap_or(limits.output_tokens_default);
     // A guess at the prompt; what the call used is settled when it is known.
     let guess = request.body_bytes / 4 + u64::from(most.min(limits.output_tokens_max));
     app.rates.take(account, guess).map_err(|refusal| {
@@ -305,7 +315,13 @@ async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
                     header::CONTENT_TYPE,
                     HeaderValue::from_static("application/json"),
                 );
-                return respond(call.job, headers, Body::from(framing.whole(&done)));
+                let Ok(body) = framing.whole(&done) else {
+                    tracing::error!(job = %call.job, "the text of an answer is no vectors");
+                    let billed = done.receipt.receipt.charge;
+                    let cause = Cause::Internal;
+                    return failed(framing.form, call.job, Failure { cause, billed });
+                };
+                return respond(call.job, headers, Body::from(body));
             }
             ClientEvent::Failed(failure) => {
                 call.client.disarm();

@@ -44,6 +44,7 @@ impl Need {
 pub(crate) enum Endpoint {
     Chat,
     Completions,
+    Embeddings,
     Keys,
     OwnKey,
     Key,
@@ -177,6 +178,7 @@ macro_rules! nobody {
 pub const ROUTES: &[Route] = &[
     paid("/v1/chat/completions", Endpoint::Chat),
     paid("/v1/completions", Endpoint::Completions),
+    paid("/v1/embeddings", Endpoint::Embeddings),
     read("/v1/models", MODELS, "/v1/models", Endpoint::Models),
     read(
         "/v1/models/{*id}",

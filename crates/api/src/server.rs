@@ -163,6 +163,7 @@ fn endpoint(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
     match endpoint {
         Endpoint::Chat => post(inference::chat),
         Endpoint::Completions => post(inference::completions),
+        Endpoint::Embeddings => post(inference::embeddings),
         Endpoint::Keys => get(manage::list),
         Endpoint::OwnKey => get(manage::own),
         Endpoint::Key => get(manage::one),

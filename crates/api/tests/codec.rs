@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use stoa_api::ApiError;
-use stoa_api::codec::{ParsedRequest, ReceiptPlace, parse_chat, parse_completion};
+use stoa_api::codec::{
+    ParsedRequest, ReceiptPlace, VectorForm, parse_chat, parse_completion, parse_embeddings,
+};
 use stoa_crypto::keccak256;
-use stoa_nodes::work::{AnswerShape, Prompt};
+use stoa_nodes::work::{AnswerShape, Input, Prompt};
 use stoa_types::{Address, Price, Q16, Region, Tier, TokenAmount};
 
 fn chat_body(changes: &Value) -> Value {
@@ -816,4 +818,94 @@ fn a_body_of_very_many_small_entries_is_read_quickly_and_not_echoed() {
         assert!(parsed.ignored.len() <= 32);
     }
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+fn try_embeddings(changes: &Value) -> Result<ParsedRequest, ApiError> {
+    let mut body = json!({"model": "m", "input": "hi"});
+    for (name, value) in changes.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    parse_embeddings(body.to_string().as_bytes())
+}
+
+fn inputs(input: Value) -> Vec<Input> {
+    let parsed = try_embeddings(&json!({"input": input})).expect("taken");
+    match parsed.request.prompt {
+        Prompt::Embed {
+            inputs,
+            dimensions: 0,
+        } => inputs,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn texts_and_token_ids_alone_and_in_lists_are_inputs_in_their_order() {
+    let text = |text: &str| Input::Text(text.to_owned());
+    assert_eq!(inputs(json!("hé")), [text("hé")]);
+    assert_eq!(
+        inputs(json!(["b", "a", " "])),
+        [text("b"), text("a"), text(" ")]
+    );
+    assert_eq!(inputs(json!([5, 0])), [Input::Tokens(vec![5, 0])]);
+    assert_eq!(
+        inputs(json!([[5], [6, 7]])),
+        [Input::Tokens(vec![5]), Input::Tokens(vec![6, 7])]
+    );
+    assert_eq!(inputs(json!(vec!["x"; 2048])).len(), 2048);
+}
+
+#[test]
+fn an_embedding_call_draws_nothing_and_says_how_vectors_are_written() {
+    let with = |changes: Value| try_embeddings(&changes).expect("taken");
+    let plain = with(json!({"user": "u", "seed": 5, "stop": "x", "stream": true}));
+    let request = &plain.request;
+    let drawn = (request.temperature, request.min_p, request.seed);
+    assert_eq!(drawn, (Q16(0), Q16(0), Some(0)));
+    assert!(request.stop.is_empty() && !plain.delivery.stream);
+    assert_eq!(request.output_tokens_max, None, "the inputs say how many");
+    assert_eq!(plain.ignored, ["seed", "stop", "stream"]);
+    assert_eq!(plain.delivery.vectors, VectorForm::Float);
+    let base64 = with(json!({"encoding_format": "base64", "dimensions": 7}));
+    assert_eq!(base64.delivery.vectors, VectorForm::Base64);
+    assert!(matches!(
+        base64.request.prompt,
+        Prompt::Embed { dimensions: 7, .. }
+    ));
+}
+
+#[test]
+fn inputs_that_are_none_are_refused_with_their_path() {
+    let refused =
+        |input: Value| path_of(try_embeddings(&json!({"input": input})).expect_err("refused"));
+    assert_eq!(
+        path_of(try_embeddings(&json!({"input": null})).expect_err("refused")),
+        ("missing_required_parameter", "input".to_owned())
+    );
+    for input in [json!(""), json!([]), json!(5), json!({"a": 1}), json!(true)] {
+        assert_eq!(refused(input), invalid("input"));
+    }
+    assert_eq!(refused(json!(vec!["x"; 2049])), invalid("input"));
+    assert_eq!(refused(json!(["a", ""])), invalid("input[1]"));
+    assert_eq!(refused(json!(["a", 5])), invalid("input[1]"));
+    assert_eq!(refused(json!(["a", [5]])), invalid("input[1]"));
+    assert_eq!(refused(json!([[5], "a"])), invalid("input[1]"));
+    assert_eq!(refused(json!([[5], []])), invalid("input[1]"));
+    assert_eq!(refused(json!([5, "a"])), invalid("input[1]"));
+    assert_eq!(refused(json!([5, -1])), invalid("input[1]"));
+    assert_eq!(
+        refused(json!([[5, 4_294_967_296u64]])),
+        invalid("input[0][1]")
+    );
+    assert_eq!(refused(json!([null])), invalid("input[0]"));
+    for (field, value) in [
+        ("encoding_format", json!("int8")),
+        ("encoding_format", json!(1)),
+        ("dimensions", json!(0)),
+        ("dimensions", json!(1.5)),
+        ("dimensions", json!("8")),
+    ] {
+        let error = try_embeddings(&json!({field: value})).expect_err("refused");
+        assert_eq!(path_of(error), invalid(field));
+    }
 }

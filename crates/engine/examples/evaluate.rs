@@ -130,7 +130,8 @@ fn cpu_seconds(started: Instant) -> f64 {
 fn speed(model: &Arc<Model>, text: &[u32]) -> Result<(), Failure> {
     let clock = Instant::now();
     let half = (model.info().context / 2).min(256);
-    let (mut prefill, mut decode) = (vec![], vec![]);
+    let (mut prefill, mut decode, mut vectors) = (vec![], vec![], vec![]);
+    let down = AtomicBool::new(false);
     for round in 0..5 {
         let mut session = Session::new(model);
         let start = cpu_seconds(clock);
@@ -141,13 +142,19 @@ fn speed(model: &Arc<Model>, text: &[u32]) -> Result<(), Failure> {
         }
         prefill.push(128.min(half) as f64 / (middle - start));
         decode.push(half as f64 / (cpu_seconds(clock) - middle));
+        let mut session = Session::new(model);
+        let start = cpu_seconds(clock);
+        session.text_vector(&text[round * 100..][..128.min(half)], 0, &down)?;
+        vectors.push(128.min(half) as f64 / (cpu_seconds(clock) - start));
     }
     prefill.sort_by(f64::total_cmp);
     decode.sort_by(f64::total_cmp);
+    vectors.sort_by(f64::total_cmp);
     println!(
-        "{:12} prefill {:.0} tokens/cpu-s, decode {:.0} tokens/cpu-s (medians of 5; best {:.0})",
+        "{:12} prefill {:.0} tokens/cpu-s, text to vector {:.0}, decode {:.0} (medians of 5; best {:.0})",
         model.info().kernel,
         prefill[2],
+        vectors[2],
         decode[2],
         decode[4]
     );

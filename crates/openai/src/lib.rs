@@ -6,6 +6,7 @@
 
 mod chat;
 mod completion;
+mod embedding;
 mod error;
 mod model;
 mod usage;
@@ -16,6 +17,7 @@ pub use chat::{
     ToolCallDelta,
 };
 pub use completion::{Completion, CompletionChoice, CompletionRequest};
+pub use embedding::{Embedding, EmbeddingList, EmbeddingUsage, Vector};
 pub use error::{ErrorBody, ErrorObject};
 pub use model::{Model, ModelList, Pricing};
 pub use usage::{CompletionDetails, PromptDetails, Usage};

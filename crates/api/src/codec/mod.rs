@@ -2,6 +2,7 @@
 //! result, so that whoever re-runs an answer starts from the bytes that the receipt's request digest names.
 
 mod constraints;
+mod embeddings;
 mod keys;
 mod messages;
 mod object;
@@ -9,6 +10,7 @@ mod sampling;
 mod tools;
 
 pub use constraints::ReceiptPlace;
+pub use embeddings::parse_embeddings;
 pub(crate) use keys::{parse_new_key, parse_rotation, parse_sign_in};
 pub use sampling::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 
@@ -46,6 +48,18 @@ pub struct Delivery {
     pub echo: Option<String>,
     /// Where the receipt is shown.
     pub receipt: ReceiptPlace,
+    /// How vectors are written.
+    pub vectors: VectorForm,
+}
+
+/// How the vectors of an answer are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VectorForm {
+    /// As numbers.
+    #[default]
+    Float,
+    /// As base64 of little-endian 32-bit floats: the very text of the receipt's digest.
+    Base64,
 }
 
 const SHARED_FIELDS: &[&str] = &[
@@ -110,13 +124,12 @@ pub fn parse_chat(body: &[u8]) -> Result<ParsedRequest, ApiError> {
         answer: tools.shape,
         output_tokens_max,
         message_count,
-        fields: CHAT_FIELDS,
         delivery: Delivery {
             legacy_functions: tools.legacy,
             ..Delivery::default()
         },
     };
-    finish(body, &root, parts, ignored)
+    finish(body, &root, parts, CHAT_FIELDS, ignored)
 }
 
 /// Reads the body of `POST /v1/completions`.
@@ -150,37 +163,50 @@ pub fn parse_completion(body: &[u8]) -> Result<ParsedRequest, ApiError> {
                 .unwrap_or(COMPLETION_TOKENS_DEFAULT),
         ),
         message_count: 0,
-        fields: COMPLETION_FIELDS,
         delivery: Delivery {
             echo,
             ..Delivery::default()
         },
     };
-    finish(body, &root, parts, ignored)
+    finish(body, &root, parts, COMPLETION_FIELDS, ignored)
 }
 
-/// What differs between the two.
+/// What differs between the routes.
 struct Parts<'a> {
     model: &'a str,
     prompt: Prompt,
     answer: AnswerShape,
     output_tokens_max: Option<u32>,
     message_count: u32,
-    fields: &'static [&'static str],
     delivery: Delivery,
 }
 
+/// What both kinds of answers that are text have.
 fn finish(
     body: &[u8],
     root: &Object<'_>,
-    parts: Parts<'_>,
+    mut parts: Parts<'_>,
+    fields: &[&str],
     mut ignored: Vec<String>,
 ) -> Result<ParsedRequest, ApiError> {
     let sampling = sampling::sampling(root, &mut ignored)?;
     let (stream, include_usage) = sampling::streaming(root)?;
+    parts.delivery.stream = stream;
+    parts.delivery.include_usage = include_usage;
+    let known = [SHARED_FIELDS, fields].concat();
+    finish_request(body, root, parts, sampling, &known, ignored)
+}
+
+fn finish_request(
+    body: &[u8],
+    root: &Object<'_>,
+    parts: Parts<'_>,
+    sampling: sampling::Sampling,
+    known: &[&str],
+    mut ignored: Vec<String>,
+) -> Result<ParsedRequest, ApiError> {
     let options = constraints::options(root)?;
-    let known = [SHARED_FIELDS, parts.fields].concat();
-    sampling::note_ignored(root, &known, SILENT_FIELDS, &mut ignored);
+    sampling::note_ignored(root, known, SILENT_FIELDS, &mut ignored);
     if let (true, Some(first)) = (options.require_parameters, ignored.first()) {
         return Err(unsupported(
             first,
@@ -202,8 +228,6 @@ fn finish(
         constraints: options.constraints,
     };
     let delivery = Delivery {
-        stream,
-        include_usage,
         receipt: options.receipt,
         ..parts.delivery
     };

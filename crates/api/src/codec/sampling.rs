@@ -21,6 +21,16 @@ pub(super) struct Sampling {
     pub(super) stop: Vec<String>,
 }
 
+/// Where nothing is drawn.
+pub(super) fn no_sampling() -> Sampling {
+    Sampling {
+        temperature: Q16(0),
+        min_p: Q16(0),
+        seed: Some(0),
+        stop: Vec::new(),
+    }
+}
+
 /// Reads the sampling fields; what has no effect here is checked and noted.
 pub(super) fn sampling(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Sampling, ApiError> {
     let fixed = |name, value: Option<f64>, default| {

@@ -66,6 +66,15 @@ fn describe(endpoint: Endpoint) -> Doc {
                 &[(JSON, "Completion"), (EVENTS, "Events")],
             ),
         ),
+        Endpoint::Embeddings => takes(
+            "EmbeddingRequest",
+            true,
+            doc(
+                "createEmbedding",
+                "Makes vectors of texts; one paid call.",
+                &[(JSON, "EmbeddingList")],
+            ),
+        ),
         Endpoint::CreateKey => takes(
             "NewKey",
             true,
@@ -102,6 +111,7 @@ fn describe_read(endpoint: Endpoint) -> Doc {
     match endpoint {
         Endpoint::Chat
         | Endpoint::Completions
+        | Endpoint::Embeddings
         | Endpoint::CreateKey
         | Endpoint::RotateKey
         | Endpoint::SignIn => describe(endpoint),
@@ -230,6 +240,7 @@ fn describe_page(endpoint: Endpoint) -> Doc {
         ),
         Endpoint::Chat
         | Endpoint::Completions
+        | Endpoint::Embeddings
         | Endpoint::CreateKey
         | Endpoint::RotateKey
         | Endpoint::SignIn
@@ -274,7 +285,11 @@ fn parameters(route: &Route) -> Vec<Value> {
         .collect();
     if matches!(
         route.endpoint,
-        Endpoint::Chat | Endpoint::Completions | Endpoint::CreateKey | Endpoint::RotateKey
+        Endpoint::Chat
+            | Endpoint::Completions
+            | Endpoint::Embeddings
+            | Endpoint::CreateKey
+            | Endpoint::RotateKey
     ) {
         parameters.push(json!({
             "name": "Idempotency-Key",

@@ -1,6 +1,7 @@
 //! Shapes that the routes take and give.
 
 use serde_json::{Value, json};
+use stoa_nodes::work::INPUTS_MAX;
 
 fn object(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required})
@@ -49,6 +50,8 @@ pub(super) fn all() -> Value {
         "ChatCompletion": chat_completion(),
         "CompletionRequest": completion_request(),
         "Completion": completion(),
+        "EmbeddingRequest": embedding_request(),
+        "EmbeddingList": embedding_list(),
         "StoaOptions": stoa_options(),
     });
     for (name, schema) in own() {
@@ -242,6 +245,50 @@ fn completion_request() -> Value {
         "echo": nullable("boolean"),
     });
     object(with(shared_fields(), own), &["model", "prompt"])
+}
+
+fn embedding_request() -> Value {
+    let ids = json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}, "minItems": 1});
+    let text = json!({"type": "string", "minLength": 1});
+    object(
+        json!({
+            "model": {"type": "string", "minLength": 1, "maxLength": 256},
+            "input": either(&[
+                text.clone(),
+                json!({"type": "array", "items": text, "minItems": 1, "maxItems": INPUTS_MAX}),
+                ids.clone(),
+                json!({"type": "array", "items": ids, "minItems": 1, "maxItems": INPUTS_MAX}),
+            ]),
+            "encoding_format": {"enum": ["float", "base64", null]},
+            "dimensions": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
+            "user": nullable("string"),
+            "stoa": either(&[reference("StoaOptions"), json!({"type": "null"})]),
+        }),
+        &["model", "input"],
+    )
+}
+
+fn embedding_list() -> Value {
+    let vector = either(&[
+        json!({"type": "array", "items": {"type": "number"}, "minItems": 1}),
+        json!({"type": "string", "contentEncoding": "base64"}),
+    ]);
+    let one = object(
+        json!({"object": {"const": "embedding"}, "index": {"type": "integer", "minimum": 0}, "embedding": vector}),
+        &["object", "index", "embedding"],
+    );
+    let count = json!({"type": "integer", "minimum": 0});
+    let usage = object(
+        json!({"prompt_tokens": count, "total_tokens": count}),
+        &["prompt_tokens", "total_tokens"],
+    );
+    object(
+        json!({
+            "object": {"const": "list"}, "data": {"type": "array", "items": one, "minItems": 1}, "model": {"type": "string"},
+            "usage": usage, "stoa": {"type": "object"},
+        }),
+        &["object", "data", "model", "usage", "stoa"],
+    )
 }
 
 fn stoa_options() -> Value {

@@ -40,7 +40,7 @@ fn limited() -> Vec<Grant> {
 }
 
 const BODY: &[u8] =
-    br#"{"model":"stoa/tiny","messages":[{"role":"user","content":"x"}],"prompt":"x"}"#;
+    br#"{"model":"stoa/tiny","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x"}"#;
 
 /// A body that every route with one accepts.
 fn body(path: &str) -> &'static [u8] {

@@ -4,6 +4,7 @@ mod access;
 mod answers;
 mod connections;
 mod dashboard;
+mod embeddings;
 mod failures;
 mod keys;
 mod rates;

@@ -5,7 +5,7 @@ use super::ask::read_bundle;
 use crate::process::say;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion};
+use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
 use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
@@ -282,24 +282,26 @@ fn prompt_bytes(bundle: &Bundle) -> Result<(), String> {
 }
 
 /// The works that the router may have made of the client's body: a pure function of its bytes and the receipt's parameters. The
-/// receipt does not say on which of the two routes it came.
+/// receipt does not say on which of the routes it came.
 fn works(bundle: &Bundle) -> Result<Vec<Work>, String> {
     let body = bundle.request.as_bytes();
-    let (chat, completion) = (parse_chat(body), parse_completion(body));
-    if let (Err(error), Err(_)) = (&chat, &completion) {
-        return Err(format!("the request cannot be read: {error}"));
-    }
+    let readings = [
+        parse_chat(body),
+        parse_completion(body),
+        parse_embeddings(body),
+    ];
     let work = |parsed: ParsedRequest| Work {
         prompt: parsed.request.prompt,
         sampling: bundle.parameters.clone(),
         answer: parsed.request.answer,
     };
-    Ok(chat
-        .ok()
-        .into_iter()
-        .chain(completion.ok())
-        .map(work)
-        .collect())
+    let error = readings.iter().find_map(|reading| reading.as_ref().err());
+    let error = error.map(|error| format!("the request cannot be read: {error}"));
+    let works: Vec<Work> = readings.into_iter().flatten().map(work).collect();
+    match error {
+        Some(error) if works.is_empty() => Err(error),
+        _ => Ok(works),
+    }
 }
 
 #[cfg(test)]

@@ -33,10 +33,16 @@ fn answered(backend: &ExactBackend, request: &str, cut: Option<usize>) -> Bundle
         input_units: 0,
         output_units: cut.map_or(u64::MAX, |cut| cut as u64),
     };
+    let mut parameters = parameters();
+    // Vectors are ordered whole.
+    if let Ok(parsed) = parse_embeddings(request.as_bytes()) {
+        let vectors = parsed.request.prompt.vectors();
+        parameters.max_output_tokens = vectors.expect("inputs");
+    }
     let mut bundle = Bundle {
         receipt,
         proof: None,
-        parameters: parameters(),
+        parameters,
         request: request.to_owned(),
         response,
     };
@@ -151,4 +157,26 @@ fn a_receipt_of_tier_none_is_for_the_prompt_of_the_request() {
     let mut report = Report::default();
     check_rerun(&mut report, &bundle, None);
     assert_eq!(report.first_false().map(|check| check.claim), Some(PROMPT));
+}
+
+#[test]
+fn vectors_are_recomputed_whole_or_cut_and_one_changed_bit_is_found() {
+    let backend = open_model(Path::new(MODEL)).expect("opens");
+    let request = r#"{"model":"stoa-tiny","input":["a cat","the dog","x"],"dimensions":8}"#;
+    for cut in [None, Some(2)] {
+        let mut bundle = answered(&backend, request, cut);
+        assert_eq!(bundle.response.text.lines().count(), cut.unwrap_or(3));
+        assert_eq!(found_false(&bundle, &backend), [""; 0], "{cut:?}");
+        let mut vectors = stoa_verify::read_vectors(&bundle.response.text).expect("vectors");
+        vectors[1][7] ^= 1;
+        let line = |vector: &Vec<u32>| {
+            let bytes: Vec<u8> = vector.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+            stoa_verify::vector_line(&bytes)
+        };
+        bundle.response.text = vectors.iter().map(line).collect();
+        assert_eq!(found_false(&bundle, &backend), [RECOMPUTED], "{cut:?}");
+    }
+    let mut moved = answered(&backend, request, None);
+    moved.request = request.replace("a cat", "a dog");
+    assert_eq!(found_false(&moved, &backend), [PROMPT, RECOMPUTED]);
 }
