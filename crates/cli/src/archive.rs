@@ -121,8 +121,15 @@ pub fn write(root: &Path, file: &Path) -> Result<Size, ArchiveError> {
 }
 
 fn write_unfinished(root: &Path, file: &Path) -> Result<Size, ArchiveError> {
+    // What a copy left that was broken off goes; what stands there then is somebody else's, who would read the keys in it.
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("remove", file)(error).into());
+        }
+        _ => {}
+    }
     let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
+    options.create_new(true).write(true).mode(0o600);
     let opened = options.open(file).map_err(io_error("write", file))?;
     let mut out = Hashing {
         inner: BufWriter::new(opened),
@@ -421,6 +428,29 @@ mod tests {
             4,
             "nothing half is left"
         );
+    }
+
+    #[test]
+    fn a_copy_is_written_through_no_file_or_link_that_somebody_else_put_there() {
+        let temporary = tempfile::tempdir().expect("temporary folder");
+        let (root, file) = (temporary.path().join("data"), temporary.path().join("copy"));
+        folder_to_copy(&root);
+        let open = temporary.path().join("open");
+        fs::write(&open, "theirs").expect("written");
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).expect("set");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        for link in [true, false] {
+            let unfinished = temporary.path().join(".copy.new");
+            if link {
+                std::os::unix::fs::symlink(&open, &unfinished).expect("linked");
+            } else {
+                fs::hard_link(&open, &unfinished).expect("linked");
+            }
+            write(&root, &file).expect("copied");
+            assert_eq!(fs::read(&open).expect("there"), b"theirs");
+            assert_eq!(mode(&file), 0o600);
+            fs::remove_file(&file).expect("removed");
+        }
     }
 
     #[test]

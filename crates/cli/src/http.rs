@@ -17,6 +17,26 @@ pub enum HttpError {
         /// Whether nothing can have arrived there.
         unsent: bool,
     },
+    /// It takes too long.
+    #[error(
+        "{url} gave no whole answer within {seconds} s and was given up; a call that was sent may have been served and charged, `stoa jobs` lists it"
+    )]
+    TimedOut {
+        /// Where.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// It does not end.
+    #[error(
+        "{url} answered with more than {limit} bytes, which no router of Stoa does; it was given up, and may have been charged"
+    )]
+    TooLong {
+        /// Where.
+        url: String,
+        /// What is taken.
+        limit: usize,
+    },
     /// An error answer.
     #[error("{message} (status {status}, {code})")]
     Refused {
@@ -48,10 +68,19 @@ impl HttpError {
                 502 | 504 => !code.is_empty(),
                 _ => false,
             },
-            Self::Malformed { .. } => false,
+            Self::Malformed { .. } | Self::TimedOut { .. } | Self::TooLong { .. } => false,
         }
     }
 }
+
+/// How long a question may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a paid call may take: a router gives each attempt minutes, and what is given up may be charged all the same.
+const CALL_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Longest answer that is read; the largest answer of a router is a fraction of it.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// So much of an error's text is shown.
+const MESSAGE_CHARS_MAX: usize = 2_000;
 
 /// What every HTTP client of this program has in common.
 pub fn client() -> reqwest::ClientBuilder {
@@ -72,6 +101,15 @@ pub struct Api {
     client: reqwest::Client,
     base: String,
     key: String,
+    bounds: Bounds,
+}
+
+/// What a router may make this program wait for and hold.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    question: Duration,
+    call: Duration,
+    answer_bytes: usize,
 }
 
 impl Api {
@@ -89,21 +127,26 @@ impl Api {
             client,
             base: base.to_owned(),
             key: key.to_owned(),
+            bounds: Bounds {
+                question: PATIENCE,
+                call: CALL_PATIENCE,
+                answer_bytes: ANSWER_BYTES_MAX,
+            },
         }
     }
 
     /// `GET` of a path below `/v1`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let sent = self.client.get(&url).bearer_auth(&self.key).send().await;
-        decode(&url, &read(&url, sent).await?)
+        let request = self.client.get(&url);
+        self.ask(&url, request, self.bounds.question).await
     }
 
     /// `DELETE` of a path below `/v1`.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let sent = self.client.delete(&url).bearer_auth(&self.key).send().await;
-        decode(&url, &read(&url, sent).await?)
+        let request = self.client.delete(&url);
+        self.ask(&url, request, self.bounds.question).await
     }
 
     /// `POST` of exact bytes to a path below `/v1`.
@@ -113,37 +156,60 @@ impl Api {
         body: String,
     ) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let request = self
-            .client
-            .post(&url)
-            .bearer_auth(&self.key)
-            .header("content-type", "application/json");
-        decode(&url, &read(&url, request.body(body).send().await).await?)
+        let request = self.client.post(&url).body(body);
+        let request = request.header("content-type", "application/json");
+        self.ask(&url, request, self.bounds.call).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        request: reqwest::RequestBuilder,
+        patience: Duration,
+    ) -> Result<T, HttpError> {
+        let sent = request.bearer_auth(&self.key).timeout(patience).send();
+        let failed = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => HttpError::TimedOut {
+                url: url.to_owned(),
+                seconds: patience.as_secs(),
+            },
+            false => HttpError::Unreachable {
+                url: url.to_owned(),
+                unsent: error.is_connect(),
+                reason: error.to_string(),
+            },
+        };
+        let mut response = sent.await.map_err(failed)?;
+        let (status, mut bytes) = (response.status(), Vec::new());
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if bytes.len() + piece.len() > self.bounds.answer_bytes {
+                return Err(HttpError::TooLong {
+                    url: url.to_owned(),
+                    limit: self.bounds.answer_bytes,
+                });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if status.is_success() {
+            return decode(url, &bytes);
+        }
+        Err(refused(status.as_u16(), &bytes))
     }
 }
 
-async fn read(
-    url: &str,
-    sent: Result<reqwest::Response, reqwest::Error>,
-) -> Result<Vec<u8>, HttpError> {
-    let unreachable = |error: reqwest::Error| HttpError::Unreachable {
-        url: url.to_owned(),
-        unsent: error.is_connect(),
-        reason: error.to_string(),
+/// An error as the router tells it, of a form that a terminal can show.
+fn refused(status: u16, bytes: &[u8]) -> HttpError {
+    let error = serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+    let text = |key: &str| {
+        let text = error["error"][key].as_str().unwrap_or_default();
+        let plain = text.chars().filter(|c| !c.is_control() || *c == '\n');
+        plain.take(MESSAGE_CHARS_MAX).collect()
     };
-    let response = sent.map_err(unreachable)?;
-    let status = response.status();
-    let bytes = response.bytes().await.map_err(unreachable)?;
-    if status.is_success() {
-        return Ok(bytes.to_vec());
-    }
-    let error = serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_default();
-    let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
-    Err(HttpError::Refused {
-        status: status.as_u16(),
+    HttpError::Refused {
+        status,
         code: text("code"),
         message: text("message"),
-    })
+    }
 }
 
 fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> {
@@ -155,7 +221,65 @@ fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> 
 
 #[cfg(test)]
 mod tests {
-    use super::HttpError;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Stands in for a router that answers every request with `head` and then `body` again and again.
+    async fn endless_stand_in(head: &'static str, body: &'static [u8]) -> Api {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let _ = stream.write_all(head.as_bytes()).await;
+                    while !body.is_empty() && stream.write_all(body).await.is_ok() {}
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        let mut api = Api::at(&base, "key");
+        api.bounds = Bounds {
+            question: Duration::from_millis(200),
+            call: Duration::from_millis(300),
+            answer_bytes: 1 << 20,
+        };
+        api
+    }
+
+    #[tokio::test]
+    async fn a_router_that_never_answers_is_given_up_and_none_other_is_asked() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for head in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"] {
+            let api = endless_stand_in(head, b"").await;
+            let answer = api.post::<serde_json::Value>("/x", "{}".to_owned()).await;
+            let error = answer.expect_err("no answer");
+            assert!(matches!(error, HttpError::TimedOut { .. }), "{error}");
+            assert!(!error.may_go_elsewhere(), "it may have been charged");
+            let answer = api.get::<serde_json::Value>("/x").await;
+            assert!(matches!(answer, Err(HttpError::TimedOut { .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_given_up() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        let mut api = endless_stand_in(head, &[b' '; 4096]).await;
+        api.bounds.call = Duration::from_secs(60);
+        let answer = api.post::<serde_json::Value>("/x", "{}".to_owned()).await;
+        let error = answer.expect_err("too long");
+        assert!(matches!(error, HttpError::TooLong { .. }), "{error}");
+        assert!(!error.may_go_elsewhere());
+    }
+
+    #[test]
+    fn an_error_s_text_cannot_write_to_the_terminal_what_it_likes() {
+        let body = r#"{"error": {"code": "x\u001b[2J", "message": "a\u001b]0;b\u0007\nc"}}"#;
+        let shown = refused(500, body.as_bytes()).to_string();
+        assert_eq!(shown, "a]0;b\nc (status 500, x[2J)");
+    }
 
     #[test]
     fn only_who_certainly_did_not_serve_is_left_for_another_router() {

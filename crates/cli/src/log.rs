@@ -38,7 +38,11 @@ pub fn line(text: impl Display) -> String {
 /// Starts to log to standard error. Call it once.
 pub fn start(format: Format) {
     let _ = FORMAT.set(format);
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| STANDARD.into());
+    let asked = EnvFilter::try_from_default_env();
+    // What is not set or empty is no mistake.
+    let wrong =
+        std::env::var(EnvFilter::DEFAULT_ENV).is_ok_and(|text| !text.is_empty()) && asked.is_err();
+    let filter = asked.unwrap_or_else(|_| STANDARD.into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -50,5 +54,11 @@ pub fn start(format: Format) {
             log.with_ansi(colours).init();
         }
         Format::Json => log.json().flatten_event(true).init(),
+    }
+    if wrong {
+        tracing::warn!(
+            standard = STANDARD,
+            "RUST_LOG cannot be read; the standard is logged"
+        );
     }
 }

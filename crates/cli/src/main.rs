@@ -9,6 +9,7 @@ mod http;
 mod join;
 mod launch;
 mod log;
+mod logs;
 mod measures;
 mod network;
 mod process;
@@ -69,7 +70,7 @@ enum Command {
     Validator(validator::Args),
     /// Makes this folder the developer of a router elsewhere: deposit, allotment, API key.
     Connect(connect::Args),
-    /// Hands out a devnet's stake tokens and test dollars, in the folder of its chain.
+    /// Hands out a devnet's stake tokens and test dollars, in the folder of its chain; says what an account holds.
     Fund(fund::Args),
     /// Makes one paid call.
     Ask(ask::Args),
@@ -133,7 +134,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = process::complain(format_args!("stoa: {error}"));
-            ExitCode::FAILURE
+            match error.downcast_ref::<process::StoppedEarly>() {
+                Some(stopped) => ExitCode::from(stopped.status),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

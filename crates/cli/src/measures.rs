@@ -97,7 +97,7 @@ pub const METRICS: &[Metric] = &[
 
     metric(Gauge, "stoa_validator_jobs_open", Count, "validator", "Jobs that it judges and has no verdict on yet."),
     metric(Counter, "stoa_validator_verdicts_total", Count, "outcome", "Verdicts by what was found."),
-    metric(Counter, "stoa_validator_calls_total", Count, "call, result", "Transactions by what they do and how they went."),
+    metric(Counter, "stoa_validator_calls_total", Count, "call, result", "Transactions by what they do; result `done`, `refused` by the contract (another one was faster, or the phase is over) or `failed` (tried again)."),
 
     metric(Gauge, "stoa_planter_plants_open", Count, "", "Plants that are ordered and not named yet."),
     metric(Counter, "stoa_planter_calls_total", Count, "call, result", "A planter's transactions by what they do and how they went."),

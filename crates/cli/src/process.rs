@@ -39,6 +39,15 @@ fn written(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Stopped by Ctrl-C or SIGTERM before there was anything to drain. The process ends with the status that a shell gives whoever a signal
+/// ended, so that a script does not take it for a role that did its work.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before it was ready")]
+pub struct StoppedEarly {
+    /// Status of the process: 128 and the signal's number.
+    pub status: u8,
+}
+
 /// Ctrl-C or SIGTERM. From its making on, neither ends the process by itself.
 pub struct StopSignal {
     interrupt: Signal,
@@ -56,9 +65,15 @@ impl StopSignal {
 
     /// Waits for the next one.
     pub async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        let _ = self.wait_early().await;
+    }
+
+    /// As [`StopSignal::wait`], for whoever is not ready yet.
+    pub async fn wait_early(&mut self) -> StoppedEarly {
+        let status = tokio::select! {
+            _ = self.interrupt.recv() => 128 + 2,
+            _ = self.terminate.recv() => 128 + 15,
+        };
+        StoppedEarly { status }
     }
 }

@@ -242,11 +242,7 @@ async fn start(
         listen: local(0),
         announced: Vec::new(),
     };
-    let mut router = router::start(&joined, data, config, &door, &source).await?;
-    // Providers dial once the router has read their registrations.
-    (&mut router.caught_up)
-        .await
-        .map_err(|_| "the chain could not be followed")?;
+    let router = router::start(&joined, data, config, &door, &source).await?;
     // Before any call is taken: works are sealed to who has a seat.
     let cheat = cheats.iter().find_map(|cheat| cheat.of_validator());
     let audited = (&router, &machine, cheat);

@@ -7,8 +7,9 @@ mod traces;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use support::{Up, refused, stoa, told, value_of};
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -210,6 +211,73 @@ fn the_alerts_use_metrics_that_there_are_and_say_what_to_do() {
             }
             assert!(page.contains(&format!("`{name}`")), "{name}: not explained");
         }
+    }
+}
+
+/// Error codes that an answer may have, as the truth table names them.
+fn codes() -> BTreeSet<String> {
+    let source = read("crates/api/src/error.rs");
+    let is_code = |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let texts = source.split('"').filter(is_code);
+    texts.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_outcome_that_an_alert_waits_for_is_one_that_a_call_can_have() {
+    let alerts = read("deploy/alerts.yml");
+    let waited = alerts.split("outcome=~\"").skip(1);
+    let mut seen = 0;
+    for pattern in waited.filter_map(|rest| rest.split('"').next()) {
+        for word in pattern.split('|') {
+            let begins = word.strip_suffix(".*");
+            let codes = codes();
+            let there = match begins {
+                Some(begin) => codes.iter().any(|code| code.starts_with(begin)),
+                None => codes.contains(word),
+            };
+            assert!(there, "no call ends with {word}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "the alert on failed calls has outcomes");
+}
+
+#[test]
+fn a_role_that_is_stopped_before_it_is_ready_says_so_and_does_not_end_as_if_all_were_well() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    // The chain is gone when the router starts: it waits for it.
+    let mut chain = stoa(&path("chain"))
+        .args(["chain", "--json", "--port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut line = String::new();
+    let out = chain.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut line).expect("reads");
+    chain.kill().expect("killed");
+    chain.wait().expect("waits");
+    for (signal, status) in [("-TERM", 143), ("-INT", 130)] {
+        let mut router = stoa(&path("router"))
+            .args(["router", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .arg("--join")
+            .arg(path("chain/join.json"))
+            .env("RUST_LOG", "stoa=loud")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut told = BufReader::new(router.stderr.take().expect("piped"));
+        let mut text = String::new();
+        while !text.contains("waiting for the chain") {
+            assert!(told.read_line(&mut text).expect("reads") > 0, "{text}");
+        }
+        let pid = router.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        assert_eq!(router.wait().expect("waits").code(), Some(status));
+        told.read_to_string(&mut text).expect("reads");
+        assert!(text.contains("stopped before it was ready"), "{text}");
+        assert!(text.contains("RUST_LOG cannot be read"), "{text}");
     }
 }
 

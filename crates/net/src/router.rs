@@ -25,6 +25,10 @@ const LATE_QUEUE: usize = 16;
 /// How long a refused provider has to read the reason.
 const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 
+/// What a provider is told that came too early.
+const NOT_OPEN: &str =
+    "the router has just started and does not know yet whom to let in; come again";
+
 /// Decides whether this endpoint may speak for the account in its `Hello`; the text goes to the provider's operator.
 pub type Authorize = Arc<dyn Fn(EndpointId, &Hello) -> Result<(), String> + Send + Sync>;
 
@@ -57,6 +61,8 @@ struct Shared {
     answerer: OnceLock<Answerer>,
     /// Places of those who ask about audits.
     askers: Door,
+    /// Whether it is known whom to let in.
+    open: watch::Sender<bool>,
     /// The newest connection of each provider endpoint.
     connections: Mutex<BTreeMap<EndpointId, Connection>>,
 }
@@ -64,6 +70,14 @@ struct Shared {
 impl RouterEndpoint {
     /// Starts to listen; `authorize` is asked for every provider and must not block.
     pub async fn bind(config: RouterConfig, authorize: Authorize) -> Result<Self, NetError> {
+        let endpoint = Self::bind_closed(config, authorize).await?;
+        endpoint.open();
+        Ok(endpoint)
+    }
+
+    /// As [`RouterEndpoint::bind`], but `authorize` is asked only after [`RouterEndpoint::open`]. Who comes before waits at the door for half of
+    /// the handshake's time, and is then told to come again.
+    pub async fn bind_closed(config: RouterConfig, authorize: Authorize) -> Result<Self, NetError> {
         let endpoint =
             endpoint::bind(&config.secret, config.bind, Role::Router, &config.timeouts).await?;
         let shared = Arc::new(Shared {
@@ -72,6 +86,7 @@ impl RouterEndpoint {
             authorize,
             answerer: OnceLock::new(),
             askers: Door::of(audit::ASKERS, audit::ASKERS_PER_SOURCE),
+            open: watch::Sender::new(false),
             connections: Mutex::default(),
         });
         let (admitted, links) = mpsc::channel(ACCEPT_QUEUE);
@@ -82,6 +97,11 @@ impl RouterEndpoint {
             shared,
             accepting,
         })
+    }
+
+    /// From now on it is known whom to let in.
+    pub fn open(&self) {
+        self.shared.open.send_replace(true);
     }
 
     /// Where providers reach this router. Bound to an unspecified address, these are the addresses of its interfaces.
@@ -280,7 +300,14 @@ async fn greet(
         return Err(StreamError::Unexpected("the first message is not `hello`").into());
     };
     let id = EndpointId(*connection.remote_id().as_bytes());
-    if let Err(reason) = (shared.authorize)(id, &hello) {
+    let mut open = shared.open.subscribe();
+    let opening = tokio::time::timeout(patience / 2, open.wait_for(|open| *open));
+    let opened = opening.await.is_ok();
+    let known = match opened {
+        true => (shared.authorize)(id, &hello),
+        false => Err(NOT_OPEN.to_owned()),
+    };
+    if let Err(reason) = known {
         refuse(connection, answer, &reason).await?;
         return Err(NetError::Refused(reason));
     }

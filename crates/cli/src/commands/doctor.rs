@@ -3,10 +3,12 @@
 use super::Outcome;
 use crate::config::{Config, market_slots};
 use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
+use crate::launch::random;
 use crate::process::say;
 use crate::upstream::{UpstreamArgs, connect};
 use serde::Serialize;
 use serde_json::json;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -191,9 +193,10 @@ fn look_at_engine(model: Option<&Path>, found: &mut Found) -> Outcome {
     let opened = match model {
         Some(path) => ExactBackend::open(path, &options(None)),
         None => {
-            let file =
-                std::env::temp_dir().join(format!("stoa-doctor-{}.gguf", std::process::id()));
-            std::fs::write(&file, DEFAULT_MODEL)?;
+            // A name that nobody can foresee, and never through a link: the folder is everybody's.
+            let name = format!("stoa-doctor-{}.gguf", hex::encode(random()?));
+            let file = std::env::temp_dir().join(name);
+            std::fs::File::create_new(&file)?.write_all(DEFAULT_MODEL)?;
             let opened = ExactBackend::open(&file, &options(Some(DEFAULT_MODEL_NAME)));
             let _ = std::fs::remove_file(&file);
             opened

@@ -11,7 +11,7 @@ use stoa_chain::Rpc;
 use stoa_crypto::SecretKey;
 use stoa_types::{Address, StakeAmount, TokenAmount};
 
-/// Arguments of `stoa fund`.
+/// Arguments of `stoa fund`. Each start sends what is named; without any amount it only says what the account holds.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Who gets it.
@@ -35,9 +35,6 @@ pub async fn fund(data: &Path, args: &Args) -> Outcome {
         .as_deref()
         .map(TokenAmount::parse)
         .transpose()?;
-    if stake.is_none() && dollars.is_none() {
-        return Err("name what to hand out with --stake or --dollars".into());
-    }
     let file = JoinFile::load(data)?;
     let profile = file.profile()?;
     if !profile.rules.devnet {

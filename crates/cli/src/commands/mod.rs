@@ -8,7 +8,6 @@ pub mod connect;
 pub mod doctor;
 pub mod fund;
 pub mod keys;
-mod logs;
 pub mod money;
 pub mod provider;
 pub mod router;

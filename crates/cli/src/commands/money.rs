@@ -62,7 +62,12 @@ impl Reader {
     /// Stake of a provider.
     pub async fn provider_stake(&self, provider: Address) -> Outcome<ProviderStake> {
         let stake = self.view.stake(StakeRole::Provider, provider).await?;
-        let slashes = super::logs::slashes(&self.chain, &self.contracts, provider).await?;
+        let slashes = crate::logs::slashes(
+            &self.chain,
+            &self.contracts,
+            (StakeRole::Provider, provider),
+        )
+        .await?;
         let slashed =
             StakeAmount::checked_sum(slashes).ok_or("the slashes do not fit an amount")?;
         let judges = AuditContracts::find(&self.chain, &self.contracts).await?;

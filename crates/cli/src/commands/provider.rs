@@ -16,7 +16,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoa_chain::{ChainAccess, Rpc};
 use stoa_runtime::discover_hardware;
 use stoa_types::Address;
@@ -73,7 +73,7 @@ pub async fn provider(data: &Path, args: &Args) -> Outcome {
     let work = tokio::select! {
         work = start(&data, &config, args, hardware, stopped) => work?,
         // Until it serves there is nothing to drain.
-        () = signal.wait() => return Ok(()),
+        stopped = signal.wait_early() => return Err(stopped.into()),
     };
     let drained = work.follow(&data, signal).await;
     let _ = stop.send(true);
@@ -91,7 +91,45 @@ struct Link {
     router: Address,
     /// The start of the router that it was last dialled for.
     registration: Registration,
+    redials: Redials,
     handle: ProviderHandle,
+}
+
+/// How often a router may have itself dialled anew by registering again: so many times at once, and once more after each pause. Each time ends
+/// the link that stands, and whoever pays for a registration in each block must not keep a provider busy with it.
+#[derive(Debug)]
+struct Redials {
+    left: u32,
+    /// When one was last added.
+    since: Instant,
+}
+
+/// More than a router that is restarted again and again needs.
+const REDIALS_AT_ONCE: u32 = 8;
+const REDIAL_PAUSE: Duration = Duration::from_secs(5);
+
+impl Redials {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: REDIALS_AT_ONCE,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < REDIALS_AT_ONCE
+            && now.saturating_duration_since(self.since) >= REDIAL_PAUSE
+        {
+            self.left += 1;
+            self.since += REDIAL_PAUSE;
+        }
+        if self.left == REDIALS_AT_ONCE {
+            self.since = now;
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
 }
 
 async fn start(
@@ -122,6 +160,7 @@ async fn start(
         .map(|((router, registration), handle)| Link {
             router,
             registration,
+            redials: Redials::new(Instant::now()),
             handle,
         })
         .collect();
@@ -270,7 +309,10 @@ impl Work {
         }
         for link in &mut self.links {
             let now = self.directory.get(link.router);
-            if let Some(registration) = now.filter(|now| **now != link.registration) {
+            // Not now is later: the newest registration is still another one at the next look.
+            if let Some(registration) = now.filter(|now| **now != link.registration)
+                && link.redials.take(Instant::now())
+            {
                 tracing::info!(router = %link.router, "the router started anew");
                 // What one router says of itself must not end the work for the others.
                 if let Err(error) = link.handle.redial(&registration.address) {
@@ -279,5 +321,24 @@ impl Work {
                 link.registration = registration.clone();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_that_registers_in_every_block_is_dialled_anew_only_now_and_then() {
+        let start = Instant::now();
+        let mut redials = Redials::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // A block each second for ten minutes.
+        let taken = (0..600).filter(|second| redials.take(at(*second))).count();
+        assert_eq!(taken, 8 + 119, "eight at once, then one each five seconds");
+        // After a rest, restarts are followed at once again.
+        assert!((0..8).all(|_| redials.take(at(3_600))));
+        assert!(!redials.take(at(3_600)));
+        assert!(redials.take(at(3_605)));
     }
 }

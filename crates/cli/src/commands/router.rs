@@ -64,7 +64,7 @@ pub async fn router(data: &Path, args: &Args) -> Outcome {
     let up = tokio::select! {
         up = start(&data, &config, args, stopped) => up?,
         // Until it serves there is nothing to drain.
-        () = signal.wait() => return Ok(()),
+        stopped = signal.wait_early() => return Err(stopped.into()),
     };
     run(&data, up, signal, stop).await
 }
@@ -84,10 +84,7 @@ async fn start(
         listen: settings.listen,
         announced: settings.announce.clone(),
     };
-    let mut up = router::start(&joined, data, config, &door, &StakeSource::Awaited).await?;
-    (&mut up.caught_up)
-        .await
-        .map_err(|_| "the chain could not be followed")?;
+    let up = router::start(&joined, data, config, &door, &StakeSource::Awaited).await?;
     let keys = settings.keys.iter();
     let keys = keys.map(|key| (KeyHash::from_bytes(key.hash.0), key.account));
     let gateway = router::gateway(data, config, &up, &keys.collect::<Vec<_>>())?;

@@ -56,7 +56,7 @@ pub async fn validator(data: &Path, args: &Args) -> Outcome {
     let running = tokio::select! {
         running = start(&data, &config, args, stopped) => running?,
         // Until it has its seat there is nothing to end.
-        () = signal.wait() => return Ok(()),
+        stopped = signal.wait_early() => return Err(stopped.into()),
     };
     tokio::select! {
         () = signal.wait() => {}

@@ -112,7 +112,7 @@ async fn posted(bundle: &Bundle, url: &str) -> Result<Result<(), String>, String
         )));
     }
     let found =
-        super::logs::batch_head(&chain, receipt.vault, receipt.router, proof.batch.index).await?;
+        crate::logs::batch_head(&chain, receipt.vault, receipt.router, proof.batch.index).await?;
     Ok(match found {
         Some(head) if head == proof.batch.head() => Ok(()),
         Some(head) => Err(format!(

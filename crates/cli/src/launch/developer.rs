@@ -28,9 +28,15 @@ pub async fn fund<C: ChainAccess + Clone>(
         return Ok(developer);
     }
     if view.free(developer.address()).await? < settings.cap {
-        minter
-            .mint_test_dollars(developer.address(), settings.deposit)
-            .await?;
+        // What was made before a crash is there, once nothing of the minter is pending any more.
+        drop(minter.sender().turn().await?);
+        let held = view.token_balance(developer.address()).await?;
+        let lacking = settings.deposit.checked_sub(held).unwrap_or_default();
+        if !lacking.is_zero() {
+            minter
+                .mint_test_dollars(developer.address(), lacking)
+                .await?;
+        }
         developer.deposit(settings.deposit).await?;
     }
     let life = Millis::from_secs(settings.allotment_seconds);
@@ -134,5 +140,52 @@ impl<C: ChainAccess + Clone> Allowance<C> {
             tracing::warn!(%free, account = %self.developer.address(),
                 "the developer's deposit comes to its end; calls are refused when the rest of the allotment is used");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::data::DataDir;
+    use crate::launch::chain;
+    use crate::launch::killed::cut;
+    use crate::profile::Profile;
+    use stoa_types::NetworkProfile;
+
+    #[tokio::test]
+    async fn wherever_a_start_is_cut_the_next_one_makes_and_deposits_nothing_twice() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = Profile::of(text).expect("valid");
+        let embedded = chain::open(&data, &profile).expect("a chain");
+        let founded = chain::found(&data, profile, &embedded).await;
+        let (joined, minter) = founded.expect("contracts");
+        let settings = Config::load(None).expect("valid").developer;
+        let router = Address([9; 20]);
+        let mut ended = 0_u8;
+        for polls in 1..=80_u8 {
+            let key = SecretKey::from_bytes([polls; 32]).expect("a key");
+            let first = fund(&joined, key.clone(), router, &settings, &minter);
+            ended += u8::from(cut(first, polls.into()).await);
+            let again = fund(&joined, key, router, &settings, &minter).await;
+            let developer = again.expect("funded").address();
+            let view = joined.view();
+            let cap = view.allotment(developer, router).await.expect("read").cap;
+            assert_eq!(cap, settings.cap, "cut at wait {polls}");
+            let free = view.free(developer).await.expect("read");
+            assert_eq!(
+                free.checked_add(cap),
+                Some(settings.deposit),
+                "cut at wait {polls}"
+            );
+            let left = view.token_balance(developer).await.expect("read");
+            assert!(left.is_zero(), "cut at wait {polls}: {left} besides");
+            if ended == 2 {
+                return;
+            }
+        }
+        panic!("no start came to its end: the cuts do not reach far enough");
     }
 }

@@ -132,3 +132,24 @@ impl JoinArgs {
         })
     }
 }
+
+/// Starts that are killed.
+#[cfg(test)]
+mod killed {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    /// Drops a future at its `polls`-th wait, as a kill would.
+    pub async fn cut(future: impl Future, polls: usize) -> bool {
+        let (mut future, mut left) = (pin!(future), polls);
+        poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(false);
+            }
+            left -= 1;
+            future.as_mut().poll(context).map(|_| true)
+        })
+        .await
+    }
+}

@@ -57,11 +57,9 @@ pub struct RouterUp {
     pub task: JoinHandle<Result<(), RouterStopped>>,
     /// What the chain says of audits, where the network has them.
     pub audits: Option<(AuditContracts, AuditWatch)>,
-    /// Told once the chain was read to its head: from then on providers are let in.
-    pub caught_up: oneshot::Receiver<()>,
 }
 
-/// Starts the router of a data folder.
+/// Starts the router of a data folder. When this returns, it has read the chain to its head, lets providers in, and the registry names where.
 pub async fn start<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
@@ -81,7 +79,8 @@ pub async fn start<C: ChainAccess + Clone>(
     let (journal, recovered) = journal::open(&data.folder("router/journal")?, domain, address)?;
     tracing::info!(entries = recovered.entries, repaired = ?recovered.repaired, "router's journal");
     let registered = SharedRegistered::default();
-    let (endpoint, door) = open_door(&patient, data, door, &account, &registered).await?;
+    let secret = EndpointSecret::from_bytes(data.secret("router-endpoint")?);
+    let endpoint = bind_door(joined, door, &secret, address, &registered).await?;
 
     let core_config = RouterConfig {
         key,
@@ -106,8 +105,7 @@ pub async fn start<C: ChainAccess + Clone>(
         audits: kept,
         traces: CallTraces::new(tracer("stoa-router", address)),
     };
-    let (handle, task) = router::start(parts)?;
-    tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));
+    let (handle, mut task) = router::start(parts)?;
     if let (Some((_, watch)), Some(shelf)) = (&audits, handle.shelf()) {
         let answers = Answers::new(handle.clone(), address, watch.clone(), shelf);
         endpoint.answer_audits(answers.answerer());
@@ -127,15 +125,23 @@ pub async fn start<C: ChainAccess + Clone>(
         view: view.clone(),
     };
     tokio::spawn(follower.run(told));
+    tokio::select! {
+        read = caught_up => read.map_err(|_| "the chain could not be followed")?,
+        ended = &mut task => ended??,
+    }
+    endpoint.open();
+    let public = publish(&patient, &account, &secret, &endpoint, door).await?;
+    // It keeps the patience of the start: a call that meets a chain that is away goes on where it was when the chain is back, which is sooner
+    // than the state machine would ask for it again. Whoever waits behind it would meet the same chain.
+    tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));
     Ok(RouterUp {
         handle,
         account: address,
         view,
         endpoint,
-        address: door,
+        address: public,
         task,
         audits,
-        caught_up,
     })
 }
 
@@ -161,15 +167,14 @@ fn keep_works(
     })
 }
 
-/// Opens the socket that providers dial, and publishes it on chain.
-async fn open_door<C: ChainAccess + Clone>(
+/// Binds the socket that providers dial. Nobody is let in before it is opened: until the chain is read, everybody would be a stranger.
+async fn bind_door<C: ChainAccess + Clone>(
     joined: &Joined<C>,
-    data: &DataDir,
     door: &Door,
-    router: &Account<C>,
+    secret: &EndpointSecret,
+    router: Address,
     registered: &SharedRegistered,
-) -> Result<(Arc<RouterEndpoint>, RouterAddress), Failure> {
-    let secret = EndpointSecret::from_bytes(data.secret("router-endpoint")?);
+) -> Result<Arc<RouterEndpoint>, Failure> {
     let known = registered.clone();
     let authorize = Arc::new(move |endpoint, hello: &_| {
         known
@@ -181,36 +186,37 @@ async fn open_door<C: ChainAccess + Clone>(
         secret: secret.clone(),
         bind: door.listen,
         welcome: Welcome {
-            router: router.address(),
+            router,
             chain_id: joined.chain_id,
             vault: joined.contracts.vault,
             profile_hash: joined.profile.hash,
         },
         timeouts: stoa_net::Timeouts::default(),
     };
-    let endpoint = Arc::new(RouterEndpoint::bind(listen, authorize).await?);
-    let mut address = endpoint.address();
-    if !door.announced.is_empty() {
-        address.addresses.clone_from(&door.announced);
-    }
-    publish(joined, router, &secret, &address).await?;
-    Ok((endpoint, address))
+    Ok(Arc::new(
+        RouterEndpoint::bind_closed(listen, authorize).await?,
+    ))
 }
 
-/// Registers where the router is reached.
+/// Registers where the router is reached, and says where that is.
 async fn publish<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     router: &Account<C>,
     secret: &EndpointSecret,
-    address: &RouterAddress,
-) -> Result<(), Failure> {
+    endpoint: &RouterEndpoint,
+    door: &Door,
+) -> Result<RouterAddress, Failure> {
+    let mut address = endpoint.address();
+    if !door.announced.is_empty() {
+        address.addresses.clone_from(&door.announced);
+    }
     let registry = joined.contracts.provider_registry;
     let proof = secret.prove(joined.chain_id, registry, router.address());
     let addresses: Vec<_> = address.addresses.iter().map(ToString::to_string).collect();
     router
         .register_router(address.endpoint, proof, &addresses.join(","))
         .await?;
-    Ok(())
+    Ok(address)
 }
 
 /// What the API serves: the router, to holders of the keys in its folder and of those `configured`.

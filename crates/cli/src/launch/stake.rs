@@ -1,17 +1,18 @@
 //! Stake: what a role must have at stake before it is let in.
 
 use super::Joined;
+use crate::logs;
 use crate::process::{Failure, complain};
 use std::time::Duration;
 use stoa_chain::{Account, ChainAccess, StakeRole};
-use stoa_types::StakeAmount;
+use stoa_types::{Address, StakeAmount};
 
 /// How often an account is looked at that waits for stake tokens.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Where the stake tokens of a role come from.
 pub enum StakeSource<'a, C> {
-    /// This account sends them: `up`, whose deployer holds the supply.
+    /// This account sends them: `up`, whose deployer holds the supply. Also after a slash.
     Granted(&'a Account<C>),
     /// Whoever wants the role to run sends them; it waits until they are there.
     Awaited,
@@ -44,12 +45,28 @@ pub async fn ensure<C: ChainAccess + Clone>(
             drop(giver.sender().turn().await?);
             let held = view.stake_token_balance(staker.address()).await?;
             if let Some(lacking) = missing.checked_sub(held).filter(|lack| !lack.is_zero()) {
+                tell_of_slashes(joined, role, staker.address()).await?;
                 giver.send_stake_tokens(staker.address(), lacking).await?;
             }
         }
         StakeSource::Awaited => wait_for_tokens(joined, staker, role, missing).await?,
     }
     staker.stake(role, missing).await?;
+    Ok(())
+}
+
+/// Whose stake was slashed gets another from `up`, or the network that it runs could not start again: its stake is worth nothing, and what
+/// the account did stays in its reputation and on the pages. Where stake is bought, nobody does that.
+async fn tell_of_slashes<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    role: StakeRole,
+    account: Address,
+) -> Result<(), Failure> {
+    let slashes = logs::slashes(&joined.chain, &joined.contracts, (role, account)).await?;
+    if !slashes.is_empty() {
+        tracing::warn!(%account, ?role, slashes = slashes.len(),
+            "its stake was slashed; `up` grants it another, and what it did stays on the chain");
+    }
     Ok(())
 }
 
@@ -82,25 +99,10 @@ mod tests {
     use super::*;
     use crate::data::DataDir;
     use crate::launch::chain;
+    use crate::launch::killed::cut;
     use crate::profile::Profile;
-    use std::future::poll_fn;
-    use std::pin::pin;
-    use std::task::Poll;
     use stoa_crypto::SecretKey;
     use stoa_types::NetworkProfile;
-
-    /// Drops a future at its `polls`-th wait, as a kill would.
-    async fn cut(future: impl Future, polls: usize) -> bool {
-        let (mut future, mut left) = (pin!(future), polls);
-        poll_fn(|context| {
-            if left == 0 {
-                return Poll::Ready(false);
-            }
-            left -= 1;
-            future.as_mut().poll(context).map(|_| true)
-        })
-        .await
-    }
 
     #[tokio::test]
     async fn wherever_a_start_is_cut_the_next_one_sends_and_stakes_nothing_twice() {

@@ -289,18 +289,13 @@ impl<C: ChainAccess + Clone> Loop<C> {
         tokio::spawn(async move {
             let who = account.account().address();
             let sent = send(&account, &call).await;
-            let (name, result) = (
-                name_of(&call),
-                if sent.is_ok() { "done" } else { "refused" },
-            );
+            let (name, result) = (name_of(&call), result_of(&sent));
             metrics::counter!("stoa_validator_calls_total", "call" => name, "result" => result)
                 .increment(1);
             match sent {
                 Ok(()) => tracing::debug!(validator = %who, call = name, "on chain"),
                 // Another one was faster, or the phase is over.
-                Err(
-                    SendError::NotSent(AccessError::Reverted { .. }) | SendError::Reverted { .. },
-                ) => {
+                Err(_) if result == "refused" => {
                     tracing::debug!(validator = %who, call = name, "refused by the contract");
                 }
                 Err(error) => {
@@ -464,6 +459,17 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Forged => "forged",
         Outcome::BadSums => "bad_sums",
         Outcome::Unable => "unable",
+    }
+}
+
+/// How a transaction went, for the metrics: what the contract refuses was done by another one, or its phase is over.
+fn result_of<T>(sent: &Result<T, SendError>) -> &'static str {
+    match sent {
+        Ok(_) => "done",
+        Err(SendError::NotSent(AccessError::Reverted { .. }) | SendError::Reverted { .. }) => {
+            "refused"
+        }
+        Err(_) => "failed",
     }
 }
 

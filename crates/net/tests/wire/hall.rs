@@ -90,6 +90,15 @@ impl Hall {
         Self { router, asked }
     }
 
+    /// A router whose door is still closed.
+    pub async fn closed() -> Self {
+        let asked = Arc::new(AtomicU32::new(0));
+        let router = RouterEndpoint::bind_closed(router_config(), Self::authorize(&asked))
+            .await
+            .expect("bound");
+        Self { router, asked }
+    }
+
     fn authorize(asked: &Arc<AtomicU32>) -> Authorize {
         let asked = asked.clone();
         Arc::new(move |_, hello| {

@@ -56,6 +56,35 @@ async fn a_trace_travels_with_the_order_and_an_order_without_one_has_no_word_of_
 }
 
 #[tokio::test]
+async fn who_comes_before_the_door_opens_waits_there_and_is_asked_for_only_then() {
+    let hall = Hall::closed().await;
+    let provider = hall::connect(hall.provider_config(1)).await;
+    let mut state = provider.state();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(hall.asked.load(Ordering::SeqCst), 0);
+    hall.router.open();
+    let link = patient(hall.router.accept()).await.expect("admitted");
+    assert_eq!(link.endpoint_id(), provider.endpoint_id());
+    let connected = |state: &LinkState| matches!(state, LinkState::Connected { .. });
+    patient(state.wait_for(connected)).await.expect("welcomed");
+    assert_eq!(hall.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn who_waits_too_long_at_a_closed_door_is_told_to_come_again_and_is_let_in_then() {
+    let hall = Hall::closed().await;
+    let mut config = hall.provider_config(1);
+    config.timeouts.handshake = Duration::from_secs(10);
+    let provider = hall::connect(config).await;
+    let mut state = provider.state();
+    let told = |state: &LinkState| matches!(state, LinkState::Waiting { reason, .. } if reason.contains("come again"));
+    patient(state.wait_for(told)).await.expect("told");
+    assert_eq!(hall.asked.load(Ordering::SeqCst), 0, "nobody was asked");
+    hall.router.open();
+    patient(hall.router.accept()).await.expect("admitted");
+}
+
+#[tokio::test]
 async fn sixty_four_jobs_in_flight_do_not_mix() {
     let hall = Hall::open().await;
     let (provider, link) = hall.join(1).await;

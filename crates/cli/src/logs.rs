@@ -1,4 +1,4 @@
-//! Contract logs as the commands read them.
+//! Contract logs, read at once from the first block: for commands and starts, not for who follows the chain.
 
 use stoa_chain::{ChainAccess, ContractEvent, Contracts, StakeRole};
 use stoa_types::{Address, Digest, StakeAmount};
@@ -62,11 +62,11 @@ pub async fn batch_head(
     Ok(heads.await?.into_iter().next())
 }
 
-/// What each slash took from a provider.
+/// What each slash took from an account in a role.
 pub async fn slashes(
     chain: &impl ChainAccess,
     contracts: &Contracts,
-    provider: Address,
+    (role, account): (StakeRole, Address),
 ) -> Result<Vec<StakeAmount>, String> {
     events(
         chain,
@@ -75,10 +75,10 @@ pub async fn slashes(
         |event| match event {
             ContractEvent::Slashed {
                 offender,
-                role: StakeRole::Provider,
+                role: slashed,
                 sigma,
                 ..
-            } => (offender == provider).then_some(sigma),
+            } => (offender == account && slashed == role).then_some(sigma),
             _ => None,
         },
     )
