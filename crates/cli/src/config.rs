@@ -353,8 +353,7 @@ impl Config {
 
     /// Whether a network can be started with these settings on a machine of so many cores.
     pub fn check(&self, cores: u32) -> Result<(), ConfigError> {
-        let (providers, day) = (self.up.providers, 24 * 3600);
-        let life = self.developer.allotment_seconds;
+        let providers = self.up.providers;
         range(
             "the number of providers",
             providers.into(),
@@ -385,32 +384,8 @@ impl Config {
             !self.providers.is_empty(),
             "1 or more",
         )?;
-        range(
-            "developer.allotment_seconds",
-            life,
-            (600..30 * day).contains(&life),
-            "600 to 2591999, the vault takes 30 days at most",
-        )?;
-        range(
-            "developer.renew_before_seconds",
-            self.developer.renew_before_seconds,
-            self.developer.renew_before_seconds < life,
-            "less than developer.allotment_seconds",
-        )?;
-        let rate = &self.router.account_rate;
-        for (key, found) in [
-            (
-                "router.account_rate.requests_per_minute",
-                rate.requests_per_minute.into(),
-            ),
-            (
-                "router.account_rate.tokens_per_minute",
-                rate.tokens_per_minute,
-            ),
-        ] {
-            let allowed = (1..=RATE_MAX).contains(&found);
-            range(key, found, allowed, "1 to 1000000000")?;
-        }
+        self.developer.check()?;
+        self.router.check()?;
         let upstream = &self.upstream;
         range(
             "upstream.message_overhead",
@@ -469,6 +444,52 @@ impl Config {
                 .unwrap_or(common.reserved_percent),
             windows: own_windows.unwrap_or_else(|| common.windows.clone()),
         }
+    }
+}
+
+impl Developer {
+    /// Whether the vault takes an allotment of this life: also for `stoa connect`, which reads nothing else.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (life, day) = (self.allotment_seconds, 24 * 3600);
+        range(
+            "developer.allotment_seconds",
+            life,
+            (600..30 * day).contains(&life),
+            "600 to 2591999, the vault takes 30 days at most",
+        )?;
+        range(
+            "developer.renew_before_seconds",
+            self.renew_before_seconds,
+            self.renew_before_seconds < life,
+            "less than developer.allotment_seconds",
+        )
+    }
+}
+
+impl Router {
+    /// Whether anybody could call a router with these settings: also for `stoa router`, which reads nothing else.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        range(
+            "router.calls_max",
+            self.calls_max.into(),
+            self.calls_max > 0,
+            "1 or more",
+        )?;
+        let rate = &self.account_rate;
+        for (key, found) in [
+            (
+                "router.account_rate.requests_per_minute",
+                rate.requests_per_minute.into(),
+            ),
+            (
+                "router.account_rate.tokens_per_minute",
+                rate.tokens_per_minute,
+            ),
+        ] {
+            let allowed = (1..=RATE_MAX).contains(&found);
+            range(key, found, allowed, "1 to 1000000000")?;
+        }
+        Ok(())
     }
 }
 
@@ -643,6 +664,7 @@ mod tests {
             ("[provider]\nreserved_percent = 101", "reserved_percent"),
             ("[provider]\nreserved_percent = 100", "no room for a job"),
             ("[provider]\nslots = 0", "slots"),
+            ("[router]\ncalls_max = 0", "router.calls_max"),
             ("[developer]\nallotment_seconds = 2592000", "30 days"),
             ("[developer]\nrenew_before_seconds = 99999999", "less than"),
             ("[upstream]\nsilence_seconds = 0", "silence_seconds"),

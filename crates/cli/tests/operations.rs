@@ -281,6 +281,36 @@ fn a_role_that_is_stopped_before_it_is_ready_says_so_and_does_not_end_as_if_all_
     }
 }
 
+#[test]
+fn a_role_alone_refuses_settings_that_up_refuses_before_it_makes_anything() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    for (command, text, named) in [
+        ("router", "[router]\ncalls_max = 0", "router.calls_max"),
+        (
+            "router",
+            "[router.account_rate]\nrequests_per_minute = 0",
+            "requests_per_minute",
+        ),
+        (
+            "connect",
+            "[developer]\nallotment_seconds = 1",
+            "developer.allotment_seconds",
+        ),
+    ] {
+        fs::write(path("settings.toml"), text).expect("written");
+        let mut role = stoa(&path("data"));
+        role.arg(command).arg("--config").arg(path("settings.toml"));
+        if command == "connect" {
+            let nobody = format!("0x{}", "11".repeat(20));
+            role.args(["--router", &nobody, "--api", "http://127.0.0.1:1/v1"]);
+        }
+        let error = refused(&mut role);
+        assert!(error.contains(named), "{command}: {error}");
+        assert!(!path("data").exists(), "{command} made its folder");
+    }
+}
+
 /// Whether the program knows every option: with `--help` behind them it says so before it does anything.
 fn is_understood(arguments: &[String]) -> bool {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stoa"));

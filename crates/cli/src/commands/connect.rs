@@ -41,6 +41,7 @@ pub async fn connect(data: &Path, args: &Args) -> Outcome {
     if let Some(cap) = &args.allot {
         config.developer.cap = TokenAmount::parse(cap)?;
     }
+    config.developer.check()?;
     let api = checked_api(&args.api)?;
     let data = DataDir::open(data)?;
     let joined = args.join.join(&data).await?;

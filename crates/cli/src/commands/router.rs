@@ -57,6 +57,7 @@ impl Args {
 pub async fn router(data: &Path, args: &Args) -> Outcome {
     let mut config = Config::load(args.config.as_deref())?;
     args.apply(&mut config.router);
+    config.router.check()?;
     args.telemetry.start(&config.telemetry)?;
     let data = DataDir::open(data)?;
     let mut signal = StopSignal::new()?;
