@@ -353,7 +353,7 @@ impl Config {
 
     /// Whether a network can be started with these settings on a machine of so many cores.
     pub fn check(&self, cores: u32) -> Result<(), ConfigError> {
-        let providers = self.up.providers;
+        let (providers, day) = (self.up.providers, 24 * 3600);
         range(
             "the number of providers",
             providers.into(),
