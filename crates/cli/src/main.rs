@@ -21,8 +21,8 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, backup, chain, connect, doctor, fund, keys, money, provider, router, show,
-    validator, validators, verify,
+    Outcome, ask, audit, backup, chain, claim, connect, doctor, fund, keys, money, provider,
+    router, show, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -162,7 +162,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Providers(args) => show::providers(data, args).await,
         Command::Validators(args) => validators::validators(data, args).await,
         Command::Keys(args) => keys::keys(data, args).await,
-        Command::Claim(args) => money::claim(data, args).await,
+        Command::Claim(args) => claim::claim(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,
         Command::Backup(args) => backup::backup(data, args),
         Command::Restore(args) => backup::restore(data, args),

@@ -79,7 +79,7 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "stoa_router_journal_refused_total", Count, "", "Entries that the journal refused; each is a call that was turned away."),
     metric(Gauge, "stoa_router_journal_waiting", Count, "", "Entries that wait for room on the disk."),
     metric(Gauge, "stoa_router_works_kept", Count, "", "Works that are kept, sealed, for audits."),
-    metric(Counter, "stoa_router_audit_questions_total", Count, "kind, given", "Questions of validators, and whether there was something to give."),
+    metric(Counter, "stoa_router_audit_questions_total", Count, "kind, given", "Questions of validators and providers, and whether there was something to give."),
 
     metric(Counter, "stoa_api_requests_total", Count, "route, code", "HTTP requests by status."),
     metric(Histogram, "stoa_api_head_seconds", Seconds, "route", "From a request's head to the answer's."),

@@ -1,4 +1,4 @@
-//! Questions of validators to a router: one question and one answer per stream, one stream at a time.
+//! Questions of validators, and of providers about their earnings, to a router: one question and one answer per stream, one stream at a time.
 //!
 //! Whoever asks is a stranger. It costs the router a place among those who ask, frames of at most [`QUESTION_BYTES_MAX`], and as many
 //! questions as [`PACE`] lets through; an answer that is not taken at 64 KiB/s is given up.
@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_nodes::audit::{KeptWork, Question};
+use stoa_nodes::payout::Payout;
 use stoa_nodes::validator::Voted;
 use stoa_types::{EndpointId, SignedTicket};
 use tokio::time::{Instant, timeout};
@@ -54,6 +55,8 @@ pub enum Answer {
     Work(Box<KeptWork>),
     /// A ballot.
     Ballot(Voted),
+    /// What a provider earned.
+    Payouts(Vec<Payout>),
 }
 
 /// Answers one question. Who may hear what is its decision.
@@ -78,13 +81,19 @@ enum Head {
     Ballot {
         bytes: u64,
     },
+    Payouts {
+        bytes: u64,
+    },
 }
 
 impl Head {
     const fn bytes(&self) -> u64 {
         match self {
             Self::Nothing { .. } | Self::Taken => 0,
-            Self::Leaves { bytes } | Self::Work { bytes, .. } | Self::Ballot { bytes } => *bytes,
+            Self::Leaves { bytes }
+            | Self::Work { bytes, .. }
+            | Self::Ballot { bytes }
+            | Self::Payouts { bytes } => *bytes,
         }
     }
 }
@@ -118,6 +127,11 @@ fn parts(answer: Answer) -> (Head, Arc<[u8]>) {
             let body = json(&voted);
             let bytes = body.len() as u64;
             (Head::Ballot { bytes }, body.into())
+        }
+        Answer::Payouts(payouts) => {
+            let body = json(&payouts);
+            let bytes = body.len() as u64;
+            (Head::Payouts { bytes }, body.into())
         }
     }
 }
@@ -184,7 +198,7 @@ impl Asker {
 /// One router to ask, and the connection to it.
 type Line = Arc<tokio::sync::Mutex<Option<Connection>>>;
 
-/// Asks routers for what audits need. Questions to one router wait for each other, those to several do not.
+/// Asks routers for what audits and claims need. Questions to one router wait for each other, those to several do not.
 pub struct AuditClient {
     endpoint: Endpoint,
     timeouts: Timeouts,
@@ -314,6 +328,10 @@ fn whole(head: Head, body: Vec<u8>) -> Result<Answer, StreamError> {
         Head::Ballot { .. } => {
             let voted = serde_json::from_slice(&body);
             Answer::Ballot(voted.map_err(|_| malformed(body.len()))?)
+        }
+        Head::Payouts { .. } => {
+            let payouts = serde_json::from_slice(&body);
+            Answer::Payouts(payouts.map_err(|_| malformed(body.len()))?)
         }
     })
 }

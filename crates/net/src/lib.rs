@@ -10,7 +10,7 @@
 //! ([`STREAM_WINDOW_BYTES`]) and then holds the writer back, alone among its neighbours.
 //!
 //! Validators ask the same router under a protocol of their own ([`AuditClient`], [`RouterEndpoint::answer_audits`]): one question and one
-//! answer per stream, one stream at a time. Anyone may ask; who may hear what is for the router's [`Answerer`] to say.
+//! answer per stream, one stream at a time. A provider asks under it for what it can claim. Anyone may ask; who may hear what is for the router's [`Answerer`] to say.
 //!
 //! Strangers cost a router little: one stream each, frames of at most [`CONTROL_BYTES_MAX`] until they are admitted, a bounded number of
 //! handshakes in all and from one address, and under load a retry packet that proves the address before anything is kept.
@@ -41,7 +41,7 @@ pub use stream::{JobStream, MessageReceiver, MessageSender, MessageStream, Provi
 /// Protocol of the connection between provider and router, with its version.
 pub const ALPN: &[u8] = b"stoa/provider/2";
 
-/// Protocol by which validators ask routers for what audits need, with its version.
+/// Protocol by which validators ask routers for what audits need, and providers for what they can claim, with its version.
 pub const AUDIT_ALPN: &[u8] = b"stoa/audit/1";
 
 /// Largest frame of the control stream until the provider is admitted, in bytes; afterwards a repeated `Final` may be as large as on the

@@ -118,7 +118,7 @@ impl RouterEndpoint {
         }
     }
 
-    /// Answers questions about audits from now on; before, nobody is let in who asks them. The first answerer stays.
+    /// Answers questions about audits and payouts from now on; before, nobody is let in who asks them. The first answerer stays.
     pub fn answer_audits(&self, answerer: Answerer) {
         let _ = self.shared.answerer.set(answerer);
     }

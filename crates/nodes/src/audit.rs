@@ -1,5 +1,6 @@
 //! What a router keeps of a job for audits, and how a validator asks for it (docs/audits.md).
 
+use crate::payout::PayoutRequest;
 use crate::validator::Voted;
 use crate::work::Work;
 use serde::{Deserialize, Serialize};
@@ -79,7 +80,8 @@ impl WorkRequest {
     }
 }
 
-/// What anyone may ask of a router about its batches, and what a validator may leave with it.
+/// What anyone may ask of a router about its batches, what a provider may ask about its own earnings, and what a validator may leave
+/// with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Question {
@@ -104,6 +106,8 @@ pub enum Question {
         /// What it says.
         voted: Voted,
     },
+    /// What a provider can claim; for the provider alone.
+    Payouts(PayoutRequest),
 }
 
 fn request_digest(router: Address, validator: Address, round: u64, job: JobId) -> Digest {

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod client;
 pub mod message;
+pub mod payout;
 pub mod planter;
 pub mod provider;
 pub mod receipts;

@@ -104,7 +104,8 @@ pub(super) fn ruling_table(rulings: &[RulingRow], nothing: &str) -> Markup {
             short(row.transaction),
             time(row.at),
         ];
-        (row.subject.to_string(), cells)
+        // A subject that no panel could judge may be ruled on again.
+        (format!("{}-{}", row.subject, row.transaction), cells)
     };
     let rows: Vec<Row> = rulings.iter().map(row).collect();
     table("Rulings", &columns, &rows, nothing)

@@ -30,8 +30,10 @@ const ACCOUNT_WATCHES_MAX: usize = 4;
 const ACCOUNTS_WATCH_MAX: usize = 64;
 /// Least time between two renderings of a page.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A page whose rendering took long is rendered again only after that many times as long.
+/// A page whose rendering took long is rendered again only after that many times as long, or after so many times for each page that is
+/// looked at: all of them together never take more than half a core.
 const REST: u32 = 20;
+const REST_OF_EACH: u32 = 2;
 /// A line without news carries a beat this often.
 const BEAT: Duration = Duration::from_secs(5);
 /// How long a browser waits before it asks again.
@@ -51,7 +53,7 @@ struct Watch {
     rendered: Instant,
     pause: Duration,
     beat: Instant,
-    _place: Place,
+    place: Place,
 }
 
 /// Who looks at pages. Every look costs rendering: each viewer has places, and accounts cannot take the operator's.
@@ -67,6 +69,11 @@ struct Place {
 impl Watchers {
     fn counts(&self) -> MutexGuard<'_, BTreeMap<Viewer, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pages that are looked at now.
+    fn all(&self) -> usize {
+        self.counts().values().sum()
     }
 
     fn place(self: &Arc<Self>, viewer: Viewer) -> Option<Place> {
@@ -101,6 +108,12 @@ impl Drop for Place {
     }
 }
 
+/// How long a page rests after a rendering that took so long.
+fn pause(took: Duration, watched: usize) -> Duration {
+    let watched = u32::try_from(watched).unwrap_or(u32::MAX);
+    PAUSE.max(took.saturating_mul(REST.max(watched.saturating_mul(REST_OF_EACH))))
+}
+
 /// The stream of a page.
 pub(crate) async fn live(
     State(app): State<Arc<App>>,
@@ -127,7 +140,7 @@ pub(crate) async fn live(
         rendered: now,
         pause: PAUSE,
         beat: now + BEAT,
-        _place: place,
+        place,
     };
     let pieces = stream::unfold(watch, |mut watch| async move {
         let piece = watch.next().await?;
@@ -192,7 +205,7 @@ impl Watch {
         let look_up = move |gateway: &dyn Gateway| page.sections(gateway.board(), viewer);
         let sections = documents(&self.app, look_up).await.ok()?.ok()?;
         self.rendered = Instant::now();
-        self.pause = PAUSE.max((self.rendered - began) * REST);
+        self.pause = pause(self.rendered - began, self.place.watchers.all());
         let mut events = String::new();
         for Section { id, title, body } in sections {
             let html = body.into_string();
@@ -204,5 +217,22 @@ impl Watch {
             self.shown.insert(id, html);
         }
         Some(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_pages_together_take_at_most_half_a_core_to_render() {
+        for took in [1, 10, 300] {
+            let took = Duration::from_millis(took);
+            for watched in [1_u32, 10, 32, 96] {
+                let share = took.as_secs_f64() / pause(took, watched as usize).as_secs_f64();
+                assert!(share * f64::from(watched) <= 0.51, "{watched} at {took:?}");
+                assert!(pause(took, watched as usize) >= PAUSE);
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::port::Viewer;
 use crate::server::App;
 use axum::Json;
 use axum::extract::{Extension, RawQuery, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 use std::sync::Arc;
@@ -78,6 +78,7 @@ pub(crate) fn document(title: &str, script: Option<&str>, body: &Markup) -> Mark
 pub(crate) async fn login(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let query = query.unwrap_or_default();
     let token = query
@@ -89,7 +90,10 @@ pub(crate) async fn login(
     }
     let now = app.gateway.board().now();
     let span = (now, Timestamp(u64::MAX));
-    let cookie = app.sessions.begin(Viewer::Operator, span, false);
+    // A proxy says so. Whoever says it without one shuts out himself alone.
+    let proxied = headers.get("x-forwarded-proto");
+    let secure = proxied.is_some_and(|scheme| scheme == "https");
+    let cookie = app.sessions.begin(Viewer::Operator, span, secure);
     let body = html! {
         (DOCTYPE)
         html lang="en" {

@@ -57,7 +57,7 @@ fn provider_table(providers: &[ProviderRow]) -> Markup {
         ("Models", false),
         ("Free slots", true),
         ("Reputation", true),
-        ("Jobs", true),
+        ("Jobs since start", true),
     ];
     let row = |row: &ProviderRow| -> Row {
         let cells = vec![

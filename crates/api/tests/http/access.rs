@@ -171,6 +171,17 @@ async fn only_the_exact_login_token_logs_in() {
 }
 
 #[tokio::test]
+async fn an_operator_who_came_by_tls_shows_the_cookie_nowhere_else() {
+    let server = Server::start(Vec::new()).await;
+    let path = format!("/login?token={LOGIN}");
+    for (scheme, secure) in [("https", true), ("http", false)] {
+        let headers = [("x-forwarded-proto", scheme)];
+        let reply = server.send("GET", &path, &headers, b"").await;
+        assert_eq!(reply.headers["set-cookie"].contains("; Secure"), secure);
+    }
+}
+
+#[tokio::test]
 async fn x_api_key_is_as_good_as_bearer_and_the_scheme_has_no_case() {
     let server = Server::start(Vec::new()).await;
     for header in [

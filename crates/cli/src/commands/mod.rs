@@ -4,6 +4,7 @@ pub mod ask;
 pub mod audit;
 pub mod backup;
 pub mod chain;
+pub mod claim;
 pub mod connect;
 pub mod doctor;
 pub mod fund;

@@ -1,25 +1,21 @@
-//! Commands about money: `account`, `claim`, `withdraw`. They talk to the chain themselves; the router is asked only for the
-//! leaves that a claim needs.
+//! Commands about money: `account`, `withdraw`. They talk to the chain themselves.
 
 use super::Outcome;
-use super::show::print_json;
-use crate::data::{providers, read_secret};
+use crate::data::read_secret;
 use crate::http::Api;
 use crate::network::Network;
-use crate::process::{one_line, say};
-use serde::{Deserialize, Serialize};
+use crate::process::say;
+use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
-use stoa_api::ClaimRow;
-use stoa_chain::{
-    Account, AuditContracts, Claim, Contracts, PayRoots, Rpc, Sender, StakeRole, View,
-};
+use stoa_chain::{Account, AuditContracts, Contracts, Rpc, Sender, StakeRole, View};
 use stoa_crypto::SecretKey;
 use stoa_ledger::audit::standing::Standing;
-use stoa_types::{Address, NetworkProfile, StakeAmount, TokenAmount};
+use stoa_types::{Address, StakeAmount, TokenAmount};
 
-const MINING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a transaction may take to be mined before it is sent again.
+pub(super) const MINING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `stoa withdraw`.
 #[derive(Debug, clap::Args)]
@@ -99,7 +95,12 @@ pub fn contracts(network: &Network) -> Outcome<Contracts> {
     })
 }
 
-async fn account_of(data: &Path, network: &Network, name: &str) -> Outcome<Account<Rpc>> {
+/// The account of a key in the folder.
+pub(super) async fn account_of(
+    data: &Path,
+    network: &Network,
+    name: &str,
+) -> Outcome<Account<Rpc>> {
     let key = SecretKey::from_bytes(read_secret(data, name)?)
         .map_err(|error| format!("key of {name}: {error}"))?;
     let sender = Sender::new(Rpc::new(&network.rpc)?, key, MINING_PATIENCE).await?;
@@ -148,137 +149,6 @@ available  {}",
         router.reserved,
         router.available
     ))?)
-}
-
-#[derive(Serialize)]
-struct Paid {
-    provider: Address,
-    gross: TokenAmount,
-    paid: TokenAmount,
-    /// Too little for a claim yet.
-    waiting: TokenAmount,
-    /// Why nothing came of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-/// `stoa claim`: claims and collects for every provider whose key is in the data folder, whether it runs now or not.
-pub async fn claim(data: &Path, args: &super::show::ShowArgs) -> Outcome {
-    #[derive(Deserialize)]
-    struct Rows {
-        data: Vec<ClaimRow>,
-    }
-    let network = Network::load(data)?;
-    let least = claim_min(data)?;
-    let rows: Rows = Api::new(&network).get("/stoa/claims").await?;
-    let view = View::new(Rpc::new(&network.rpc)?, contracts(&network)?);
-    let mut told = Vec::new();
-    for name in providers(data)? {
-        let account = account_of(data, &network, &name).await?;
-        for row in rows.data.iter().filter(|r| r.provider == account.address()) {
-            let paid = claim_one(&network, &account, &view, row, least).await;
-            // One provider's trouble is not the others': what was paid is told in any case.
-            told.push(paid.unwrap_or_else(|error| Paid {
-                provider: row.provider,
-                gross: TokenAmount::ZERO,
-                paid: TokenAmount::ZERO,
-                waiting: TokenAmount::ZERO,
-                error: Some(error.to_string()),
-            }));
-        }
-    }
-    if args.json {
-        print_json(&told)?;
-    } else if told.is_empty() {
-        say("nothing is claimable yet: a payout root is claimable after the challenge window")?;
-    }
-    for paid in told.iter().filter(|_| !args.json) {
-        let Paid {
-            provider,
-            gross,
-            waiting,
-            ..
-        } = paid;
-        let rest = if waiting.is_zero() {
-            String::new()
-        } else {
-            format!(", {waiting} wait for the least claim of {least}")
-        };
-        say(format_args!(
-            "{provider}: {gross} gross claimed, {} paid out{rest}",
-            paid.paid
-        ))?;
-    }
-    let failed = told
-        .iter()
-        .find_map(|paid| Some((paid.provider, paid.error.as_ref()?)));
-    match failed {
-        Some((provider, error)) => Err(format!("{provider} was not paid: {error}").into()),
-        None => Ok(()),
-    }
-}
-
-/// The vault's least claim, from the profile that its contracts were made with.
-fn claim_min(data: &Path) -> Outcome<TokenAmount> {
-    let path = data.join("profile.toml");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let profile = NetworkProfile::parse(&text)
-        .map_err(|error| format!("{} is damaged: {}", path.display(), one_line(error)))?;
-    Ok(profile.settlement.claim_min)
-}
-
-async fn claim_one(
-    network: &Network,
-    account: &Account<Rpc>,
-    view: &View<Rpc>,
-    row: &ClaimRow,
-    least: TokenAmount,
-) -> Outcome<Paid> {
-    let before = view
-        .claimed(network.router, row.provider, row.fee_version)
-        .await?;
-    let totals = view.totals(network.router).await?;
-    let open = totals
-        .debited
-        .checked_sub(totals.claimed)
-        .unwrap_or_default();
-    let due = row
-        .lifetime_gross
-        .checked_sub(before)
-        .unwrap_or_default()
-        .min(open);
-    let enough = !due.is_zero() && due >= least;
-    if enough {
-        let claim = Claim {
-            router: network.router,
-            provider: row.provider,
-            fee_version: row.fee_version,
-            lifetime_gross: row.lifetime_gross,
-            roots: PayRoots {
-                provider_root: row.provider_root,
-                debit_root: row.debit_root,
-            },
-            proof: row.proof.clone(),
-        };
-        account.claim(&claim).await?;
-    }
-    let owed = view.owed(row.provider).await?;
-    if !owed.is_zero() {
-        account.collect(row.provider).await?;
-    }
-    let (gross, waiting) = if enough {
-        (due, TokenAmount::ZERO)
-    } else {
-        (TokenAmount::ZERO, due)
-    };
-    Ok(Paid {
-        provider: row.provider,
-        gross,
-        paid: owed,
-        waiting,
-        error: None,
-    })
 }
 
 /// `stoa withdraw`: the developer's free balance to its wallet, at once.

@@ -14,7 +14,7 @@ use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::shelf::Shelf;
 use crate::roles::traces::CallTraces;
-use crate::roles::{journal, router, settler, watch};
+use crate::roles::{journal, payouts, router, settler, watch};
 use crate::telemetry::tracer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,11 +106,13 @@ pub async fn start<C: ChainAccess + Clone>(
         traces: CallTraces::new(tracer("stoa-router", address)),
     };
     let (handle, mut task) = router::start(parts)?;
+    let mut judged = None;
     if let (Some((_, watch)), Some(shelf)) = (&audits, handle.shelf()) {
         let answers = Answers::new(handle.clone(), address, watch.clone(), shelf);
-        endpoint.answer_audits(answers.answerer());
+        judged = Some(answers.answerer());
         tokio::spawn(audits::follow(watch.clone(), handle.clone(), address));
     }
+    endpoint.answer_audits(payouts::answerer(handle.clone(), judged));
     tokio::spawn(watch::watch(handle.clone()));
     let view = Arc::new(Mutex::new(ChainView::default()));
     let (told, caught_up) = oneshot::channel();
@@ -233,6 +235,7 @@ pub fn gateway(
         (keys, replays),
         router.view.clone(),
         config.router.calls_max,
+        router.audits.as_ref().map(|(_, watch)| watch.clone()),
     )))
 }
 

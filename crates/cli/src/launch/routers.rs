@@ -86,6 +86,14 @@ impl<C: ChainAccess + Clone> Routers<C> {
         self.known.get(&router)
     }
 
+    /// Every router that said where it is reached.
+    pub fn all(&self) -> Vec<(Address, RouterAddress)> {
+        let known = self.known.iter();
+        known
+            .map(|(router, said)| (*router, said.address.clone()))
+            .collect()
+    }
+
     /// Reads on, and gives the routers with the stake that their role demands.
     pub async fn read_staked(&mut self) -> Result<Vec<Address>, AccessError> {
         self.read().await?;

@@ -225,6 +225,7 @@ impl Answers {
                 )
             }
             Question::Show { validator, voted } => ("show", self.take(validator, voted)),
+            Question::Payouts(_) => ("payouts", Err("that is asked elsewhere")),
         };
         let given = if answer.is_ok() { "yes" } else { "no" };
         metrics::counter!("stoa_router_audit_questions_total", "kind" => kind, "given" => given)

@@ -171,9 +171,7 @@ impl Board for RouterGateway {
             Viewer::Account(account) | Viewer::Key(account, _) => {
                 let problems = parts.iter_mut().filter_map(|part| part.problem.as_mut());
                 problems.for_each(|problem| "the operator is told why".clone_into(problem));
-                core.summaries()
-                    .filter(|job| job.account == account)
-                    .count()
+                core.active_of(account)
             }
         };
         Overview {
@@ -263,7 +261,11 @@ impl Board for RouterGateway {
     }
 
     fn audits(&self) -> Audits {
-        self.view().trail.audits()
+        let phase = |round| {
+            let state = self.audits.as_ref()?.state();
+            Some(state.round_of(round, now()).map(|round| round.phase))
+        };
+        self.view().trail.audits(phase)
     }
 
     fn money(&self, viewer: Viewer) -> Money {

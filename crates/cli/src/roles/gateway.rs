@@ -1,10 +1,11 @@
 //! The router as the HTTP surface sees it.
 
+use super::audit_watch::AuditWatch;
 use super::keys::KeyStore;
 use super::replays::Replays;
 use super::router::{RouterHandle, now};
 use super::trail::Trail;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_api::{
     Account, AccountRow, BatchRow, Board, Call, ClaimRow, ClientEnd, Fate, Gateway, IssuedKey,
@@ -12,7 +13,7 @@ use stoa_api::{
     ProviderRow, ReceiptView, ReplayStore, RequestLimits, Viewer, WrittenTokens,
 };
 use stoa_crypto::MerkleTree;
-use stoa_ledger::book::{BatchRecord, RouterBook};
+use stoa_ledger::book::{BatchRecord, PayoutClaim, RouterBook};
 use stoa_nodes::client::{Cause, ClientRequest};
 use stoa_nodes::router::{JobSummary, Standing};
 use stoa_types::{
@@ -55,6 +56,8 @@ pub struct RouterGateway {
     replays: Replays,
     view: Arc<Mutex<ChainView>>,
     calls_max: u32,
+    /// What the chain says of audits, where the network has them.
+    pub(super) audits: Option<AuditWatch>,
     sealed: Mutex<SealedBatches>,
 }
 
@@ -74,6 +77,7 @@ impl RouterGateway {
         (keys, replays): (KeyStore, Replays),
         view: Arc<Mutex<ChainView>>,
         calls_max: u32,
+        audits: Option<AuditWatch>,
     ) -> Self {
         Self {
             router,
@@ -81,6 +85,7 @@ impl RouterGateway {
             replays,
             view,
             calls_max,
+            audits,
             sealed: Mutex::default(),
         }
     }
@@ -389,35 +394,27 @@ impl Gateway for RouterGateway {
             Viewer::Key(account, key) => (account, Some(key)),
         };
         let shown = |job: JobId| key.is_none_or(|key| core.key_of(job) == key);
-        let mut rows = live_rows(&core, |row| row.account == account && shown(row.job));
-        rows.extend(
-            core.newest_jobs_of(account)
-                .take(JOBS_LOOKED_THROUGH)
-                .filter(|job| shown(*job))
-                .take(JOBS_SHOWN)
-                .filter_map(|job| past_row(&core, book, job)),
-        );
-        rows
+        let live = live_rows(&core, |row| row.account == account && shown(row.job));
+        let past = core
+            .newest_jobs_of(account)
+            .take(JOBS_LOOKED_THROUGH)
+            .filter(|job| shown(*job))
+            .take(JOBS_SHOWN)
+            .filter_map(|job| past_row(&core, book, job));
+        each_once(live, past)
     }
 
     fn claims(&self) -> Vec<ClaimRow> {
-        let core = self.router.core();
-        let claim = |(provider, fee_version, _)| {
-            let claim = core.book().payout_claim(provider, fee_version)?;
-            Some(ClaimRow {
-                provider,
-                fee_version,
-                lifetime_gross: claim.lifetime_gross,
-                provider_root: claim.provider_root,
-                debit_root: claim.debit_root,
-                proof: claim.proof,
-            })
+        let claims = self.router.core().book().payout_claims(|_| true);
+        let row = |claim: PayoutClaim| ClaimRow {
+            provider: claim.provider,
+            fee_version: claim.fee_version,
+            lifetime_gross: claim.lifetime_gross,
+            provider_root: claim.provider_root,
+            debit_root: claim.debit_root,
+            proof: claim.proof,
         };
-        core.book()
-            .claimable_providers()
-            .into_iter()
-            .filter_map(claim)
-            .collect()
+        claims.into_iter().map(row).collect()
     }
 
     fn providers(&self) -> Vec<ProviderRow> {
@@ -520,11 +517,18 @@ pub(super) fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
 
 /// The newest jobs of all accounts.
 fn newest_rows(core: &stoa_nodes::router::Router) -> Vec<JobRow> {
-    let mut rows = live_rows(core, |_| true);
     let (book, past) = (core.book(), core.book().newest_jobs().take(JOBS_SHOWN));
-    rows.extend(past.filter_map(|job| past_row(core, book, job)));
+    let past = past.filter_map(|job| past_row(core, book, job));
+    let mut rows = each_once(live_rows(core, |_| true), past);
     rows.truncate(JOBS_SHOWN);
     rows
+}
+
+/// Calls under way, then charged ones. A call whose charge is in the books and not yet told to its client is both: it stands among the first.
+fn each_once(live: Vec<JobRow>, past: impl Iterator<Item = JobRow>) -> Vec<JobRow> {
+    let under_way: BTreeSet<JobId> = live.iter().map(|row| row.job).collect();
+    let past = past.filter(|row| !under_way.contains(&row.job));
+    live.into_iter().chain(past).collect()
 }
 
 /// Calls in progress that `shown` says, newest first.
@@ -607,5 +611,31 @@ pub(super) fn batch_row(
         total,
         jobs: jobs.iter().copied().take(JOBS_PER_BATCH_SHOWN).collect(),
         posted_at: batch.posted.map(|posted| posted.at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_being_charged_is_one_row() {
+        let row = |n: u8, state| JobRow {
+            job: JobId([n; 32]),
+            state,
+            model: "m".to_owned(),
+            provider: None,
+            output_price: None,
+            amount: TokenAmount::ZERO,
+            ttft_ms: None,
+            input_units: 0,
+            output_units: 0,
+            reserved_at: Timestamp(0),
+        };
+        let live = vec![row(3, JobState::Accepted), row(2, JobState::Delivered)];
+        let past = [row(2, JobState::Delivered), row(1, JobState::Settled)];
+        let rows = each_once(live, past.into_iter());
+        let jobs: Vec<u8> = rows.iter().map(|row| row.job.0[0]).collect();
+        assert_eq!(jobs, [3, 2, 1]);
     }
 }

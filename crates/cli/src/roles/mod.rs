@@ -7,6 +7,7 @@ pub mod earnings;
 pub mod gateway;
 pub mod journal;
 pub mod keys;
+pub mod payouts;
 pub mod planter;
 pub mod provider;
 pub mod records;

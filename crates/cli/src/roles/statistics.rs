@@ -9,6 +9,8 @@ use stoa_types::{Address, JobId, Timestamp};
 
 /// Failed calls that are remembered.
 const FAILED_KEPT: usize = 200;
+/// Of these, of one account: who fails often leaves the others theirs.
+const FAILED_KEPT_OF_ACCOUNT: usize = 50;
 /// Lost choices that are remembered of each provider.
 const LOST_KEPT: usize = 20;
 
@@ -78,7 +80,7 @@ impl Statistics {
             markets,
             ..
         } = &mut *counts;
-        if let Some(call) = open.get_mut(&job) {
+        if let Some(call) = open.get_mut(&job).filter(|call| !call.matched) {
             call.matched = true;
             performance.matched += 1;
             performance.queue.observe(now.since(call.since).0);
@@ -181,12 +183,16 @@ impl Counts {
         self.failed.push_back(FailedCall {
             job,
             account: call.account,
-            model: call.model,
+            model: call.model.clone(),
             cause: failure.cause.to_string(),
             billed: failure.billed,
             at: now,
         });
-        if self.failed.len() > FAILED_KEPT {
+        let own = |failed: &FailedCall| failed.account == call.account;
+        if self.failed.iter().filter(|failed| own(failed)).count() > FAILED_KEPT_OF_ACCOUNT {
+            let oldest = self.failed.iter().position(own);
+            oldest.and_then(|at| self.failed.remove(at));
+        } else if self.failed.len() > FAILED_KEPT {
             self.failed.pop_front();
         }
     }
@@ -219,5 +225,40 @@ impl Market {
         if self.lost.len() > LOST_KEPT {
             self.lost.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoa_types::TokenAmount;
+
+    const NOW: Timestamp = Timestamp::from_secs(1);
+
+    fn fail(statistics: &Statistics, number: u32, account: Address) {
+        let mut job = JobId([account.0[0]; 32]);
+        job.0[..4].copy_from_slice(&number.to_be_bytes());
+        statistics.submitted(job, account, "m", NOW);
+        let failure = Failure {
+            cause: Cause::NoAllotment,
+            billed: TokenAmount::ZERO,
+        };
+        statistics.told(job, &ClientEvent::Failed(failure), NOW);
+    }
+
+    #[test]
+    fn an_account_whose_calls_fail_all_the_time_leaves_the_others_theirs() {
+        let statistics = Statistics::new(NOW);
+        let (quiet, noisy) = (Address([1; 20]), Address([2; 20]));
+        fail(&statistics, 0, quiet);
+        for number in 0..1_000 {
+            fail(&statistics, number, noisy);
+        }
+        let of = |account| statistics.failed(|call| call.account == account);
+        assert_eq!(of(quiet).len(), 1);
+        let kept = of(noisy);
+        assert_eq!(kept.len(), FAILED_KEPT_OF_ACCOUNT);
+        assert_eq!(kept[0].job.0[..4], 999_u32.to_be_bytes(), "the newest stay");
+        assert_eq!(statistics.performance().refused, 1_001);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use stoa_api::{Audits, RoundRow, RulingRow, SlashRow, StakeRow, ValidatorRow};
 use stoa_chain::{ContractEvent, Indexed, StakeRole};
+use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::{Outcome, hash::kind};
 use stoa_types::{Address, Digest, Timestamp};
 
@@ -171,32 +172,42 @@ impl Trail {
     }
 
     fn round_told(&mut self, indexed: &Indexed) {
-        let (round, phase) = match &indexed.event {
+        match &indexed.event {
             ContractEvent::RoundOpened {
                 round, committee, ..
             } => {
                 let opened = RoundRow {
                     round: *round,
-                    phase: "revealing the beacon".to_owned(),
+                    phase: phase_word(Phase::Reveal).to_owned(),
                     opened_at: indexed.at,
                     committee: u64::from(*committee),
                     beacon: None,
                 };
-                return keep(&mut self.rounds, opened, ROUNDS_KEPT);
+                keep(&mut self.rounds, opened, ROUNDS_KEPT);
             }
-            ContractEvent::Drawn { round, .. } => (*round, "recomputing and voting"),
-            ContractEvent::BallotUnsealed { round, .. } => (*round, "showing ballots"),
-            ContractEvent::Ruled { round, .. } => (*round, "ruling"),
-            _ => return,
-        };
-        let mut known = self.rounds.iter_mut().rev();
-        let Some(row) = known.find(|row| row.round == round) else {
-            return;
-        };
-        phase.clone_into(&mut row.phase);
-        if let ContractEvent::Drawn { beacon, .. } = &indexed.event {
-            row.beacon = Some(*beacon);
+            ContractEvent::Drawn { round, beacon, .. } => {
+                let mut known = self.rounds.iter_mut().rev();
+                if let Some(row) = known.find(|row| row.round == *round) {
+                    row.beacon = Some(*beacon);
+                    phase_word(Phase::Ballot).clone_into(&mut row.phase);
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// Rounds, newest first. Phases end by time, of which no event tells: `phase` knows them, and `None` is a round that is over.
+    fn rounds(&self, phase: impl Fn(u64) -> Option<Option<Phase>>) -> Vec<RoundRow> {
+        let newest = self.rounds.iter().rev();
+        let row = |row: &RoundRow| {
+            let told = phase(row.round);
+            let told = told.map(|phase| phase_word(phase.unwrap_or(Phase::Closed)).to_owned());
+            RoundRow {
+                phase: told.unwrap_or_else(|| row.phase.clone()),
+                ..row.clone()
+            }
+        };
+        newest.map(row).collect()
     }
 
     /// Slashes of an account, newest first.
@@ -217,8 +228,8 @@ impl Trail {
             .collect()
     }
 
-    /// All of it.
-    pub fn audits(&self) -> Audits {
+    /// All of it. `phase` says where a round stands, as far as anything is known.
+    pub fn audits(&self, phase: impl Fn(u64) -> Option<Option<Phase>>) -> Audits {
         let staked = self.stakes.iter();
         let staked = staked.filter(|((role, _), _)| *role == StakeRole::Validator);
         let mut validators: BTreeMap<Address, Option<StakeRow>> =
@@ -242,10 +253,21 @@ impl Trail {
         Audits {
             followed: self.followed,
             validators: validators.into_iter().map(row).collect(),
-            rounds: self.rounds.iter().rev().cloned().collect(),
+            rounds: self.rounds(phase),
             rulings: self.rulings.iter().rev().cloned().collect(),
             slashes: self.slashes.iter().rev().cloned().collect(),
         }
+    }
+}
+
+const fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::None | Phase::Reveal => "revealing the beacon",
+        Phase::Ballot => "recomputing and voting",
+        Phase::Unseal => "showing ballots",
+        Phase::Plants => "naming plants",
+        Phase::Rulings => "ruling",
+        Phase::Closed => "over",
     }
 }
 
@@ -336,6 +358,29 @@ mod tests {
             (rulings[0].job, rulings[0].subject),
             (Some(job), Digest([6; 32]))
         );
-        assert_eq!(trail.audits().rulings[1].about, None);
+        assert_eq!(trail.audits(|_| None).rulings[1].about, None);
+    }
+
+    #[test]
+    fn a_round_whose_time_is_over_is_said_to_be_over_though_no_event_tells() {
+        let mut trail = Trail::default();
+        for round in [1, 2] {
+            let opened = ContractEvent::RoundOpened {
+                round,
+                committee: 3,
+                plants_due: 0,
+            };
+            told(&mut trail, 1, opened);
+            let beacon = Digest([round as u8; 32]);
+            told(&mut trail, 1, ContractEvent::Drawn { round, beacon });
+        }
+        let words = |phase: &dyn Fn(u64) -> Option<Option<Phase>>| -> Vec<String> {
+            let rounds = trail.audits(phase).rounds;
+            rounds.into_iter().map(|round| round.phase).collect()
+        };
+        let known = |round| Some((round == 2).then_some(Phase::Rulings));
+        assert_eq!(words(&known), ["ruling", "over"]);
+        let nothing_known = words(&|_| None);
+        assert_eq!(nothing_known, ["recomputing and voting"; 2]);
     }
 }

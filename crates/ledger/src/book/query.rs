@@ -366,18 +366,32 @@ impl RouterBook {
 
     /// What a provider can claim under the claimable root. It can lie below [`RouterBook::lifetime_gross`] until the next one.
     pub fn payout_claim(&self, provider: Address, fee_version: u16) -> Option<PayoutClaim> {
-        let (batch, set) = self.claimable_set()?;
-        let key = (provider, fee_version);
-        let lifetime_gross = *set.providers.get(&key)?;
-        let position = set.providers.range(..key).count();
-        Some(PayoutClaim {
-            provider,
-            fee_version,
-            lifetime_gross,
-            proof: set.provider_tree(self.router).proof(position)?,
-            provider_root: batch.sealed.provider_root,
-            debit_root: batch.sealed.debit_root,
-        })
+        let wanted = (provider, fee_version);
+        self.payout_claims(|key| key == wanted).pop()
+    }
+
+    /// Arguments of `claim` for all that `wanted` says of provider and fee version. The tree is hashed once, if at all.
+    pub fn payout_claims(&self, wanted: impl Fn((Address, u16)) -> bool) -> Vec<PayoutClaim> {
+        let Some((batch, set)) = self.claimable_set() else {
+            return Vec::new();
+        };
+        let leaves = set.providers.iter().enumerate();
+        let mut leaves = leaves.filter(|(_, (key, _))| wanted(**key)).peekable();
+        if leaves.peek().is_none() {
+            return Vec::new();
+        }
+        let tree = set.provider_tree(self.router);
+        let claim = |(position, (key, gross)): (usize, (&(Address, u16), &TokenAmount))| {
+            Some(PayoutClaim {
+                provider: key.0,
+                fee_version: key.1,
+                lifetime_gross: *gross,
+                proof: tree.proof(position)?,
+                provider_root: batch.sealed.provider_root,
+                debit_root: batch.sealed.debit_root,
+            })
+        };
+        leaves.filter_map(claim).collect()
     }
 
     /// Providers and fee versions under the claimable root.

@@ -5,13 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use stoa_net::{Answer, Answerer, AuditClient, NetError};
 use stoa_nodes::audit::{KeptWork, Question};
+use stoa_nodes::payout::{Payout, PayoutProof, PayoutRequest};
 use stoa_nodes::validator::Voted;
-use stoa_types::Address;
+use stoa_types::{Address, Digest, Signature, Timestamp, TokenAmount};
 
 fn kept() -> KeptWork {
     KeptWork {
         ticket: dispatch(1).ticket,
         sealed: (0..300_000u32).map(|n| n as u8).collect(),
+    }
+}
+
+fn payout() -> Payout {
+    Payout {
+        fee_version: 1,
+        earned: TokenAmount::from_units(8),
+        claim: Some(PayoutProof {
+            lifetime_gross: TokenAmount::from_units(7),
+            provider_root: Digest([1; 32]),
+            debit_root: Digest([2; 32]),
+            proof: vec![Digest([3; 32])],
+        }),
     }
 }
 
@@ -36,6 +50,7 @@ fn answerer() -> Answerer {
                 Question::Work(_) => Answer::Nothing(String::new()),
                 Question::Ballot { .. } => Answer::Ballot(voted(2)),
                 Question::Show { .. } => Answer::Taken,
+                Question::Payouts(_) => Answer::Payouts(vec![payout()]),
             }
         })
     })
@@ -71,6 +86,13 @@ async fn every_question_gets_its_answer_whole_and_in_turn() {
         let question = Question::Show { validator, voted };
         let shown = client.ask(&router, &question).await;
         assert_eq!(shown.expect("answered"), Answer::Taken);
+        let question = Question::Payouts(PayoutRequest {
+            provider: validator,
+            at: Timestamp(1),
+            signature: Signature::ZERO,
+        });
+        let payouts = client.ask(&router, &question).await;
+        assert_eq!(payouts.expect("answered"), Answer::Payouts(vec![payout()]));
     })
     .await;
 }

@@ -59,6 +59,12 @@ impl Router {
         self.jobs.iter().map(|(job, state)| summary(*job, state))
     }
 
+    /// Calls of an account in progress, those that wait for a slot included.
+    pub fn active_of(&self, account: Address) -> usize {
+        let running = self.jobs.values().filter(|job| job.account == account);
+        running.count() + self.queue.len_of(account)
+    }
+
     /// Whose call this is, while it is in progress.
     pub fn account_of(&self, job: JobId) -> Option<Address> {
         let waiting = || self.queue.account_of(job);

@@ -45,10 +45,13 @@ impl Queue {
         self.calls.get(&job).map(|call| call.account)
     }
 
+    pub(super) fn len_of(&self, account: Address) -> usize {
+        self.lines.get(&account).map_or(0, VecDeque::len)
+    }
+
     /// Whether there is room for one more call of the account.
     fn has_room(&self, account: Address) -> bool {
-        let own = self.lines.get(&account).map_or(0, VecDeque::len);
-        self.calls.len() < CALLS_MAX && own < CALLS_PER_ACCOUNT_MAX
+        self.calls.len() < CALLS_MAX && self.len_of(account) < CALLS_PER_ACCOUNT_MAX
     }
 
     fn join(&mut self, job: JobId, call: Call) {
