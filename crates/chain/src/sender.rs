@@ -24,6 +24,9 @@ use crate::explain::explain_revert;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Gas beside the share of the estimate: a few words of storage. Who reveals last draws, and did not know it when it estimated.
+const GAS_SPARE: u64 = 100_000;
+
 /// The most that is paid for a unit of gas, in wei: a hundred times a busy day of the dearest chain. Who runs the server names the
 /// price, and must not be able to burn the account with it.
 const FEE_MAX: u128 = 10_000_000_000_000;
@@ -186,8 +189,9 @@ impl<C: ChainAccess> Turn<'_, C> {
             .await
             .map_err(SendError::NotSent)?;
         let fees = chain.fees().await.map_err(SendError::NotSent)?;
-        // State may change between estimate and block: a quarter more.
-        let gas_limit = estimate.saturating_add(estimate / 4).min(TX_GAS_LIMIT_CAP);
+        // State may change between estimate and block: a quarter more, and what it costs to come last where the last one has more to do.
+        let spare = (estimate / 4).saturating_add(GAS_SPARE);
+        let gas_limit = estimate.saturating_add(spare).min(TX_GAS_LIMIT_CAP);
         if fees.max_fee > FEE_MAX {
             let reason = format!(
                 "it asks {} wei per gas, more than the {FEE_MAX} that are ever paid",

@@ -15,7 +15,7 @@ use stoa_ledger::audit::Outcome;
 use stoa_ledger::book::LeafFile;
 use stoa_nodes::audit::KeptWork;
 use stoa_nodes::receipts::{Facts, expected_receipt};
-use stoa_nodes::validator::{Input, Output, Validator, ValidatorConfig};
+use stoa_nodes::validator::{HashChain, Input, Output, Validator, ValidatorConfig};
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_types::*;
 use stoa_verify::Content;
@@ -417,4 +417,85 @@ async fn validators_see_by_events_what_the_contracts_say_and_rule_on_two_rounds(
     fresh.catch_up(later).await.expect("readable");
     assert_eq!(fresh.state().view_of(me, later).rounds, []);
     assert_eq!(fresh.state().over(who("router")), 2);
+}
+
+/// A chain whose answer to what a transaction needs is an older one: others were faster than its block.
+#[derive(Clone)]
+struct Overtaken {
+    inner: Embedded,
+    estimate: u64,
+}
+
+macro_rules! as_inner {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {$(
+        async fn $name(&self, $($arg: $kind),*) -> Result<$out, AccessError> {
+            self.inner.$name($($arg),*).await
+        }
+    )*};
+}
+
+impl ChainAccess for Overtaken {
+    as_inner! {
+        chain_id() -> u64;
+        call(from: Address, to: Address, input: Vec<u8>) -> Vec<u8>;
+        fees() -> Fees;
+        nonce(account: Address, pending: bool) -> u64;
+        submit(raw: Vec<u8>) -> ();
+        receipt(transaction: Digest) -> Option<TransactionReceipt>;
+        logs(addresses: Vec<Address>, from: u64, to: u64) -> Vec<RawLog>;
+        block(number: Option<u64>) -> Option<BlockId>;
+        code(account: Address) -> Vec<u8>;
+    }
+
+    async fn estimate(
+        &self,
+        _from: Address,
+        _to: Option<Address>,
+        _input: Vec<u8>,
+    ) -> Result<u64, AccessError> {
+        Ok(self.estimate)
+    }
+}
+
+#[tokio::test]
+async fn who_turns_out_to_be_the_last_to_reveal_has_gas_for_the_draw() {
+    let mut audited = Audited::new().await;
+    audited.post(1, &[Answered::Good]).await;
+    audited.seated[0].account.open().await.expect("opens");
+    audited.network.clock.advance(1);
+    // A block after the one that opened.
+    let nudge = audited.network.account("developer").await;
+    nudge
+        .mint_test_dollars(who("developer"), units(1))
+        .await
+        .expect("mints");
+    let preimage = |n: usize| {
+        let chain = HashChain::new(&validator(n), 0, 200);
+        chain.below(chain.top()).expect("a link")
+    };
+    let reveal = |n: usize| audited.seated[n].account.reveal(preimage(n));
+    reveal(0).await.expect("in time");
+    let access = audited.network.access();
+    let call = AuditRounds::revealCall {
+        preimage: evm_digest(preimage(2)),
+    };
+    let input = alloy_sol_types::SolCall::abi_encode(&call);
+    let me = validator(2).address();
+    let rounds = Some(audited.judges.rounds);
+    let estimate = access
+        .estimate(me, rounds, input)
+        .await
+        .expect("it would do");
+    reveal(1).await.expect("in time");
+    let overtaken = Overtaken {
+        inner: access,
+        estimate,
+    };
+    let sender = sender(overtaken, "validator 2").await;
+    let account = Account::new(sender, audited.network.contracts);
+    let last = AuditAccount::new(account, audited.judges);
+    last.reveal(preimage(2)).await.expect("it draws, too");
+    let call = AuditRounds::phaseCall { round: 1 };
+    let phase = view(&audited.network.access(), audited.judges.rounds, &call).await;
+    assert_eq!(phase.expect("readable"), 2, "drawn");
 }

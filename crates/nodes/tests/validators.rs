@@ -1182,3 +1182,30 @@ fn a_payout_root_that_does_not_follow_from_the_leaves_is_bad_and_its_base_is_fet
 fn a_payout_root_that_cannot_be_measured_is_not_accused() {
     assert_eq!(said_of_sums(1, false).0, Vec::new());
 }
+
+#[test]
+fn one_validator_opens_a_round_and_the_next_one_only_where_it_does_not() {
+    let keys: Vec<_> = (0..3).map(|n| key(&format!("validator {n}"))).collect();
+    let joined = keys.iter().map(|key| (key.address(), Timestamp(0)));
+    let view = ChainView {
+        openable: true,
+        joined: joined.collect(),
+        ..ChainView::EMPTY
+    };
+    let open_after = |key: &SecretKey| {
+        let config = ValidatorConfig {
+            key: key.clone(),
+            ..config()
+        };
+        let mut validator = Validator::recover(config, []);
+        let opens = |at: &u64| {
+            let input = Input::Chain(Box::new(view.clone()));
+            let outputs = validator.handle(input, Timestamp(START + at));
+            outputs.contains(&Output::Open)
+        };
+        (0..10_000).step_by(500).find(opens)
+    };
+    let mut after: Vec<_> = keys.iter().map(open_after).collect();
+    after.sort_unstable();
+    assert_eq!(after, [Some(0), Some(1_000), Some(2_000)]);
+}

@@ -16,6 +16,8 @@ use stoa_types::{Address, StakeAmount};
 #[derive(Debug, Default)]
 struct Line {
     seated: bool,
+    /// Whether its stake lets it judge.
+    active: bool,
     stake: StakeAmount,
     slashed: StakeAmount,
     /// Ballots committed, and shown.
@@ -31,6 +33,7 @@ struct Line {
 struct Row<'a> {
     id: &'a Address,
     seated: bool,
+    active: bool,
     stake: String,
     slashed: String,
     ballots: u64,
@@ -87,7 +90,8 @@ pub async fn validators(data: &Path, args: &ShowArgs) -> Outcome {
     events.iter().for_each(|event| fold(&mut lines, event));
     let view = View::new(Rpc::new(&network.rpc)?, super::money::contracts(&network)?);
     for (id, line) in &mut lines {
-        line.stake = view.stake(StakeRole::Validator, *id).await?.active;
+        let stake = view.stake(StakeRole::Validator, *id).await?;
+        (line.stake, line.active) = (stake.active, stake.is_active);
         let slashes = std::mem::take(&mut line.slashes);
         line.slashed =
             StakeAmount::checked_sum(slashes).ok_or("the slashes do not fit an amount")?;
@@ -96,6 +100,7 @@ pub async fn validators(data: &Path, args: &ShowArgs) -> Outcome {
         let rows = lines.iter().map(|(id, line)| Row {
             id,
             seated: line.seated,
+            active: line.active,
             stake: line.stake.to_string(),
             slashed: line.slashed.to_string(),
             ballots: line.ballots,
@@ -114,7 +119,12 @@ pub async fn validators(data: &Path, args: &ShowArgs) -> Outcome {
             .collect();
         table.add_row([
             id.to_string(),
-            if line.seated { "yes" } else { "no" }.to_owned(),
+            match (line.seated, line.active) {
+                (true, true) => "yes",
+                (true, false) => "too little stake",
+                (false, _) => "no",
+            }
+            .to_owned(),
             line.stake.to_string(),
             line.slashed.to_string(),
             line.ballots.to_string(),

@@ -359,12 +359,17 @@ impl Answers {
         if !shown || round.committed.get(&validator) != Some(&root) {
             return Err("the contract does not show this ballot, or not all have shown theirs");
         }
+        let state = self.watch.state();
         let mut caches = lock(&self.caches);
         caches.ballots.insert((voted.round, validator), voted);
-        let state = self.watch.state();
-        caches
-            .ballots
-            .retain(|(round, _), _| state.round_of(*round, now()).is_some());
+        // Rounds end in their order: one look is enough but for those that ended.
+        while let Some(((oldest, _), _)) = caches.ballots.first_key_value() {
+            let oldest = *oldest;
+            if state.round_of(oldest, now()).is_some() {
+                break;
+            }
+            caches.ballots.retain(|(round, _), _| *round != oldest);
+        }
         Ok(Answer::Taken)
     }
 }

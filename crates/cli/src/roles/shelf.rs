@@ -51,19 +51,20 @@ impl Shelf {
             numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         numbers.sort_unstable();
-        for number in numbers {
+        for number in numbers.iter().copied() {
             shelf.current = shelf.current.max(number);
-            let mut left = 0;
             for (job, place) in records(&shelf.path(number), number)? {
                 if wanted(job) {
-                    left += 1;
                     shelf.places.insert(job, place);
                 }
             }
-            if left == 0 {
+        }
+        for place in shelf.places.values() {
+            *shelf.wanted.entry(place.file).or_default() += 1;
+        }
+        for number in numbers {
+            if !shelf.wanted.contains_key(&number) {
                 fs::remove_file(shelf.path(number))?;
-            } else {
-                shelf.wanted.insert(number, left);
             }
         }
         Ok(shelf)
@@ -104,10 +105,28 @@ impl Shelf {
             bytes,
         };
         *end += record.len() as u64;
-        if self.places.insert(job, place).is_none() {
-            *self.wanted.entry(self.current).or_default() += 1;
+        // What was kept of it before is not wanted any more, wherever it stands.
+        *self.wanted.entry(self.current).or_default() += 1;
+        if let Some(before) = self.places.insert(job, place) {
+            self.let_go(before.file);
         }
         Ok(())
+    }
+
+    /// One record of a file is not wanted any more; a file goes when none is.
+    fn let_go(&mut self, file: u64) {
+        let left = self.wanted.entry(file).or_default();
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return;
+        }
+        self.wanted.remove(&file);
+        if file == self.current {
+            self.writes = None;
+        }
+        if let Err(error) = fs::remove_file(self.path(file)) {
+            tracing::warn!(%error, file, "sealed works that nobody may ask for any more could not be deleted; the next start tries again");
+        }
     }
 
     fn next_file(&mut self) -> io::Result<()> {
@@ -159,18 +178,7 @@ impl Shelf {
             let Some(place) = self.places.remove(job) else {
                 continue;
             };
-            let left = self.wanted.entry(place.file).or_default();
-            *left = left.saturating_sub(1);
-            if *left > 0 {
-                continue;
-            }
-            self.wanted.remove(&place.file);
-            if place.file == self.current {
-                self.writes = None;
-            }
-            if let Err(error) = fs::remove_file(self.path(place.file)) {
-                tracing::warn!(%error, file = place.file, "sealed works that nobody may ask for any more could not be deleted; the next start tries again");
-            }
+            self.let_go(place.file);
         }
     }
 

@@ -31,6 +31,10 @@ use stoa_verify::judge::{Case, Finding, NotJudged};
 /// What was asked for and did not happen is asked for again after this.
 const RETRY: Millis = Millis::from_secs(2);
 
+/// How long a validator has to open a round before the next one does, and how many are waited for at most.
+const TURN: Millis = Millis(1_000);
+const TURNS_MAX: usize = 3;
+
 /// Who a validator is.
 #[derive(Debug, Clone)]
 pub struct ValidatorConfig {
@@ -337,6 +341,8 @@ pub struct Validator {
     /// Own ballots, and those of others that were shown and compared with their roots.
     ballots: BTreeMap<(u64, Address), BallotTree>,
     asked: BTreeMap<Ask, Timestamp>,
+    /// Since when a round can be opened.
+    openable_since: Option<Timestamp>,
     /// The newest round in which it revealed, and what.
     revealed: Option<(u64, Digest)>,
     /// Rounds below are closed. Their ballots are not here any more, so that nothing is ever said about them again.
@@ -363,6 +369,7 @@ impl Validator {
             ballots: own.collect(),
             voted,
             asked: BTreeMap::new(),
+            openable_since: None,
             revealed: None,
             floor: 0,
             settled: BTreeSet::new(),
@@ -547,7 +554,7 @@ impl Validator {
 
     /// Asks for everything that is due and not done: of one round where only that one moved.
     fn step(&mut self, about: Option<u64>, now: Timestamp, outputs: &mut Vec<Output>) {
-        if self.view.openable && self.ask(Ask::Open, now) {
+        if self.is_turn_to_open(now) && self.ask(Ask::Open, now) {
             outputs.push(Output::Open);
         }
         let rounds = std::mem::take(&mut self.view.rounds);
@@ -558,6 +565,25 @@ impl Validator {
         self.renew(&rounds, now, outputs);
         self.view.rounds = rounds;
         self.asked.retain(|_, since| now.since(*since) < RETRY);
+    }
+
+    /// Whether a round can be opened, and those whose turn it is before had their time: all at once would pay for one call that counts.
+    fn is_turn_to_open(&mut self, now: Timestamp) -> bool {
+        if !self.view.openable {
+            self.openable_since = None;
+            return false;
+        }
+        let since = *self.openable_since.get_or_insert(now);
+        let seats = &self.view.joined;
+        let Some(place) = seats.keys().position(|who| *who == self.me) else {
+            return true;
+        };
+        // The turn moves on with each round.
+        let latest = self.view.rounds.last().map_or(0, |round| round.number);
+        let first = (latest % seats.len() as u64) as usize;
+        let before = (place + seats.len() - first) % seats.len();
+        let wait = TURN.0.saturating_mul(before.min(TURNS_MAX) as u64);
+        now.since(since) >= Millis(wait)
     }
 
     /// Whether to ask now.

@@ -99,3 +99,33 @@ fn a_file_goes_when_nothing_in_it_is_wanted_at_once_or_at_the_next_start() {
     let shelf = Shelf::open(folder.path().to_owned(), |of| of == job(6)).expect("opens");
     assert_eq!((files(folder.path()), shelf.len()), (1, 1));
 }
+
+#[test]
+fn a_job_that_is_put_twice_takes_no_other_job_with_it_when_it_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || Shelf::open(folder.path().to_owned(), |_| true).expect("opens");
+    let big = usize::try_from(FILE_BYTES).expect("small");
+    let mut shelf = open();
+    shelf.put(job(1), &kept(1, big)).expect("written");
+    // In the second file.
+    shelf.put(job(2), &kept(2, 10)).expect("written");
+    shelf.put(job(1), &kept(1, 20)).expect("written");
+    assert_eq!(
+        files(folder.path()),
+        1,
+        "of the first one nothing is wanted"
+    );
+    shelf.erase(&[job(1)]);
+    assert_eq!(shelf.get(job(2)), Some(kept(2, 10)));
+    drop(shelf);
+    // As two files of an older version may hold it.
+    let mut shelf = open();
+    shelf.put(job(1), &kept(1, big)).expect("written");
+    drop(shelf);
+    fs::copy(folder.path().join("3.kept"), folder.path().join("4.kept")).expect("copied");
+    let mut shelf = open();
+    assert_eq!(files(folder.path()), 2);
+    shelf.erase(&[job(1)]);
+    assert_eq!(files(folder.path()), 1);
+    assert_eq!(shelf.get(job(2)), Some(kept(2, 10)));
+}
