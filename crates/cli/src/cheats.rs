@@ -2,6 +2,7 @@
 //! cheats, and for roles on their own.
 
 use crate::process::Failure;
+use crate::roles::forger::RouterCheat;
 use clap::ValueEnum;
 use stoa_nodes::validator::{Input, Output};
 use stoa_runtime::Cheat as ProviderCheat;
@@ -17,6 +18,14 @@ pub enum Cheat {
     AlterOutput,
     /// The first provider counts more prompt tokens than there are.
     Overcount,
+    /// The router posts charges one unit above what counts and prices give.
+    Overcharge,
+    /// The router's payout roots credit it with more than it did, at a developer's cost.
+    BadSums,
+    /// The router posts the first job of each batch twice.
+    DoublePost,
+    /// The router gives nobody the leaf files of its batches.
+    Withhold,
     /// The first validator calls every answer good without computing it.
     Lazy,
     /// The first validator commits the ballot that another one committed.
@@ -34,7 +43,18 @@ impl Cheat {
             Self::SwapModel => Some(ProviderCheat::SwapModel),
             Self::AlterOutput => Some(ProviderCheat::AlterOutput),
             Self::Overcount => Some(ProviderCheat::Overcount),
-            Self::Lazy | Self::Copies | Self::Sleeps | Self::Accuses => None,
+            _ => None,
+        }
+    }
+
+    /// What the router does.
+    pub fn of_router(self) -> Option<RouterCheat> {
+        match self {
+            Self::Overcharge => Some(RouterCheat::Overcharge),
+            Self::BadSums => Some(RouterCheat::BadSums),
+            Self::DoublePost => Some(RouterCheat::DoublePost),
+            Self::Withhold => Some(RouterCheat::Withhold),
+            _ => None,
         }
     }
 
@@ -45,7 +65,7 @@ impl Cheat {
             Self::Copies => Some(ValidatorCheat::Copies),
             Self::Sleeps => Some(ValidatorCheat::Sleeps),
             Self::Accuses => Some(ValidatorCheat::Accuses),
-            Self::SwapModel | Self::AlterOutput | Self::Overcount => None,
+            _ => None,
         }
     }
 }
@@ -177,6 +197,7 @@ mod tests {
         for cheat in Cheat::value_variants() {
             let roles = [
                 cheat.of_provider().is_some(),
+                cheat.of_router().is_some(),
                 cheat.of_validator().is_some(),
             ];
             assert_eq!(roles.iter().filter(|is| **is).count(), 1, "{cheat:?}");

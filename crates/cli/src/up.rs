@@ -47,7 +47,8 @@ pub struct Args {
     /// Number of validators, 0 to 64. They compute a share of the answers again; whoever sold a wrong one loses stake.
     #[arg(long, value_name = "N")]
     validators: Option<u32>,
-    /// The first provider or the first validator cheats, for devnets: to see how it is found out and what follows. Repeat for both.
+    /// The first provider, the router or the first validator cheats, for devnets: to see how it is found out and what follows. Repeat for
+    /// several.
     #[arg(long, value_name = "HOW")]
     cheat: Vec<Cheat>,
     /// False answers that a planter buys at a time to see which validators look, 0 to 20; 0 is no planter.
@@ -242,7 +243,8 @@ async fn start(
         listen: local(0),
         announced: Vec::new(),
     };
-    let router = router::start(&joined, data, config, &door, &source).await?;
+    let cheat = cheats.iter().find_map(|cheat| cheat.of_router());
+    let router = router::start(&joined, data, config, (&door, cheat), &source).await?;
     // Before any call is taken: works are sealed to who has a seat.
     let cheat = cheats.iter().find_map(|cheat| cheat.of_validator());
     let audited = (&router, &machine, cheat);

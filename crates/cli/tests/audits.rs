@@ -1,5 +1,8 @@
 //! Audits in a running network: answers are computed again, rulings come, and what they say is on the chain.
 
+#[path = "audits/routers.rs"]
+mod routers;
+
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -31,6 +34,7 @@ fn told(data: &Path, args: &[&str]) -> Value {
 /// A running network; it is killed, and its log shown, where a test ends without having ended it.
 struct Up {
     child: Child,
+    ready: Value,
     log: Option<std::thread::JoinHandle<String>>,
 }
 
@@ -49,13 +53,15 @@ impl Up {
             log
         });
         let stdout = child.stdout.take().expect("piped");
-        let up = Self {
+        let mut up = Self {
             child,
+            ready: Value::Null,
             log: Some(log),
         };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("reads");
         assert!(line.contains("ready"), "{line}");
+        up.ready = serde_json::from_str(&line).expect("JSON");
         up
     }
 

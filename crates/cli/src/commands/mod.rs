@@ -12,6 +12,7 @@ pub mod keys;
 pub mod money;
 pub mod provider;
 pub mod router;
+pub mod router_faults;
 pub mod ruling;
 pub mod show;
 pub mod validator;

@@ -1,6 +1,7 @@
 //! `stoa router`: a router alone, against a chain by RPC.
 
 use super::Outcome;
+use crate::cheats::may_cheat;
 use crate::config::{Config, Router as Settings};
 use crate::data::DataDir;
 use crate::launch::JoinArgs;
@@ -8,6 +9,7 @@ use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::process::{StopSignal, complain, say};
+use crate::roles::forger::RouterCheat;
 use crate::telemetry::TelemetryArgs;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -32,6 +34,9 @@ pub struct Args {
     /// Address of the Prometheus metrics.
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
+    /// It cheats, for devnets: to see how validators find it out and what follows.
+    #[arg(long, value_name = "HOW")]
+    cheat: Option<RouterCheat>,
     /// Lays the settings of this file over the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -81,11 +86,13 @@ async fn start(
     let metrics = listen(settings.metrics, "metrics", "--metrics").await?;
     serve_metrics(metrics, until(stopped.clone()))?;
     let joined = args.join.join(data).await?;
+    may_cheat(args.cheat.is_some(), &joined.profile.rules)?;
     let door = Door {
         listen: settings.listen,
         announced: settings.announce.clone(),
     };
-    let up = router::start(&joined, data, config, &door, &StakeSource::Awaited).await?;
+    let door = (&door, args.cheat);
+    let up = router::start(&joined, data, config, door, &StakeSource::Awaited).await?;
     let keys = settings.keys.iter();
     let keys = keys.map(|key| (KeyHash::from_bytes(key.hash.0), key.account));
     let gateway = router::gateway(data, config, &up, &keys.collect::<Vec<_>>())?;

@@ -4,7 +4,7 @@ use super::Outcome;
 use super::money::contracts;
 use crate::network::Network;
 use serde::Serialize;
-use stoa_chain::{AuditContracts, ContractEvent, Cursor, Indexer, Rpc};
+use stoa_chain::{AuditContracts, ContractEvent, Cursor, Indexed, Indexer, Rpc};
 use stoa_crypto::receipt_leaf;
 use stoa_ledger::audit;
 use stoa_ledger::audit::hash::{fault_id, job_subject};
@@ -31,6 +31,12 @@ pub struct JobRuling {
 
 /// All that the contracts told so far; `None` where nobody may judge.
 pub async fn audit_events(network: &Network) -> Outcome<Option<Vec<ContractEvent>>> {
+    let trail = audit_trail(network).await?;
+    Ok(trail.map(|trail| trail.into_iter().map(|told| told.event).collect()))
+}
+
+/// The same, with the transactions that told it.
+pub async fn audit_trail(network: &Network) -> Outcome<Option<Vec<Indexed>>> {
     let (chain, contracts) = (Rpc::new(&network.rpc)?, contracts(network)?);
     let Some(judges) = AuditContracts::find(&chain, &contracts).await? else {
         return Ok(None);
@@ -40,7 +46,7 @@ pub async fn audit_events(network: &Network) -> Outcome<Option<Vec<ContractEvent
     let mut events = Vec::new();
     loop {
         let progress = indexer.step().await?;
-        events.extend(progress.events.into_iter().map(|told| told.event));
+        events.extend(progress.events);
         if progress.at_head {
             return Ok(Some(events));
         }
@@ -48,14 +54,12 @@ pub async fn audit_events(network: &Network) -> Outcome<Option<Vec<ContractEvent
 }
 
 /// The ruling on a posted job; `None` when there is none.
-pub async fn of_job(
-    network: &Network,
+pub fn of_job(
+    trail: &[Indexed],
     signed: &SignedReceipt,
     batch: Option<u64>,
 ) -> Outcome<Option<JobRuling>> {
-    let Some(events) = audit_events(network).await? else {
-        return Ok(None);
-    };
+    let events: Vec<_> = trail.iter().map(|told| &told.event).collect();
     let receipt = &signed.receipt;
     let subject = job_subject(receipt.router, receipt_leaf(receipt));
     let mut rulings = events.iter().filter_map(|event| match event {

@@ -176,16 +176,24 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     let mut told: Value = api.get(&format!("/stoa/explain/{}", args.job)).await?;
     // A call that failed has no receipt, and nobody rules on it.
     let given: Option<Given> = api.get(&format!("/receipts/{}", args.job)).await.ok();
-    let audit = match given {
-        Some(given) => {
-            let batch = given.proof.map(|proof| proof.batch.index);
-            super::ruling::of_job(&network, &given.receipt, batch).await?
-        }
-        None => None,
-    };
+    let (mut audit, mut faults) = (None, Vec::new());
+    if let Some(Given { receipt, proof }) = given
+        && let Some(trail) = super::ruling::audit_trail(&network).await?
+    {
+        let batch = proof.map(|proof| proof.batch.index);
+        audit = super::ruling::of_job(&trail, &receipt, batch)?;
+        faults = super::router_faults::of_job(&trail, &receipt, batch);
+    }
     if args.json {
         told["audit"] = serde_json::to_value(&audit)?;
+        told["router_faults"] = serde_json::to_value(&faults)?;
         return Ok(say(told)?);
+    }
+    for fault in &faults {
+        say(format_args!(
+            "router   {}: slashed {} in {}",
+            fault.kind, fault.slashed, fault.transaction
+        ))?;
     }
     if let Some(audit) = &audit {
         say(format_args!(

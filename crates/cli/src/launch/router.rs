@@ -7,6 +7,7 @@ use crate::data::DataDir;
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::audits::{self, Answers, Kept};
+use crate::roles::forger::{Forger, RouterCheat};
 use crate::roles::gateway::{ChainView, RouterGateway};
 use crate::roles::keys::KeyStore;
 use crate::roles::replays::{Bounds, Replays};
@@ -64,10 +65,11 @@ pub async fn start<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
     config: &Config,
-    door: &Door,
+    (door, cheat): (&Door, Option<RouterCheat>),
     source: &StakeSource<'_, C>,
 ) -> Result<RouterUp, Failure> {
     let key = data.account_key("router")?;
+    let forger = Forger::new(cheat, &key);
     let address = key.address();
     let patient = joined.patiently();
     let account = patient.account(key.clone()).await?;
@@ -108,7 +110,8 @@ pub async fn start<C: ChainAccess + Clone>(
     let (handle, mut task) = router::start(parts)?;
     let mut judged = None;
     if let (Some((_, watch)), Some(shelf)) = (&audits, handle.shelf()) {
-        let answers = Answers::new(handle.clone(), address, watch.clone(), shelf);
+        let kept = (watch.clone(), shelf);
+        let answers = Answers::new(handle.clone(), address, kept, forger.clone());
         judged = Some(answers.answerer());
         tokio::spawn(audits::follow(watch.clone(), handle.clone(), address));
     }
@@ -125,6 +128,7 @@ pub async fn start<C: ChainAccess + Clone>(
         account: address,
         registered,
         view: view.clone(),
+        forger: forger.clone(),
     };
     tokio::spawn(follower.run(told));
     tokio::select! {
@@ -135,7 +139,8 @@ pub async fn start<C: ChainAccess + Clone>(
     let public = publish(&patient, &account, &secret, &endpoint, door).await?;
     // It keeps the patience of the start: a call that meets a chain that is away goes on where it was when the chain is back, which is sooner
     // than the state machine would ask for it again. Whoever waits behind it would meet the same chain.
-    tokio::spawn(settler::carry_out(account, handle.clone(), chain_calls));
+    let carried = settler::carry_out(account, handle.clone(), forger, chain_calls);
+    tokio::spawn(carried);
     Ok(RouterUp {
         handle,
         account: address,

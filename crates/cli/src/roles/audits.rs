@@ -1,6 +1,7 @@
 //! The router's side of audits: keeps works sealed to the validators, and answers what validators ask.
 
 use super::audit_watch::AuditWatch;
+use super::forger::Forger;
 use super::journal::RouterJournal;
 use super::router::{RouterHandle, now};
 use super::shelf::Shelf;
@@ -171,6 +172,7 @@ pub struct Answers {
     account: Address,
     watch: AuditWatch,
     shelf: SharedShelf,
+    forger: Option<Arc<Forger>>,
     caches: Mutex<Caches>,
 }
 
@@ -189,14 +191,15 @@ impl Answers {
     pub fn new(
         router: RouterHandle,
         account: Address,
-        watch: AuditWatch,
-        shelf: SharedShelf,
+        (watch, shelf): (AuditWatch, SharedShelf),
+        forger: Option<Arc<Forger>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             router,
             account,
             watch,
             shelf,
+            forger,
             caches: Mutex::default(),
         })
     }
@@ -245,7 +248,11 @@ impl Answers {
         let file = {
             let core = self.router.core();
             let posted = post <= core.book().posted_count();
-            posted.then(|| core.book().leaf_file(post)).flatten()
+            let file = || match &self.forger {
+                Some(forger) => forger.shown(core.book(), post),
+                None => core.book().leaf_file(post),
+            };
+            posted.then(file).flatten()
         };
         let file = file.ok_or("no such post")?;
         let file: Arc<[u8]> = file.encode().into();

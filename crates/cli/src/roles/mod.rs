@@ -4,6 +4,7 @@ pub mod audit_watch;
 pub mod audits;
 pub mod board;
 pub mod earnings;
+pub mod forger;
 pub mod gateway;
 pub mod journal;
 pub mod keys;

@@ -165,7 +165,7 @@ impl Router {
             Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
                 Some(_) => {
                     outputs.push(Output::Warn { job: None, text: format!(
-                        "payout root {pay_root} was cancelled, because a verdict reversed a job that it pays; its other jobs enter the next one"
+                        "payout root {pay_root} was cancelled by a verdict: on a job that it pays, or on its batch; what is not reversed enters the next one"
                     ) });
                     Entry::PayoutVoided { pay_root }
                 }
