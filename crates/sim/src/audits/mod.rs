@@ -307,7 +307,8 @@ impl World {
     /// Goes on until all batches had their time, or it is `over`.
     fn run(&mut self, over: impl Fn(&Self) -> bool) -> Result<(), String> {
         let last = START + (self.plan.batches + 1) * BATCH;
-        while !over(self) && (self.now < last + WINDOW + BATCH || self.due.is_some()) {
+        let moves = |world: &Self| world.due.is_some() || world.under_way.is_some();
+        while !over(self) && (self.now < last + WINDOW + BATCH || moves(self)) {
             self.now += 1;
             let since = self.now - START;
             if since.is_multiple_of(BATCH) && self.now <= last {
