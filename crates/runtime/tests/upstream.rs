@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::{Counted, Generated};
-use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
     Backend, CancelFlag, Event, Executor, Generation, RunError, ServerKind, UpstreamBackend,
     UpstreamError, UpstreamFault, UpstreamOptions,
@@ -780,4 +780,105 @@ async fn a_probe_says_how_fast_a_server_is_and_falls_back_to_completions() {
         (2, 2, 6)
     );
     assert!(probe.rest >= Duration::from_millis(25), "{probe:?}");
+}
+
+fn vectors_work(inputs: Vec<Input>, dimensions: u32) -> Work {
+    let mut work = work(inputs.len() as u32);
+    work.prompt = Prompt::Embed { inputs, dimensions };
+    work
+}
+
+/// A server that answers every request for vectors so.
+async fn of_vectors(answer: Reply) -> StandIn {
+    StandIn::start(move |route, _| match route {
+        "/v1/models" => json_reply(200, &json!({"data":[{"id":"m"}]})),
+        "/v1/embeddings" => answer.clone(),
+        _ => json_reply(404, &json!({})),
+    })
+    .await
+}
+
+fn two_texts() -> Vec<Input> {
+    ["ab", "c"].map(|text| Input::Text(text.to_owned())).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_a_server_are_handed_on_in_the_order_of_the_inputs_and_counted_by_its_usage() {
+    let body = json!({"data": [{"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": [0.1, 2.5]}],
+        "usage": {"prompt_tokens": 5, "total_tokens": 5}});
+    let stand_in = of_vectors(json_reply(200, &body)).await;
+    let backend = stand_in.backend().await;
+    let order = vectors_work(two_texts(), 2);
+    let root = backend.prepare(&order).expect("taken").facts.prompt_root;
+    assert_eq!(root, stoa_runtime::upstream_prompt_root(&order.prompt));
+    let (told, result) = run(&backend, order).await;
+    assert_eq!(result.expect("ends").finish_reason, FinishReason::Stop);
+    assert_eq!(told.ids, [2, 2]);
+    let bits = [[0.1f32, 2.5], [0.5, -1.0]].map(|v| v.map(f32::to_bits).to_vec());
+    assert_eq!(stoa_verify::read_vectors(&told.text), Some(bits.to_vec()));
+    let count = |input_units| Counted {
+        input_units,
+        output_units: None,
+    };
+    assert_eq!(told.counted, [(0, count(0)), (0, count(5))]);
+    let asked =
+        json!({"model": "m", "input": ["ab", "c"], "encoding_format": "float", "dimensions": 2});
+    assert_eq!(stand_in.bodies("/v1/embeddings"), [asked]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_the_ordered_vectors_is_not_handed_on() {
+    let usage = json!({"prompt_tokens": 5});
+    let one = |index: u32, vector: Value| json!({"index": index, "embedding": vector});
+    let of = |data: Value| json!({"data": data, "usage": usage});
+    let bad = [
+        json!({"data": [one(0, json!([1])), one(1, json!([1]))]}),
+        of(json!([one(0, json!([1]))])),
+        of(json!([one(0, json!([1])), one(0, json!([1]))])),
+        of(json!([one(0, json!([1])), one(2, json!([1]))])),
+        of(json!([one(0, json!([1])), one(1, json!([1, 2]))])),
+        of(json!([one(0, json!([])), one(1, json!([]))])),
+        of(json!([one(0, json!([1])), one(1, json!([1e39]))])),
+        of(json!([one(0, json!("AAAA")), one(1, json!("AAAA"))])),
+        json!([]),
+    ];
+    for body in bad {
+        let stand_in = of_vectors(json_reply(200, &body)).await;
+        let backend = stand_in.backend().await;
+        let (told, result) = run(&backend, vectors_work(two_texts(), 0)).await;
+        let found = fault(result);
+        let named = matches!(
+            found,
+            UpstreamFault::Malformed { .. } | UpstreamFault::MissingUsage
+        );
+        assert!(named && told.ids.is_empty(), "{body}: {found}");
+    }
+    // A server that knows no `dimensions` gives more: that is declined, and no fault of the provider.
+    let body = of(json!([one(0, json!([1, 2])), one(1, json!([1, 2]))]));
+    let stand_in = of_vectors(json_reply(200, &body)).await;
+    let (told, result) = run(&stand_in.backend().await, vectors_work(two_texts(), 1)).await;
+    let declined = fault(result).refusal();
+    let named = matches!(declined, Some(RefusalReason::Unsupported { parameter, .. }) if parameter == "dimensions");
+    assert!(named && told.ids.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_vectors_or_for_shorter_texts_declines_by_name_and_stays_in_good_health() {
+    for status in [400, 404, 500, 501] {
+        let error = json!({"error": {"message": "input (1400 tokens) is too large to process.", "type": "not_supported_error"}});
+        let stand_in = of_vectors(json_reply(status, &error)).await;
+        let backend = stand_in.backend().await;
+        let (_, result) = run(&backend, vectors_work(two_texts(), 0)).await;
+        match fault(result).refusal() {
+            Some(RefusalReason::Unsupported { parameter, .. }) => assert_eq!(parameter, "input"),
+            other => panic!("status {status}: {other:?}"),
+        }
+        assert_eq!(backend.fault(), None);
+    }
+    let stand_in = StandIn::start(server(ServerKind::Tgi)).await;
+    let ids = vectors_work(vec![Input::Tokens(vec![1])], 0);
+    let refused = stand_in.backend().await.prepare(&ids);
+    assert!(
+        matches!(refused, Err(RefusalReason::Unsupported { parameter, .. }) if parameter == "input")
+    );
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Largest answer that is read where no stream is asked for.
+/// Largest answer that is read beside the work.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// How long a question beside the answers may take.
 const ASIDE: Duration = Duration::from_secs(10);
@@ -132,7 +132,7 @@ impl Client {
             if !response.status().is_success() {
                 return Err(refused(response).await);
             }
-            read_limited(response).await
+            read_limited(response, ANSWER_BYTES_MAX).await
         };
         tokio::time::timeout(ASIDE, asked)
             .await
@@ -142,12 +142,7 @@ impl Client {
             }))
     }
 
-    /// `POST` whose answer is a stream of events; gives it when its head is there.
-    pub async fn post_stream(
-        &self,
-        path: &str,
-        body: String,
-    ) -> Result<reqwest::Response, UpstreamFault> {
+    async fn post(&self, path: &str, body: String) -> Result<reqwest::Response, UpstreamFault> {
         let request = self
             .http
             .post(format!("{}{path}", self.base))
@@ -157,6 +152,26 @@ impl Client {
         if !response.status().is_success() {
             return Err(refused(response).await);
         }
+        Ok(response)
+    }
+
+    /// `POST` whose answer is read whole, up to `limit` bytes.
+    pub async fn post_json(
+        &self,
+        path: &str,
+        body: String,
+        limit: usize,
+    ) -> Result<Vec<u8>, UpstreamFault> {
+        read_limited(self.post(path, body).await?, limit).await
+    }
+
+    /// `POST` whose answer is a stream of events; gives it when its head is there.
+    pub async fn post_stream(
+        &self,
+        path: &str,
+        body: String,
+    ) -> Result<reqwest::Response, UpstreamFault> {
+        let response = self.post(path, body).await?;
         let declared = response.headers().get(CONTENT_TYPE);
         let declared = declared.and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !declared.starts_with("text/event-stream") {
@@ -203,7 +218,7 @@ pub(crate) fn reason(error: reqwest::Error) -> String {
 /// What an answer with an error status means.
 async fn refused(response: reqwest::Response) -> UpstreamFault {
     let status = response.status().as_u16();
-    let body = tokio::time::timeout(ASIDE, read_limited(response)).await;
+    let body = tokio::time::timeout(ASIDE, read_limited(response, ANSWER_BYTES_MAX)).await;
     let body = body.ok().and_then(Result::ok).unwrap_or_default();
     let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
     // OpenAI's form; vLLM's older one and TGI's put it at the top.
@@ -236,8 +251,19 @@ async fn refused(response: reqwest::Response) -> UpstreamFault {
                 parameter: error["param"].as_str().map(word),
             },
         },
+        500 if is_too_large(error) => UpstreamFault::Rejected {
+            status,
+            kind: "input_too_large".to_owned(),
+            parameter: Some("input".to_owned()),
+        },
         _ => UpstreamFault::Server { status },
     }
+}
+
+/// llama.cpp's server takes no text above its batch for a vector, and calls that its own failure; the request can do without it.
+fn is_too_large(error: &Value) -> bool {
+    let message = error["message"].as_str();
+    message.is_some_and(|message| message.contains("is too large to process"))
 }
 
 /// Whether an error speaks of the content: OpenAI's words and Azure's, as code or type.
@@ -254,7 +280,10 @@ fn is_policy(error: &Value) -> bool {
     })
 }
 
-async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, UpstreamFault> {
+async fn read_limited(
+    mut response: reqwest::Response,
+    limit: usize,
+) -> Result<Vec<u8>, UpstreamFault> {
     let mut body = Vec::new();
     loop {
         let chunk = response
@@ -264,10 +293,8 @@ async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, Upstre
                 reason: reason(error),
             })?;
         let Some(chunk) = chunk else { return Ok(body) };
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(UpstreamFault::TooLong {
-                limit: ANSWER_BYTES_MAX,
-            });
+        if body.len() + chunk.len() > limit {
+            return Err(UpstreamFault::TooLong { limit });
         }
         body.extend_from_slice(&chunk);
     }

@@ -12,6 +12,7 @@ mod kind;
 mod request;
 mod sse;
 mod stream;
+mod vectors;
 
 pub use client::UpstreamError;
 pub use fault::UpstreamFault;
@@ -371,6 +372,9 @@ impl Shared {
             input_units: 0,
             output_units: None,
         });
+        if work.prompt.vectors().is_some() {
+            return self.vectors(work, request, cancel, emit, counted).await;
+        }
         let begun = Instant::now();
         let head = timeout_at(begun + self.timeouts.first_event, self.ask(work, request));
         let response = tokio::select! {

@@ -33,6 +33,8 @@ pub(crate) struct Request {
     pub prompt_root: Digest,
 }
 
+/// Tokens that an input may gain beyond its bytes: begin and end marks.
+const INPUT_MARGIN_TOKENS: u64 = 8;
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
 const PROMPT_MARGIN_TOKENS: u64 = 64;
 
@@ -62,8 +64,13 @@ impl Request {
                 return Err(no("prompt", "the inference server takes text only"));
             }
             Prompt::Tokens(ids) => (ids.len(), 0),
-            Prompt::Embed { .. } => {
-                return Err(no("input", "vectors of other servers are not carried"));
+            Prompt::Embed { inputs, .. } => {
+                check_inputs(work, inputs, kind).map_err(|reason| no("input", reason))?;
+                return Ok(Self {
+                    wanted: Wanted::Text,
+                    input_bound: inputs_bound(inputs, context),
+                    prompt_root: upstream_prompt_root(&work.prompt),
+                });
             }
         };
         let bound = match &work.prompt {
@@ -78,6 +85,31 @@ impl Request {
             prompt_root: upstream_prompt_root(&work.prompt),
         })
     }
+}
+
+/// Whether vectors are ordered whole, of inputs that the server takes.
+fn check_inputs(work: &Work, inputs: &[Input], kind: ServerKind) -> Result<(), &'static str> {
+    let of_ids = inputs.iter().any(|i| matches!(i, Input::Tokens(_)));
+    if of_ids && !kind.takes_token_ids() {
+        return Err("the inference server takes text only");
+    }
+    let count = work.sampling.max_output_tokens as usize;
+    if inputs.is_empty() || inputs.len() != count || work.answer != AnswerShape::Any {
+        return Err("vectors are ordered whole: as many units as inputs, of no other shape");
+    }
+    Ok(())
+}
+
+/// Upper bound of the tokens of all inputs, made as the router makes its own.
+fn inputs_bound(inputs: &[Input], context: u32) -> u64 {
+    let bound = |input: &Input| match input {
+        Input::Text(text) => (text.len() as u64).saturating_add(INPUT_MARGIN_TOKENS),
+        Input::Tokens(ids) => ids.len() as u64,
+    };
+    let each = inputs
+        .iter()
+        .map(|input| bound(input).min(u64::from(context)));
+    each.fold(0, u64::saturating_add)
 }
 
 fn elements(array: &str) -> Option<u64> {
