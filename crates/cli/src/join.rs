@@ -1,9 +1,10 @@
 //! The file by which a role that runs on its own, or on another host, finds the network: `join.json`. It holds nothing secret.
 
-use crate::data::{DataDir, DataError, write_private};
+use crate::data::{DataDir, DataError, io_error, write_private};
 use crate::process::Failure;
 use crate::profile::Profile;
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use stoa_chain::Contracts;
 
@@ -55,6 +56,15 @@ impl JoinFile {
     pub fn save(&self, data: &DataDir) -> Result<(), DataError> {
         let text = serde_json::to_vec_pretty(self).expect("plain values");
         write_private(&data.path(FILE), &text)
+    }
+
+    /// As [`JoinFile::save`], for the network's own file: it is made to be handed out, and whoever gets it (a container's user, the user of a
+    /// unit) must be able to read it. That of a role stays private, because its URL may hold a key to the server.
+    pub fn publish(&self, data: &DataDir) -> Result<(), DataError> {
+        self.save(data)?;
+        let path = data.path(FILE);
+        let readable = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&path, readable).map_err(io_error("hand out", &path))
     }
 
     /// The file of a role: handed over at the first start, kept from then on. Another network than the kept one is refused, because

@@ -100,7 +100,7 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "stoa_validator_calls_total", Count, "call, result", "Transactions by what they do; result `done`, `refused` by the contract (another one was faster, or the phase is over) or `failed` (tried again)."),
 
     metric(Gauge, "stoa_planter_plants_open", Count, "", "Plants that are ordered and not named yet."),
-    metric(Counter, "stoa_planter_calls_total", Count, "call, result", "A planter's transactions by what they do and how they went."),
+    metric(Counter, "stoa_planter_calls_total", Count, "call, result", "A planter's transactions by what they do; result as of a validator's."),
 
     metric(Gauge, "stoa_upstream_healthy", Count, "", "1 while the upstream server can be used."),
     metric(Counter, "stoa_upstream_requests_total", Count, "outcome", "Requests to the upstream server."),

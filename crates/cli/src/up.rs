@@ -229,7 +229,7 @@ async fn start(
         contracts: joined.contracts,
         profile: joined.profile.text.clone(),
     };
-    file.save(data)?;
+    file.publish(data)?;
     let router_account = data.account_key("router")?.address();
     let settings = &config.developer;
     let developer_key = data.account_key("developer")?;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::{Up, refused, stoa, told, value_of};
@@ -257,6 +258,9 @@ fn a_role_that_is_stopped_before_it_is_ready_says_so_and_does_not_end_as_if_all_
     BufReader::new(out).read_line(&mut line).expect("reads");
     chain.kill().expect("killed");
     chain.wait().expect("waits");
+    // It is handed out: a container's user and the user of a unit must be able to read a copy.
+    let join = fs::metadata(path("chain/join.json")).expect("there");
+    assert_eq!(join.permissions().mode() & 0o777, 0o644);
     for (signal, status) in [("-TERM", 143), ("-INT", 130)] {
         let mut router = stoa(&path("router"))
             .args(["router", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])

@@ -112,7 +112,7 @@ async fn found(
             "join.json names {address}, which others cannot reach; name this host's URL with --announce"
         ))?;
     }
-    file.save(data)?;
+    file.publish(data)?;
     Ok(file)
 }
 

@@ -4,6 +4,7 @@ use super::audit_watch::AuditWatch;
 use super::provider::PlantOrder;
 use super::records::Records;
 use super::router::now;
+use super::validator::result_of;
 use crate::http::{Api, HttpError};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -226,7 +227,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 }
                 _ => return,
             };
-            let result = if sent.is_ok() { "done" } else { "refused" };
+            let result = result_of(&sent);
             metrics::counter!("stoa_planter_calls_total", "call" => name, "result" => result)
                 .increment(1);
             match sent {

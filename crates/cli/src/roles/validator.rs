@@ -463,7 +463,7 @@ fn outcome_name(outcome: Outcome) -> &'static str {
 }
 
 /// How a transaction went, for the metrics: what the contract refuses was done by another one, or its phase is over.
-fn result_of<T>(sent: &Result<T, SendError>) -> &'static str {
+pub(super) fn result_of<T>(sent: &Result<T, SendError>) -> &'static str {
     match sent {
         Ok(_) => "done",
         Err(SendError::NotSent(AccessError::Reverted { .. }) | SendError::Reverted { .. }) => {
