@@ -340,6 +340,19 @@ async fn start_validators<C: ChainAccess + Clone>(
     }
     let cores = machine.hardware.cores;
     let bench = Bench::new(audits.clone(), &machine.backends, cores, local(0)).await?;
+    let (_, watch) = audits;
+    // The registry named where the router was in its last life, until a moment ago: who dials there finds nobody, and goes on doing so.
+    let addresses = router.address.addresses.iter().map(ToString::to_string);
+    let here = addresses.collect::<Vec<_>>().join(",");
+    let is_here = |state: &AuditState| {
+        let reached = state.reached(router.account);
+        reached.is_some_and(|at| at.addresses == here)
+    };
+    if !watch.shows(SEATS_PATIENCE, is_here).await {
+        tracing::warn!(
+            "the registry's word of where the router is has not been read yet; validators may dial its old address"
+        );
+    }
     let mut running = Vec::new();
     for n in 0..config.up.validators {
         let stake = (config.validator.stake, source);
@@ -347,7 +360,6 @@ async fn start_validators<C: ChainAccess + Clone>(
         running.push(validator::start(joined, data, &bench, n, stake, cheat).await?);
     }
     // The router seals work to those whose seats it has seen: who were missing could say nothing about the first calls.
-    let (_, watch) = audits;
     let seats = (0..config.up.validators).map(|n| validator::key(data, n).map(|key| key.address()));
     let seats = seats.collect::<Result<Vec<_>, _>>()?;
     let all = |state: &AuditState| seats.iter().all(|who| state.is_seated(*who));
