@@ -338,6 +338,19 @@ async fn start_validators<C: ChainAccess + Clone>(
     if config.up.validators == 0 {
         return Ok(Vec::new());
     }
+    // After a restart the router is elsewhere: who asked at its old place would wait for nobody, one question after the other.
+    let (_, watch) = audits;
+    let place = router.address.addresses.iter().map(ToString::to_string);
+    let place = place.collect::<Vec<_>>().join(",");
+    let moved = |state: &AuditState| {
+        let reached = state.reached(router.account);
+        reached.is_some_and(|reached| reached.addresses == place)
+    };
+    if !watch.shows(SEATS_PATIENCE, moved).await {
+        tracing::warn!(
+            "validators have not seen yet where the router is; they ask again when they have"
+        );
+    }
     let cores = machine.hardware.cores;
     let bench = Bench::new(audits.clone(), &machine.backends, cores, local(0)).await?;
     let (_, watch) = audits;

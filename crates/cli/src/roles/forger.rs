@@ -110,8 +110,11 @@ impl Forger {
 
     /// Root and gross in the books of a root that was posted.
     fn honest(&self, book: &RouterBook, posted: Digest) -> Option<(Digest, TokenAmount)> {
-        let mut sealed = book.batches().iter().rev().map(|batch| &batch.sealed);
-        let sealed = sealed.find(|sealed| {
+        let sealed = book.batches().iter().rev().map(|batch| &batch.sealed);
+        // A post without a payout root has nothing to look for.
+        let mut rooted =
+            sealed.filter(|sealed| posted != Digest::ZERO && sealed.pay_root != Digest::ZERO);
+        let sealed = rooted.find(|sealed| {
             let file = self.file(book, sealed.index);
             let payout = file.and_then(|file| file.payout);
             payout.is_some_and(|set| self.root(&set).0 == posted)
