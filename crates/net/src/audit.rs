@@ -222,16 +222,27 @@ impl AuditClient {
         router: &RouterAddress,
         question: &Question,
     ) -> Result<Answer, NetError> {
+        let at = || router.clone();
+        self.ask_where(router.endpoint, at, question).await
+    }
+
+    /// Asks the router of an endpoint. Where it is reached is looked up when its turn comes: it may have moved while questions waited.
+    pub async fn ask_where(
+        &self,
+        router: EndpointId,
+        at: impl Fn() -> RouterAddress,
+        question: &Question,
+    ) -> Result<Answer, NetError> {
         let line = {
             let lines = self.lines.lock();
             let mut lines = lines.unwrap_or_else(std::sync::PoisonError::into_inner);
-            lines.entry(router.endpoint).or_default().clone()
+            lines.entry(router).or_default().clone()
         };
         let mut line = line.lock().await;
         let open = line.take().filter(|open| open.close_reason().is_none());
         let connection = match open {
             Some(open) => open,
-            None => self.dial(router).await?,
+            None => self.dial(&at()).await?,
         };
         let asked = ask_on(&connection, question, &self.timeouts).await;
         match &asked {

@@ -342,12 +342,13 @@ impl<C: ChainAccess + Clone> Loop<C> {
     // ---- routers
 
     fn ask(&mut self, what: Asking, router: Address, question: Question) {
-        let reached = {
-            let state = self.watch.state();
+        let watch = self.watch.clone();
+        let reached = move || {
+            let state = watch.state();
             let reached = state.reached(router);
             reached.and_then(|at| routers::address(at.endpoint, &at.addresses))
         };
-        let Some(address) = reached else {
+        let Some(address) = reached() else {
             return tracing::warn!(%router, "the registry names no address of this router that can be dialled");
         };
         if !self.asking.insert(what.clone()) {
@@ -359,7 +360,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
             let Ok(_turn) = questions.acquire_owned().await else {
                 return;
             };
-            match client.ask(&address, &question).await {
+            let now_at = || reached().unwrap_or_else(|| address.clone());
+            let asked = client.ask_where(address.endpoint, now_at, &question);
+            match asked.await {
                 Ok(Answer::Nothing(reason)) => {
                     tracing::debug!(%router, ?what, reason, "a router has nothing");
                 }

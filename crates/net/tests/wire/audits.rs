@@ -2,8 +2,9 @@
 
 use crate::hall::{Hall, dispatch, loopback, patient, timeouts};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use stoa_net::{Answer, Answerer, AuditClient, NetError};
+use stoa_net::{Answer, Answerer, AuditClient, NetError, RouterAddress};
 use stoa_nodes::audit::{KeptWork, Question};
 use stoa_nodes::payout::{Payout, PayoutProof, PayoutRequest};
 use stoa_nodes::validator::Voted;
@@ -147,6 +148,37 @@ async fn one_address_has_a_share_of_those_who_ask_and_providers_are_let_in_all_t
         let late = client().await;
         let asked = late.ask(&router, &Question::Leaves { post: 5 }).await;
         assert!(asked.is_ok(), "their places are free again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_question_that_waited_is_asked_where_the_router_is_by_then() {
+    patient(async {
+        let hall = Hall::open().await;
+        hall.router.answer_audits(answerer());
+        let (client, router) = (client().await, hall.router.address());
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let old = RouterAddress {
+            addresses: vec![silent.local_addr().expect("bound")],
+            ..router.clone()
+        };
+        let moved = AtomicBool::new(false);
+        let at = || {
+            let moved = moved.load(Ordering::SeqCst);
+            if moved { router.clone() } else { old.clone() }
+        };
+        let question = Question::Leaves { post: 5 };
+        let (before, after, ()) = tokio::join!(
+            client.ask_where(router.endpoint, at, &question),
+            client.ask_where(router.endpoint, at, &question),
+            async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                moved.store(true, Ordering::SeqCst);
+            }
+        );
+        assert!(before.is_err(), "nobody is there any more");
+        assert_eq!(after.expect("answered"), Answer::Leaves(vec![1; 5].into()));
     })
     .await;
 }
