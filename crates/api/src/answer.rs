@@ -167,7 +167,7 @@ impl Framing {
             model: self.model.clone(),
             usage: EmbeddingUsage {
                 prompt_tokens: usage.prompt_tokens,
-                total_tokens: usage.total_tokens,
+                total_tokens: usage.prompt_tokens,
             },
             stoa: Some(self.stoa(done)),
         })

@@ -52,7 +52,7 @@ fn bundle(request: &str, answer: &Value) -> Bundle {
             tool_calls: Vec::new(),
             finish_reason: FinishReason::Stop,
             input_units: count("prompt_tokens"),
-            output_units: count("total_tokens") - count("prompt_tokens"),
+            output_units: answer["data"].as_array().expect("vectors").len() as u64,
         },
     }
 }

@@ -218,10 +218,10 @@ pub enum Cause {
     },
     /// Capacity exists, all above the ceiling.
     #[error(
-        "every matching provider is above the price ceiling; the lowest asks {lowest} per million output tokens"
+        "every matching provider is above the price ceiling; the lowest asks {lowest} per million tokens"
     )]
     PriceCeiling {
-        /// Lowest output price among the matching providers.
+        /// Lowest output price among the matching providers; input price where vectors are asked for.
         lowest: Price,
     },
     /// No provider meets the constraints.

@@ -5,7 +5,7 @@
 //! connection carries [`ToRouter::Hello`] first and [`ToRouter::Status`] afterwards. Every message names job and attempt, so that
 //! a late, repeated or reordered one is recognised and dropped.
 
-use crate::work::Work;
+use crate::work::{Prompt, Work};
 use serde::{Deserialize, Serialize};
 use stoa_types::{
     Address, Digest, FinishReason, Hardware, JobId, Price, Receipt, Region, Signature,
@@ -38,6 +38,16 @@ pub struct ModelOffer {
     pub quantization: String,
     /// Upper bound of the tokens that template and specials add per message.
     pub message_overhead: u32,
+}
+
+impl ModelOffer {
+    /// Price of the units of an answer to `prompt`: vectors are paid by their input alone.
+    pub fn output_price_for(&self, prompt: &Prompt) -> Price {
+        match prompt.vectors() {
+            Some(_) => Price::default(),
+            None => self.output_price,
+        }
+    }
 }
 
 /// First message of a provider on a connection.

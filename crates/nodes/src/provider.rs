@@ -377,7 +377,8 @@ impl Provider {
         if ticket.provider != self.account() || ticket.router != self.config.router {
             return bad("it names another provider or router");
         }
-        if ticket.input_price < offer.input_price || ticket.output_price < offer.output_price {
+        let output_price = offer.output_price_for(&dispatch.work.prompt);
+        if ticket.input_price < offer.input_price || ticket.output_price < output_price {
             return bad("its prices are below the offer");
         }
         if ticket.deadline <= now {

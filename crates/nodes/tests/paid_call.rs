@@ -2072,7 +2072,7 @@ impl World {
 }
 
 #[test]
-fn vectors_are_one_job_and_charged_as_a_unit_each() {
+fn vectors_are_one_job_of_a_unit_each_and_paid_by_their_input() {
     let mut world = World::new(1);
     world.order_vectors(1, 3);
     for first in [0.25, -0.25, 1.0] {
@@ -2087,8 +2087,8 @@ fn vectors_are_one_job_and_charged_as_a_unit_each() {
     assert_eq!(receipt.response_digest, done.content.digest());
     assert_eq!(done.parameters.max_output_tokens, 3);
     assert!(!done.shortened);
-    let charge = u128::from(receipt.input_units) * 100_000 + 3 * 400_000;
-    assert_eq!(receipt.charge.units(), charge / 1_000_000);
+    assert_eq!(receipt.input_price.raw_cost(1), Some(100_000));
+    assert_eq!(receipt.output_price, Price::default());
 }
 
 #[test]
@@ -2164,7 +2164,10 @@ fn a_client_that_leaves_owes_the_vectors_it_got() {
         read: 1,
     });
     let receipt = &world.earned[0].receipt;
-    assert_eq!(receipt.output_units, 1);
+    assert_eq!(
+        (receipt.output_units, receipt.output_price),
+        (1, Price::default())
+    );
     // Nothing was read of this one.
     world.order_vectors(2, 3);
     world.unit(3, &line(0.5));
@@ -2185,7 +2188,7 @@ fn vectors_fit_the_money_whole_or_are_refused() {
         world.failure(1).cause.clone()
     };
     let reserve = |provider: u128| {
-        let raw = 8 * 13 * (100_000 + 10_000 * provider) + 8 * (400_000 + 40_000 * provider);
+        let raw = 8 * 13 * (100_000 + 10_000 * provider);
         raw.div_ceil(1_000_000)
     };
     let ceiling = |units| {
@@ -2228,8 +2231,8 @@ fn so_many_vectors_may_be_asked_for_and_the_context_has_no_say_in_it() {
     world.allot(1_000_000_000);
     world.order_vectors(1, 2048);
     let ordered = world.router.book().reservation(job(1)).expect("reserved");
-    // 2,048 times 13 tokens and a vector: above the context of 1,024 and not cut to it.
-    let raw: u128 = 2048 * (13 * 100_000 + 400_000);
+    // 2,048 times 13 tokens: above the context of 1,024 and not cut to it.
+    let raw: u128 = 2048 * 13 * 100_000;
     assert_eq!(ordered.amount.units(), raw.div_ceil(1_000_000));
     for (n, inputs) in [(2, 0), (3, 2049)] {
         world.submit_of(account(), n, vectors_request(n, inputs));
@@ -2248,7 +2251,7 @@ fn so_many_vectors_may_be_asked_for_and_the_context_has_no_say_in_it() {
     };
     world.submit_of(account(), 4, long);
     let ordered = world.router.book().reservation(job(4)).expect("reserved");
-    let raw: u128 = (1024 + 7) * 100_000 + 2 * 400_000;
+    let raw: u128 = (1024 + 7) * 100_000;
     assert_eq!(ordered.amount.units(), raw.div_ceil(1_000_000));
     let refused = RefusalReason::ContextLength {
         tokens: 5001,

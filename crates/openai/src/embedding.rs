@@ -42,12 +42,12 @@ pub enum Vector {
     Float(Vec<f32>),
 }
 
-/// Token counts of one answer; they agree with the receipt.
+/// Token counts of one answer: the input units of its receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EmbeddingUsage {
     /// Tokens of all inputs.
     pub prompt_tokens: u64,
-    /// These and a unit for each vector.
+    /// The same: vectors are paid by their input alone.
     pub total_tokens: u64,
 }

@@ -164,7 +164,12 @@ impl Router {
             .filter_map(|p| self.stock.offer(p, &request.model).cloned())
             .collect();
         let (parameters, shortened) = self.parameters(call, &offers, input_units_max)?;
-        let reserve = reserve(&offers, input_units_max, parameters.max_output_tokens)?;
+        let reserve = reserve(
+            &offers,
+            &request.prompt,
+            input_units_max,
+            parameters.max_output_tokens,
+        )?;
         if reserve > cover.amount {
             return Err(Cause::CapReached {
                 needed: reserve,
@@ -220,7 +225,8 @@ impl Router {
         };
         let least = |output_units| {
             let cost = |offer: &&ModelOffer| {
-                reserve(std::slice::from_ref(*offer), input_units, output_units).ok()
+                let offer = std::slice::from_ref(*offer);
+                reserve(offer, &request.prompt, input_units, output_units).ok()
             };
             offers.iter().filter_map(cost).min()
         };
@@ -244,10 +250,11 @@ impl Router {
         now: Timestamp,
     ) -> Result<Decision, Cause> {
         let routing = &self.config.profile.routing;
-        let candidates = self
-            .stock
-            .candidates(&request.model, routing.ttft_target_ms, now);
+        let candidates =
+            self.stock
+                .candidates(&request.model, &request.prompt, routing.ttft_target_ms, now);
         let output_units = u64::from(self.output_limit(request));
+        let cheapest_input = candidates.iter().map(|c| c.input_price).min();
         let snapshot = Snapshot::new(
             candidates,
             Weights::from(routing),
@@ -271,7 +278,12 @@ impl Router {
                     .map(|(rule, count)| (rule.to_string(), count))
                     .collect(),
             },
-            NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling { lowest },
+            NoMatch::PriceCeiling { lowest } => Cause::PriceCeiling {
+                lowest: match request.prompt.vectors() {
+                    Some(_) => cheapest_input.unwrap_or_default(),
+                    None => lowest,
+                },
+            },
             NoMatch::AllBusy { .. } => self.over_capacity(&request.model),
         })
     }
@@ -313,13 +325,17 @@ impl Router {
     ) -> Result<(SamplingParameters, bool), Cause> {
         let request = &*call.request;
         let too_dear = || {
-            let lowest = offers.iter().map(|offer| offer.output_price).min();
+            let price = |offer: &ModelOffer| match request.prompt.vectors() {
+                Some(_) => offer.input_price,
+                None => offer.output_price,
+            };
+            let lowest = offers.iter().map(price).min();
             Cause::PriceCeiling {
                 lowest: lowest.unwrap_or_default(),
             }
         };
         if let Some(vectors) = request.prompt.vectors() {
-            let needed = reserve(offers, input_units, vectors)?;
+            let needed = reserve(offers, &request.prompt, input_units, vectors)?;
             let ceiling = request.constraints.cost_max;
             if ceiling.is_some_and(|most| needed > most) {
                 return Err(too_dear());
@@ -331,12 +347,16 @@ impl Router {
         let asked = self.output_limit(request).min(context);
         let mut most = asked;
         if let Some(cost_max) = request.constraints.cost_max {
-            most = affordable(offers, input_units, most, cost_max)?.ok_or_else(too_dear)?;
+            most = affordable(offers, &request.prompt, input_units, most, cost_max)?
+                .ok_or_else(too_dear)?;
         }
         if let Some(left) = self.left_of_budget(call) {
-            match affordable(offers, input_units, most, left)? {
+            match affordable(offers, &request.prompt, input_units, most, left)? {
                 Some(fits) => most = fits,
-                None => self.within_budget(call, reserve(offers, input_units, most.min(1))?)?,
+                None => {
+                    let least = reserve(offers, &request.prompt, input_units, most.min(1))?;
+                    self.within_budget(call, least)?;
+                }
             }
         }
         Ok((parameters(call, most), most < asked))
@@ -395,6 +415,7 @@ fn prompt_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
 /// The most that any of the offers can cost.
 pub(super) fn reserve(
     offers: &[ModelOffer],
+    prompt: &Prompt,
     input_units: u64,
     output_units: u32,
 ) -> Result<TokenAmount, Cause> {
@@ -403,7 +424,7 @@ pub(super) fn reserve(
             input_units,
             input_price: offer.input_price,
             output_units: u64::from(output_units),
-            output_price: offer.output_price,
+            output_price: offer.output_price_for(prompt),
         })
     };
     let mut most = TokenAmount::ZERO;
@@ -417,11 +438,13 @@ pub(super) fn reserve(
 /// for, the prompt alone.
 fn affordable(
     offers: &[ModelOffer],
+    prompt: &Prompt,
     input_units: u64,
     most: u32,
     limit: TokenAmount,
 ) -> Result<Option<u32>, Cause> {
-    let fits = |output_units| Ok::<_, Cause>(reserve(offers, input_units, output_units)? <= limit);
+    let fits =
+        |output_units| Ok::<_, Cause>(reserve(offers, prompt, input_units, output_units)? <= limit);
     if !fits(most.min(1))? {
         return Ok(None);
     }

@@ -90,8 +90,11 @@ impl Router {
         let offer = self.stock.offer(provider, &state.request.model)?;
         let until = self.book.reservation(job)?.until;
         // A provider that came back with other prices than it was chosen by is not ordered from.
+        let prompt = &state.request.prompt;
+        let output_price = offer.output_price_for(prompt);
         let cost = reserve(
             std::slice::from_ref(offer),
+            prompt,
             state.input_units_max,
             state.parameters.max_output_tokens,
         );
@@ -102,7 +105,7 @@ impl Router {
                 .is_some_and(|most| offer.input_price > most)
             || limits
                 .output_price_max
-                .is_some_and(|most| offer.output_price > most);
+                .is_some_and(|most| output_price > most);
         if dearer {
             return None;
         }
@@ -116,7 +119,7 @@ impl Router {
             request_digest: state.request.request_digest,
             work_digest: state.work().digest(),
             input_price: offer.input_price,
-            output_price: offer.output_price,
+            output_price,
             input_units_max: state.input_units_max,
             output_units_max: u64::from(state.parameters.max_output_tokens),
             reserve: state.reserve,

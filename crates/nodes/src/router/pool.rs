@@ -2,6 +2,7 @@
 
 use crate::client::ClientRequest;
 use crate::message::{Hello, ModelOffer};
+use crate::work::Prompt;
 use std::collections::BTreeMap;
 use stoa_market::track::{Latency, Outcome, Reliability, Reputation};
 use stoa_market::{Candidate, Constraints};
@@ -294,6 +295,7 @@ impl Stock {
     pub(super) fn candidates(
         &self,
         model: &str,
+        prompt: &Prompt,
         ttft_start_ms: u64,
         now: Timestamp,
     ) -> Vec<Candidate> {
@@ -305,6 +307,7 @@ impl Stock {
                 .find(|offer| offer.model == model)?;
             Some(Candidate {
                 reputation_ppm: self.reputation_ppm(*account),
+                output_price: offer.output_price_for(prompt),
                 ..candidate(*account, standing, offer, ttft_start_ms, now)
             })
         };
