@@ -90,6 +90,8 @@ pub enum Deed {
     Do(Box<Output>),
     /// Nothing; the state machine is told this.
     Tell(Answer),
+    /// Nothing yet: it is asked again when the contracts say something new.
+    Later(Box<Output>),
     /// Nothing.
     Nothing,
 }
@@ -130,10 +132,10 @@ impl ValidatorCheat {
                     Answered::Good
                 },
             }),
-            // Before ballots are shown there is nothing else to copy; its own is asked for again until somebody has committed.
-            (Self::Copies, Output::Commit { round, .. }) => match other(round) {
+            // Before ballots are shown there is nothing else to copy.
+            (Self::Copies, Output::Commit { round, commitment }) => match other(round) {
                 Some(commitment) => Deed::Do(Box::new(Output::Commit { round, commitment })),
-                None => Deed::Nothing,
+                None => Deed::Later(Box::new(Output::Commit { round, commitment })),
             },
             // Its state machine is honest and would complain of the ballot that is not its own.
             (Self::Copies, Output::Warn(_)) => Deed::Nothing,
@@ -177,7 +179,7 @@ mod tests {
             Deed::Do(Box::new(Output::Commit { round, commitment }))
         );
         let waits = ValidatorCheat::Copies.instead_of(COMMIT, |_| None);
-        assert_eq!(waits, Deed::Nothing);
+        assert_eq!(waits, Deed::Later(Box::new(COMMIT)));
     }
 
     #[test]

@@ -222,7 +222,10 @@ fn cheats(how: &str, kinds: &[&str]) {
     assert_eq!(row_of(&listed, &cheat)["rated"], 0);
     let honest = network["providers"][1].as_str().expect("its account");
     assert_eq!(row_of(&listed, honest)["slashed"], "0");
-    // The dear one gets the next call.
+    // The dear one gets the next call after its router has read of it.
+    until("left by its router", || {
+        row_of(&rows(&data), &cheat)["online"] == false
+    });
     ask(&data, asked);
     let jobs = told(&data, &["jobs", "--json"]);
     assert_eq!(jobs[0]["provider"], *honest, "{jobs}");

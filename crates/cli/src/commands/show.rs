@@ -32,6 +32,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Serialize, Deserialize)]
 struct ProviderLine {
     id: Address,
+    online: bool,
     stake: String,
     slashed: String,
     reputation: u32,
@@ -121,6 +122,7 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
         let stake = chain.provider_stake(id).await?;
         lines.push(ProviderLine {
             id,
+            online: serde_json::from_value(row["online"].clone())?,
             stake: stake.staked.to_string(),
             slashed: stake.slashed.to_string(),
             reputation: serde_json::from_value(row["reputation_ppm"].clone())?,
@@ -137,6 +139,7 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
     }
     let mut table = table(&[
         "id",
+        "online",
         "stake",
         "slashed",
         "reputation",
@@ -150,6 +153,7 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
     for line in lines {
         table.add_row([
             line.id.to_string(),
+            if line.online { "yes" } else { "no" }.to_owned(),
             line.stake,
             line.slashed,
             line.reputation.to_string(),

@@ -95,6 +95,8 @@ struct Loop<C> {
     votes: Records<Voted>,
     client: Arc<AuditClient>,
     cheat: Option<ValidatorCheat>,
+    /// What a cheat waits with.
+    later: Option<Output>,
     events: mpsc::UnboundedSender<Event>,
     /// Calls that wait for the account; those that a phase ends for go first.
     calls: VecDeque<Output>,
@@ -121,6 +123,7 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
         votes: parts.votes,
         client: parts.client,
         cheat: parts.cheat,
+        later: None,
         events,
         calls: VecDeque::new(),
         sending: None,
@@ -191,6 +194,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
         });
         let routers: Vec<_> = routers.collect();
         self.handle(Input::Chain(Box::new(view)));
+        if let (Some(cheat), Some(output)) = (self.cheat, self.later.take()) {
+            self.cheat(cheat, output);
+        }
         for (round, router) in routers {
             self.leave(round, router);
         }
@@ -220,6 +226,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
         match cheat.instead_of(wanted, other) {
             Deed::Do(output) => self.carry_out(*output),
             Deed::Tell(answer) => self.handle(answer.into()),
+            Deed::Later(output) => self.later = Some(*output),
             Deed::Nothing => {}
         }
     }
