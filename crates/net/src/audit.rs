@@ -28,6 +28,9 @@ pub const QUESTION_BYTES_MAX: usize = 1 << 20;
 /// Largest answer that is taken: the leaf file of a full batch is some 10 MB.
 pub const BODY_BYTES_MAX: u64 = 64 << 20;
 
+/// Largest answer about payouts: one for each version of fees, some hundred bytes and a proof.
+const PAYOUTS_BYTES_MAX: u64 = 64 << 10;
+
 /// Connections that ask, in all and from one address.
 pub(crate) const ASKERS: usize = 128;
 pub(crate) const ASKERS_PER_SOURCE: usize = 16;
@@ -293,10 +296,14 @@ async fn ask_on(
     let head = head.ok_or(StreamError::Unexpected("the stream ended"))?;
     let head: Head = serde_json::from_slice(&head).map_err(|_| malformed(head.len()))?;
     let bytes = head.bytes();
-    if bytes > BODY_BYTES_MAX {
+    let most = match head {
+        Head::Payouts { .. } => PAYOUTS_BYTES_MAX,
+        _ => BODY_BYTES_MAX,
+    };
+    if bytes > most {
         return Err(StreamError::Oversized {
             announced: bytes,
-            limit: usize::try_from(BODY_BYTES_MAX).unwrap_or(usize::MAX),
+            limit: usize::try_from(most).unwrap_or(usize::MAX),
         });
     }
     let limit = patience + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);

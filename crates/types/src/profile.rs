@@ -478,6 +478,6 @@ mod tests {
             audit.clone().within(30).rulings_seconds,
             audit.rulings_seconds
         );
-        assert_eq!(audit.within(1).seconds_to_ruling(), 11);
+        assert_eq!(audit.within(1).seconds_to_ruling(), 13);
     }
 }

@@ -225,8 +225,12 @@ async fn of_routers(
     // A router that is gone for good, and owes nothing that was ever booked, must not make every claim fail.
     let mut kept = Vec::new();
     for paid in told {
-        let idle = paid.error.is_some() && view.totals(paid.router).await?.debited.is_zero();
-        if !idle {
+        // What cannot be looked up is told.
+        let booked = match view.totals(paid.router).await {
+            Ok(totals) => !totals.debited.is_zero(),
+            Err(_) => true,
+        };
+        if paid.error.is_none() || booked {
             kept.push(paid);
         }
     }
@@ -331,11 +335,20 @@ impl Books<'_> {
             self.account.claim(&claim).await?;
             (paid.gross, paid.waiting) = (due, none);
         }
-        let owed = self.view.owed(provider).await?;
-        if !owed.is_zero() {
-            self.account.collect(provider).await?;
-            paid.paid = owed;
+        // What was claimed is told whatever becomes of this; the next claim collects it then.
+        match self.collect().await {
+            Ok(collected) => paid.paid = collected,
+            Err(error) => paid.error = Some(error.to_string()),
         }
         Ok(paid)
+    }
+
+    /// Takes out of the vault what it owes to the provider.
+    async fn collect(&self) -> Outcome<TokenAmount> {
+        let owed = self.view.owed(self.provider()).await?;
+        if !owed.is_zero() {
+            self.account.collect(self.provider()).await?;
+        }
+        Ok(owed)
     }
 }

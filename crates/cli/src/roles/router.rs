@@ -307,6 +307,8 @@ struct Loop {
     decisions: Arc<Mutex<DecisionLog>>,
     statistics: Arc<Statistics>,
     traces: CallTraces,
+    /// Traced calls whose client left before they were over.
+    left: Vec<JobId>,
     changes: Arc<watch::Sender<u64>>,
     next_link: u64,
 }
@@ -356,6 +358,7 @@ pub fn start(
         decisions,
         statistics,
         traces: parts.traces,
+        left: Vec::new(),
         changes,
         next_link: 0,
     };
@@ -390,6 +393,9 @@ impl Loop {
                     self.journal.retry();
                     self.report_progress();
                     self.handle(Input::Tick);
+                    for job in std::mem::take(&mut self.left) {
+                        self.forget_trace(job);
+                    }
                 }
             }
         }
@@ -464,8 +470,14 @@ impl Loop {
             let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
             core.account_of(job).is_none()
         };
-        if self.traces.id(job).is_some() && over() {
+        if self.traces.id(job).is_none() {
+            return;
+        }
+        if over() {
             self.traces.abandoned(job);
+        } else {
+            // The router may end it without a word, for nobody hears it: looked at again.
+            self.left.push(job);
         }
     }
 
