@@ -595,6 +595,13 @@ fn a_reversed_charge_under_a_claimable_root_stays_paid() {
     );
     assert_eq!(book.job_state(job(1)), Some(JobState::Settled));
     assert_eq!(book.lifetime_gross(address(9), 1), units(10));
+    // It holds up no payout of what comes after.
+    run_job(&mut book, 2, 1, 9, 10);
+    let sealed = book.seal(secs(60), 10, true).expect("a leaf");
+    apply(&mut book, &[sealed]);
+    assert_eq!(book.payout_of_reversed(), None);
+    let next = book.next_post().expect("sealed");
+    assert_ne!(next.sealed.pay_root, Digest::ZERO);
 }
 
 #[test]

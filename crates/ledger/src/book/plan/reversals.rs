@@ -140,8 +140,11 @@ impl RouterBook {
 
     fn pays_reversed(&self, batch: &BatchRecord) -> bool {
         let own = batch.sealed.index;
+        // A charge under the claimable root stays paid: no later root could leave it out.
+        let settled = self.claimable.unwrap_or_default();
         self.reversed.iter().any(|(job, taken)| {
-            !taken && self.batch_of(*job).is_some_and(|(index, _)| index <= own)
+            let index = self.batch_of(*job).map(|(index, _)| index);
+            !taken && index.is_some_and(|index| settled < index && index <= own)
         })
     }
 
