@@ -117,17 +117,15 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn honest_answers_are_computed_again_by_a_panel_and_raise_reputations() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
-    let up = Up::start(
-        &data,
-        &[
-            "--batch-seconds",
-            "2",
-            "--providers",
-            "2",
-            "--validators",
-            "3",
-        ],
-    );
+    let options = [
+        "--batch-seconds",
+        "2",
+        "--providers",
+        "2",
+        "--validators",
+        "3",
+    ];
+    let up = Up::start(&data, &options);
     for n in 0..4 {
         ask(&data, n);
     }
@@ -145,17 +143,7 @@ fn honest_answers_are_computed_again_by_a_panel_and_raise_reputations() {
     }
     drop(up.end());
     // Works that are kept and seats that are held outlive a restart: what comes after is audited too.
-    let up = Up::start(
-        &data,
-        &[
-            "--batch-seconds",
-            "2",
-            "--providers",
-            "2",
-            "--validators",
-            "3",
-        ],
-    );
+    let up = Up::start(&data, &options);
     ask(&data, 4);
     until("a fifth ruling", || audited(&data) == 5);
     let log = up.end();

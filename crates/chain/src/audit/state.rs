@@ -259,54 +259,10 @@ impl AuditState {
                     },
                 );
             }
-            ContractEvent::BatchPosted {
-                router,
-                job_root,
-                job_count,
-                content_id,
-                pay_root,
-                gross,
-                ..
-            } => {
-                let post = Post {
-                    job_root: *job_root,
-                    job_count: *job_count,
-                    content_id: *content_id,
-                };
-                let posts = self.posts.entry(*router).or_default();
-                let root = PostedRoot {
-                    pay_root: *pay_root,
-                    gross: *gross,
-                    base: posts.claimable,
-                };
-                let at = indexed.at;
-                posts.kept.push(KeptPost { post, at, root });
-                if *pay_root != Digest::ZERO {
-                    posts.pending = posts.count();
-                }
-            }
-            ContractEvent::Promoted { router, .. } => {
-                let posts = self.posts.entry(*router).or_default();
-                posts.claimable = std::mem::take(&mut posts.pending);
-            }
-            ContractEvent::PendingVoided { router, .. } => {
-                self.posts.entry(*router).or_default().pending = 0;
-            }
-            ContractEvent::JobReversed {
-                job,
-                router,
-                account,
-                charge,
-            } => {
-                let posts = self.posts.entry(*router).or_default();
-                let after = posts.count();
-                posts.reversed.push(Reversed {
-                    after,
-                    job: *job,
-                    account: *account,
-                    charge: *charge,
-                });
-            }
+            ContractEvent::BatchPosted { .. }
+            | ContractEvent::Promoted { .. }
+            | ContractEvent::PendingVoided { .. }
+            | ContractEvent::JobReversed { .. } => self.of_posts(indexed),
             ContractEvent::Joined {
                 validator,
                 tip,
@@ -360,6 +316,61 @@ impl AuditState {
                 self.latest = *round;
             }
             _ => self.of_round(&indexed.event, at),
+        }
+    }
+
+    /// What a router posted, and what became of its payout roots and charges.
+    fn of_posts(&mut self, indexed: &Indexed) {
+        match &indexed.event {
+            ContractEvent::BatchPosted {
+                router,
+                job_root,
+                job_count,
+                content_id,
+                pay_root,
+                gross,
+                ..
+            } => {
+                let post = Post {
+                    job_root: *job_root,
+                    job_count: *job_count,
+                    content_id: *content_id,
+                };
+                let posts = self.posts.entry(*router).or_default();
+                let root = PostedRoot {
+                    pay_root: *pay_root,
+                    gross: *gross,
+                    base: posts.claimable,
+                };
+                let at = indexed.at;
+                posts.kept.push(KeptPost { post, at, root });
+                if *pay_root != Digest::ZERO {
+                    posts.pending = posts.count();
+                }
+            }
+            ContractEvent::Promoted { router, .. } => {
+                let posts = self.posts.entry(*router).or_default();
+                posts.claimable = std::mem::take(&mut posts.pending);
+            }
+            ContractEvent::PendingVoided { router, .. } => {
+                self.posts.entry(*router).or_default().pending = 0;
+            }
+            ContractEvent::JobReversed {
+                job,
+                router,
+                account,
+                charge,
+            } => {
+                let posts = self.posts.entry(*router).or_default();
+                let after = posts.count();
+                posts.reversed.push(Reversed {
+                    after,
+                    job: *job,
+                    account: *account,
+                    charge: *charge,
+                });
+            }
+            _ => {}
         }
     }
 
