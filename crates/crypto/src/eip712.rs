@@ -1,8 +1,8 @@
-//! EIP-712 digests of receipt and ticket. The vault is the verifying contract, so that nothing signed for one network is valid in
+//! EIP-712 digests of receipt, ticket and acceptance. The vault is the verifying contract, so that nothing signed for one network is valid in
 //! another.
 
 use crate::{Words, double_keccak, keccak256};
-use stoa_types::{Address, Digest, Receipt, Ticket};
+use stoa_types::{Acceptance, Address, Digest, Receipt, Ticket};
 
 const DOMAIN_TYPE: &str =
     "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
@@ -14,6 +14,7 @@ uint32 attempt,bytes32 segmentsRoot,uint64 acceptedAt,uint64 deliveredAt)";
 const TICKET_TYPE: &str = "Ticket(bytes32 jobId,address account,address router,address provider,bytes32 modelRoot,\
 bytes32 parametersDigest,bytes32 requestDigest,bytes32 workDigest,uint128 inputPrice,uint128 outputPrice,uint64 inputUnitsMax,\
 uint64 outputUnitsMax,uint128 reserve,uint16 feeVersion,uint8 tier,uint32 attempt,uint64 issuedAt,uint64 deadline)";
+const ACCEPTANCE_TYPE: &str = "Acceptance(bytes32 ticketHash,uint64 acceptedAt)";
 
 /// Signing domain of one network: its chain and its vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,10 +98,8 @@ pub fn receipt_leaf(receipt: &Receipt) -> Digest {
     double_keccak(receipt_words(Words::new(), receipt).as_bytes())
 }
 
-/// What the router signs when it orders work; also the receipt's `ticket_hash`.
-pub fn ticket_digest(domain: &Domain, t: &Ticket) -> Digest {
-    let words = Words::new()
-        .digest(keccak256(TICKET_TYPE))
+fn ticket_words(words: Words, t: &Ticket) -> Words {
+    words
         .digest(Digest(t.job_id.0))
         .address(t.account)
         .address(t.router)
@@ -118,6 +117,25 @@ pub fn ticket_digest(domain: &Domain, t: &Ticket) -> Digest {
         .uint(t.tier.code())
         .uint(t.attempt)
         .uint(t.issued_at.0)
-        .uint(t.deadline.0);
+        .uint(t.deadline.0)
+}
+
+/// What the router signs when it orders work; also the receipt's `ticket_hash`.
+pub fn ticket_digest(domain: &Domain, ticket: &Ticket) -> Digest {
+    let words = ticket_words(Words::new().digest(keccak256(TICKET_TYPE)), ticket);
     domain.digest(keccak256(words.as_bytes()))
+}
+
+/// What the provider signs when it takes a ticket.
+pub fn acceptance_digest(domain: &Domain, a: &Acceptance) -> Digest {
+    let words = Words::new()
+        .digest(keccak256(ACCEPTANCE_TYPE))
+        .digest(a.ticket)
+        .uint(a.accepted_at.0);
+    domain.digest(keccak256(words.as_bytes()))
+}
+
+/// `abi.encode(ticket)`: what a contract takes as evidence of an order.
+pub fn ticket_bytes(ticket: &Ticket) -> Vec<u8> {
+    ticket_words(Words::new(), ticket).as_bytes().to_vec()
 }

@@ -14,7 +14,10 @@ mod tokens;
 
 pub use abi::Words;
 pub use alloy_primitives::keccak256 as keccak256_b256;
-pub use eip712::{Domain, receipt_bytes, receipt_digest, receipt_leaf, ticket_digest};
+pub use eip712::{
+    Domain, acceptance_digest, receipt_bytes, receipt_digest, receipt_leaf, ticket_bytes,
+    ticket_digest,
+};
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};
 pub use key::{KeyError, PublicKey, SecretKey, SignatureError, recover};
 pub use merkle::{MerkleTree, hash_pair, verify_proof};

@@ -69,6 +69,13 @@ fn ticket() -> Ticket {
     }
 }
 
+fn acceptance(domain: &Domain) -> Acceptance {
+    Acceptance {
+        ticket: ticket_digest(domain, &ticket()),
+        accepted_at: Timestamp(1_790_000_000_000),
+    }
+}
+
 fn vectors() -> Value {
     let receipts: Vec<_> = [1u128, 7, u128::from(u64::MAX)].map(receipt).into();
     let provider = SecretKey::for_tests("provider");
@@ -89,12 +96,16 @@ fn vectors() -> Value {
         chain_id: receipts[0].chain_id,
         vault: receipts[0].vault,
     };
+    let accepted = acceptance(&domain);
+    let accepted_digest = acceptance_digest(&domain, &accepted);
+    let ordered = ticket_digest(&domain, &ticket());
     let gross = TokenAmount::from_units(123_456_789);
     json!({
         "domain": {"chain_id": domain.chain_id, "vault": domain.vault, "separator": domain.separator()},
         "receipts": cases,
         "tree": {"root": tree.root(), "proofs": proofs},
-        "ticket": {"ticket": ticket(), "digest": ticket_digest(&domain, &ticket())},
+        "ticket": {"ticket": ticket(), "tier_code": ticket().tier.code(), "digest": ordered, "router_signature": router.sign(ordered)},
+        "acceptance": {"acceptance": accepted, "digest": accepted_digest, "provider_signature": provider.sign(accepted_digest)},
         "payout": {"router": router.address(), "class": 0, "provider": provider.address(), "fee_version": 1, "lifetime_gross": gross,
             "leaf": payout_leaf(router.address(), 0, provider.address(), 1, gross)},
         "debit": {"router": router.address(), "class": 0, "developer": receipts[0].account, "generation": 3, "lifetime_debit": gross,
@@ -145,4 +156,44 @@ fn any_changed_field_changes_digest_and_leaf() {
             "{field} is not in the leaf"
         );
     }
+}
+
+#[test]
+fn an_acceptance_is_of_one_ticket_one_time_and_one_network() {
+    let domain = Domain {
+        chain_id: 7,
+        vault: SecretKey::for_tests("vault").address(),
+    };
+    let base = acceptance(&domain);
+    let signed = acceptance_digest(&domain, &base);
+    let provider = SecretKey::for_tests("provider");
+    assert_eq!(
+        recover(signed, &provider.sign(signed)).expect("signed just now"),
+        provider.address()
+    );
+    let other_ticket = Acceptance {
+        ticket: digest("another ticket"),
+        ..base
+    };
+    let later = Acceptance {
+        accepted_at: Timestamp(base.accepted_at.0 + 1),
+        ..base
+    };
+    let other_chain = Domain {
+        chain_id: 8,
+        ..domain
+    };
+    let other_vault = Domain {
+        vault: SecretKey::for_tests("another vault").address(),
+        ..domain
+    };
+    for (changed, what) in [
+        (acceptance_digest(&domain, &other_ticket), "the ticket"),
+        (acceptance_digest(&domain, &later), "the time"),
+        (acceptance_digest(&other_chain, &base), "the chain"),
+        (acceptance_digest(&other_vault, &base), "the vault"),
+    ] {
+        assert_ne!(changed, signed, "{what} is not signed");
+    }
+    assert_eq!(ticket_bytes(&ticket()).len(), 18 * 32);
 }

@@ -21,7 +21,10 @@ pub use profile::{
     ChainParameters, FeeParameters, Limits, NetworkProfile, ProfileError, RoutingParameters,
     SettlementParameters, StakeParameters,
 };
-pub use receipt::{PaidBy, RECEIPT_VERSION, Receipt, SignedReceipt, SignedTicket, Ticket};
+pub use receipt::{
+    Acceptance, PaidBy, RECEIPT_VERSION, Receipt, SignedAcceptance, SignedReceipt, SignedTicket,
+    Ticket,
+};
 pub use sampling::{Q16, SamplingParameters};
 pub use time::{Millis, Timestamp};
 pub use trace::{NoTraceParent, SpanId, TraceId, TraceParent};

@@ -80,6 +80,27 @@ pub struct SignedTicket {
     pub signature: Signature,
 }
 
+/// The provider's word that it took a ticket: from then on it owes a delivery until the ticket's deadline. Who the provider is stands in the
+/// ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    /// EIP-712 digest of the ticket.
+    pub ticket: Digest,
+    /// When the provider took it; not after the ticket's deadline.
+    pub accepted_at: Timestamp,
+}
+
+/// An acceptance with the provider's signature over its EIP-712 digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedAcceptance {
+    /// What was signed.
+    pub acceptance: Acceptance,
+    /// By the ticket's provider.
+    pub signature: Signature,
+}
+
 /// What was computed, from what, by whom, at which price. One struct, one byte form: field order is the EIP-712 order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
