@@ -26,6 +26,9 @@ import {Roles} from "./libraries/StakeRegistryLib.sol";
 contract AuditRounds is IAuditRounds {
     /// @notice The most validators, and the most routers, with a seat.
     uint256 public constant MAX_SEATS = 64;
+    /// @notice Rounds that wait for a plant after it was stored. One that is not named by then is forgotten: it can still be named, and no
+    /// round waits for it.
+    uint64 public constant PLANT_ROUNDS = 32;
     uint256 private constant VOTES = 2;
 
     /// @notice Where stake stands.
@@ -46,7 +49,7 @@ contract AuditRounds is IAuditRounds {
     address public verdict;
     /// @inheritdoc IAuditRounds
     uint64 public latest;
-    /// @notice Plants stored and not named.
+    /// @notice Plants stored and neither named nor forgotten.
     uint32 public outstanding;
     /// @notice The newest committee; a round whose validators and stakes are those of the round before shares its committee.
     uint32 public committees;
@@ -66,12 +69,15 @@ contract AuditRounds is IAuditRounds {
     mapping(uint64 round => mapping(uint256 place => bytes32)) private _ballots;
     /// @dev The newest round when it was stored, plus one; the largest number once it was named.
     mapping(bytes32 commitment => uint64) private _plants;
-    /// @inheritdoc IAuditRounds
-    mapping(uint64 round => mapping(bytes32 job => address)) public plantOf;
+    /// @dev The first round in which a name holds; zero where there is no name. By account as well: who posts or plants the same job for
+    /// another account takes nothing from the one that named it.
+    mapping(bytes32 job => mapping(address account => uint64)) private _plantFrom;
     /// @dev An address has one key, which stays known when its seat is gone.
     mapping(address validator => ValidatorKey) private _keys;
     /// @dev The newest round when a validator took its seat.
     mapping(address validator => uint64) private _joinedIn;
+    /// @dev Of `outstanding`, those that may be of this round at the earliest.
+    mapping(uint64 round => uint32) private _storedFor;
 
     /// @param stakes The stake registry; not zero.
     /// @param vault The vault; not zero.
@@ -179,6 +185,7 @@ contract AuditRounds is IAuditRounds {
         latest = round;
         uint32 members = _formCommittee();
         if (!_coverRouters(round)) revert Errors.NothingPosted();
+        if (round > PLANT_ROUNDS) outstanding -= _storedFor[round - PLANT_ROUNDS];
         Round storage r = _rounds[round];
         r.openedAt = uint40(block.timestamp);
         r.committee = members;
@@ -246,16 +253,17 @@ contract AuditRounds is IAuditRounds {
     function plant(bytes32 commitment) external {
         if (!isPlanter[msg.sender]) revert Errors.NotAllowed(msg.sender);
         if (_plants[commitment] != 0) revert Errors.AlreadyPlanted(commitment);
-        _plants[commitment] = latest + 1;
+        uint64 first = latest + 1;
+        _plants[commitment] = first;
+        ++_storedFor[first];
         ++outstanding;
         emit Events.Planted(msg.sender, commitment);
     }
 
     /// @inheritdoc IAuditRounds
-    function namePlant(uint64 round, bytes32 job, address account, bytes32 salt, bytes calldata signature)
-        external
-        inPhase(round, Phase.Plants)
-    {
+    function namePlant(uint64 round, bytes32 job, address account, bytes32 salt, bytes calldata signature) external {
+        Phase now_ = phase(round);
+        if (now_ != Phase.Plants && now_ != Phase.Rulings) revert Errors.WrongPhase(round, now_);
         bytes32 commitment = AuditLib.plantCommitment(job, account, salt);
         uint64 first = _plants[commitment];
         if (first == type(uint64).max) revert Errors.AlreadyPlanted(commitment);
@@ -264,10 +272,16 @@ contract AuditRounds is IAuditRounds {
         (address signer,,) = ECDSA.tryRecoverCalldata(signed, signature);
         if (signer != account || account == address(0)) revert Errors.WrongSigner(account);
         _plants[commitment] = type(uint64).max;
-        --outstanding;
-        plantOf[round][job] = account;
-        ++_rounds[round].plantsNamed;
-        emit Events.PlantNamed(round, job, account);
+        if (latest < first + PLANT_ROUNDS) {
+            --_storedFor[first];
+            --outstanding;
+        }
+        // One that was forgotten when the round opened is none of those that the round waits for.
+        bool waited = now_ == Phase.Plants && round < first + PLANT_ROUNDS;
+        if (waited) ++_rounds[round].plantsNamed;
+        uint64 known = _plantFrom[job][account];
+        if (known == 0 || first < known) _plantFrom[job][account] = first;
+        emit Events.PlantNamed(round, job, account, first, waited);
     }
 
     // ---------------------------------------------------------------------------------------------------------------- admin
@@ -344,6 +358,12 @@ contract AuditRounds is IAuditRounds {
     function ballotOf(uint64 round, uint256 place) external view returns (bool shown, bytes32 root) {
         shown = _rounds[round].unsealed >> place & 1 == 1;
         if (shown) root = _ballots[round][place];
+    }
+
+    /// @inheritdoc IAuditRounds
+    function isPlant(uint64 round, bytes32 job, address account) external view returns (bool) {
+        uint64 first = _plantFrom[job][account];
+        return first != 0 && first <= round;
     }
 
     /// @inheritdoc IAuditRounds

@@ -135,7 +135,7 @@ contract PanelVerdict is IVerdict {
         Panel memory panel = _panel(c.round, c.subject);
         (uint8 outcome, uint8 seen) = _count(c.round, c.subject, panel, votes);
         _checkJob(outcome, receipt, c.router, evidence.providerSignature);
-        bool plant = c.account != address(0) && ROUNDS.plantOf(c.round, c.job) == c.account;
+        bool plant = ROUNDS.isPlant(c.round, c.job, c.account);
         bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
         _settle(c, panel, Ruling(uint40(block.timestamp), outcome, duty, plant, seen, batch), votes);
     }

@@ -183,6 +183,30 @@ contract AuditFairnessTest is AuditMarket {
         vm.assertEq(stakeOf(3, seats[0]), STAKE);
     }
 
+    function test_a_plant_named_too_late_changes_no_ruling_and_one_that_is_early_enough_shields() public {
+        bytes32[2] memory jobs = [receipt(9).jobId, receipt(8).jobId];
+        for (uint256 i; i < 2; ++i) {
+            vm.prank(named("planter"));
+            rounds.plant(AuditLib.plantCommitment(jobs[i], account, SALT));
+        }
+        (Evidence memory e, bytes32 subject) = judged(9, [WRONG, WRONG, WRONG]);
+        pass(10);
+        court.rule(e, votes(subject, [WRONG, WRONG, WRONG]));
+        uint128 left = stakeOf(1, provider);
+        vm.assertTrue(left < STAKE, "a plant that is not named is a wrong answer");
+        plantIn(e, jobs[0]);
+        vm.assertTrue(rounds.isPlant(e.round, jobs[0], account), "a plant");
+        vm.expectRevert(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
+        court.rule(e, votes(subject, [WRONG, WRONG, WRONG]));
+        (,, bool plant) = court.rulingOf(e.round, subject);
+        vm.assertTrue(!plant, "no plant");
+        (e, subject) = judged(8, [WRONG, WRONG, WRONG]);
+        pass(10);
+        plantIn(e, jobs[1]);
+        court.rule(e, votes(subject, [WRONG, WRONG, WRONG]));
+        vm.assertEq(stakeOf(1, provider), left);
+    }
+
     // --------------------------------------------------------------------------------------------------------------- rewards
 
     function test_what_nobody_can_check_is_not_rewarded() public {

@@ -413,11 +413,102 @@ contract AuditRoundsTest is AuditMarket {
         expect(abi.encodeWithSelector(Errors.NotPlanted.selector, tooLate, round));
         rounds.namePlant(round, late, account, SALT, signature);
         vm.expectEmit();
-        emit Events.PlantNamed(round, job, account);
+        emit Events.PlantNamed(round, job, account, 1, true);
         rounds.namePlant(round, job, account, SALT, signature);
-        vm.assertEq(rounds.plantOf(round, job), account);
+        vm.assertTrue(rounds.isPlant(round, job, account), "a plant");
+        vm.assertTrue(!rounds.isPlant(round, job, provider), "another account's job of the same name is none");
+        vm.assertTrue(!rounds.isPlant(round, late, account), "no plant");
         is_(round, Phase.Rulings);
         vm.assertEq(rounds.outstanding(), 1);
+    }
+
+    function store(bytes32 job, address payer, bytes32 salt) internal {
+        vm.prank(named("planter"));
+        rounds.plant(AuditLib.plantCommitment(job, payer, salt));
+    }
+
+    /// @dev A round in which all is done but the plants.
+    function shownRound(uint256 job) internal returns (uint64 round) {
+        postOne(job);
+        round = draw();
+        allCast(round);
+    }
+
+    function test_a_name_holds_in_each_round_that_opened_after_the_plant_was_stored() public {
+        bytes32 job = receipt(1).jobId;
+        uint64 before = shownRound(1);
+        pass(30);
+        store(job, account, SALT);
+        uint64 first = shownRound(2);
+        pass(30);
+        uint64 other = shownRound(3);
+        is_(first, Phase.Rulings);
+        is_(other, Phase.Plants);
+        rounds.namePlant(other, job, account, SALT, sign(ACCOUNT_KEY, job));
+        is_(other, Phase.Rulings);
+        vm.assertTrue(!rounds.isPlant(before, job, account), "stored too late for this one");
+        vm.assertTrue(rounds.isPlant(first, job, account) && rounds.isPlant(other, job, account), "two rounds");
+    }
+
+    function test_a_plant_is_named_after_its_phase_as_well_and_not_before() public {
+        bytes32 job = receipt(1).jobId;
+        store(job, account, SALT);
+        uint64 round = shownRound(1);
+        pass(10);
+        is_(round, Phase.Rulings);
+        rounds.namePlant(round, job, account, SALT, sign(ACCOUNT_KEY, job));
+        vm.assertTrue(rounds.isPlant(round, job, account), "a plant");
+        vm.assertEq(rounds.roundOf(round).plantsNamed, 0, "nobody waited for it any more");
+        vm.assertEq(rounds.outstanding(), 0);
+        pass(20);
+        store(receipt(2).jobId, account, SALT);
+        postOne(2);
+        uint64 next = draw();
+        bytes memory signature = sign(ACCOUNT_KEY, receipt(2).jobId);
+        bytes32 id = receipt(2).jobId;
+        expectPhase(next, Phase.Ballot);
+        rounds.namePlant(next, id, account, SALT, signature);
+        pass(6 days);
+        expectPhase(round, Phase.Closed);
+        rounds.namePlant(round, id, account, SALT, signature);
+    }
+
+    function test_who_plants_a_job_again_takes_no_round_from_its_name() public {
+        bytes32 job = receipt(1).jobId;
+        store(job, account, SALT);
+        uint64 first = shownRound(1);
+        bytes memory signature = sign(ACCOUNT_KEY, job);
+        rounds.namePlant(first, job, account, SALT, signature);
+        pass(30);
+        store(job, account, bytes32(uint256(7)));
+        store(job, provider, SALT);
+        uint64 second = shownRound(2);
+        rounds.namePlant(second, job, account, bytes32(uint256(7)), signature);
+        rounds.namePlant(second, job, provider, SALT, sign(PROVIDER_KEY, job));
+        vm.assertTrue(rounds.isPlant(first, job, account), "the first name stays");
+        vm.assertTrue(!rounds.isPlant(first, job, provider), "no plant");
+        vm.assertTrue(rounds.isPlant(second, job, provider), "a plant");
+    }
+
+    function test_no_round_waits_for_a_plant_that_nobody_names_for_long() public {
+        bytes32 job = receipt(1).jobId;
+        store(job, account, SALT);
+        store(receipt(2).jobId, account, SALT);
+        uint64 last = rounds.PLANT_ROUNDS();
+        for (uint64 i = 1; i <= last; ++i) {
+            vm.assertEq(rounds.roundOf(shownRound(i)).plantsDue, 2);
+            is_(i, Phase.Plants);
+            pass(30);
+        }
+        store(receipt(3).jobId, account, SALT);
+        uint64 round = shownRound(100);
+        vm.assertTrue(round == last + 1 && rounds.roundOf(round).plantsDue == 1, "the first two are forgotten");
+        rounds.namePlant(round, job, account, SALT, sign(ACCOUNT_KEY, job));
+        vm.assertTrue(rounds.isPlant(1, job, account), "it can still be named");
+        is_(round, Phase.Plants);
+        vm.assertEq(rounds.outstanding(), 1, "and stands for no other");
+        rounds.namePlant(round, receipt(3).jobId, account, SALT, sign(ACCOUNT_KEY, receipt(3).jobId));
+        is_(round, Phase.Rulings);
     }
 
     function test_a_plant_is_named_once() public {

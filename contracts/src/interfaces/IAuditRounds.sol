@@ -116,8 +116,9 @@ interface IAuditRounds {
     /// @notice A planter stores `keccak256(abi.encode(job, account, salt))` before the round opens that will cover the job.
     function plant(bytes32 commitment) external;
 
-    /// @notice Anyone who knows it names a plant. `signature` is the account's over `keccak256(abi.encode(chainid, this, job))`: nobody can
-    /// shield a job that somebody else paid.
+    /// @notice Anyone who knows it names a plant, when the ballots of `round` are shown. `signature` is the account's over
+    /// `keccak256(abi.encode(chainid, this, job))`: nobody can shield a job that somebody else paid. A name holds for the job in all rounds
+    /// that opened after the plant was stored, whichever it was named in, and changes no ruling that has come.
     function namePlant(uint64 round, bytes32 job, address account, bytes32 salt, bytes calldata signature) external;
 
     /// @notice Only the admin.
@@ -162,8 +163,8 @@ interface IAuditRounds {
     /// @notice The newest round that covers posts of a router; 0 for none.
     function lastRoundOf(address router) external view returns (uint64);
 
-    /// @notice The account that paid the planted `job` of a round; zero when it is no plant.
-    function plantOf(uint64 round, bytes32 job) external view returns (address account);
+    /// @notice Whether `account` planted `job`, and stored that before the round opened.
+    function isPlant(uint64 round, bytes32 job, address account) external view returns (bool);
 
     /// @notice All validators with a seat.
     function validators() external view returns (address[] memory);

@@ -79,8 +79,9 @@ library AuditRoundsEvents {
     event BallotUnsealed(uint64 indexed round, address indexed validator, bytes32 root);
     /// @notice `planter` stored a plant.
     event Planted(address indexed planter, bytes32 commitment);
-    /// @notice `job` of `round` was planted; `account` paid it.
-    event PlantNamed(uint64 indexed round, bytes32 indexed job, address account);
+    /// @notice `job` was planted, and `account` paid it: this holds in each round from `first` on. It was named in `round`, which
+    /// `waited` for it or not.
+    event PlantNamed(uint64 indexed round, bytes32 indexed job, address account, uint64 first, bool waited);
     /// @notice Only `verdict` may suspend from now on.
     event VerdictSet(address verdict);
     /// @notice `planter` may store plants, or not any more.

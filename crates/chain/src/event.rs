@@ -263,11 +263,13 @@ pub enum ContractEvent {
         planter: Address,
         commitment: Digest,
     },
-    /// A plant was named.
+    /// A plant was named. It is one in all rounds from `first` on; `round`, in which it was named, `waited` for it or not.
     PlantNamed {
         round: u64,
         job: JobId,
         account: Address,
+        first: u64,
+        waited: bool,
     },
     /// A panel ruled.
     Ruled {

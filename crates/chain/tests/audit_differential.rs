@@ -315,7 +315,7 @@ impl Evm {
         let call = transaction(from, TxKind::Call(evm_address(to)), call.abi_encode());
         match self.inner.transact_commit(call).expect("valid") {
             ExecutionResult::Success { logs, .. } => {
-                let own = |log: &alloy_primitives::Log| log.address == evm_address(self.verdict);
+                let own = |log: &alloy_primitives::Log| log.address == evm_address(to);
                 Ok(logs.into_iter().filter(own).map(|log| log.data).collect())
             }
             ExecutionResult::Revert { output, .. } => Err(output.to_vec()),
@@ -1156,7 +1156,20 @@ impl World {
             salt: word(salt),
             signature: Bytes::from(signature.0.to_vec()),
         };
-        self.rounds("namePlant", who("anyone"), &call, expected);
+        let to = self.evm.rounds;
+        let found = self.evm.send(who("anyone"), to, &call);
+        if let (Ok((first, waited)), Ok(logs)) = (&expected, &found) {
+            let named = R::PlantNamed {
+                round,
+                job: FixedBytes(job.0),
+                account: evm_address(account),
+                first: *first,
+                waited: *waited,
+            };
+            assert_eq!(logs, &[named.encode_log_data()], "namePlant");
+        }
+        let expected = expected.err().map(|e| rounds_revert(&e));
+        self.note("namePlant", expected, found.err());
     }
 
     /// The round that covers a job; the newest where none does.

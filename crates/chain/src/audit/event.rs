@@ -97,6 +97,8 @@ fn planting(event: Rounds) -> Option<ContractEvent> {
             round: e.round,
             job: JobId(e.job.0),
             account: address(e.account),
+            first: e.first,
+            waited: e.waited,
         },
         Rounds::VerdictSet(e) => E::Administration {
             what: format!("the verdict of the rounds is {}", e.verdict),

@@ -411,8 +411,10 @@ impl AuditState {
                 state.shown.insert(*validator);
                 state.last_shown = at;
             }
-            ContractEvent::PlantNamed { round, job, .. } => {
-                self.round(*round).plants_named += 1;
+            ContractEvent::PlantNamed {
+                round, job, waited, ..
+            } => {
+                self.round(*round).plants_named += u32::from(*waited);
                 self.plants.1.insert(*job);
             }
             ContractEvent::Ruled {

@@ -7,6 +7,10 @@ use crate::vault::{RouterTotals, Vault};
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_types::{Address, Digest, JobId};
 
+/// Rounds that wait for a plant after it was stored. One that is not named by then is forgotten: it can still be named, and no round waits
+/// for it.
+pub const PLANT_ROUNDS: u64 = 32;
+
 /// Times of a round in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoundsParams {
@@ -215,8 +219,11 @@ pub struct AuditRounds {
     last_snapshot: BTreeMap<Address, u64>,
     /// Commitment to the newest round when it was stored, plus one.
     plants: BTreeMap<Digest, u64>,
+    /// Of `outstanding`, those that may be of a round at the earliest.
+    stored_for: BTreeMap<u64, u64>,
     outstanding: u64,
-    named: BTreeMap<(u64, JobId), Address>,
+    /// The first round in which a name holds.
+    named: BTreeMap<(JobId, Address), u64>,
 }
 
 impl AuditRounds {
@@ -236,6 +243,7 @@ impl AuditRounds {
             snapshots: BTreeMap::new(),
             last_snapshot: BTreeMap::new(),
             plants: BTreeMap::new(),
+            stored_for: BTreeMap::new(),
             outstanding: 0,
             named: BTreeMap::new(),
         }
@@ -283,12 +291,13 @@ impl AuditRounds {
             .unwrap_or(Snapshot::NONE)
     }
 
-    /// The account that paid a plant named in a round.
-    pub fn plant_of(&self, round: u64, job: JobId) -> Option<Address> {
-        self.named.get(&(round, job)).copied()
+    /// Whether an account planted a job, and stored that before the round opened.
+    pub fn is_plant(&self, round: u64, job: JobId, account: Address) -> bool {
+        let first = self.named.get(&(job, account));
+        first.is_some_and(|first| *first <= round)
     }
 
-    /// Plants stored and not named.
+    /// Plants stored and neither named nor forgotten.
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }
@@ -491,6 +500,8 @@ impl AuditRounds {
             return Err(RoundsError::NothingPosted);
         }
         let round = self.latest() + 1;
+        let forgotten = round.checked_sub(PLANT_ROUNDS);
+        self.outstanding -= forgotten.map_or(0, |round| self.waiting_since(round));
         for (router, totals) in snapshots {
             let previous = self.last_snapshot.get(&router).copied().unwrap_or_default();
             self.snapshots
@@ -635,12 +646,16 @@ impl AuditRounds {
         if self.plants.contains_key(&commitment) {
             return Err(RoundsError::AlreadyPlanted { commitment });
         }
-        self.plants.insert(commitment, self.latest() + 1);
+        let first = self.latest() + 1;
+        self.plants.insert(commitment, first);
+        *self.stored_for.entry(first).or_default() += 1;
         self.outstanding += 1;
         Ok(())
     }
 
-    /// Anyone who knows it names a plant. `signer` is whoever signed [`hash::plant_digest`].
+    /// Anyone who knows it names a plant, when the ballots of the round are shown. `signer` is whoever signed [`hash::plant_digest`]. The name
+    /// holds in all rounds that opened after the plant was stored, and changes no ruling that has come. Gives the first of
+    /// those rounds, and whether this one waited for it.
     pub fn name_plant(
         &mut self,
         round: u64,
@@ -649,22 +664,31 @@ impl AuditRounds {
         salt: Digest,
         signer: Address,
         block: Block,
-    ) -> Result<(), RoundsError> {
-        self.in_phase(round, Phase::Plants, block)?;
-        let commitment = hash::plant_commitment(job, account, salt);
-        match self.plants.get(&commitment) {
-            Some(0) => return Err(RoundsError::AlreadyPlanted { commitment }),
-            Some(first) if *first <= round => {}
-            _ => return Err(RoundsError::NotPlanted { commitment, round }),
+    ) -> Result<(u64, bool), RoundsError> {
+        let phase = self.phase(round, block.now);
+        if !matches!(phase, Phase::Plants | Phase::Rulings) {
+            return Err(RoundsError::WrongPhase { round, phase });
         }
+        let commitment = hash::plant_commitment(job, account, salt);
+        let first = match self.plants.get(&commitment) {
+            Some(0) => return Err(RoundsError::AlreadyPlanted { commitment }),
+            Some(first) if *first <= round => *first,
+            _ => return Err(RoundsError::NotPlanted { commitment, round }),
+        };
         if signer != account || account == Address::ZERO {
             return Err(RoundsError::WrongSigner { account });
         }
         self.plants.insert(commitment, 0);
-        self.outstanding -= 1;
-        self.named.insert((round, job), account);
-        self.at_mut(round).plants_named += 1;
-        Ok(())
+        if self.latest() < first + PLANT_ROUNDS {
+            *self.stored_for.entry(first).or_default() -= 1;
+            self.outstanding -= 1;
+        }
+        // One that was forgotten when the round opened is none of those that the round waits for.
+        let waited = phase == Phase::Plants && round < first + PLANT_ROUNDS;
+        self.at_mut(round).plants_named += u64::from(waited);
+        let known = self.named.entry((job, account)).or_insert(first);
+        *known = first.min(*known);
+        Ok((first, waited))
     }
 
     // ---- private
@@ -675,6 +699,10 @@ impl AuditRounds {
         } else {
             Err(RoundsError::NotAllowed { caller })
         }
+    }
+
+    fn waiting_since(&self, round: u64) -> u64 {
+        self.stored_for.get(&round).copied().unwrap_or_default()
     }
 
     fn not_revealing(&self) -> Result<(), RoundsError> {

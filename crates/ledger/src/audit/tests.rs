@@ -3,7 +3,7 @@
 use super::ballot::{Ballot, BallotTree, Verdict, root_from};
 use super::panel::{Member, panel};
 use super::place::{Place, Post};
-use super::rounds::{AuditRounds, Block, Phase, RoundsError, RoundsParams};
+use super::rounds::{AuditRounds, Block, PLANT_ROUNDS, Phase, RoundsError, RoundsParams};
 use super::standing::{FULL, Mark, Record, START, Sampling, Standing};
 use super::verdict::{
     Evidence, Market, PanelVerdict, VerdictError, VerdictEvent, VerdictParams, Vote, most_charge,
@@ -674,11 +674,119 @@ fn planted(world: &mut World, says: &[Option<Outcome>]) -> (Evidence, Vec<Option
         .rounds
         .name_plant(1, job, account, salt, stranger, block);
     assert_eq!(named, Err(RoundsError::WrongSigner { account }));
-    world
+    let named = world
         .rounds
-        .name_plant(1, job, account, salt, account, block)
-        .expect("names it");
+        .name_plant(1, job, account, salt, account, block);
+    assert_eq!(named, Ok((1, true)), "from the first round, that waited");
     (evidence, ballots)
+}
+
+fn developer() -> Address {
+    SecretKey::for_tests("developer").address()
+}
+
+/// Stores a plant of the developer's.
+fn stored(world: &mut World, job: JobId, salt: Digest) {
+    let commitment = hash::plant_commitment(job, developer(), salt);
+    let stored = world.rounds.plant(name("planter"), commitment);
+    stored.expect("a planter");
+}
+
+/// Names it in a round.
+fn named(
+    world: &mut World,
+    round: u64,
+    job: JobId,
+    salt: Digest,
+) -> Result<(u64, bool), RoundsError> {
+    let (who, block) = (developer(), world.block());
+    world.rounds.name_plant(round, job, who, salt, who, block)
+}
+
+#[test]
+fn a_name_holds_for_its_job_in_all_rounds_since_it_was_stored_and_in_none_before() {
+    let mut world = World::new(3, TIMES);
+    let (job, salt) = (receipt(3).job_id, keccak256("plant"));
+    world.post(&[receipt(1)], Digest::ZERO);
+    let before = world.draw();
+    world.cast(before, &[(); 3].map(|()| Some(Ballot::default())));
+    world.pass(TIMES.plants);
+    stored(&mut world, job, salt);
+    for n in [3, 4] {
+        world.post(&[receipt(n)], Digest::ZERO);
+        let round = world.draw();
+        world.cast(round, &[(); 3].map(|()| Some(Ballot::default())));
+    }
+    let wrong = RoundsError::NotPlanted {
+        commitment: hash::plant_commitment(job, developer(), salt),
+        round: before,
+    };
+    assert_eq!(named(&mut world, before, job, salt), Err(wrong));
+    assert_eq!(named(&mut world, 3, job, salt), Ok((2, true)));
+    let holds = |world: &World, who| [1, 2, 3].map(|round| world.rounds.is_plant(round, job, who));
+    assert_eq!(holds(&world, developer()), [false, true, true]);
+    assert_eq!(holds(&world, name("stranger")), [false; 3]);
+    let again = keccak256("again");
+    stored(&mut world, job, again);
+    world.post(&[receipt(5)], Digest::ZERO);
+    let round = world.draw();
+    world.cast(round, &[(); 3].map(|()| Some(Ballot::default())));
+    assert_eq!(named(&mut world, round, job, again), Ok((4, true)));
+    assert_eq!(
+        holds(&world, developer()),
+        [false, true, true],
+        "the first name stays"
+    );
+}
+
+#[test]
+fn a_plant_that_is_named_late_shields_what_is_not_ruled_yet_and_nothing_else() {
+    for late in [false, true] {
+        let mut world = World::new(3, TIMES);
+        let (job, salt) = (receipt(3).job_id, keccak256("plant"));
+        stored(&mut world, job, salt);
+        let place = world.post(&[receipt(3)], Digest::ZERO);
+        let evidence = signed(receipt(3), place[0].clone(), world.draw());
+        let ballots = [(); 3].map(|()| Some(ballot_of(evidence.subject(), WRONG)));
+        world.cast(1, &ballots);
+        world.pass(TIMES.plants);
+        let votes = world.votes(1, evidence.subject(), &ballots);
+        if late {
+            world.rule(&evidence, &votes).expect("rules");
+        }
+        assert_eq!(
+            named(&mut world, 1, job, salt),
+            Ok((1, false)),
+            "nobody waited for it"
+        );
+        let stake = world.stake(Role::Provider, provider_key().address());
+        match world.rule(&evidence, &votes) {
+            Ok(events) => assert!(matches!(events[0], VerdictEvent::Ruled { plant: true, .. })),
+            Err(error) => assert!(late, "{error}"),
+        }
+        assert_eq!(stake < STAKE, late);
+        assert_eq!(world.stake(Role::Provider, provider_key().address()), stake);
+    }
+}
+
+#[test]
+fn no_round_waits_for_a_plant_that_nobody_names_for_long() {
+    let mut world = World::new(3, TIMES);
+    let salt = keccak256("plant");
+    stored(&mut world, receipt(1).job_id, salt);
+    let due = |world: &World, round| world.rounds.round(round).expect("opened").plants_due;
+    for n in 1..=PLANT_ROUNDS + 1 {
+        world.post(&[receipt(n)], Digest::ZERO);
+        let round = world.draw();
+        assert_eq!(due(&world, round), u64::from(n <= PLANT_ROUNDS));
+        world.cast(round, &[(); 3].map(|()| Some(Ballot::default())));
+        world.pass(TIMES.plants);
+    }
+    assert_eq!(
+        named(&mut world, PLANT_ROUNDS + 1, receipt(1).job_id, salt),
+        Ok((1, false))
+    );
+    assert_eq!(world.rounds.outstanding(), 0);
 }
 
 #[test]

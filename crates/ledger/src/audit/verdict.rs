@@ -292,12 +292,12 @@ impl PanelVerdict {
         let duty = self.audited(market.rounds, &case)?;
         let (outcome, seen) = count(market.rounds, round, case.subject, votes)?;
         self.check_job(outcome, evidence)?;
-        let payer = market.rounds.plant_of(round, receipt.job_id);
+        let (job, account) = (receipt.job_id, receipt.account);
         let ruling = Ruling {
             at: now,
             outcome,
             duty,
-            plant: payer == Some(receipt.account),
+            plant: market.rounds.is_plant(round, job, account),
             batch: hash::batch_subject(case.router, evidence.place.post()),
             seen,
         };
