@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`, `POST /v1/completions` and `POST /v1/embeddings`: body in, call, answer out whole or as a stream.
 
-use crate::answer::{Form, Framing, Pieces};
+use crate::answer::{Contradiction, Form, Framing, Pieces};
 use crate::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
 use crate::error::ApiError;
 use crate::guard::{RequestId, may, text_value};
@@ -8,7 +8,7 @@ use crate::json::clip;
 use crate::keys::Scope;
 use crate::port::{Account, Call};
 use crate::rates::Taken;
-use crate::replay::{self, Once, Secret};
+use crate::replay::{self, Keeper, Once, Secret};
 use crate::routes::Need;
 use crate::server::{App, Timings};
 use axum::body::{Body, Bytes};
@@ -81,7 +81,7 @@ async fn paid(
     }
     let job = draw_job(&app, &account)?;
     let Some(header) = header else {
-        return Ok(answer(app, account, job, form, (parsed, above)).await);
+        return Ok(answer(app, account, job, form, (parsed, above), None).await);
     };
     let once = Once {
         caller: account.clone(),
@@ -91,8 +91,11 @@ async fn paid(
         body: *blake3::hash(&body).as_bytes(),
         job,
     };
-    let answering = answer(app.clone(), account, job, form, (parsed, above));
-    replay::once(&app, once, answering).await
+    let served = app.clone();
+    replay::once(&app, once, |keeper| {
+        answer(served, account, job, form, (parsed, above), Some(keeper))
+    })
+    .await
 }
 
 /// The client's span, by W3C Trace Context: a header that is none, or stands twice, counts as absent. Its `tracestate` is dropped, which the
@@ -234,6 +237,7 @@ async fn answer(
     job: JobId,
     form: Form,
     (parsed, above): (ParsedRequest, Option<TraceParent>),
+    keeper: Option<Arc<Keeper>>,
 ) -> Response {
     let ParsedRequest {
         request,
@@ -255,9 +259,9 @@ async fn answer(
         ignored,
     };
     if stream {
-        streamed(app.timings, call, framing, taken).await
+        streamed(app.timings, call, framing, (taken, keeper)).await
     } else {
-        whole(call, &framing, taken).await
+        whole(call, &framing, taken, keeper).await
     }
 }
 
@@ -297,7 +301,12 @@ fn failed(form: Form, job: JobId, failure: Failure) -> Response {
     response
 }
 
-async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
+async fn whole(
+    mut call: Call,
+    framing: &Framing,
+    taken: Taken,
+    keeper: Option<Arc<Keeper>>,
+) -> Response {
     let (mut tokens, mut taken) = (0, Some(taken));
     while let Some(event) = call.events.recv().await {
         settle(&mut taken, &event);
@@ -305,16 +314,16 @@ async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
             ClientEvent::Started(_) => {}
             ClientEvent::Delta { tokens: more, .. } => tokens += u64::from(more),
             // The client still waits: it gets all of it at once, with the receipt.
-            ClientEvent::Complete => {
+            ClientEvent::Complete(done) => {
+                if let (Some(keeper), Ok(body)) = (&keeper, framing.whole(&done)) {
+                    let headers = whole_headers(call.job, &done.started);
+                    keeper.prepare(&headers, body.into_bytes()).await;
+                }
                 call.client.deliver(tokens);
             }
             ClientEvent::Done(done) => {
                 call.client.disarm();
-                let mut headers = job_headers(call.job, Some(&done.started));
-                headers.insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static("application/json"),
-                );
+                let headers = whole_headers(call.job, &done.started);
                 let Ok(body) = framing.whole(&done) else {
                     tracing::error!(job = %call.job, "the text of an answer is no vectors");
                     let billed = done.receipt.receipt.charge;
@@ -332,8 +341,22 @@ async fn whole(mut call: Call, framing: &Framing, taken: Taken) -> Response {
     failed(framing.form, call.job, ended_without_a_result())
 }
 
+fn whole_headers(job: JobId, started: &Started) -> HeaderMap {
+    let mut headers = job_headers(job, Some(started));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers
+}
+
 /// No status before the first event: until then every failure is an HTTP error with its true status.
-async fn streamed(timings: Timings, mut call: Call, framing: Framing, taken: Taken) -> Response {
+async fn streamed(
+    timings: Timings,
+    mut call: Call,
+    framing: Framing,
+    (taken, keeper): (Taken, Option<Arc<Keeper>>),
+) -> Response {
     let mut taken = Some(taken);
     let first = timeout(timings.header_hold, call.events.recv()).await.ok();
     let started = match &first {
@@ -345,7 +368,8 @@ async fn streamed(timings: Timings, mut call: Call, framing: Framing, taken: Tak
         }
         Some(Some(ClientEvent::Started(started))) => Some(started.clone()),
         Some(Some(ClientEvent::Done(done))) => Some(done.started.clone()),
-        Some(Some(ClientEvent::Delta { .. } | ClientEvent::Complete)) | None => None,
+        Some(Some(ClientEvent::Complete(done))) => Some(done.started.clone()),
+        Some(Some(ClientEvent::Delta { .. })) | None => None,
     };
     let mut headers = job_headers(call.job, started.as_ref());
     headers.insert(
@@ -365,6 +389,12 @@ async fn streamed(timings: Timings, mut call: Call, framing: Framing, taken: Tak
         timings,
         form: framing.form,
         pieces: Pieces::new(framing),
+        transcript: keeper.map(|keeper| Transcript {
+            keeper,
+            headers: headers.clone(),
+            said: Vec::new(),
+        }),
+        ending: None,
         unwritten: 0,
         told: 0,
         taken,
@@ -392,6 +422,10 @@ struct Pump {
     out: mpsc::Sender<Piece>,
     timings: Timings,
     pieces: Pieces,
+    /// All that was said, where the answer is to be kept.
+    transcript: Option<Transcript>,
+    /// What ends the answer, once all text was told.
+    ending: Option<Result<Vec<String>, Contradiction>>,
     /// Tokens without text so far, for example half a character: they count with the next text.
     unwritten: u64,
     /// All tokens so far.
@@ -399,6 +433,30 @@ struct Pump {
     form: Form,
     /// What the call took of what the caller may do in a minute.
     taken: Option<Taken>,
+}
+
+/// A stream as it is kept for whoever sends the request again.
+struct Transcript {
+    keeper: Arc<Keeper>,
+    headers: HeaderMap,
+    said: Vec<u8>,
+}
+
+impl Transcript {
+    /// With what will end it.
+    async fn prepare(self, ending: &[String]) {
+        let mut body = self.said;
+        for piece in ending {
+            body.extend_from_slice(data(piece).as_bytes());
+        }
+        body.extend_from_slice(replay::DONE);
+        self.keeper.prepare(&self.headers, body).await;
+    }
+}
+
+/// One event of a stream.
+fn data(piece: &str) -> String {
+    format!("data: {piece}\n\n")
 }
 
 /// The client is gone or takes nothing.
@@ -447,12 +505,17 @@ impl Pump {
                 self.send_data(pieces).await?;
                 if let Some(piece) = last {
                     let tokens = std::mem::take(&mut self.unwritten);
-                    self.send(format!("data: {piece}\n\n"), tokens).await?;
+                    self.send(data(&piece), tokens).await?;
                 }
                 Ok(false)
             }
-            ClientEvent::Complete => {
+            ClientEvent::Complete(done) => {
                 self.all_taken().await?;
+                let ending = self.pieces.finish(&done);
+                if let (Some(transcript), Ok(pieces)) = (self.transcript.take(), &ending) {
+                    transcript.prepare(pieces).await;
+                }
+                self.ending = Some(ending);
                 self.call.client.deliver(self.told);
                 Ok(false)
             }
@@ -466,7 +529,8 @@ impl Pump {
             }
             ClientEvent::Done(done) => {
                 self.call.client.disarm();
-                let Ok(pieces) = self.pieces.finish(&done) else {
+                let ending = self.ending.take();
+                let Ok(pieces) = ending.unwrap_or_else(|| self.pieces.finish(&done)) else {
                     tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
                     let billed = done.receipt.receipt.charge;
                     self.fail(Failure {
@@ -477,7 +541,8 @@ impl Pump {
                     return Ok(true);
                 };
                 self.send_data(pieces).await?;
-                self.send("data: [DONE]\n\n".to_owned(), 0).await?;
+                self.send(String::from_utf8_lossy(replay::DONE).into_owned(), 0)
+                    .await?;
                 Ok(true)
             }
             ClientEvent::Failed(failure) => {
@@ -494,18 +559,21 @@ impl Pump {
         let row = error.row();
         metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
-        let data = format!("data: {}\n\n", error.stream_data(self.call.job));
-        self.send(data, 0).await
+        self.send(data(&error.stream_data(self.call.job)), 0).await
     }
 
     async fn send_data(&mut self, pieces: Vec<String>) -> Result<(), ClientLost> {
         for piece in pieces {
-            self.send(format!("data: {piece}\n\n"), 0).await?;
+            self.send(data(&piece), 0).await?;
         }
         Ok(())
     }
 
     async fn send(&mut self, text: String, tokens: u64) -> Result<(), ClientLost> {
+        // Comments keep a silent connection alive; they are no part of the answer.
+        if let Some(transcript) = self.transcript.as_mut().filter(|_| !text.starts_with(':')) {
+            transcript.said.extend_from_slice(text.as_bytes());
+        }
         let bytes = Bytes::from(text);
         let piece = Piece { bytes, tokens };
         let sent = self.out.send_timeout(piece, self.timings.slow_reader);

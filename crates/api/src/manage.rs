@@ -141,7 +141,7 @@ async fn at_most_once(
         header,
         body,
     };
-    replay::once(app, once, run).await
+    replay::once(app, once, |_| run).await
 }
 
 pub(crate) async fn rotate(

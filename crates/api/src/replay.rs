@@ -2,8 +2,8 @@
 //!
 //! A request with the header runs to its end beside its client, into a [`Recording`] that the client, and whoever sends the same
 //! request meanwhile, reads from: a broken connection costs nothing but the wait. Before anything is ordered the claim on the header
-//! is on disk; before the end is told, so is the answer, sealed under a key that follows from the API key and the header
-//! (DECISIONS 29).
+//! is on disk; before the call is charged, so is the answer, sealed under a key that follows from the API key and the header
+//! (DECISIONS 29). What is kept before the charge is an answer once the call is charged, and nothing where it never is.
 
 use crate::error::{ApiError, unavailable};
 use crate::guard::RequestId;
@@ -30,7 +30,7 @@ const HEADER_MAX: usize = 255;
 const RECORDED_MAX: usize = 20 << 20;
 /// Recordings at once.
 const RECORDINGS_MAX: usize = 256;
-const DONE: &[u8] = b"data: [DONE]\n\n";
+pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
 
 /// Names one header of one account on one route. Nothing about it can be read off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +54,8 @@ pub struct Claim {
 pub enum Kept {
     /// The request began; no answer is there.
     Claimed(Claim),
+    /// The sealed answer that the call has when it is charged.
+    Prepared(Claim, Vec<u8>),
     /// The sealed answer.
     Answered(Claim, Vec<u8>),
 }
@@ -77,6 +79,8 @@ pub trait ReplayStore: Send + Sync {
     fn find(&self, id: ReplayId) -> Result<Option<Kept>, ReplayFault>;
     /// Keeps a claim, on disk when this returns. What stood there before is gone.
     fn claim(&self, id: ReplayId, claim: &Claim) -> Result<(), ReplayFault>;
+    /// Keeps the answer that a claim has once its job is charged, on disk when this returns.
+    fn prepare(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault>;
     /// Keeps the answer of a claim, on disk when this returns.
     fn answer(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault>;
     /// Keeps nothing any more.
@@ -148,6 +152,16 @@ impl Once {
         let key = blake3::derive_key("stoa 2026 sealed replay v1", &material);
         Seal { key, id: self.id() }
     }
+
+    fn keeper(&self, app: &Arc<App>) -> Arc<Keeper> {
+        Arc::new(Keeper {
+            app: app.clone(),
+            id: self.id(),
+            seal: self.seal(),
+            claim: self.claim(),
+            prepared: Mutex::default(),
+        })
+    }
 }
 
 /// Encrypts what is kept. The key is as good as the API key; the nonce is random.
@@ -163,10 +177,9 @@ impl Seal {
     }
 
     /// `None` when the system has no random bytes.
-    fn close(&self, answer: &Answer) -> Option<Vec<u8>> {
+    fn close(&self, mut text: Vec<u8>) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
-        let mut text = answer.to_bytes();
         let aad = Aad::from(self.id.0);
         self.cipher()
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut text)
@@ -305,52 +318,39 @@ fn another_key() -> ApiError {
 }
 
 /// Answers a request with the header: `run` is the request itself and is run at most once for each header.
-pub(crate) async fn once(
+pub(crate) async fn once<F>(
     app: &Arc<App>,
     once: Once,
-    run: impl Future<Output = Response> + Send + 'static,
-) -> Result<Response, ApiError> {
-    let id = once.id();
-    let (recording, first) = app.recordings.join(id, once.claim())?;
+    run: impl FnOnce(Arc<Keeper>) -> F,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = Response> + Send + 'static,
+{
+    let (recording, first) = app.recordings.join(once.id(), once.claim())?;
     if first {
+        let keeper = once.keeper(app);
         let lead = Lead {
-            app: app.clone(),
-            id,
-            seal: once.seal(),
+            keeper: keeper.clone(),
             recording: recording.clone(),
         };
-        tokio::spawn(lead.run(run));
+        tokio::spawn(lead.run(run(keeper)));
     }
     Ok(follow(&recording, !first).await)
 }
 
-/// Carries a request from its claim to its recorded answer. However it ends, nobody waits for it any more.
-struct Lead {
+/// Keeps what becomes of one request.
+pub(crate) struct Keeper {
     app: Arc<App>,
     id: ReplayId,
     seal: Seal,
-    recording: Arc<Recording>,
+    claim: Claim,
+    /// BLAKE3 of the answer that was kept before the charge.
+    prepared: Mutex<Option<blake3::Hash>>,
 }
 
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.app.recordings.open().remove(&self.id);
-        self.recording.state.send_modify(|state| {
-            state.end.get_or_insert(End::BrokenOff);
-        });
-    }
-}
-
-impl Lead {
-    async fn run(self, run: impl Future<Output = Response>) {
-        match self.earlier().await {
-            Err(error) => self.publish(self.rendered(&error)),
-            Ok(Some(mut answer)) => {
-                mark(&mut answer.head.headers);
-                self.publish(answer);
-            }
-            Ok(None) => self.record(run.await).await,
-        }
+impl Keeper {
+    fn prepared(&self) -> MutexGuard<'_, Option<blake3::Hash>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -365,31 +365,115 @@ impl Lead {
 
     /// The answer that is kept; `None` after the claim is on disk.
     async fn earlier(&self) -> Result<Option<Answer>, ApiError> {
-        let (id, claim) = (self.id, self.recording.claim);
+        let (id, claim) = (self.id, self.claim);
         let unkept = |fault: ReplayFault| unavailable(fault.to_string());
-        match self
-            .on_disk(move |kept| kept.find(id))
-            .await?
-            .map_err(unkept)?
-        {
-            Some(Kept::Answered(known, sealed)) => {
-                same_request(&known, &claim)?;
-                return self.seal.open(&sealed).map(Some).ok_or_else(another_key);
+        let kept = self.on_disk(move |kept| kept.find(id)).await?;
+        let (known, sealed, is_final) = match kept.map_err(unkept)? {
+            None => return self.begin().await,
+            Some(Kept::Claimed(known)) => (known, None, false),
+            Some(Kept::Prepared(known, sealed)) => (known, Some(sealed), false),
+            Some(Kept::Answered(known, sealed)) => (known, Some(sealed), true),
+        };
+        same_request(&known, &claim)?;
+        match (is_final, self.app.gateway.fate(known.job), sealed) {
+            (true, _, Some(sealed)) | (false, Fate::Charged, Some(sealed)) => {
+                self.seal.open(&sealed).map(Some).ok_or_else(another_key)
             }
-            Some(Kept::Claimed(known)) => {
-                same_request(&known, &claim)?;
-                match self.app.gateway.fate(known.job) {
-                    Fate::Charged => return Err(ApiError::IdempotencyLost { job: known.job }),
-                    Fate::UnderWay => {
-                        return Err(ApiError::IdempotencyInProgress { job: known.job });
-                    }
-                    Fate::Nothing => {}
-                }
-            }
-            None => {}
+            (_, Fate::Charged, None) => Err(ApiError::IdempotencyLost { job: known.job }),
+            (_, Fate::UnderWay, _) => Err(ApiError::IdempotencyInProgress { job: known.job }),
+            (_, Fate::Nothing, _) => self.begin().await,
         }
+    }
+
+    async fn begin(&self) -> Result<Option<Answer>, ApiError> {
+        let (id, claim) = (self.id, self.claim);
         let claimed = self.on_disk(move |kept| kept.claim(id, &claim)).await?;
+        let unkept = |fault: ReplayFault| unavailable(fault.to_string());
         claimed.map(|()| None).map_err(unkept)
+    }
+
+    /// Keeps the answer of a call that is about to be charged: whatever breaks off afterwards, who paid for it finds it.
+    pub(crate) async fn prepare(&self, headers: &HeaderMap, body: Vec<u8>) {
+        let head = Head {
+            status: StatusCode::OK,
+            headers: headers.clone(),
+            request: self.claim.job,
+        };
+        let bytes = Answer { head, body }.to_bytes();
+        let hash = blake3::hash(&bytes);
+        let (id, claim) = (self.id, self.claim);
+        let kept = self.sealed(bytes, move |kept, sealed| kept.prepare(id, &claim, sealed));
+        if kept.await {
+            *self.prepared() = Some(hash);
+        }
+    }
+
+    /// Keeps an answer, unless it is the one that was kept before the charge. Where that fails the claim stays: the request will not run
+    /// again, and whoever asks hears the truth.
+    async fn keep(&self, answer: &Answer) {
+        let bytes = answer.to_bytes();
+        if *self.prepared() == Some(blake3::hash(&bytes)) {
+            return;
+        }
+        let (id, claim) = (self.id, self.claim);
+        self.sealed(bytes, move |kept, sealed| kept.answer(id, &claim, sealed))
+            .await;
+    }
+
+    /// Whether it was kept.
+    async fn sealed(
+        &self,
+        answer: Vec<u8>,
+        keep: impl FnOnce(&dyn ReplayStore, &[u8]) -> Result<(), ReplayFault> + Send + 'static,
+    ) -> bool {
+        let job = self.claim.job;
+        let Some(sealed) = self.seal.close(answer) else {
+            tracing::warn!(%job, "an answer was not kept for its Idempotency-Key: no random bytes");
+            return false;
+        };
+        match self.on_disk(move |kept| keep(kept, &sealed)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(fault)) => tracing::warn!(%job, %fault, "an answer was not kept"),
+            Err(_) => tracing::error!(%job, "keeping an answer broke off"),
+        }
+        false
+    }
+
+    /// A failure that may be tried again is not kept, unless it cost something.
+    async fn forget(&self) {
+        let id = self.id;
+        if self.app.gateway.fate(self.claim.job) == Fate::Nothing {
+            // Where it cannot be forgotten the claim stays, whose job is not charged: the next request runs.
+            let _ = self.on_disk(move |kept| kept.forget(id)).await;
+        }
+    }
+}
+
+/// Carries a request from its claim to its recorded answer. However it ends, nobody waits for it any more.
+struct Lead {
+    keeper: Arc<Keeper>,
+    recording: Arc<Recording>,
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.keeper.app.recordings.open().remove(&self.keeper.id);
+        self.recording.state.send_modify(|state| {
+            state.end.get_or_insert(End::BrokenOff);
+        });
+    }
+}
+
+impl Lead {
+    async fn run(self, run: impl Future<Output = Response>) {
+        match self.keeper.earlier().await {
+            Err(error) => self.publish(self.rendered(&error)),
+            Ok(Some(mut answer)) => {
+                mark(&mut answer.head.headers);
+                self.publish(answer);
+            }
+            Ok(None) => self.record(run.await).await,
+        }
     }
 
     fn rendered(&self, error: &ApiError) -> Answer {
@@ -415,9 +499,9 @@ impl Lead {
                 .headers
                 .extend(crate::guard::job_headers_of(response.headers()));
             if error.row().retry_ms.is_none() {
-                self.keep(&answer).await;
+                self.keeper.keep(&answer).await;
             } else {
-                self.forget().await;
+                self.keeper.forget().await;
             }
             return self.publish(answer);
         }
@@ -437,7 +521,7 @@ impl Lead {
                     head,
                     body: body.to_vec(),
                 };
-                self.keep(&answer).await;
+                self.keeper.keep(&answer).await;
                 self.publish(answer);
             }
             Err(_) => self.publish(self.rendered(&ApiError::Internal)),
@@ -466,7 +550,7 @@ impl Lead {
                     head: head.clone(),
                     body: std::mem::take(&mut kept),
                 };
-                self.keep(&answer).await;
+                self.keeper.keep(&answer).await;
             }
             self.recording
                 .state
@@ -475,40 +559,11 @@ impl Lead {
         // What is broken off here has its connection dropped first, so that its fate is on its way.
         drop(body);
         if !whole {
-            self.forget().await;
+            self.keeper.forget().await;
         }
         self.recording
             .state
             .send_modify(|state| state.end = Some(End::Whole));
-    }
-
-    /// Keeps an answer. Where that fails the claim stays: the request will not run again, and whoever asks hears the truth.
-    async fn keep(&self, answer: &Answer) {
-        let (id, claim) = (self.id, self.recording.claim);
-        let job = claim.job;
-        let Some(sealed) = self.seal.close(answer) else {
-            return tracing::warn!(
-                %job,
-                "an answer was not kept for its Idempotency-Key: no random bytes"
-            );
-        };
-        match self
-            .on_disk(move |kept| kept.answer(id, &claim, &sealed))
-            .await
-        {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => tracing::warn!(%job, %fault, "an answer was not kept"),
-            Err(_) => tracing::error!(%job, "keeping an answer broke off"),
-        }
-    }
-
-    /// A failure that may be tried again is not kept, unless it cost something.
-    async fn forget(&self) {
-        let (id, job) = (self.id, self.recording.claim.job);
-        if self.app.gateway.fate(job) == Fate::Nothing {
-            // Where it cannot be forgotten the claim stays, whose job is not charged: the next request runs.
-            let _ = self.on_disk(move |kept| kept.forget(id)).await;
-        }
     }
 
     fn publish(&self, answer: Answer) {
@@ -612,10 +667,11 @@ mod tests {
             body: b"{\"text\":\"secret\"}\n\n".to_vec(),
         };
         let seal = once_with("key", "header").seal();
-        let sealed = seal.close(&answer).expect("random bytes");
+        let sealed = seal.close(answer.to_bytes()).expect("random bytes");
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
         assert_eq!(seal.open(&sealed), Some(answer.clone()));
-        assert_ne!(seal.close(&answer), Some(sealed.clone()), "another nonce");
+        let again = seal.close(answer.to_bytes());
+        assert_ne!(again, Some(sealed.clone()), "another nonce");
         for (key, header) in [("kez", "header"), ("key", "headez")] {
             assert_eq!(once_with(key, header).seal().open(&sealed), None);
         }

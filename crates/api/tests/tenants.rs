@@ -101,6 +101,12 @@ impl ReplayStore for House {
         Ok(())
     }
 
+    fn prepare(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+        let mut kept = self.kept.lock().expect("not poisoned");
+        kept.insert(id, Kept::Prepared(*claim, sealed.to_vec()));
+        Ok(())
+    }
+
     fn answer(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
         let mut kept = self.kept.lock().expect("not poisoned");
         kept.insert(id, Kept::Answered(*claim, sealed.to_vec()));

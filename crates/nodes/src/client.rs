@@ -3,6 +3,7 @@
 use crate::work::{AnswerShape, Prompt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use stoa_types::{
     Address, Digest, Price, Q16, Region, SamplingParameters, SignedReceipt, Tier, Timestamp,
     TokenAmount,
@@ -107,10 +108,11 @@ pub enum ClientEvent {
         tokens: u32,
     },
     /// All text was told. Whoever carries it to the client answers with [`crate::router::Input::Delivered`] once everything before
-    /// this was written: only then is the call charged and ended.
-    Complete,
+    /// this was written: only then is the call charged and ended. What [`Self::Done`] will say stands here already, so that it can be
+    /// kept before anything is charged; until then it is worth nothing and must not be told.
+    Complete(Arc<Done>),
     /// The answer is complete and charged.
-    Done(Box<Done>),
+    Done(Arc<Done>),
     /// The call failed.
     Failed(Failure),
 }

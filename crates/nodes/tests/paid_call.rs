@@ -186,7 +186,7 @@ impl World {
                     }
                 }
                 Output::Client { job, event } => {
-                    let complete = event == ClientEvent::Complete;
+                    let complete = matches!(event, ClientEvent::Complete(_));
                     self.heard.entry(job).or_default().push(event);
                     if complete && self.reads {
                         let tokens = self.told(job);
@@ -1190,7 +1190,9 @@ fn nothing_is_charged_before_the_client_has_got_everything() {
     world.end();
     let charged = |world: &World| world.router.book().receipt(job(1)).is_some();
     assert!(!charged(&world));
-    assert_eq!(world.heard[&job(1)].last(), Some(&ClientEvent::Complete));
+    let Some(ClientEvent::Complete(told)) = world.heard[&job(1)].last().cloned() else {
+        panic!("{:?}", world.heard[&job(1)]);
+    };
     world.input(Input::Delivered {
         job: job(1),
         tokens: 2,
@@ -1201,6 +1203,7 @@ fn nothing_is_charged_before_the_client_has_got_everything() {
         tokens: 3,
     });
     assert_eq!(world.done(1).content.output_units, 3);
+    assert_eq!(*world.done(1), *told, "what could be kept is what is said");
     assert_eq!(world.earned.len(), 1);
     world.input(Input::Delivered {
         job: job(1),

@@ -743,7 +743,7 @@ impl World {
                     "{job}: the client was told before the charge was durable"
                 );
                 self.check_answer(job, &done);
-                self.told.done.insert(job, done.receipt);
+                self.told.done.insert(job, done.receipt.clone());
             }
             ClientEvent::Failed(failure) => {
                 self.told.failed.insert(job, failure.billed);
@@ -753,7 +753,7 @@ impl World {
                 heard.text.push_str(&text);
                 heard.tokens += u64::from(tokens);
             }
-            ClientEvent::Complete => {
+            ClientEvent::Complete(_) => {
                 let took = self.schedule.below(400);
                 self.at(self.now + took, Event::Read(job));
             }

@@ -213,7 +213,7 @@ async fn a_client_that_the_router_cut_off_is_told_what_it_was_billed() {
         Step::Say(ClientEvent::Started(started())),
         delta("par"),
         delta("t of more"),
-        Step::Say(ClientEvent::Done(Box::new(end))),
+        Step::Say(ClientEvent::Done(std::sync::Arc::new(end))),
     ];
     let server = Server::start(script).await;
     let reply = server.chat(request(json!({"stream": true}))).await;

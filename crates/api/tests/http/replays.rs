@@ -78,7 +78,7 @@ async fn what_is_kept_cannot_be_read_without_the_key_and_the_header() {
     let server = server(answered()).await;
     once(&server, &request(json!({}))).await;
     let kept = server.hall.kept.kept.lock().expect("not poisoned");
-    let Some(Kept::Answered(_, sealed)) = kept.values().next() else {
+    let Some(Kept::Prepared(_, sealed)) = kept.values().next() else {
         panic!("nothing is kept");
     };
     let text = String::from_utf8_lossy(sealed);
@@ -193,46 +193,78 @@ async fn a_stream_that_broke_off_unbilled_may_be_run_again() {
     }
 }
 
-/// As after a crash: the claim is kept, the answer is not.
-async fn crashed(fate: Fate) -> (Server, Reply) {
+/// As after a crash before the end was told: the answer is kept or not, the call was charged or not.
+async fn crashed(fate: Fate, keeps: bool) -> (Server, Reply, Reply) {
     let server = server(answered()).await;
+    server.hall.kept.loses.store(!keeps, Ordering::SeqCst);
     let body = request(json!({}));
-    once(&server, &body).await;
+    let first = once(&server, &body).await;
     {
-        let mut kept = server.hall.kept.kept.lock().expect("not poisoned");
-        let (id, claim) = match kept.iter().next() {
-            Some((id, Kept::Answered(claim, _))) => (*id, *claim),
+        let kept = server.hall.kept.kept.lock().expect("not poisoned");
+        let claim = match kept.values().next() {
+            Some(Kept::Prepared(claim, _)) if keeps => *claim,
+            Some(Kept::Claimed(claim)) if !keeps => *claim,
             other => panic!("{other:?}"),
         };
-        kept.insert(id, Kept::Claimed(claim));
         let mut fates = server.hall.fates.lock().expect("not poisoned");
         fates.insert(claim.job, fate);
     }
     let reply = once(&server, &body).await;
-    (server, reply)
+    (server, first, reply)
 }
 
 #[tokio::test]
 async fn after_a_crash_a_charged_request_is_not_run_again_and_an_uncharged_one_is() {
-    let (server, reply) = crashed(Fate::Charged).await;
+    let (server, _, reply) = crashed(Fate::Charged, false).await;
     assert_eq!(
         reply.error(),
         (409, "idempotency_answer_lost".to_owned(), false)
     );
     assert_eq!(server.hall.submissions(), 1);
-    let (server, reply) = crashed(Fate::Nothing).await;
-    assert_eq!(reply.status, 200);
-    assert_eq!(server.hall.submissions(), 2);
+    let (server, first, reply) = crashed(Fate::Charged, true).await;
+    assert_eq!((reply.status, &reply.body), (200, &first.body));
+    assert!(replayed(&reply));
+    assert_eq!(server.hall.submissions(), 1);
+    for keeps in [false, true] {
+        let (server, _, reply) = crashed(Fate::Nothing, keeps).await;
+        assert_eq!(reply.status, 200);
+        assert!(!replayed(&reply), "what was never charged is no answer");
+        assert_eq!(server.hall.submissions(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_before_its_call_can_be_charged() {
+    for stream in [false, true] {
+        let mut script = answered();
+        script.truncate(script.len() - 1);
+        script.push(Step::Hang);
+        let server = server(script).await;
+        let text = request(json!({"stream": stream})).to_string();
+        let headers = [AUTHORIZED, JSON, ONCE];
+        let _asking = server
+            .open("POST", "/v1/chat/completions", &headers, text.as_bytes())
+            .await;
+        let mut told = server.hall.delivered.subscribe();
+        let told = told.wait_for(Option::is_some);
+        let told = tokio::time::timeout(Duration::from_secs(20), told).await;
+        assert!(told.is_ok(), "the call is delivered");
+        let kept = server.hall.kept.kept.lock().expect("not poisoned");
+        let kept = kept.values().next();
+        assert!(matches!(kept, Some(Kept::Prepared(..))), "{kept:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_request_that_still_runs_and_cannot_be_read_along_with_is_not_run_beside_it() {
-    let (server, reply) = crashed(Fate::UnderWay).await;
-    assert_eq!(
-        reply.error(),
-        (409, "idempotency_in_progress".to_owned(), true)
-    );
-    assert_eq!(server.hall.submissions(), 1);
+    for keeps in [false, true] {
+        let (server, _, reply) = crashed(Fate::UnderWay, keeps).await;
+        assert_eq!(
+            reply.error(),
+            (409, "idempotency_in_progress".to_owned(), true)
+        );
+        assert_eq!(server.hall.submissions(), 1);
+    }
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub struct Hall {
     drawn: AtomicU64,
     pub kept: Shelf,
     /// What became of jobs; nothing of those that are not here.
-    pub fates: Mutex<BTreeMap<JobId, Fate>>,
+    pub fates: Arc<Mutex<BTreeMap<JobId, Fate>>>,
     /// Every call gets an id of its own instead of [`JOB`].
     pub fresh_jobs: bool,
     pub refuses: Option<Cause>,
@@ -87,7 +87,7 @@ impl Hall {
             ring: Mutex::new(keys),
             drawn: AtomicU64::new(0),
             kept: Shelf::default(),
-            fates: Mutex::default(),
+            fates: Arc::default(),
             fresh_jobs: false,
             refuses: None,
             rates: RateLimit {
@@ -211,17 +211,22 @@ impl Gateway for Hall {
         let (sender, events) = mpsc::channel(self.channel);
         let script = self.script.clone();
         let mut delivered = self.delivered.subscribe();
+        let fates = self.fates.clone();
         tokio::spawn(async move {
             for step in script {
                 match step {
                     Step::Say(event) => {
-                        let complete = event == ClientEvent::Complete;
+                        let complete = matches!(event, ClientEvent::Complete(_));
                         if sender.send(event).await.is_err() {
                             return;
                         }
                         // As a router: the end follows when the client has got everything.
-                        if complete && delivered.wait_for(Option::is_some).await.is_err() {
-                            return;
+                        if complete {
+                            if delivered.wait_for(Option::is_some).await.is_err() {
+                                return;
+                            }
+                            let mut fates = fates.lock().expect("not poisoned");
+                            fates.insert(job, Fate::Charged);
                         }
                     }
                     Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
@@ -545,6 +550,8 @@ fn key_row(record: KeyRecord) -> KeyRow {
 pub struct Shelf {
     pub kept: Mutex<BTreeMap<ReplayId, Kept>>,
     pub full: AtomicBool,
+    /// There is room for claims and none for answers.
+    pub loses: AtomicBool,
 }
 
 impl ReplayStore for Shelf {
@@ -561,7 +568,19 @@ impl ReplayStore for Shelf {
         Ok(())
     }
 
+    fn prepare(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+        if self.loses.load(Ordering::SeqCst) {
+            return Err(ReplayFault::Full);
+        }
+        let mut kept = self.kept.lock().expect("not poisoned");
+        kept.insert(id, Kept::Prepared(*claim, sealed.to_vec()));
+        Ok(())
+    }
+
     fn answer(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+        if self.loses.load(Ordering::SeqCst) {
+            return Err(ReplayFault::Full);
+        }
         let mut kept = self.kept.lock().expect("not poisoned");
         kept.insert(id, Kept::Answered(*claim, sealed.to_vec()));
         Ok(())
@@ -730,8 +749,9 @@ pub fn done(content: Content) -> Done {
 pub fn answer(pieces: &[&str], content: Content) -> Vec<Step> {
     let mut script = vec![Step::Say(ClientEvent::Started(started()))];
     script.extend(pieces.iter().map(|piece| delta(piece)));
-    script.push(Step::Say(ClientEvent::Complete));
-    script.push(Step::Say(ClientEvent::Done(Box::new(done(content)))));
+    let done = Arc::new(done(content));
+    script.push(Step::Say(ClientEvent::Complete(done.clone())));
+    script.push(Step::Say(ClientEvent::Done(done)));
     script
 }
 

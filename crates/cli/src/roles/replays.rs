@@ -42,6 +42,9 @@ struct Line {
     body: Digest,
     job: JobId,
     at: Timestamp,
+    /// What follows is an answer only if the job was charged.
+    #[serde(default)]
+    if_charged: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +163,13 @@ impl Replays {
         Ok(())
     }
 
-    fn write(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+    fn write(
+        &self,
+        id: ReplayId,
+        claim: &Claim,
+        sealed: &[u8],
+        if_charged: bool,
+    ) -> Result<(), ReplayFault> {
         let at = now();
         let line = Line {
             version: VERSION,
@@ -169,6 +178,7 @@ impl Replays {
             body: Digest(claim.body),
             job: claim.job,
             at,
+            if_charged,
         };
         let mut bytes = serde_json::to_vec(&line).expect("ids and numbers");
         bytes.push(b'\n');
@@ -225,19 +235,23 @@ impl ReplayStore for Replays {
             body: line.body.0,
             job: line.job,
         };
-        Ok(Some(if sealed.is_empty() {
-            Kept::Claimed(claim)
-        } else {
-            Kept::Answered(claim, sealed.to_vec())
+        Ok(Some(match (sealed, line.if_charged) {
+            ([], _) => Kept::Claimed(claim),
+            (sealed, true) => Kept::Prepared(claim, sealed.to_vec()),
+            (sealed, false) => Kept::Answered(claim, sealed.to_vec()),
         }))
     }
 
     fn claim(&self, id: ReplayId, claim: &Claim) -> Result<(), ReplayFault> {
-        self.write(id, claim, &[])
+        self.write(id, claim, &[], false)
+    }
+
+    fn prepare(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
+        self.write(id, claim, sealed, true)
     }
 
     fn answer(&self, id: ReplayId, claim: &Claim, sealed: &[u8]) -> Result<(), ReplayFault> {
-        self.write(id, claim, sealed)
+        self.write(id, claim, sealed, false)
     }
 
     fn forget(&self, id: ReplayId) {
@@ -286,6 +300,8 @@ mod tests {
             .expect("kept");
         replays.claim(id(3), &claim(2)).expect("kept");
         replays.forget(id(3));
+        let prepared = Kept::Prepared(claim(2), b"sealed".to_vec());
+        replays.prepare(id(4), &claim(2), b"sealed").expect("kept");
         std::fs::write(folder.path().join("half"), "{").expect("writes");
         drop(replays);
         let replays = open(folder.path());
@@ -293,6 +309,7 @@ mod tests {
         let answered = Kept::Answered(claim(1), b"sealed\nbytes".to_vec());
         assert_eq!(replays.find(id(2)), Ok(Some(answered)));
         assert_eq!(replays.find(id(3)), Ok(None));
+        assert_eq!(replays.find(id(4)), Ok(Some(prepared)));
         assert!(!folder.path().join("half").exists());
     }
 

@@ -150,7 +150,7 @@ impl Pace {
         match (event, self.first) {
             (ClientEvent::Delta { .. }, None) => self.first = Some(Instant::now()),
             (ClientEvent::Delta { tokens, .. }, Some(_)) => self.later += u64::from(*tokens),
-            (ClientEvent::Complete, Some(first)) if self.later > 0 => {
+            (ClientEvent::Complete(_), Some(first)) if self.later > 0 => {
                 let gap = first.elapsed().as_secs_f64() / self.later as f64;
                 metrics::histogram!("stoa_router_token_gap_seconds").record(gap);
             }
@@ -567,7 +567,7 @@ impl Loop {
         let Some(line) = self.clients.get_mut(&job).filter(|line| !line.cut) else {
             return;
         };
-        line.complete |= event == ClientEvent::Complete;
+        line.complete |= matches!(event, ClientEvent::Complete(_));
         let full = !line.complete && line.events.capacity() <= LAST_EVENTS;
         if full {
             tracing::warn!(%job, "the client reads too slowly; its stream is cut");
@@ -790,7 +790,7 @@ fn log_end(job: JobId, trace: Option<TraceId>, event: &ClientEvent) {
             metrics::counter!("stoa_router_calls_ended_total", "outcome" => outcome).increment(1);
             tracing::info!(%job, trace_id, cause = %failure.cause, billed = %failure.billed, "job failed");
         }
-        ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
+        ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete(_) => {}
     }
 }
 

@@ -114,7 +114,7 @@ impl Statistics {
                 performance.total.observe(now.since(call.since).0);
             }
             ClientEvent::Failed(failure) => counts.failed(job, failure, now),
-            ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete => {}
+            ClientEvent::Started(_) | ClientEvent::Delta { .. } | ClientEvent::Complete(_) => {}
         }
     }
 

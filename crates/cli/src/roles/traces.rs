@@ -170,7 +170,7 @@ impl CallTraces {
                 }
                 return;
             }
-            ClientEvent::Complete => {
+            ClientEvent::Complete(_) => {
                 if let Some((tracer, steps)) = self.steps(job) {
                     steps.end_attempt(tracer, None);
                 }

@@ -6,7 +6,8 @@ use crate::client::{Cause, ClientEvent, Done, Failure, Started};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Prompt;
-use stoa_crypto::{receipt_digest, recover, ticket_digest};
+use std::sync::Arc;
+use stoa_crypto::{SecretKey, receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
     Address, Digest, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
@@ -408,19 +409,22 @@ impl Router {
         if let Some(current) = &state.current {
             self.slot_time.observe(now.since(current.ordered_at).0);
         }
-        if state.phase != Phase::Running {
-            return self.charge(end, now, outputs);
+        let is_there = state.phase == Phase::Running;
+        let first = is_there && state.first_token_at.is_none();
+        let done = Arc::new(done_of(state, &self.config.key, end, started, now));
+        if !is_there {
+            return self.charge(done, now, outputs);
         }
-        if state.first_token_at.is_none() {
+        state.phase = Phase::Delivering(done.clone());
+        if first {
             outputs.push(Output::Client {
                 job,
-                event: ClientEvent::Started(started),
+                event: ClientEvent::Started(done.started.clone()),
             });
         }
-        state.phase = Phase::Delivering(Box::new(end));
         outputs.push(Output::Client {
             job,
-            event: ClientEvent::Complete,
+            event: ClientEvent::Complete(done),
         });
     }
 
@@ -436,11 +440,11 @@ impl Router {
             return;
         };
         state.read = state.read.max(tokens);
-        if let Phase::Delivering(end) = &state.phase
-            && state.read >= end.content.output_units
+        if let Phase::Delivering(done) = &state.phase
+            && state.read >= done.content.output_units
         {
-            let end = (**end).clone();
-            self.charge(end, now, outputs);
+            let done = done.clone();
+            self.charge(done, now, outputs);
         }
     }
 
@@ -449,7 +453,7 @@ impl Router {
         let (job, attempt) = (end.receipt.job_id, end.receipt.attempt);
         let pending = |state: &Job| match &state.phase {
             Phase::Charging(_) => true,
-            Phase::Delivering(held) => held.receipt == end.receipt,
+            Phase::Delivering(held) => held.receipt.receipt == end.receipt,
             _ => false,
         };
         if self.jobs.get(&job).is_some_and(pending) {
@@ -508,55 +512,25 @@ impl Router {
         }
     }
 
-    /// Countersigns and charges; the client hears `Done` once that is durable.
-    fn charge(&mut self, end: Final, now: Timestamp, outputs: &mut Vec<Output>) {
-        let Final {
-            content,
-            receipt,
-            signature,
-        } = end;
-        let job = receipt.job_id;
-        let (provider, charge) = (receipt.provider, receipt.charge);
-        let router_signature = self.config.key.sign(receipt_digest(&receipt));
-        let signed = SignedReceipt {
-            receipt,
-            provider_signature: signature,
-            router_signature,
-        };
+    /// Charges; the client hears `Done` once that is durable.
+    fn charge(&mut self, done: Arc<Done>, now: Timestamp, outputs: &mut Vec<Output>) {
         let entry = Entry::Charged {
-            receipt: Box::new(signed.clone()),
+            receipt: Box::new(done.receipt.clone()),
         };
         if let Err(error) = self.book.check(&entry) {
-            return self.not_chargeable(&signed, &error, now, outputs);
+            return self.not_chargeable(&done.receipt, &error, now, outputs);
         }
-        let started = self.started(job, provider);
+        let receipt = &done.receipt.receipt;
+        let job = receipt.job_id;
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
-        let ttft_ms = state
-            .first_token_at
-            .unwrap_or(now)
-            .since(state.submitted_at)
-            .0;
-        let refund = state
-            .reserve
-            .checked_sub(charge)
-            .unwrap_or(TokenAmount::ZERO);
-        let (parameters, shortened) = (state.parameters.clone(), state.shortened);
-        state.phase = Phase::Charging(Box::new(Done {
-            content,
-            receipt: signed.clone(),
-            parameters,
-            started,
-            ttft_ms,
-            refund,
-            shortened,
-        }));
-        let account = signed.receipt.account;
+        state.phase = Phase::Charging(done.clone());
+        let account = receipt.account;
         self.by_account.entry(account).or_default().push(job);
-        self.spend(job, charge, now, outputs);
-        self.remember_ttft(job, ttft_ms);
-        self.stock.delivered(provider, now);
+        self.spend(job, receipt.charge, now, outputs);
+        self.remember_ttft(job, done.ttft_ms);
+        self.stock.delivered(receipt.provider, now);
         self.keep(job, outputs);
         self.journal(entry, After::Deliver(job), outputs);
     }
@@ -746,9 +720,9 @@ impl Router {
             (Phase::Charging(_) | Phase::Cancelling { .. } | Phase::Abandoned, _) => {}
             // Whether there is anything to release is known once the journal has answered.
             (Phase::Reserving, _) => state.phase = Phase::Abandoned,
-            (Phase::Delivering(end), Some(_)) if read >= end.content.output_units => {
-                let end = (**end).clone();
-                self.charge(end, now, outputs);
+            (Phase::Delivering(done), Some(_)) if read >= done.content.output_units => {
+                let done = done.clone();
+                self.charge(done, now, outputs);
             }
             (Phase::Running | Phase::Delivering(_), Some(current)) => {
                 let delivered = current.cut(read);
@@ -832,6 +806,31 @@ impl Router {
 }
 
 /// Whether more tokens and their text may follow what came.
+/// Countersigns; what the client will hear once the call is charged.
+fn done_of(state: &Job, key: &SecretKey, end: Final, started: Started, now: Timestamp) -> Done {
+    let Final {
+        content,
+        receipt,
+        signature,
+    } = end;
+    let first = state.first_token_at.unwrap_or(now);
+    let refund = state.reserve.checked_sub(receipt.charge);
+    let receipt = SignedReceipt {
+        router_signature: key.sign(receipt_digest(&receipt)),
+        provider_signature: signature,
+        receipt,
+    };
+    Done {
+        content,
+        receipt,
+        parameters: state.parameters.clone(),
+        started,
+        ttft_ms: first.since(state.submitted_at).0,
+        refund: refund.unwrap_or(TokenAmount::ZERO),
+        shortened: state.shortened,
+    }
+}
+
 fn check_delta(
     prompt: &Prompt,
     current: &Current,

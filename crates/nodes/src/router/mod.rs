@@ -21,6 +21,7 @@ use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
 use crate::message::{Hello, ToProvider, ToRouter};
 use crate::work::Work;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use stoa_crypto::{Domain, SecretKey};
 use stoa_ledger::book::{Entry, ReleaseCause, RouterBook};
 use stoa_market::Decision;
@@ -372,11 +373,11 @@ enum Phase {
     /// A provider works on it.
     Running,
     /// The provider's receipt is right; it is charged once the client has got everything.
-    Delivering(Box<crate::message::Final>),
+    Delivering(Arc<crate::client::Done>),
     /// The client is gone; the provider owes a receipt for `delivered` tokens.
     Cancelling { delivered: u64 },
     /// The receipt is being written; then the client hears `Done`.
-    Charging(Box<crate::client::Done>),
+    Charging(Arc<crate::client::Done>),
 }
 
 /// State of one router.
