@@ -5,9 +5,11 @@ use crate::validator::Voted;
 use crate::work::Work;
 use serde::{Deserialize, Serialize};
 use stoa_crypto::{
-    Domain, OpenError, PublicKey, SealError, Sealed, SecretKey, Words, keccak256, recover,
-    ticket_digest,
+    Domain, MerkleTree, OpenError, PublicKey, SealError, Sealed, SecretKey, Words, keccak256,
+    receipt_leaf, recover, ticket_digest,
 };
+use stoa_ledger::audit::place::Post;
+use stoa_ledger::book::LeafFile;
 use stoa_types::{Address, Digest, JobId, Signature, SignedTicket};
 
 /// The order of a job and its work, sealed to validators. Whoever holds it without one of their keys knows nothing of the prompt but its
@@ -108,6 +110,35 @@ pub enum Question {
     },
     /// What a provider can claim; for the provider alone.
     Payouts(PayoutRequest),
+}
+
+/// A leaf file that is the one of its post.
+pub(crate) struct PostedFile {
+    pub(crate) file: LeafFile,
+    /// Its leaves' hashes, in their order.
+    pub(crate) hashes: Vec<Digest>,
+    pub(crate) tree: MerkleTree,
+}
+
+/// Reads the leaf file of a post. Anything else than what was posted is nothing, and is not even read.
+pub(crate) fn posted_file(
+    bytes: &[u8],
+    (router, index): (Address, u64),
+    posted: &Post,
+) -> Option<PostedFile> {
+    if LeafFile::id_of(bytes) != posted.content_id {
+        return None;
+    }
+    let file = LeafFile::decode(bytes).ok()?;
+    let hashes = file.leaves.iter();
+    let hashes: Vec<_> = hashes
+        .map(|(signed, _)| receipt_leaf(&signed.receipt))
+        .collect();
+    let tree = MerkleTree::new(hashes.clone());
+    let same = (file.router, file.index) == (router, index)
+        && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
+        && tree.root() == posted.job_root;
+    same.then_some(PostedFile { file, hashes, tree })
 }
 
 fn request_digest(router: Address, validator: Address, round: u64, job: JobId) -> Digest {

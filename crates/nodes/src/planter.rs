@@ -2,15 +2,20 @@
 //!
 //! Promise: nobody is convicted for a plant. Its provider answers wrongly only after the commitment was seen in a block, and a round that
 //! covers the job opens later still: a job whose commitment did not come in time is answered right. The commitment is on disk before it is
-//! sent, so that a planter that was killed names what it stored. A plant that is named in vain harms nobody: the contract only stops
-//! waiting for it.
+//! sent, so that a planter that was killed names what it stored.
+//!
+//! Nobody is believed where a plant was posted: it is looked for in the leaf files, as validators do, and a file is what its post names or
+//! nothing. Where a file is kept back, the plants that may stand in it are named: a name holds for the job in whatever round, so that one
+//! that comes too early costs no more than what the plant would have shown.
 //!
 //! One set at a time: nothing is bought while a plant of the set before is not named, and could be.
 
+use crate::audit::posted_file;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_crypto::SecretKey;
 use stoa_ledger::audit::hash::{plant_commitment, plant_digest};
+use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_types::{Address, Digest, JobId, Millis, Signature, Timestamp};
 
@@ -75,22 +80,15 @@ pub struct PlantRound {
     pub number: u64,
     /// Where it stands.
     pub phase: Phase,
-    /// Routers, and their posts before and up to this round.
-    pub covers: Vec<(Address, u64, u64)>,
-}
-
-impl PlantRound {
-    fn has(&self, (router, post): (Address, u64)) -> bool {
-        let mut covers = self.covers.iter();
-        covers.any(|(of, before, last)| *of == router && *before < post && post <= *last)
-    }
+    /// The posts that it covers, by router and number, which is counted from one.
+    pub covers: BTreeMap<(Address, u64), Post>,
 }
 
 /// The contracts as a planter sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlantView {
-    /// Those of its commitments that are stored.
-    pub stored: BTreeSet<Digest>,
+    /// Those of its commitments that are stored, and the first round of each that its name holds in.
+    pub stored: BTreeMap<Digest, u64>,
     /// Those of its jobs that were named.
     pub named: BTreeSet<JobId>,
     /// Rounds that are not closed.
@@ -119,14 +117,14 @@ pub enum Input {
         /// Whether there was an answer.
         answered: bool,
     },
-    /// Where a router has posted a job.
-    Posted {
-        /// Which.
-        job: JobId,
+    /// What a router gave as the leaf file of a post.
+    Leaves {
         /// Whose post.
         router: Address,
         /// Which one, counted from one.
         post: u64,
+        /// The file, if it is that.
+        bytes: Vec<u8>,
     },
     /// Time passed.
     Tick,
@@ -151,10 +149,12 @@ pub enum Output {
         /// Whether to answer wrongly.
         wrongly: bool,
     },
-    /// Ask the router where it has posted a job.
-    Locate {
-        /// Which.
-        job: JobId,
+    /// Ask a router for the leaf file of a post.
+    FetchLeaves {
+        /// Whose post.
+        router: Address,
+        /// Which one, counted from one.
+        post: u64,
     },
     /// Name a plant.
     Name {
@@ -180,8 +180,6 @@ struct Open {
     waits: Option<Timestamp>,
     /// Where it was posted.
     place: Option<(Address, u64)>,
-    /// Whether the log says that it was named too late.
-    told: bool,
     /// When each thing was asked for last.
     asked: BTreeMap<Ask, Timestamp>,
 }
@@ -190,7 +188,6 @@ struct Open {
 enum Ask {
     Keep,
     Commit,
-    Locate,
     Name,
 }
 
@@ -201,6 +198,10 @@ pub struct Planter {
     account: Address,
     view: PlantView,
     open: BTreeMap<JobId, Open>,
+    /// Posts under rounds whose leaf files were read.
+    read: BTreeSet<(Address, u64)>,
+    /// When a leaf file was asked for last.
+    asked: BTreeMap<(Address, u64), Timestamp>,
     /// Plants that are still to be ordered of the present set.
     left: u32,
     buying: bool,
@@ -227,6 +228,8 @@ impl Planter {
             config,
             view: PlantView::default(),
             open,
+            read: BTreeSet::new(),
+            asked: BTreeMap::new(),
             left: 0,
             buying: false,
             next_at: Timestamp(0),
@@ -253,7 +256,7 @@ impl Planter {
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
         let mut outputs = Vec::new();
         match input {
-            Input::Chain(view) => self.view = *view,
+            Input::Chain(view) => self.look(*view),
             Input::Ordered { job, salt } => self.ordered(job, salt, now, &mut outputs),
             Input::Durable { job } => {
                 if let Some(open) = self.open.get_mut(&job) {
@@ -261,15 +264,64 @@ impl Planter {
                 }
             }
             Input::Bought { answered } => self.bought(answered, now),
-            Input::Posted { job, router, post } => {
-                if let Some(open) = self.open.get_mut(&job) {
-                    open.place = Some((router, post));
-                }
-            }
+            Input::Leaves {
+                router,
+                post,
+                bytes,
+            } => self.leaves_came((router, post), &bytes),
             Input::Tick => {}
         }
         self.step(now, &mut outputs);
         outputs
+    }
+
+    fn look(&mut self, view: PlantView) {
+        let covered = |key: &(Address, u64)| view.rounds.iter().any(|r| r.covers.contains_key(key));
+        self.read.retain(covered);
+        self.asked.retain(|key, _| covered(key));
+        self.view = view;
+    }
+
+    /// Looks for plants in a leaf file. What is not the file that was posted is nothing.
+    fn leaves_came(&mut self, key: (Address, u64), bytes: &[u8]) {
+        let mut rounds = self.view.rounds.iter();
+        let Some(posted) = rounds.find_map(|round| round.covers.get(&key)) else {
+            return;
+        };
+        let Some(found) = posted_file(bytes, key, posted) else {
+            return;
+        };
+        let receipts = found.file.leaves.iter().map(|(signed, _)| &signed.receipt);
+        for receipt in receipts.filter(|receipt| receipt.account == self.account) {
+            if let Some(open) = self.open.get_mut(&receipt.job_id) {
+                open.place.get_or_insert(key);
+            }
+        }
+        self.read.insert(key);
+    }
+
+    /// Asks for the leaf files in which plants may stand.
+    fn fetch(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        let open = self.open.values().filter(|open| open.place.is_none());
+        let first = open.filter_map(|open| self.view.stored.get(&self.commitment(&open.plant)));
+        let Some(first) = first.min() else {
+            return;
+        };
+        let rounds = self.view.rounds.iter();
+        let rounds = rounds.filter(|round| round.number >= *first);
+        let posts = rounds.flat_map(|round| round.covers.keys());
+        let unread: Vec<_> = posts
+            .filter(|key| !self.read.contains(key))
+            .copied()
+            .collect();
+        for key in unread {
+            let last = self.asked.get(&key);
+            if last.is_none_or(|at| now.since(*at) >= RETRY_NAME) {
+                self.asked.insert(key, now);
+                let (router, post) = key;
+                outputs.push(Output::FetchLeaves { router, post });
+            }
+        }
     }
 
     fn ordered(&mut self, job: JobId, salt: Digest, now: Timestamp, outputs: &mut Vec<Output>) {
@@ -310,6 +362,7 @@ impl Planter {
     }
 
     fn step(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
+        self.fetch(now, outputs);
         let jobs: Vec<JobId> = self.open.keys().copied().collect();
         for job in jobs {
             if let Some(mut open) = self.open.remove(&job)
@@ -342,7 +395,8 @@ impl Planter {
             return self.end(open, now, outputs);
         }
         let commitment = self.commitment(&plant);
-        let stored = self.view.stored.contains(&commitment);
+        let first = self.view.stored.get(&commitment).copied();
+        let stored = first.is_some();
         if let Some(since) = open.waits
             && (stored || now.since(since) >= self.config.patience)
         {
@@ -357,25 +411,22 @@ impl Planter {
             return false;
         }
         let late = self.is_late(open, now);
-        if !stored {
+        let Some(first) = first else {
             // Nobody waits for it any more, and it was answered right: it is not sent again. What is under way is waited for.
             if open.waits.is_some() && open.asks(Ask::Commit, RETRY, now) {
                 outputs.push(Output::Commit { commitment });
             }
             return late && self.end(open, now, outputs);
-        }
-        if open.place.is_none() && !late && open.asks(Ask::Locate, RETRY_NAME, now) {
-            outputs.push(Output::Locate { job });
-        }
-        let missed = open.place.is_some_and(|place| self.is_missed(place));
-        if missed && !std::mem::replace(&mut open.told, true) {
-            outputs.push(Output::Warn(format!(
-                "plant {job} was not named in time: its provider, which is this planter's own, pays for a wrong answer"
-            )));
-        }
-        if let Some(round) = self.round_of(open, late)
+        };
+        if let Some((round, phase)) = self.round_of(open, first, late)
             && open.asks(Ask::Name, RETRY_NAME, now)
         {
+            if phase > Phase::Plants && open.place.is_some() {
+                outputs.push(Output::Warn(format!(
+                    "plant {job} is named after its phase in round {round}: where its ruling has come, its provider, which is this planter's \
+                     own, pays for a wrong answer"
+                )));
+            }
             let digest = plant_digest(self.config.chain_id, self.config.rounds, job);
             outputs.push(Output::Name {
                 round,
@@ -387,30 +438,17 @@ impl Planter {
         false
     }
 
-    /// The round in which a plant is to be named now: the one that covers it. Where its time was missed, and for one that was never posted,
-    /// any round will do: then no later one waits for it.
-    fn round_of(&self, open: &Open, late: bool) -> Option<u64> {
-        let missed = open.place.is_some_and(|place| self.is_missed(place));
-        let mut rounds = self.view.rounds.iter();
-        let found = rounds.find(|round| {
-            let right = match open.place {
-                Some(place) => missed || round.has(place),
-                None => late,
-            };
-            right && round.phase == Phase::Plants
+    /// The round in which a plant is to be named now, if its ballots are shown: the one that covers it, or may cover it because a leaf file
+    /// is kept back. One that was never posted is named in any round: then no later one waits for it.
+    fn round_of(&self, open: &Open, first: u64, late: bool) -> Option<(u64, Phase)> {
+        let mut rounds = self.view.rounds.iter().filter(|round| {
+            round.number >= first && matches!(round.phase, Phase::Plants | Phase::Rulings)
         });
-        found.map(|round| round.number)
-    }
-
-    /// Whether the phase is over in which a plant at this place should have been named.
-    fn is_missed(&self, (router, post): (Address, u64)) -> bool {
-        let mut rounds = self.view.rounds.iter();
-        if let Some(round) = rounds.find(|round| round.has((router, post))) {
-            return round.phase > Phase::Plants;
-        }
-        let covers = self.view.rounds.iter().flat_map(|round| &round.covers);
-        let mut of_router = covers.filter(|(of, ..)| *of == router).peekable();
-        of_router.peek().is_some() && of_router.all(|(_, before, _)| *before >= post)
+        let found = rounds.find(|round| match open.place {
+            Some(place) => round.covers.contains_key(&place),
+            None => late || round.covers.keys().any(|key| !self.read.contains(key)),
+        });
+        found.map(|round| (round.number, round.phase))
     }
 
     fn end(&mut self, open: &Open, now: Timestamp, outputs: &mut Vec<Output>) -> bool {
@@ -431,7 +469,6 @@ impl Open {
             durable,
             waits: None,
             place: None,
-            told: false,
             asked: BTreeMap::new(),
         }
     }

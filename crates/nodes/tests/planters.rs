@@ -3,9 +3,11 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use stoa_crypto::{SecretKey, keccak256, recover};
+use stoa_crypto::{MerkleTree, SecretKey, keccak256, recover};
 use stoa_ledger::audit::hash::{plant_commitment, plant_digest};
+use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::Phase;
+use stoa_ledger::book::LeafFile;
 use stoa_nodes::planter::*;
 use stoa_types::*;
 
@@ -39,6 +41,58 @@ fn config() -> PlanterConfig {
     }
 }
 
+/// A plant's receipt, as far as anybody looks here.
+fn signed(job: JobId) -> SignedReceipt {
+    let zero = Digest::ZERO;
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        chain_id: 31_337,
+        vault: Address([8; 20]),
+        job_id: job,
+        account: customer().address(),
+        router: router(),
+        provider: Address([6; 20]),
+        profile_hash: zero,
+        model_root: zero,
+        runtime_digest: zero,
+        parameters_digest: zero,
+        prompt_root: zero,
+        request_digest: zero,
+        output_root: zero,
+        response_digest: zero,
+        input_units: 3,
+        output_units: 2,
+        input_price: Price::per_million(TokenAmount::from_units(1)),
+        output_price: Price::per_million(TokenAmount::from_units(1)),
+        charge: TokenAmount::from_units(7),
+        fee_version: 1,
+        paid_by: PaidBy::Allotment,
+        tier: Tier::Exact,
+        evidence_digest: zero,
+        ticket_hash: zero,
+        attempt: 0,
+        segments_root: zero,
+        accepted_at: Timestamp(1),
+        delivered_at: Timestamp(2),
+    };
+    SignedReceipt {
+        receipt,
+        provider_signature: Signature([0; 65]),
+        router_signature: Signature([0; 65]),
+    }
+}
+
+/// What a post says of its leaf file.
+fn posted(file: &LeafFile) -> Post {
+    let leaves = file.leaves.iter();
+    let leaves = leaves.map(|(signed, _)| stoa_crypto::receipt_leaf(&signed.receipt));
+    Post {
+        job_root: MerkleTree::new(leaves.collect()).root(),
+        job_count: u32::try_from(file.leaves.len()).expect("few"),
+        content_id: file.content_id(),
+    }
+}
+
 /// What can go wrong in a step of half a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -47,6 +101,9 @@ enum Trouble {
     LoseCalls,
     SlowDisk,
     NoRouter,
+    /// The router gives no leaf file, or another one.
+    HidesFiles,
+    WrongFiles,
 }
 
 fn trouble() -> impl Strategy<Value = Trouble> {
@@ -56,6 +113,8 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         1 => Just(Trouble::LoseCalls),
         1 => Just(Trouble::SlowDisk),
         1 => Just(Trouble::NoRouter),
+        1 => Just(Trouble::HidesFiles),
+        1 => Just(Trouble::WrongFiles),
     ]
 }
 
@@ -65,12 +124,15 @@ struct World {
     disk: Vec<PlantRecord>,
     /// Written, and not told to be durable yet.
     written: Vec<JobId>,
-    stored: BTreeSet<Digest>,
+    /// With the first round that a name holds in.
+    stored: BTreeMap<Digest, u64>,
     named: BTreeMap<JobId, u64>,
     /// Jobs that wait for the next post, and whether they were answered wrongly.
     done: Vec<(JobId, bool)>,
     /// Jobs of each post.
     posts: Vec<Vec<(JobId, bool)>>,
+    /// What each post says of its leaf file.
+    said: Vec<Post>,
     /// Posts when each round opened, and when.
     rounds: Vec<(u64, u64)>,
     bought: u64,
@@ -84,10 +146,11 @@ impl World {
             now: 1_790_000_000_000,
             disk: Vec::new(),
             written: Vec::new(),
-            stored: BTreeSet::new(),
+            stored: BTreeMap::new(),
             named: BTreeMap::new(),
             done: Vec::new(),
             posts: Vec::new(),
+            said: Vec::new(),
             rounds: Vec::new(),
             bought: 0,
             waiting: Vec::new(),
@@ -107,16 +170,31 @@ impl World {
     fn view(&self) -> PlantView {
         let rounds = (0..self.rounds.len()).map(|n| {
             let before = n.checked_sub(1).map_or(0, |before| self.rounds[before].0);
+            let covers = (before + 1..=self.rounds[n].0)
+                .map(|post| ((router(), post), self.said[post as usize - 1]));
             PlantRound {
                 number: n as u64 + 1,
                 phase: self.phase(n),
-                covers: vec![(router(), before, self.rounds[n].0)],
+                covers: covers.collect(),
             }
         });
         PlantView {
             stored: self.stored.clone(),
             named: self.named.keys().copied().collect(),
             rounds: rounds.collect(),
+        }
+    }
+
+    /// The leaf file of a post, counted from one.
+    fn file(&self, post: u64) -> LeafFile {
+        let at = usize::try_from(post - 1).expect("small");
+        let leaves = self.posts[at].iter().map(|(job, _)| (signed(*job), 1));
+        LeafFile {
+            router: router(),
+            index: post,
+            first: 0,
+            leaves: leaves.collect(),
+            payout: None,
         }
     }
 
@@ -128,6 +206,7 @@ impl World {
         self.now += 500;
         if self.now.is_multiple_of(POST) && !self.done.is_empty() {
             self.posts.push(std::mem::take(&mut self.done));
+            self.said.push(posted(&self.file(self.posts.len() as u64)));
             self.rounds.push((self.posts.len() as u64, self.now));
         }
         if trouble == Trouble::Kill {
@@ -169,17 +248,27 @@ impl World {
             }
             Output::Commit { commitment } => {
                 if trouble != Trouble::LoseCalls {
-                    self.stored.insert(commitment);
+                    let first = self.rounds.len() as u64 + 1;
+                    self.stored.entry(commitment).or_insert(first);
                 }
             }
             Output::Answer { job, wrongly } => self.answered(job, wrongly),
-            Output::Locate { job } => {
-                let mut posts = self.posts.iter();
-                let found = posts.position(|jobs| jobs.iter().any(|(of, _)| *of == job));
-                if let Some(at) = found.filter(|_| trouble != Trouble::NoRouter) {
-                    let (router, post) = (router(), at as u64 + 1);
-                    inputs.push_back(Input::Posted { job, router, post });
+            Output::FetchLeaves { router: of, post } => {
+                assert_eq!(of, router());
+                let mut file = self.file(post);
+                if matches!(trouble, Trouble::NoRouter | Trouble::HidesFiles) {
+                    return;
                 }
+                if trouble == Trouble::WrongFiles {
+                    // As if there were no plants in it.
+                    file.leaves.clear();
+                }
+                let (router, bytes) = (of, file.encode());
+                inputs.push_back(Input::Leaves {
+                    router,
+                    post,
+                    bytes,
+                });
             }
             Output::Name {
                 round,
@@ -190,9 +279,13 @@ impl World {
                 let digest = plant_digest(31_337, rounds_contract(), job);
                 assert_eq!(recover(digest, &signature), Ok(customer().address()));
                 let hidden = plant_commitment(job, customer().address(), salt);
-                assert!(self.stored.contains(&hidden), "named what is not stored");
+                let first = self.stored.get(&hidden).expect("what is named is stored");
+                assert!(*first <= round, "the contract refuses it");
                 let at = usize::try_from(round - 1).expect("small");
-                assert_eq!(self.phase(at), Phase::Plants, "named out of time");
+                assert!(
+                    self.phase(at) >= Phase::Plants,
+                    "named before ballots are shown"
+                );
                 if trouble != Trouble::LoseCalls {
                     self.named.entry(job).or_insert(round);
                 }
@@ -210,7 +303,7 @@ impl World {
             let plant = planted.expect("it is on disk before it is answered wrongly");
             let hidden = plant_commitment(job, customer().address(), plant.salt);
             assert!(
-                self.stored.contains(&hidden),
+                self.stored.contains_key(&hidden),
                 "wrong, and nothing is stored"
             );
         }
@@ -255,7 +348,7 @@ proptest! {
         for plant in kept.collect::<Vec<_>>() {
             let hidden = plant_commitment(plant.job, customer().address(), plant.salt);
             let old = plant.ordered_at.0 + 2 * SETTLING < world.now;
-            if world.stored.contains(&hidden) && old {
+            if world.stored.contains_key(&hidden) && old {
                 prop_assert!(world.named.contains_key(&plant.job), "{} stays open", plant.job);
             }
         }
@@ -280,6 +373,46 @@ fn where_nothing_fails_each_wrong_answer_is_named_in_the_round_that_covers_it() 
         if (round as usize) < newest {
             assert_eq!(world.named.get(&job), Some(&round));
         }
+    }
+}
+
+#[test]
+fn a_router_that_hides_leaf_files_or_gives_others_does_not_keep_a_plant_from_being_named_in_time() {
+    for trouble in [Trouble::HidesFiles, Trouble::WrongFiles] {
+        let mut world = World::new();
+        let mut wrong = BTreeSet::new();
+        for _ in 0..(4 * SETTLING / 500) {
+            world.step(trouble);
+            let rounds = (1..=world.rounds.len() as u64).filter(|round| {
+                world.phase(usize::try_from(*round - 1).expect("small")) == Phase::Rulings
+            });
+            for round in rounds.collect::<Vec<_>>() {
+                let under = world.posts.iter().flatten().filter(|(_, wrong)| *wrong);
+                for (job, _) in under.filter(|(job, _)| world.round_of(*job) == Some(round)) {
+                    assert!(
+                        world.named.contains_key(job),
+                        "{job} is judged as any other"
+                    );
+                    wrong.insert(*job);
+                }
+            }
+        }
+        assert!(wrong.len() > 10, "{}", wrong.len());
+    }
+}
+
+#[test]
+fn who_was_away_names_its_plants_when_it_is_back_whatever_the_phase() {
+    let mut world = World::new();
+    while world.rounds.is_empty() {
+        world.step(Trouble::None);
+    }
+    let jobs: Vec<_> = world.posts[0].iter().map(|(job, _)| *job).collect();
+    assert!(!jobs.is_empty() && world.named.is_empty());
+    world.now += 20_000;
+    world.step(Trouble::Kill);
+    for job in jobs {
+        assert_eq!(world.named.get(&job), Some(&1));
     }
 }
 

@@ -163,8 +163,10 @@ pub struct AuditState {
     standings: Arc<BTreeMap<Address, Standing>>,
     rounds: BTreeMap<u64, RoundState>,
     convicted: BTreeSet<Digest>,
-    /// Commitments of plants, and planted jobs that were named.
-    plants: (BTreeSet<Digest>, BTreeSet<JobId>),
+    /// Commitments of plants, each with the first round that its name holds in.
+    stored: BTreeMap<Digest, u64>,
+    /// Planted jobs that were named, and who paid them.
+    named: BTreeSet<(JobId, Address)>,
     latest: u64,
     /// For each router the posts that no ruling can be about any more.
     over: BTreeMap<Address, u64>,
@@ -186,7 +188,8 @@ impl AuditState {
             standings: Arc::default(),
             rounds: BTreeMap::new(),
             convicted: BTreeSet::new(),
-            plants: Default::default(),
+            stored: BTreeMap::new(),
+            named: BTreeSet::new(),
             latest: 0,
             over: BTreeMap::new(),
             version: 0,
@@ -290,7 +293,7 @@ impl AuditState {
             }
             ContractEvent::Convicted { fault, .. } => drop(self.convicted.insert(*fault)),
             ContractEvent::Planted { commitment, .. } => {
-                self.plants.0.insert(*commitment);
+                self.stored.insert(*commitment, self.latest + 1);
             }
             ContractEvent::Covered {
                 round,
@@ -412,10 +415,14 @@ impl AuditState {
                 state.last_shown = at;
             }
             ContractEvent::PlantNamed {
-                round, job, waited, ..
+                round,
+                job,
+                account,
+                waited,
+                ..
             } => {
                 self.round(*round).plants_named += u32::from(*waited);
-                self.plants.1.insert(*job);
+                self.named.insert((*job, *account));
             }
             ContractEvent::Ruled {
                 round,
@@ -586,9 +593,10 @@ impl AuditState {
         }
     }
 
-    /// What a planter with these plants looks at: jobs and what hides them.
+    /// What a planter with these plants looks at: jobs that `account` paid, and what hides them.
     pub fn plant_view(
         &self,
+        account: Address,
         open: impl Iterator<Item = (JobId, Digest)>,
         now: Timestamp,
     ) -> PlantView {
@@ -599,19 +607,32 @@ impl AuditState {
             shown.then(|| PlantRound {
                 number: *number,
                 phase: self.phase(round, members, now).0,
-                covers: round.covers.clone(),
+                covers: self.posts_under(round),
             })
         });
-        let (stored, named) = &self.plants;
         let mut view = PlantView {
             rounds: rounds.collect(),
             ..PlantView::default()
         };
         for (job, commitment) in open {
-            view.stored.extend(stored.get(&commitment));
-            view.named.extend(named.get(&job));
+            let first = self.stored.get(&commitment);
+            view.stored.extend(first.map(|first| (commitment, *first)));
+            if self.named.contains(&(job, account)) {
+                view.named.insert(job);
+            }
         }
         view
+    }
+
+    fn posts_under(&self, round: &RoundState) -> BTreeMap<(Address, u64), Post> {
+        let mut under = BTreeMap::new();
+        for (router, before, posts) in &round.covers {
+            let known = self.posts.get(router);
+            let covered = known.and_then(|known| known.between(*before, *posts));
+            let covered = (*before + 1..).zip(covered.unwrap_or_default());
+            under.extend(covered.map(|(post, kept)| ((*router, post), kept.post)));
+        }
+        under
     }
 
     /// One round, if it is not closed and all about it is known.

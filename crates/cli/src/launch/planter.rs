@@ -14,8 +14,10 @@ use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
 use crate::roles::provider::{Desk, ProviderHandle};
 use crate::roles::records::{self, Records};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess};
 use stoa_crypto::SecretKey;
+use stoa_net::{AuditClient, Timeouts};
 use stoa_nodes::planter::{Planter, PlanterConfig};
 use stoa_types::{Millis, Tier};
 use tokio::sync::{mpsc, watch};
@@ -115,6 +117,7 @@ pub async fn start<C: ChainAccess + Clone>(
         core,
         account: AuditAccount::new(planter, *contracts),
         watch: watch.clone(),
+        client: Arc::new(AuditClient::bind(ground.bind, Timeouts::default()).await?),
         api: ground.api,
         purchases: Purchases {
             model,

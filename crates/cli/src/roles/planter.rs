@@ -6,15 +6,16 @@ use super::records::Records;
 use super::router::now;
 use super::validator::result_of;
 use crate::http::{Api, HttpError};
-use serde::Deserialize;
+use crate::launch::routers;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_chain::{AccessError, AuditAccount, ChainAccess, SendError};
+use stoa_net::{Answer, AuditClient};
+use stoa_nodes::audit::Question;
 use stoa_nodes::planter::{Input, Output, PlantRecord, Planter};
-use stoa_types::{Address, Digest, JobId, SignedReceipt};
-use stoa_verify::SettlementProof;
+use stoa_types::{Address, Digest, JobId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often the state machine learns that time passed.
@@ -60,6 +61,8 @@ pub struct PlanterParts<C> {
     pub account: AuditAccount<C>,
     /// What the chain says of audits.
     pub watch: AuditWatch,
+    /// Asks routers for their leaf files.
+    pub client: Arc<AuditClient>,
     /// The customer's way to the router.
     pub api: Api,
     /// What it buys.
@@ -90,12 +93,15 @@ enum Event {
     Input(Input),
     /// A call was carried out or refused.
     Sent,
+    /// A router was asked for the leaf file of a post.
+    Asked(Address, u64),
 }
 
 struct Loop<C> {
     core: Planter,
     account: Arc<AuditAccount<C>>,
     watch: AuditWatch,
+    client: Arc<AuditClient>,
     api: Arc<Api>,
     purchases: Purchases,
     records: Records<PlantRecord>,
@@ -103,6 +109,7 @@ struct Loop<C> {
     events: mpsc::UnboundedSender<Event>,
     /// Orders of its provider that wait for a word.
     waiting: BTreeMap<JobId, Vec<oneshot::Sender<bool>>>,
+    asking: BTreeSet<(Address, u64)>,
     bought: usize,
 }
 
@@ -114,12 +121,14 @@ pub fn start<C: ChainAccess + Clone>(parts: PlanterParts<C>) -> PlanterHandle {
         core: parts.core,
         account: Arc::new(parts.account),
         watch: parts.watch,
+        client: parts.client,
         api: Arc::new(parts.api),
         purchases: parts.purchases,
         records: parts.records,
         open: parts.open.map(Arc::new),
         events,
         waiting: BTreeMap::new(),
+        asking: BTreeSet::new(),
         bought: 0,
     };
     let task = tokio::spawn(state.run(receiver, parts.orders, stopped));
@@ -142,6 +151,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 event = receiver.recv() => match event {
                     Some(Event::Input(input)) => self.handle(input),
                     Some(Event::Sent) => self.look(),
+                    Some(Event::Asked(router, post)) => drop(self.asking.remove(&(router, post))),
                     None => return,
                 },
                 order = orders.recv() => match order {
@@ -159,7 +169,10 @@ impl<C: ChainAccess + Clone> Loop<C> {
 
     /// Shows the state machine what the contracts say now.
     fn look(&mut self) {
-        let view = self.watch.state().plant_view(self.core.open(), now());
+        let view = self
+            .watch
+            .state()
+            .plant_view(self.core.account(), self.core.open(), now());
         self.handle(Input::Chain(Box::new(view)));
         metrics::gauge!("stoa_planter_plants_open").set(self.core.open().count() as f64);
     }
@@ -191,7 +204,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                     let _ = waits.send(wrongly);
                 }
             }
-            Output::Locate { job } => self.locate(job),
+            Output::FetchLeaves { router, post } => self.fetch(router, post),
             Output::Commit { .. } | Output::Name { .. } => self.call(output),
             Output::Warn(text) => tracing::warn!("{text}"),
         }
@@ -245,23 +258,39 @@ impl<C: ChainAccess + Clone> Loop<C> {
         });
     }
 
-    /// Where a router has posted a job.
-    fn locate(&self, job: JobId) {
-        #[derive(Deserialize)]
-        struct Settled {
-            receipt: SignedReceipt,
-            proof: Option<SettlementProof>,
+    /// Asks a router for the leaf file of a post, where the registry says that it is by then.
+    fn fetch(&mut self, router: Address, post: u64) {
+        let watch = self.watch.clone();
+        let reached = move || {
+            let state = watch.state();
+            let reached = state.reached(router);
+            reached.and_then(|at| routers::address(at.endpoint, &at.addresses))
+        };
+        let Some(address) = reached() else {
+            return tracing::warn!(%router, "the registry names no address of this router that can be dialled");
+        };
+        if !self.asking.insert((router, post)) {
+            return;
         }
-        let (api, events) = (self.api.clone(), self.events.clone());
+        let (client, events) = (self.client.clone(), self.events.clone());
         tokio::spawn(async move {
-            // Not posted yet, or not charged: it is asked again.
-            let Ok(settled) = api.get::<Settled>(&format!("/receipts/{job}")).await else {
-                return;
-            };
-            if let Some(proof) = settled.proof {
-                let (router, post) = (settled.receipt.receipt.router, proof.batch.index);
-                let _ = events.send(Event::Input(Input::Posted { job, router, post }));
+            let now_at = || reached().unwrap_or_else(|| address.clone());
+            let question = Question::Leaves { post };
+            match client.ask_where(address.endpoint, now_at, &question).await {
+                Ok(Answer::Leaves(bytes)) => {
+                    let bytes = bytes.to_vec();
+                    let leaves = Input::Leaves {
+                        router,
+                        post,
+                        bytes,
+                    };
+                    let _ = events.send(Event::Input(leaves));
+                }
+                // It is asked again, and what may stand in the file is named where it does not come.
+                Ok(_) => tracing::debug!(%router, post, "a router gives no leaf file"),
+                Err(error) => tracing::debug!(%router, post, %error, "a router does not answer"),
             }
+            let _ = events.send(Event::Asked(router, post));
         });
     }
 

@@ -14,7 +14,7 @@ mod sums;
 
 pub use chain::{ChainView, Covered, HashChain, RoundView, RulingView};
 
-use crate::audit::{KeptWork, WorkRequest};
+use crate::audit::{KeptWork, PostedFile, WorkRequest, posted_file};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_crypto::{Domain, SecretKey, keccak256};
@@ -24,7 +24,6 @@ use stoa_ledger::audit::hash::job_subject;
 use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::sums::PostSums;
 use stoa_ledger::audit::verdict::{Evidence, Vote};
-use stoa_ledger::book::LeafFile;
 use stoa_types::{Address, Digest, JobId, Millis, SignedReceipt, Timestamp};
 use stoa_verify::judge::{Case, Finding, NotJudged};
 
@@ -500,26 +499,14 @@ impl Validator {
             return;
         };
         covered |= known.any(|(_, covered)| covered);
-        // Anything else than what was posted is nothing, and is not even read.
-        if LeafFile::id_of(bytes) != posted.content_id {
-            return;
-        }
-        let Ok(file) = LeafFile::decode(bytes) else {
+        let Some(posted) = posted_file(bytes, (router, post), posted) else {
             return;
         };
-        let hashes = file.leaves.iter();
-        let hashes = hashes.map(|(signed, _)| stoa_crypto::receipt_leaf(&signed.receipt));
-        let hashes: Vec<_> = hashes.collect();
-        let subjects = hashes.iter().map(|leaf| job_subject(router, *leaf));
-        let subjects = subjects.collect();
-        let tree = stoa_crypto::MerkleTree::new(hashes);
-        let same = (file.router, file.index) == (router, post)
-            && u32::try_from(file.leaves.len()) == Ok(posted.job_count)
-            && tree.root() == posted.job_root;
-        if same {
-            self.sums.insert((router, post), PostSums::of(&file));
-        }
-        if same && covered {
+        let PostedFile { file, hashes, tree } = posted;
+        self.sums.insert((router, post), PostSums::of(&file));
+        if covered {
+            let subjects = hashes.iter().map(|leaf| job_subject(router, *leaf));
+            let subjects = subjects.collect();
             let receipts = file.leaves.into_iter().map(|(signed, _)| signed);
             let leaves = Leaves {
                 receipts: receipts.collect(),
