@@ -98,9 +98,6 @@ contract PanelVerdict is IVerdict {
     mapping(address offender => mapping(uint8 class => Repeat)) private _repeats;
     /// @inheritdoc IVerdict
     mapping(bytes32 subject => bool) public isReversed;
-    /// @notice Whether a charge was reversed while post `subject` was the router's next one. That post may have been under way: its payout root
-    /// is cancelled where it pays the charge, and its router is not slashed for it.
-    mapping(bytes32 subject => bool) public wasUnderWay;
 
     /// @param rounds The rounds; not zero.
     /// @param stakes The stake registry; not zero.
@@ -133,14 +130,14 @@ contract PanelVerdict is IVerdict {
         _unruled(c);
         bool duty = _audited(c);
         Panel memory panel = _panel(c.round, c.subject);
-        (uint8 outcome, uint8 seen) = _count(c.round, c.subject, panel, votes);
+        (uint8 outcome, uint8 seen) = _count(c, panel, votes);
         _checkJob(outcome, receipt, c.router, evidence.providerSignature);
         bool plant = ROUNDS.isPlant(c.round, c.job, c.account);
         bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
         _settle(c, panel, Ruling(uint40(block.timestamp), outcome, duty, plant, seen, batch), votes);
     }
 
-    /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that does not follow from the leaves.
+    /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that must not become claimable.
     function ruleBatch(uint64 round, address router, uint64 post, Vote[] calldata votes) external {
         _inRulings(round);
         Case memory c;
@@ -150,8 +147,8 @@ contract PanelVerdict is IVerdict {
         if (post <= before.posts || post > here.posts) revert PlaceLib.NotCovered(round, router);
         _unruled(c);
         Panel memory panel = _panel(round, c.subject);
-        (uint8 outcome, uint8 seen) = _count(round, c.subject, panel, votes);
-        if (outcome != Outcomes.WITHHELD && outcome != Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
+        (uint8 outcome, uint8 seen) = _count(c, panel, votes);
+        if (outcome != Outcomes.WITHHELD && !Outcomes.isOfSums(outcome)) revert Errors.WrongSubject(outcome);
         c.voids = _voids(router, before);
         _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, false, seen, c.subject), votes);
     }
@@ -321,27 +318,31 @@ contract PanelVerdict is IVerdict {
     }
 
     /// @dev The outcome that enough votes share, and the seats that voted.
-    function _count(uint64 round, bytes32 subject, Panel memory panel, Vote[] calldata votes)
+    function _count(Case memory c, Panel memory panel, Vote[] calldata votes)
         private
         view
         returns (uint8 outcome, uint8 seen)
     {
         if (votes.length > PANEL) revert Errors.TooManyVotes(votes.length);
-        uint256[7] memory tally;
+        uint256[8] memory tally;
         for (uint256 i; i < votes.length; ++i) {
             uint256 seat = _seat(panel, votes[i].validator, seen);
-            _inBallot(round, subject, panel.places[seat], votes[i]);
+            _inBallot(c.round, c.subject, panel.places[seat], votes[i]);
             seen |= uint8(1 << seat);
             ++tally[votes[i].outcome];
         }
-        uint256 needed = ROUNDS.votesNeeded(round);
-        while (outcome < Outcomes.UNABLE && tally[outcome] < needed) ++outcome;
-        if (outcome == Outcomes.UNABLE) revert Errors.NoMajority(needed);
+        uint256 needed = ROUNDS.votesNeeded(c.round);
+        // A router that gives the files of a wrong root to one and not to another must not make them disagree.
+        uint256 bad = tally[Outcomes.BAD_SUMS];
+        if (!c.isJob && bad == 0) tally[Outcomes.VOID] += tally[Outcomes.WITHHELD];
+        else if (!c.isJob && bad < needed) tally[Outcomes.WITHHELD] += bad;
+        while (outcome < Outcomes.COUNT && (outcome == Outcomes.UNABLE || tally[outcome] < needed)) ++outcome;
+        if (outcome == Outcomes.COUNT) revert Errors.NoMajority(needed);
     }
 
     /// @dev What an outcome about a job demands of the receipt.
     function _checkJob(uint8 outcome, Receipt memory r, address router, bytes calldata signature) private view {
-        if (outcome == Outcomes.BAD_SUMS) revert Errors.WrongSubject(outcome);
+        if (Outcomes.isOfSums(outcome)) revert Errors.WrongSubject(outcome);
         if (!Outcomes.isContent(outcome)) return;
         if (r.tier != TIER_EXACT) revert Errors.WrongTier(r.tier);
         if (r.chainId != block.chainid || r.vault != address(VAULT) || r.router != router) {
@@ -369,7 +370,7 @@ contract PanelVerdict is IVerdict {
             REPUTATION.good(c.provider, ROUNDS.latest());
         } else if (outcome == Outcomes.WITHHELD) {
             _convict(c, _omission(outcome, c.round, c.router, Roles.ROUTER));
-        } else if (outcome == Outcomes.BAD_SUMS && wasUnderWay[c.subject]) {
+        } else if (outcome == Outcomes.VOID) {
             if (c.voids) VAULT.voidPending(c.router);
         } else {
             bool byProvider = outcome == Outcomes.WRONG_OUTPUT || outcome == Outcomes.WRONG_COUNT;
@@ -410,8 +411,6 @@ contract PanelVerdict is IVerdict {
         if (c.voids) VAULT.voidPending(c.router);
         if (!c.isJob || isReversed[c.subject]) return;
         isReversed[c.subject] = true;
-        (uint64 posts,) = VAULT.head(c.router);
-        wasUnderWay[AuditLib.batchSubject(c.router, posts + 1)] = true;
         emit JobReversed(c.job, c.router, c.account, c.charge);
     }
 

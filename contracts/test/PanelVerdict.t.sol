@@ -162,32 +162,52 @@ contract PanelVerdictTest is AuditMarket {
         court.ruleBatch(round, router, 1, votes(subject, [BAD_SUMS, BAD_SUMS, GOOD]));
     }
 
-    function nextBatch(uint256 job, bytes32 payRoot) internal returns (uint64 round, uint64 post) {
+    function nextBatch(uint256 job, uint8[3] memory says) internal returns (uint8 outcome, bool isPending) {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(job);
-        postJobs(jobs, payRoot);
-        round = draw();
-        (post,) = vault.head(router);
+        postJobs(jobs, keccak256(abi.encode(job)));
+        uint64 round = draw();
+        (uint64 post,) = vault.head(router);
         bytes32 subject = AuditLib.batchSubject(router, post);
-        cast(round, subject, [BAD_SUMS, BAD_SUMS, BAD_SUMS]);
-        court.ruleBatch(round, router, post, votes(subject, [BAD_SUMS, BAD_SUMS, BAD_SUMS]));
+        cast(round, subject, says);
+        court.ruleBatch(round, router, post, votes(subject, says));
+        (, outcome,) = court.rulingOf(round, subject);
+        (bytes32 pending,,) = vault.pendingOf(router);
+        isPending = pending != 0;
     }
 
-    function test_a_root_that_was_under_way_when_a_charge_was_reversed_is_cancelled_and_costs_nothing() public {
+    function test_a_root_that_is_right_but_for_what_was_reversed_under_way_is_cancelled_and_costs_nothing() public {
         (Evidence memory e, bytes32 subject) = judged(1, allWrong);
-        (uint64 posts,) = vault.head(router);
         court.rule(e, votes(subject, allWrong));
-        vm.assertTrue(court.wasUnderWay(AuditLib.batchSubject(router, posts + 1)), "the next post may be on its way");
-        (uint64 round, uint64 post) = nextBatch(2, keccak256("still pays it"));
-        vm.assertEq(post, posts + 1);
+        (uint8 outcome, bool isPending) = nextBatch(2, [VOID, VOID, VOID]);
+        vm.assertTrue(outcome == VOID && !isPending, "cancelled");
         vm.assertEq(stakeOf(2, router), STAKE, "it could not know");
-        (bytes32 pending,,) = vault.pendingOf(router);
-        vm.assertTrue(pending == 0, "void");
-        (, uint8 outcome,) = court.rulingOf(round, AuditLib.batchSubject(router, post));
-        vm.assertEq(outcome, BAD_SUMS);
-        // The post after that one was made by a router that had seen both.
-        nextBatch(3, keccak256("pays it again"));
+        // A root that is wrong in another way costs all, also right after a reversal.
+        (outcome, isPending) = nextBatch(3, [BAD_SUMS, BAD_SUMS, BAD_SUMS]);
+        vm.assertTrue(outcome == BAD_SUMS && !isPending, "void");
         vm.assertEq(stakeOf(2, router), 0);
+    }
+
+    function test_a_wrong_root_does_not_stand_because_its_files_were_given_to_one_validator_only() public {
+        (uint8 outcome, bool isPending) = nextBatch(1, [BAD_SUMS, WITHHELD, GOOD]);
+        vm.assertTrue(outcome == WITHHELD && !isPending, "void");
+        vm.assertEq(stakeOf(2, router), STAKE * 95 / 100);
+        (outcome, isPending) = nextBatch(2, [WITHHELD, UNABLE, VOID]);
+        vm.assertTrue(outcome == VOID && !isPending, "cancelled");
+        vm.assertEq(stakeOf(2, router), STAKE * 95 / 100, "nobody is to blame");
+        (outcome,) = nextBatch(3, [WITHHELD, WITHHELD, VOID]);
+        vm.assertEq(outcome, WITHHELD);
+        (outcome,) = nextBatch(4, [BAD_SUMS, BAD_SUMS, WITHHELD]);
+        vm.assertEq(outcome, BAD_SUMS);
+        for (uint256 i; i < 3; ++i) {
+            vm.assertTrue(stakeOf(3, seats[i]) == STAKE || i == 2, "who got less is not blamed");
+        }
+    }
+
+    function test_one_vote_on_a_batch_decides_nothing() public {
+        (uint64 round, bytes32 subject) = batch([WITHHELD, GOOD, UNABLE]);
+        expect(abi.encodeWithSelector(Errors.NoMajority.selector, 2));
+        court.ruleBatch(round, router, 1, votes(subject, [WITHHELD, GOOD, UNABLE]));
     }
 
     function test_a_batch_is_not_ruled_good_or_wrong() public {
@@ -269,9 +289,9 @@ contract PanelVerdictTest is AuditMarket {
     }
 
     function test_an_unknown_outcome_is_no_vote() public {
-        (Evidence memory e, bytes32 subject) = judged(1, [7, 7, WRONG]);
-        expect(abi.encodeWithSelector(Errors.UnknownOutcome.selector, 7));
-        court.rule(e, votes(subject, [7, 7, WRONG]));
+        (Evidence memory e, bytes32 subject) = judged(1, [8, 8, WRONG]);
+        expect(abi.encodeWithSelector(Errors.UnknownOutcome.selector, 8));
+        court.rule(e, votes(subject, [8, 8, WRONG]));
     }
 
     function test_leaving_a_vote_out_burns_the_reward_and_the_vote_can_be_shown_later() public {
@@ -379,6 +399,7 @@ contract PanelVerdictTest is AuditMarket {
         checkRefused(4, 5, abi.encodeWithSelector(Errors.ForeignReceipt.selector));
         checkRefused(5, 6, abi.encodeWithSelector(Errors.WrongSigner.selector, provider));
         checkRefused(6, 7, abi.encodeWithSelector(Errors.WrongSubject.selector, BAD_SUMS));
+        checkRefused(7, 8, abi.encodeWithSelector(Errors.WrongSubject.selector, VOID));
     }
 
     function checkRefused(uint256 what, uint256 job, bytes memory refused) internal {
@@ -393,7 +414,7 @@ contract PanelVerdictTest is AuditMarket {
         if (what == 5) e.providerSignature[3] ^= 0x01;
         e.place = postJobs(jobs, 0)[0];
         e.round = draw();
-        uint8 says = what == 6 ? BAD_SUMS : WRONG;
+        uint8 says = what == 6 ? BAD_SUMS : what == 7 ? VOID : WRONG;
         cast(e.round, subjectOf(e), [says, says, says]);
         expect(refused);
         court.rule(e, votes(subjectOf(e), [says, says, says]));
@@ -688,7 +709,7 @@ contract PanelVerdictTest is AuditMarket {
     // ----------------------------------------------------------------------------------------------------------------- fuzz
 
     function testFuzz_with_two_honest_of_three_only_liars_pay(uint8 liar, uint8 lie, bool isWrong) public {
-        (liar, lie) = (liar % 3, lie % 7);
+        (liar, lie) = (liar % 3, lie % 8);
         uint8 truth = isWrong ? WRONG : GOOD;
         uint8[3] memory says = [truth, truth, truth];
         says[liar] = lie;

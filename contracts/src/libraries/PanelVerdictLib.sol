@@ -96,7 +96,15 @@ library Outcomes {
     uint8 internal constant BAD_SUMS = 5;
     /// @notice The validator cannot judge: it has not got the model, or no key to the work. It never rules.
     uint8 internal constant UNABLE = 6;
-    uint8 internal constant COUNT = 7;
+    /// @notice The payout root is not right and its router is not to blame: it pays a charge that was reversed while its post was under way,
+    /// or too many posts lie between it and the claimable one. It is cancelled, and costs nobody anything.
+    uint8 internal constant VOID = 7;
+    uint8 internal constant COUNT = 8;
+
+    /// @notice Whether it says something about the payout root of a batch.
+    function isOfSums(uint8 outcome) internal pure returns (bool) {
+        return outcome == BAD_SUMS || outcome == VOID;
+    }
 
     /// @notice Whether every validator that recomputes must find the same.
     function isContent(uint8 outcome) internal pure returns (bool) {

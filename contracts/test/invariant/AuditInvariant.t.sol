@@ -66,7 +66,7 @@ contract AuditHandler is AuditMarket {
         Job storage job = jobs[jobs.length - 1];
         job.evidence.receipt = e.receipt;
         job.evidence.providerSignature = e.providerSignature;
-        (job.subject, job.wrong, job.lie, job.post) = (subjectOf(e), byCheat && wrong, lie % 7, uint64(posts.length));
+        (job.subject, job.wrong, job.lie, job.post) = (subjectOf(e), byCheat && wrong, lie % 8, uint64(posts.length));
         if (!planted) return;
         job.planted = true;
         vm.prank(named("planter"));

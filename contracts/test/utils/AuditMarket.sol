@@ -23,6 +23,7 @@ abstract contract AuditMarket is Market {
     uint8 internal constant FORGED = 4;
     uint8 internal constant BAD_SUMS = 5;
     uint8 internal constant UNABLE = 6;
+    uint8 internal constant VOID = 7;
     uint8 internal constant SILENT = 255;
     uint64 internal constant ANSWER = 600;
     uint256 internal constant PROVIDER_KEY = 0xa11ce;

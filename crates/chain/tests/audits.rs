@@ -213,6 +213,7 @@ impl Audited {
                 Input::Ballot { validator, voted }
             }
             Output::Forget { .. } => return,
+            Output::KeepSums(_) | Output::ForgetSums { .. } => return,
             Output::Warn(text) => panic!("{text}"),
         };
         self.seated[n].inbox.push(answer);

@@ -12,7 +12,7 @@ use stoa_ledger::audit::panel::Member;
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::Phase;
 use stoa_ledger::audit::standing::Sampling;
-use stoa_ledger::audit::sums::PostedRoot;
+use stoa_ledger::audit::sums::{KeptSet, POSTS_MAX, PostedRoot, Reversed};
 use stoa_ledger::book::{LeafFile, PayoutSet};
 use stoa_ledger::roots::pay_root;
 use stoa_nodes::audit::KeptWork;
@@ -1135,52 +1135,196 @@ fn paying(receipts: &[SignedReceipt], index: u64, pay: u128, base: u64) -> (Leaf
     (file, root)
 }
 
-/// What the ballot says about post 2, whose payout root pays `more` than follows. It is measured by post 1, which came before the round.
-fn said_of_sums(more: u128, has_base: bool) -> (Vec<Outcome>, usize) {
-    let (first, second) = ([signed(0)], [signed(1)]);
-    let charge = |signed: &[SignedReceipt; 1]| signed[0].receipt.charge.units();
-    let (base, _) = paying(&first, 1, charge(&first), 0);
-    let pay = charge(&first) + charge(&second) + more;
-    let (judged, root) = paying(&second, 2, pay, 1);
-    let mut view = round(Phase::Ballot, post(&judged));
-    let covered = &mut view.covers[0];
-    covered.before = 1;
-    covered.roots = vec![root];
-    covered.earlier = vec![post(&base)];
-    let mut validator = Validator::recover(config(), []);
-    let router = key("router").address();
-    let asked = validator.handle(self::view(view), Timestamp(START));
-    let asked = asked
-        .iter()
-        .filter(|output| matches!(output, Output::FetchLeaves { .. }));
-    let asked = asked.count();
-    for file in has_base.then_some(&base).into_iter().chain([&judged]) {
-        let leaves = Input::Leaves {
-            router,
-            post: file.index,
-            bytes: file.encode(),
+/// A round over posts of a router whose first payout root is claimable, and what the router gives of them.
+struct Sums {
+    /// All posts, the first of which came before the round.
+    files: Vec<LeafFile>,
+    roots: Vec<PostedRoot>,
+    /// Posts whose files it refuses.
+    refused: Vec<u64>,
+    kept: Vec<KeptSet>,
+    /// When the validator sees the round first.
+    from: Timestamp,
+    reversed: Vec<Reversed>,
+}
+
+impl Sums {
+    /// Posts 1, 2 and 3 with a job each; the roots of 1 and 3 pay all before them, 3 pays `more` than follows, and 2 has none.
+    fn new(more: u128) -> Self {
+        let jobs = [0, 1, 2].map(|n| [signed(n)]);
+        let charge = jobs[0][0].receipt.charge.units();
+        let (first, root) = paying(&jobs[0], 1, charge, 0);
+        let (third, judged) = paying(&jobs[2], 3, 3 * charge + more, 1);
+        let second = LeafFile {
+            index: 2,
+            ..file(&jobs[1])
         };
-        validator.handle(leaves, Timestamp(START));
+        let none = PostedRoot {
+            pay_root: Digest::ZERO,
+            gross: TokenAmount::ZERO,
+            base: 1,
+        };
+        Self {
+            files: vec![first, second, third],
+            roots: vec![root, none, judged],
+            refused: Vec::new(),
+            kept: Vec::new(),
+            from: Timestamp(START),
+            reversed: Vec::new(),
+        }
     }
-    let outputs = validator.handle(Input::Tick, ENDS);
-    let batch = hash::batch_subject(router, 2);
-    let said = outputs.into_iter().filter_map(|output| match output {
-        Output::Keep(voted) => Some(voted.verdicts),
+
+    /// What the ballot says about post 3, the files that were asked for, and what was to be kept. Posts from `before` on are of the round.
+    fn said(&self, before: usize) -> (Option<Outcome>, BTreeSet<u64>, Vec<KeptSet>) {
+        let posts: Vec<_> = self.files.iter().map(post).collect();
+        let mut view = round(Phase::Ballot, posts[before]);
+        let covered = &mut view.covers[0];
+        covered.before = before as u64;
+        covered.posts = posts[before..].to_vec();
+        covered.roots = self.roots[before..].to_vec();
+        covered.earlier = posts[..before].to_vec();
+        covered.reversed = self.reversed.clone();
+        let mut validator = Validator::recover(config(), []).with_sums(self.kept.clone());
+        let router = key("router").address();
+        let mut outputs = validator.handle(self::view(view), self.from);
+        let asked = outputs.iter().filter_map(|output| match output {
+            Output::FetchLeaves { post, .. } => Some(*post),
+            _ => None,
+        });
+        let asked: BTreeSet<_> = asked.collect();
+        for file in &self.files {
+            if asked.contains(&file.index) && !self.refused.contains(&file.index) {
+                let leaves = Input::Leaves {
+                    router,
+                    post: file.index,
+                    bytes: file.encode(),
+                };
+                outputs.extend(validator.handle(leaves, self.from));
+            }
+        }
+        outputs.extend(validator.handle(Input::Tick, ENDS));
+        let batch = hash::batch_subject(router, 3);
+        let (mut said, mut kept) = (None, Vec::new());
+        for output in outputs {
+            match output {
+                Output::Keep(voted) => {
+                    let of = voted.verdicts.iter().filter(|(about, ..)| *about == batch);
+                    let of: Vec<_> = of.map(|(_, outcome, _)| *outcome).collect();
+                    assert!(of.len() < 2, "one verdict on a subject");
+                    said = of.first().copied();
+                }
+                Output::KeepSums(set) => kept.push(*set),
+                _ => {}
+            }
+        }
+        (said, asked, kept)
+    }
+}
+
+#[test]
+fn a_payout_root_that_does_not_follow_from_the_leaves_is_bad_and_all_since_the_claimable_one_is_fetched_to_know_it()
+ {
+    let all = BTreeSet::from([1, 2, 3]);
+    for before in [1, 2] {
+        let (said, asked, _) = Sums::new(0).said(before);
+        assert_eq!((said, &asked), (None, &all));
+        let (said, asked, _) = Sums::new(1).said(before);
+        assert_eq!((said, &asked), (Some(Outcome::BadSums), &all));
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_measured_because_an_older_file_is_refused_is_withheld() {
+    // Of the claimable root, of a post without a root that no round covers any more, and of one that this round covers.
+    for (refused, before) in [(1, 1), (1, 2), (2, 2), (2, 1), (3, 1)] {
+        let sums = Sums {
+            refused: vec![refused],
+            ..Sums::new(1)
+        };
+        let (said, ..) = sums.said(before);
+        assert_eq!(said, Some(Outcome::Withheld), "{refused}, {before}");
+    }
+}
+
+#[test]
+fn who_has_only_just_asked_for_an_older_file_does_not_call_it_withheld() {
+    let mut sums = Sums {
+        refused: vec![1],
+        from: Timestamp(ENDS.0 - 2_400),
+        ..Sums::new(1)
+    };
+    assert_eq!(sums.said(1).0, None);
+    sums.from = Timestamp(ENDS.0 - 2_500);
+    assert_eq!(sums.said(1).0, Some(Outcome::Withheld));
+}
+
+#[test]
+fn what_a_claimable_root_holds_is_on_disk_and_its_file_is_not_asked_for_again() {
+    let (_, _, kept) = Sums::new(0).said(1);
+    let posts: Vec<_> = kept.iter().map(|kept| kept.post).collect();
+    assert_eq!(posts, [1, 3], "post 2 has no root");
+    for (more, outcome) in [(0, None), (1, Some(Outcome::BadSums))] {
+        let sums = Sums {
+            kept: kept.clone(),
+            refused: vec![1],
+            ..Sums::new(more)
+        };
+        let (said, asked, _) = sums.said(1);
+        assert_eq!((said, asked), (outcome, BTreeSet::from([2, 3])));
+    }
+    // What is on disk of a chain that was replaced is worth nothing.
+    let mut sums = Sums {
+        kept,
+        refused: vec![1],
+        ..Sums::new(0)
+    };
+    sums.kept[0].content_id = keccak256("another file");
+    let (said, asked, _) = sums.said(1);
+    assert_eq!(
+        (said, asked),
+        (Some(Outcome::Withheld), BTreeSet::from([1, 2, 3]))
+    );
+}
+
+#[test]
+fn a_root_is_cancelled_for_what_was_reversed_under_way_and_bad_for_anything_else() {
+    let mut sums = Sums::new(0);
+    let job = &sums.files[1].leaves[0].0.receipt;
+    let reversal = |after| Reversed {
+        after,
+        job: job.job_id,
+        account: job.account,
+        charge: job.charge,
+    };
+    let (late, seen) = (reversal(2), reversal(1));
+    sums.reversed = vec![late];
+    assert_eq!(sums.said(1).0, Some(Outcome::Void));
+    sums.reversed = vec![seen];
+    assert_eq!(sums.said(1).0, Some(Outcome::BadSums));
+    sums = Sums::new(1);
+    sums.reversed = vec![late];
+    assert_eq!(sums.said(1).0, Some(Outcome::BadSums));
+}
+
+#[test]
+fn a_root_too_far_from_the_claimable_one_is_cancelled_unseen() {
+    let mut sums = Sums::new(0);
+    let mut view = round(Phase::Ballot, post(&sums.files[2]));
+    let covered = &mut view.covers[0];
+    covered.before = POSTS_MAX + 1;
+    covered.roots = vec![sums.roots.remove(2)];
+    covered.earlier = vec![post(&sums.files[0]); POSTS_MAX as usize + 1];
+    let mut validator = Validator::recover(config(), []);
+    let mut outputs = validator.handle(self::view(view), Timestamp(START));
+    outputs.extend(validator.handle(Input::Tick, ENDS));
+    let asked = |output: &&Output| matches!(output, Output::FetchLeaves { post, .. } if *post <= POSTS_MAX + 1);
+    assert_eq!(outputs.iter().find(asked), None);
+    let batch = hash::batch_subject(key("router").address(), POSTS_MAX + 2);
+    let said = outputs.iter().find_map(|output| match output {
+        Output::Keep(voted) => Some(voted.verdicts.clone()),
         _ => None,
     });
-    let said = said.flatten().filter(|(about, ..)| *about == batch);
-    (said.map(|(_, outcome, _)| outcome).collect(), asked)
-}
-
-#[test]
-fn a_payout_root_that_does_not_follow_from_the_leaves_is_bad_and_its_base_is_fetched_to_know_it() {
-    assert_eq!(said_of_sums(0, true), (Vec::new(), 2));
-    assert_eq!(said_of_sums(1, true), (vec![Outcome::BadSums], 2));
-}
-
-#[test]
-fn a_payout_root_that_cannot_be_measured_is_not_accused() {
-    assert_eq!(said_of_sums(1, false).0, Vec::new());
+    assert_eq!(said, Some(vec![(batch, Outcome::Void, Digest::ZERO)]));
 }
 
 #[test]

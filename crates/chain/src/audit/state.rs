@@ -8,7 +8,7 @@ use stoa_ledger::audit::panel::{Member, panel};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{Phase, RoundsParams};
 use stoa_ledger::audit::standing::{Sampling, Standing};
-use stoa_ledger::audit::sums::{PostedRoot, Reversed};
+use stoa_ledger::audit::sums::{POSTS_MAX, PostedRoot, Reversed};
 use stoa_ledger::audit::{Outcome, PANEL, VOTES};
 use stoa_nodes::planter::{PlantRound, PlantView};
 use stoa_nodes::validator::{ChainView, Covered, RoundView, RulingView};
@@ -80,7 +80,8 @@ impl Posts {
         // Bases never fall, so that the first root reaches back the farthest.
         let first = self.between(before, self.count()).and_then(<[_]>::first);
         let base = first.map_or(before, |kept| kept.root.base);
-        let from = base.saturating_sub(1).max(self.dropped).min(before);
+        let from = base.saturating_sub(1).max(before.saturating_sub(POSTS_MAX));
+        let from = from.max(self.dropped).min(before);
         self.between(from, before).unwrap_or_default()
     }
 
@@ -88,7 +89,8 @@ impl Posts {
     fn prune(&mut self, needed: u64) {
         let first = self.between(needed, self.count()).and_then(<[_]>::first);
         let base = first.map_or(self.claimable, |kept| kept.root.base);
-        let needed = needed.min(base.saturating_sub(1));
+        // Of what lies too far back no root is measured any more.
+        let needed = needed.min(base.saturating_sub(1).max(needed.saturating_sub(POSTS_MAX)));
         let dead = usize::try_from(needed.saturating_sub(self.dropped)).unwrap_or(0);
         if dead > 0 && dead <= self.kept.len() {
             self.kept.drain(..dead);

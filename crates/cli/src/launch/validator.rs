@@ -6,6 +6,7 @@ use crate::cheats::ValidatorCheat;
 use crate::data::{DataDir, DataError};
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
+use crate::roles::kept_sums::{self, KeptSums};
 use crate::roles::records::{self, Records};
 use crate::roles::router::now;
 use crate::roles::validator::{self, ValidatorHandle, ValidatorParts};
@@ -101,9 +102,11 @@ pub async fn start<C: ChainAccess + Clone>(
     let public = key.public_key();
     let account = joined.account(key.clone()).await?;
     stake::ensure(joined, &account, StakeRole::Validator, wanted, source).await?;
-    let folder = records::ballots(&data.folder(&format!("validator-{n}"))?);
-    let (votes, kept) =
-        Records::open(&folder).map_err(|error| format!("validator {n}'s ballots: {error}"))?;
+    let folder = data.folder(&format!("validator-{n}"))?;
+    let (votes, kept) = Records::open(&records::ballots(&folder))
+        .map_err(|error| format!("validator {n}'s ballots: {error}"))?;
+    let (sums, kept_sets) = KeptSums::open(&kept_sums::folder(&folder))
+        .map_err(|error| format!("validator {n}'s sums: {error}"))?;
     let config = ValidatorConfig {
         key,
         domain: joined.domain(),
@@ -112,7 +115,7 @@ pub async fn start<C: ChainAccess + Clone>(
         margin: margin(&joined.profile.rules),
         settling: settling(&joined.profile.rules),
     };
-    let mut core = Validator::recover(config, kept);
+    let mut core = Validator::recover(config, kept).with_sums(kept_sets);
     let who = core.account();
     let account = AuditAccount::new(account, bench.audits);
     let seated = bench.watch.state().is_seated(who);
@@ -137,6 +140,7 @@ pub async fn start<C: ChainAccess + Clone>(
         judge: bench.judge.clone(),
         bench: bench.places.clone(),
         votes,
+        sums,
         client: bench.client.clone(),
         cheat,
     }))

@@ -7,6 +7,7 @@ pub mod earnings;
 pub mod forger;
 pub mod gateway;
 pub mod journal;
+pub mod kept_sums;
 pub mod keys;
 pub mod payouts;
 pub mod planter;

@@ -56,6 +56,9 @@ const fn found(outcome: Outcome) -> &'static str {
         Outcome::Forged => "forged: the leaf is not what provider and router signed",
         Outcome::Unable => "not judged: the panel could not tell",
         Outcome::BadSums => "bad sums: the payout root does not follow from the leaves",
+        Outcome::Void => {
+            "void: the payout root pays what was reversed while it was under way, and is cancelled"
+        }
     }
 }
 
@@ -100,7 +103,8 @@ impl Trail {
                     subject: *subject,
                     about: None,
                     outcome: format!("{}{planted}", found(*outcome)),
-                    fault: !matches!(outcome, Outcome::Good | Outcome::Unable) && !plant,
+                    fault: !matches!(outcome, Outcome::Good | Outcome::Unable | Outcome::Void)
+                        && !plant,
                 };
                 keep(&mut self.rulings, ruling, KEPT);
             }

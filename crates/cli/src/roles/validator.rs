@@ -1,6 +1,7 @@
 //! A validator as a process: one loop owns the state machine; the chain, routers and judges feed it and carry out what it wants.
 
 use super::audit_watch::AuditWatch;
+use super::kept_sums::KeptSums;
 use super::records::Records;
 use super::router::now;
 
@@ -46,6 +47,8 @@ pub struct ValidatorParts<C> {
     pub bench: Arc<Semaphore>,
     /// Its ballots.
     pub votes: Records<Voted>,
+    /// What it measures payout roots by.
+    pub sums: KeptSums,
     /// Asks routers.
     pub client: Arc<AuditClient>,
     /// How it cheats, on a devnet that wants to see it.
@@ -93,6 +96,7 @@ struct Loop<C> {
     judge: Arc<ExactJudge>,
     bench: Arc<Semaphore>,
     votes: Records<Voted>,
+    sums: KeptSums,
     client: Arc<AuditClient>,
     cheat: Option<ValidatorCheat>,
     /// What a cheat waits with.
@@ -121,6 +125,7 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
         judge: parts.judge,
         bench: parts.bench,
         votes: parts.votes,
+        sums: parts.sums,
         client: parts.client,
         cheat: parts.cheat,
         later: None,
@@ -261,6 +266,8 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 case,
             } => self.judge(round, subject, case),
             Output::Keep(voted) => self.keep(&voted),
+            Output::KeepSums(set) => self.sums.keep(set),
+            Output::ForgetSums { router, below } => self.sums.forget(router, below),
             Output::Forget { round } => {
                 self.left.retain(|(of, _), _| *of != round);
                 self.tries.retain(|(of, _), _| *of != round);
@@ -469,6 +476,7 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Forged => "forged",
         Outcome::BadSums => "bad_sums",
         Outcome::Unable => "unable",
+        Outcome::Void => "void",
     }
 }
 

@@ -46,11 +46,14 @@ pub enum Outcome {
     BadSums,
     /// The validator cannot judge: it has not got the model, or no key to the work. It never rules and costs nothing.
     Unable,
+    /// The payout root is not right and its router is not to blame: it pays a charge that was reversed while its post was under way, or too
+    /// many posts lie between it and the claimable one. It is cancelled, and costs nobody anything.
+    Void,
 }
 
 impl Outcome {
     /// All, by code.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Good,
         Self::WrongOutput,
         Self::WrongCount,
@@ -58,6 +61,7 @@ impl Outcome {
         Self::Forged,
         Self::BadSums,
         Self::Unable,
+        Self::Void,
     ];
 
     /// Its number in ballots and contracts.
@@ -70,6 +74,7 @@ impl Outcome {
             Self::Forged => 4,
             Self::BadSums => 5,
             Self::Unable => 6,
+            Self::Void => 7,
         }
     }
 
@@ -77,5 +82,33 @@ impl Outcome {
     /// another, so that honest validators may differ on [`Self::Withheld`] and [`Self::Forged`].
     pub const fn is_content(self) -> bool {
         !matches!(self, Self::Withheld | Self::Forged | Self::Unable)
+    }
+
+    /// Whether it says something about the payout root of a batch.
+    pub const fn is_of_sums(self) -> bool {
+        matches!(self, Self::BadSums | Self::Void)
+    }
+
+    /// The outcome that `needed` of the votes share. About a batch, a vote that its payout root is wrong counts with those that could not
+    /// measure it, where it does not decide alone, and those with a vote that cancels it: a router that gives the files of a wrong root to
+    /// one validator and not to another must not make them disagree.
+    pub fn decided(
+        votes: impl IntoIterator<Item = Self>,
+        needed: usize,
+        is_batch: bool,
+    ) -> Option<Self> {
+        let mut tally = [0; Self::ALL.len()];
+        for vote in votes {
+            tally[usize::from(vote.code())] += 1;
+        }
+        let of = |outcome: Self| usize::from(outcome.code());
+        let (withheld, bad) = (tally[of(Self::Withheld)], tally[of(Self::BadSums)]);
+        if is_batch && bad == 0 {
+            tally[of(Self::Void)] += withheld;
+        } else if is_batch && bad < needed {
+            tally[of(Self::Withheld)] += bad;
+        }
+        let decide = |outcome: &Self| *outcome != Self::Unable && tally[of(*outcome)] >= needed;
+        Self::ALL.into_iter().find(decide)
     }
 }

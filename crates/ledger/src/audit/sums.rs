@@ -5,13 +5,21 @@
 //! since, without those that a verdict reversed meanwhile; no developer has more; the router may have more, for it takes over debits that
 //! came too late. Both sides have the posted gross.
 //!
-//! A root may pay a charge that was reversed while its post was under way. It is wrong all the same: it must not become claimable. That its
-//! router could not know is the verdict's to see (`PanelVerdict.wasUnderWay`).
+//! A root may pay charges that were reversed while its post was under way, and be right with them. It is wrong all the same: it must not
+//! become claimable. That its router could not know is an outcome of its own ([`Outcome::Void`]).
 
+use super::Outcome;
 use crate::book::{LeafFile, PayoutSet};
 use crate::roots::pay_root;
+use crate::wire::{Reader, Wire, WireError, unknown, wire_struct};
 use std::collections::BTreeMap;
 use stoa_types::{Address, Digest, JobId, TokenAmount};
+
+/// Most posts from a claimable root to one that is measured by it. It bounds what validators keep and fetch. An honest router comes near
+/// it only where its roots have been cancelled for that long.
+pub const POSTS_MAX: u64 = 256;
+
+const KEPT_VERSION: u8 = 1;
 
 /// A payout root as it was posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +61,47 @@ pub struct PostSums {
     charges: Vec<Charge>,
 }
 
+/// The leaves of a payout root, as a validator keeps them to measure later roots by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptSet {
+    /// Whose.
+    pub router: Address,
+    /// Number of the post.
+    pub post: u64,
+    /// BLAKE3 of the leaf file that they stood in.
+    pub content_id: Digest,
+    /// The leaves.
+    pub payout: PayoutSet,
+}
+
+wire_struct!(KeptSet {
+    router,
+    post,
+    content_id,
+    payout,
+});
+
+impl KeptSet {
+    /// As bytes, version first.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![KEPT_VERSION];
+        self.write(&mut out);
+        out
+    }
+
+    /// The inverse of [`KeptSet::encode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let version = u8::read(&mut reader)?;
+        if version != KEPT_VERSION {
+            return Err(unknown("known version of kept sums", version));
+        }
+        let kept = Self::read(&mut reader)?;
+        reader.finish()?;
+        Ok(kept)
+    }
+}
+
 impl PostSums {
     /// Of a file that was found to be the one that was posted.
     pub fn of(file: &LeafFile) -> Self {
@@ -70,6 +119,11 @@ impl PostSums {
             charges: file.leaves.iter().map(charge).collect(),
         }
     }
+
+    /// The leaves of the payout root, where the file has any.
+    pub fn payout(&self) -> Option<&PayoutSet> {
+        self.payout.as_ref()
+    }
 }
 
 /// A payout root with all that it is measured by.
@@ -81,8 +135,8 @@ pub struct RootCase<'a> {
     pub post: u64,
     /// What was posted.
     pub posted: PostedRoot,
-    /// The post whose root was claimable, if there was one.
-    pub base: Option<&'a PostSums>,
+    /// What the post whose root was claimable showed of it, if there was one.
+    pub base: Option<Option<&'a PayoutSet>>,
     /// The posts since, the last being the one that is judged.
     pub since: &'a [&'a PostSums],
     /// Reversed charges of this router; those before and after are passed over.
@@ -119,6 +173,35 @@ pub enum SumsFault {
     /// No honest sum leaves its type.
     #[error("the charges are too large to be added up")]
     TooLarge,
+    /// Right but for what the router could not know.
+    #[error(
+        "it pays charges that were reversed while its post was under way, and is right with them"
+    )]
+    UnderWay,
+    /// Nobody keeps and fetches so much.
+    #[error("it is {posts} posts after the claimable root, more than are measured")]
+    TooFar { posts: u64 },
+}
+
+impl SumsFault {
+    /// What a ballot says of the batch.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::UnderWay | Self::TooFar { .. } => Outcome::Void,
+            _ => Outcome::BadSums,
+        }
+    }
+}
+
+impl PostedRoot {
+    /// Whether it can be measured at all, as the root of this post.
+    pub fn reach(&self, post: u64) -> Result<(), SumsFault> {
+        let posts = post.saturating_sub(self.base);
+        if posts > POSTS_MAX {
+            return Err(SumsFault::TooFar { posts });
+        }
+        Ok(())
+    }
 }
 
 type Totals<K> = BTreeMap<K, TokenAmount>;
@@ -129,9 +212,24 @@ fn add<K: Ord>(totals: &mut Totals<K>, key: K, amount: TokenAmount) -> Result<()
     Ok(())
 }
 
+/// Totals of providers by fee version, and of developers by generation.
+#[derive(Debug, Clone, Default)]
+struct Sides {
+    due: Totals<(Address, u16)>,
+    most: Totals<(Address, u32)>,
+}
+
+impl Sides {
+    fn add(&mut self, charge: &Charge) -> Result<(), SumsFault> {
+        add(&mut self.due, charge.payee, charge.amount)?;
+        add(&mut self.most, charge.payer, charge.amount)
+    }
+}
+
 impl RootCase<'_> {
     /// Whether the root follows.
     pub fn check(&self) -> Result<(), SumsFault> {
+        self.posted.reach(self.post)?;
         let judged = self.since.last().and_then(|sums| sums.payout.as_ref());
         let set = judged.ok_or(SumsFault::NoPayout)?;
         let root = pay_root(
@@ -147,14 +245,26 @@ impl RootCase<'_> {
         if paid != Some(gross) || debited != Some(gross) {
             return Err(SumsFault::WrongGross { gross });
         }
-        let (due, most) = self.due()?;
-        same_pay(&set.providers, &due)?;
-        let over = set
-            .debits
-            .iter()
-            .filter(|((who, _), _)| *who != self.router);
-        for (key, found) in over {
-            let most = most.get(key).copied().unwrap_or_default();
+        let (mut sides, late) = self.due()?;
+        let Err(fault) = self.agrees(set, &sides) else {
+            return Ok(());
+        };
+        // A router learns of reversals in the chain's order, so that what it could not know of are the last ones.
+        for charge in late.into_iter().rev() {
+            sides.add(charge)?;
+            if self.agrees(set, &sides).is_ok() {
+                return Err(SumsFault::UnderWay);
+            }
+        }
+        Err(fault)
+    }
+
+    /// Whether every provider has what it is due, and no developer more than it owes.
+    fn agrees(&self, set: &PayoutSet, sides: &Sides) -> Result<(), SumsFault> {
+        same_pay(&set.providers, &sides.due)?;
+        let others = set.debits.iter();
+        for (key, found) in others.filter(|((who, _), _)| *who != self.router) {
+            let most = sides.most.get(key).copied().unwrap_or_default();
             if *found > most {
                 let (account, found) = (key.0, *found);
                 return Err(SumsFault::WrongDebit {
@@ -167,31 +277,48 @@ impl RootCase<'_> {
         Ok(())
     }
 
-    /// What providers are due and developers owe at most.
-    #[allow(clippy::type_complexity)]
-    fn due(&self) -> Result<(Totals<(Address, u16)>, Totals<(Address, u32)>), SumsFault> {
-        let (mut due, mut most) = match self.base.map(|sums| &sums.payout) {
-            None => Default::default(),
-            Some(Some(set)) => (set.providers.clone(), set.debits.clone()),
+    /// What providers are due and developers owe at most; and the charges that were reversed while the post was under way, in the order of
+    /// the reversals.
+    fn due(&self) -> Result<(Sides, Vec<&Charge>), SumsFault> {
+        let mut sides = match self.base {
+            None => Sides::default(),
+            Some(Some(set)) => Sides {
+                due: set.providers.clone(),
+                most: set.debits.clone(),
+            },
             // Nothing can be measured by a claimable root whose leaves were never shown; an honest router shows them.
             Some(None) => return Err(SumsFault::NoPayout),
         };
+        let mut of_job: BTreeMap<JobId, Vec<&Reversed>> = BTreeMap::new();
+        let mut order: Vec<JobId> = Vec::new();
         let meanwhile = self.posted.base..self.post;
-        let reversed = self.reversed.iter();
-        let mut reversed: Vec<_> = reversed.filter(|r| meanwhile.contains(&r.after)).collect();
-        for charge in self.since.iter().flat_map(|sums| &sums.charges) {
-            let same = |r: &&Reversed| {
-                (r.job, r.account, r.charge) == (charge.job, charge.payer.0, charge.amount)
-            };
-            // Each reversal is of one leaf, also where a router posted a job twice.
-            if let Some(place) = reversed.iter().position(same) {
-                reversed.swap_remove(place);
-                continue;
+        for reversed in self.reversed.iter() {
+            if meanwhile.contains(&reversed.after) {
+                of_job.entry(reversed.job).or_default().push(reversed);
+                if reversed.after + 1 == self.post {
+                    order.push(reversed.job);
+                }
             }
-            add(&mut due, charge.payee, charge.amount)?;
-            add(&mut most, charge.payer, charge.amount)?;
         }
-        Ok((due, most))
+        let mut late: BTreeMap<JobId, Vec<&Charge>> = BTreeMap::new();
+        for charge in self.since.iter().flat_map(|sums| &sums.charges) {
+            let same = |r: &&Reversed| (r.account, r.charge) == (charge.payer.0, charge.amount);
+            // Each reversal is of one leaf, also where a router posted a job twice.
+            let left = of_job.get_mut(&charge.job);
+            let place = left.as_ref().and_then(|left| left.iter().position(same));
+            match left.zip(place) {
+                Some((left, place)) => {
+                    let reversed = left.swap_remove(place);
+                    if reversed.after + 1 == self.post {
+                        late.entry(charge.job).or_default().push(charge);
+                    }
+                }
+                None => sides.add(charge)?,
+            }
+        }
+        let in_order = order.iter();
+        let in_order = in_order.filter_map(|job| late.get_mut(job)?.pop());
+        Ok((sides, in_order.collect()))
     }
 }
 
@@ -270,7 +397,7 @@ mod tests {
                 gross: units(payout[0] + payout[1]),
                 base: 2,
             },
-            base: Some(&base),
+            base: Some(base.payout()),
             since: &[&third, &fourth],
             reversed,
         };
@@ -312,10 +439,10 @@ mod tests {
     #[test]
     fn a_reversed_charge_counts_from_its_reversal_on_until_the_root_after_it_is_claimable() {
         assert!(matches!(
-            judged([9, 12, 21, 0], &[reversed(3, 3)]),
+            judged([9, 12, 21, 0], &[reversed(3, 2)]),
             Err(SumsFault::WrongPay { .. })
         ));
-        assert_eq!(judged([6, 12, 18, 0], &[reversed(3, 3)]), Ok(()));
+        assert_eq!(judged([6, 12, 18, 0], &[reversed(3, 2)]), Ok(()));
         // After this post: the next root is without it.
         assert_eq!(judged([9, 12, 21, 0], &[reversed(3, 4)]), Ok(()));
         // Before the claimable root, which holds what it holds.
@@ -325,6 +452,67 @@ mod tests {
             judged([6, 12, 18, 0], &[reversed(3, 3), reversed(3, 3)]),
             Ok(())
         );
+    }
+
+    #[test]
+    fn what_was_reversed_under_way_excuses_a_root_that_is_right_with_it_and_no_other() {
+        let late = [reversed(3, 3)];
+        let fault = judged([9, 12, 21, 0], &late).expect_err("it must not stand");
+        assert_eq!(
+            (&fault, fault.outcome()),
+            (&SumsFault::UnderWay, Outcome::Void)
+        );
+        assert_eq!(judged([6, 12, 18, 0], &late), Ok(()), "it waited");
+        // One unit beside it, or the reversed pay given to another, is no excuse.
+        for wrong in [
+            [10, 12, 22, 0],
+            [8, 12, 20, 0],
+            [6, 15, 21, 0],
+            [9, 15, 24, 0],
+        ] {
+            let fault = judged(wrong, &late).expect_err("wrong");
+            assert_eq!(fault.outcome(), Outcome::BadSums, "{wrong:?}");
+        }
+        // Its developer may not pay it either, where the root leaves it out.
+        let fault = judged([6, 12, 18, 0], &[reversed(3, 3), reversed(4, 3)]);
+        assert_eq!(fault, Err(SumsFault::UnderWay), "of two it saw the first");
+        let fault = judged([9, 8, 17, 0], &[reversed(3, 3), reversed(4, 3)]);
+        assert!(
+            matches!(fault, Err(SumsFault::WrongPay { .. })),
+            "it cannot have seen the second alone"
+        );
+    }
+
+    #[test]
+    fn a_root_too_far_from_the_claimable_one_is_cancelled_and_not_measured() {
+        let root = |base| PostedRoot {
+            pay_root: Digest([1; 32]),
+            gross: units(1),
+            base,
+        };
+        assert_eq!(root(5).reach(5 + POSTS_MAX), Ok(()));
+        for base in [0, 5] {
+            let fault = root(base).reach(base + POSTS_MAX + 1);
+            let fault = fault.expect_err("too far");
+            assert_eq!(fault.outcome(), Outcome::Void);
+        }
+    }
+
+    #[test]
+    fn a_kept_set_comes_back_as_it_was_and_nothing_else_does() {
+        let kept = KeptSet {
+            router: ROUTER,
+            post: 7,
+            content_id: Digest([3; 32]),
+            payout: sums([1], Some([1, 2, 3, 0])).payout.expect("has one"),
+        };
+        let bytes = kept.encode();
+        assert_eq!(KeptSet::decode(&bytes), Ok(kept));
+        for end in 0..bytes.len() {
+            assert!(KeptSet::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        assert!(KeptSet::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(KeptSet::decode(&[&[9], &bytes[1..]].concat()).is_err());
     }
 
     #[test]

@@ -1023,34 +1023,74 @@ fn a_standing_is_the_one_when_the_round_opened() {
     assert_eq!(record.now().reputation, 0);
 }
 
-/// Posts a batch with a payout root, and has it ruled bad.
-fn ruled_bad(world: &mut World, job: u64, pay_root: Digest) -> Vec<VerdictEvent> {
-    world.post(&[receipt(job)], pay_root);
+/// Posts a batch with a payout root, and has it ruled on by these votes.
+fn ruled_sums(world: &mut World, job: u64, says: [Outcome; 3]) -> Vec<VerdictEvent> {
+    world.post(&[receipt(job)], keccak256(job.to_be_bytes()));
     let (round, post) = (world.draw(), world.posts.len() as u64);
     let subject = hash::batch_subject(name("router"), post);
-    let ballots = vec![Some(ballot_of(subject, Some(Outcome::BadSums))); 3];
+    let ballots: Vec<_> = says
+        .map(|outcome| Some(ballot_of(subject, Some(outcome))))
+        .into();
     world.cast(round, &ballots);
     let votes = world.votes(round, subject, &ballots);
     let now = world.now;
     let (verdict, mut market) = world.parts();
     let ruled = verdict.rule_batch(&mut market, round, name("router"), post, &votes, now);
-    ruled.expect("rules")
+    let ruled = ruled.expect("rules");
+    assert!(world.vault.totals(name("router")).pending.is_none());
+    ruled
 }
 
 #[test]
-fn a_root_that_was_under_way_when_a_charge_was_reversed_is_cancelled_and_costs_nothing() {
+fn a_root_that_is_right_but_for_what_was_reversed_under_way_is_cancelled_and_costs_nothing() {
     let mut world = World::new(3, TIMES);
     let (evidence, ballots) = world.judged(&[WRONG; 3]);
     let votes = world.votes(evidence.round, evidence.subject(), &ballots);
     world.rule(&evidence, &votes).expect("rules");
-    let events = ruled_bad(&mut world, 8, keccak256("still pays it"));
+    let events = ruled_sums(&mut world, 8, [Outcome::Void; 3]);
     assert!(
         matches!(events[..], [VerdictEvent::Ruled { .. }]),
         "{events:?}"
     );
     assert_eq!(world.stake(Role::Router, name("router")), STAKE);
-    assert!(world.vault.totals(name("router")).pending.is_none());
-    // The post after that one was made by a router that had seen both.
-    ruled_bad(&mut world, 9, keccak256("pays it again"));
+    // A root that is wrong in another way costs all, also right after a reversal.
+    ruled_sums(&mut world, 9, [Outcome::BadSums; 3]);
     assert_eq!(world.stake(Role::Router, name("router")), 0);
+}
+
+#[test]
+fn votes_on_a_batch_agree_that_its_root_must_not_stand_whatever_files_each_was_given() {
+    use Outcome::{BadSums, Good, Unable, Void, Withheld};
+    let cases = [
+        ([BadSums, Withheld, Good], Some(Withheld)),
+        ([BadSums, BadSums, Withheld], Some(BadSums)),
+        ([BadSums, Void, Withheld], Some(Withheld)),
+        ([Void, Withheld, Unable], Some(Void)),
+        ([Void, Withheld, Withheld], Some(Withheld)),
+        ([Void, Void, BadSums], Some(Void)),
+        ([Void, BadSums, Good], None),
+        ([Withheld, Good, Unable], None),
+        ([Unable, Unable, Good], None),
+    ];
+    for (votes, ruled) in cases {
+        assert_eq!(Outcome::decided(votes, 2, true), ruled, "{votes:?}");
+    }
+    // About a job nothing is put together.
+    for votes in [[BadSums, Withheld, Good], [Void, Withheld, Unable]] {
+        assert_eq!(Outcome::decided(votes, 2, false), None, "{votes:?}");
+    }
+    let mut world = World::new(3, TIMES);
+    let ruled = ruled_sums(&mut world, 8, [BadSums, Withheld, Good]);
+    assert!(matches!(
+        ruled[..],
+        [
+            VerdictEvent::Ruled {
+                outcome: Withheld,
+                ..
+            },
+            VerdictEvent::Convicted { kind: 3, .. },
+            VerdictEvent::Differed { .. },
+            VerdictEvent::Differed { .. },
+        ]
+    ));
 }

@@ -216,8 +216,6 @@ pub struct PanelVerdict {
     repeats: BTreeMap<(Address, u8), Repeat>,
     standings: BTreeMap<Address, Record>,
     reversed: BTreeSet<Digest>,
-    /// Batches that may have been on their way when a charge was reversed.
-    under_way: BTreeSet<Digest>,
 }
 
 /// Convictions of one class.
@@ -250,7 +248,6 @@ impl PanelVerdict {
             repeats: BTreeMap::new(),
             standings: BTreeMap::new(),
             reversed: BTreeSet::new(),
-            under_way: BTreeSet::new(),
         }
     }
 
@@ -269,12 +266,6 @@ impl PanelVerdict {
         self.reversed.contains(&subject)
     }
 
-    /// Whether a charge was reversed while this batch, by its subject, was its router's next one: its payout root may pay the charge, is
-    /// cancelled for it, and costs its router nothing.
-    pub fn was_under_way(&self, batch: Digest) -> bool {
-        self.under_way.contains(&batch)
-    }
-
     // ---- rulings
 
     /// Anyone brings a posted receipt and the verdicts of at least two panel members, in any order of seats.
@@ -290,7 +281,7 @@ impl PanelVerdict {
         let case = open_case(market, evidence)?;
         self.unruled(round, case.subject)?;
         let duty = self.audited(market.rounds, &case)?;
-        let (outcome, seen) = count(market.rounds, round, case.subject, votes)?;
+        let (outcome, seen) = count(market.rounds, round, case.subject, votes, false)?;
         self.check_job(outcome, evidence)?;
         let (job, account) = (receipt.job_id, receipt.account);
         let ruling = Ruling {
@@ -322,8 +313,8 @@ impl PanelVerdict {
         }
         let subject = hash::batch_subject(router, post);
         self.unruled(round, subject)?;
-        let (outcome, seen) = count(market.rounds, round, subject, votes)?;
-        if !matches!(outcome, Outcome::Withheld | Outcome::BadSums) {
+        let (outcome, seen) = count(market.rounds, round, subject, votes, true)?;
+        if outcome != Outcome::Withheld && !outcome.is_of_sums() {
             return Err(VerdictError::WrongSubject { outcome });
         }
         let ruling = Ruling {
@@ -513,7 +504,7 @@ impl PanelVerdict {
     /// What an outcome about a job demands of the receipt.
     fn check_job(&self, outcome: Outcome, evidence: &Evidence) -> Result<(), VerdictError> {
         let receipt = &evidence.receipt;
-        if outcome == Outcome::BadSums {
+        if outcome.is_of_sums() {
             return Err(VerdictError::WrongSubject { outcome });
         }
         if !outcome.is_content() {
@@ -584,7 +575,7 @@ impl PanelVerdict {
             Outcome::Withheld => {
                 Fault::omission(outcome.code(), case.round, case.router, Role::Router)
             }
-            Outcome::BadSums if self.was_under_way(subject) => {
+            Outcome::Void => {
                 if case.voids {
                     market.vault.void_pending(self.params.own, case.router)?;
                 }
@@ -641,9 +632,6 @@ impl PanelVerdict {
         if let Some((job, account, charge)) = case.harmed
             && self.reversed.insert(case.subject)
         {
-            let next = market.vault.totals(case.router).posts + 1;
-            self.under_way
-                .insert(hash::batch_subject(case.router, next));
             events.push(VerdictEvent::JobReversed {
                 job,
                 router: case.router,
@@ -935,24 +923,21 @@ fn count(
     round: u64,
     subject: Digest,
     votes: &[Vote],
+    is_batch: bool,
 ) -> Result<(Outcome, u8), VerdictError> {
     if votes.len() > PANEL {
         return Err(VerdictError::TooManyVotes { votes: votes.len() });
     }
     let mut seen = 0;
-    let mut tally = [0; Outcome::ALL.len()];
     for vote in votes {
         let seat = seat_of(rounds, round, subject, vote.validator)?;
         unseen(seen, seat, vote.validator)?;
         in_ballot(rounds, round, subject, vote)?;
         seen |= 1 << seat;
-        tally[usize::from(vote.verdict.outcome.code())] += 1;
     }
     let needed = rounds.votes_needed(round);
-    let ruled = Outcome::ALL
-        .into_iter()
-        .filter(|outcome| *outcome != Outcome::Unable)
-        .find(|outcome| tally[usize::from(outcome.code())] >= needed);
+    let outcomes = votes.iter().map(|vote| vote.verdict.outcome);
+    let ruled = Outcome::decided(outcomes, needed, is_batch);
     let outcome = ruled.ok_or(VerdictError::NoMajority { needed })?;
     Ok((outcome, seen))
 }

@@ -3,7 +3,7 @@
 use super::chain::RoundView;
 use super::{Ask, Duty, HashChain, Output, State, Validator, Voted};
 use crate::audit::{KeptWork, WorkRequest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use stoa_ledger::audit::ballot::{BallotTree, Verdict};
 use stoa_ledger::audit::panel::panel;
 use stoa_ledger::audit::rounds::Phase;
@@ -106,6 +106,7 @@ impl Validator {
             for (post, posted) in (covered.before + 1..).zip(&covered.posts) {
                 let key = (covered.router, post);
                 if !self.leaves.contains_key(&key) && self.ask(Ask::Leaves(key.0, post), now) {
+                    self.sums.asked(key, now);
                     outputs.push(Output::FetchLeaves {
                         router: key.0,
                         post,
@@ -144,7 +145,7 @@ impl Validator {
         if !complete && waits {
             return;
         }
-        let voted = self.conclude(view, outputs);
+        let voted = self.conclude(view, now, outputs);
         let ballot = BallotTree::new(voted.ballot());
         self.voted.insert(round, (voted, false));
         self.ballots.insert((round, self.me), ballot);
@@ -390,19 +391,22 @@ impl Validator {
     }
 
     /// All that is known becomes the ballot; what a router did not give is withheld.
-    fn conclude(&mut self, view: &RoundView, outputs: &mut Vec<Output>) -> Voted {
+    fn conclude(&mut self, view: &RoundView, now: Timestamp, outputs: &mut Vec<Output>) -> Voted {
         let mut verdicts = Vec::new();
-        for (batch, fault) in self.bad_sums(view) {
+        let mut of_sums = BTreeSet::new();
+        for (batch, outcome, why) in self.bad_sums(view, now) {
             outputs.push(Output::Warn(format!(
-                "the payout root of batch {batch} of round {} does not follow from the leaves: {fault}",
+                "the payout root of batch {batch} of round {} must not become claimable: {why}",
                 view.number
             )));
-            verdicts.push((batch, Outcome::BadSums, Digest::ZERO));
+            verdicts.push((batch, outcome, Digest::ZERO));
+            of_sums.insert(batch);
         }
         for covered in &view.covers {
             for post in (covered.before + 1..).take(covered.posts.len()) {
-                if !self.leaves.contains_key(&(covered.router, post)) {
-                    let subject = hash::batch_subject(covered.router, post);
+                let subject = hash::batch_subject(covered.router, post);
+                let here = self.leaves.contains_key(&(covered.router, post));
+                if !here && !of_sums.contains(&subject) {
                     verdicts.push((subject, Outcome::Withheld, Digest::ZERO));
                 }
             }

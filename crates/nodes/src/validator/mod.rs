@@ -22,7 +22,7 @@ use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::ballot::{Ballot, BallotTree, Verdict};
 use stoa_ledger::audit::hash::job_subject;
 use stoa_ledger::audit::standing::Sampling;
-use stoa_ledger::audit::sums::PostSums;
+use stoa_ledger::audit::sums::{KeptSet, PostSums};
 use stoa_ledger::audit::verdict::{Evidence, Vote};
 use stoa_types::{Address, Digest, JobId, Millis, SignedReceipt, Timestamp};
 use stoa_verify::judge::{Case, Finding, NotJudged};
@@ -195,6 +195,15 @@ pub enum Output {
     },
     /// Bring a ruling, or a proof of a fault.
     Bring(Box<Claim>),
+    /// Keep on disk what a payout root holds, for [`Validator::with_sums`] after a restart. Nothing waits for it: what was lost is fetched.
+    KeepSums(Box<KeptSet>),
+    /// What payout roots of posts below hold is not needed any more.
+    ForgetSums {
+        /// Whose.
+        router: Address,
+        /// The first post that is.
+        below: u64,
+    },
     /// The round is over: nothing of it is needed any more but the ballot.
     Forget {
         /// The round.
@@ -332,8 +341,7 @@ pub struct Validator {
     hashes: HashChain,
     view: ChainView,
     leaves: BTreeMap<(Address, u64), Leaves>,
-    /// What payout roots are measured by: of posts under rounds, and of those before that their roots reach back to.
-    sums: BTreeMap<(Address, u64), PostSums>,
+    sums: sums::Sums,
     progress: BTreeMap<u64, Progress>,
     /// Own ballots, and whether they are durable.
     voted: BTreeMap<u64, (Voted, bool)>,
@@ -363,7 +371,7 @@ impl Validator {
             config,
             view: ChainView::EMPTY,
             leaves: BTreeMap::new(),
-            sums: BTreeMap::new(),
+            sums: sums::Sums::default(),
             progress: BTreeMap::new(),
             ballots: own.collect(),
             voted,
@@ -422,7 +430,7 @@ impl Validator {
                 router,
                 post,
                 bytes,
-            } => self.leaves_came(router, post, &bytes),
+            } => self.leaves_came(router, post, &bytes, &mut outputs),
             Input::Work {
                 round,
                 subject,
@@ -464,7 +472,9 @@ impl Validator {
             of_router.any(|covered| covered.post(*post).is_some())
         };
         self.leaves.retain(|key, _| covered(key));
-        self.keep_sums(&view);
+        for (router, below) in self.sums.keep(&view) {
+            outputs.push(Output::ForgetSums { router, below });
+        }
         if view.tip != self.view.tip && self.hashes.left(view.tip).is_none() {
             let length = self.config.chain_length;
             self.hashes = self.hashes.holding(&self.config.key, view.tip, length);
@@ -477,20 +487,7 @@ impl Validator {
         self.view = view;
     }
 
-    /// Keeps what a payout root can still be measured by: the posts under rounds, and all since the root that was claimable last.
-    fn keep_sums(&mut self, view: &ChainView) {
-        let covers = || view.rounds.iter().flat_map(|round| &round.covers);
-        let bases = covers().filter_map(|c| Some((c.router, c.roots.last()?.base)));
-        // Of two rounds the later one counts.
-        let bases: BTreeMap<_, _> = bases.collect();
-        self.sums.retain(|(router, post), _| {
-            let since = bases.get(router).is_some_and(|base| post >= base);
-            let mut covers = covers().filter(|covered| covered.router == *router);
-            since || covers.any(|covered| covered.known(*post).is_some())
-        });
-    }
-
-    fn leaves_came(&mut self, router: Address, post: u64, bytes: &[u8]) {
+    fn leaves_came(&mut self, router: Address, post: u64, bytes: &[u8], outputs: &mut Vec<Output>) {
         let covers = self.view.rounds.iter().flat_map(|round| &round.covers);
         let mut known = covers
             .filter(|covered| covered.router == router)
@@ -499,11 +496,15 @@ impl Validator {
             return;
         };
         covered |= known.any(|(_, covered)| covered);
+        let content_id = posted.content_id;
         let Some(posted) = posted_file(bytes, (router, post), posted) else {
             return;
         };
         let PostedFile { file, hashes, tree } = posted;
-        self.sums.insert((router, post), PostSums::of(&file));
+        let kept = self
+            .sums
+            .came((router, post), content_id, PostSums::of(&file));
+        outputs.extend(kept.map(|kept| Output::KeepSums(Box::new(kept))));
         if covered {
             let subjects = hashes.iter().map(|leaf| job_subject(router, *leaf));
             let subjects = subjects.collect();

@@ -157,16 +157,12 @@ impl Validator {
         if let Some(ruling) = view.rulings.get(&subject) {
             return self.after_ruling(view, subject, ruling, &seated, now, outputs);
         }
-        let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
-        for who in &seated {
-            let verdict = self.verdict_of(view, *who, subject);
-            // Who cannot judge decides nothing.
-            if let Some(verdict) = verdict.filter(|v| v.outcome != Outcome::Unable) {
-                *counts.entry(verdict.outcome).or_default() += 1;
-            }
-        }
+        let said = seated.iter();
+        let said = said.filter_map(|who| Some(self.verdict_of(view, *who, subject)?.outcome));
+        let mut batches = posts_of(view).map(|(router, post)| hash::batch_subject(router, post));
+        let is_batch = batches.any(|batch| batch == subject);
         // Ballots still on their way come before the deadline; votes left out cost nobody anything if they are shown later.
-        let decided = counts.values().any(|count| *count >= view.votes_needed);
+        let decided = Outcome::decided(said, view.votes_needed, is_batch).is_some();
         if !decided || !self.ask(Ask::Rule(round, subject), now) {
             return;
         }

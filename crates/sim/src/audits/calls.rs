@@ -77,6 +77,11 @@ impl World {
                 self.nodes[n].disk.push(voted);
                 self.answer(n, Input::Durable { round });
             }
+            Output::KeepSums(set) => drop(self.nodes[n].sums.insert(set.post, *set)),
+            Output::ForgetSums { below, .. } => {
+                let sums = &mut self.nodes[n].sums;
+                *sums = sums.split_off(&below);
+            }
             Output::Forget { .. } | Output::Warn(_) => {}
             // Lost on the way; asked for again.
             _ if !self.sees_chain(n) => {}
@@ -126,6 +131,7 @@ impl World {
         let served = !kept_from && self.away.router_is_up(self.now);
         let answer = match output {
             Output::FetchLeaves { router, post, .. } => {
+                let served = served && !self.is_refused(post);
                 let file = self.files.get(&post).filter(|_| served).cloned();
                 file.map(|bytes| Input::Leaves {
                     router,
@@ -164,6 +170,16 @@ impl World {
             self.answer(n, answer);
         }
         Ok(())
+    }
+
+    /// Whether a router that shows nobody what its payout roots are measured by refuses a leaf file: those of posts without a root, which
+    /// costs it little, and those that no round covers any more.
+    fn is_refused(&self, post: u64) -> bool {
+        let newest = self.rounds.snapshot(self.rounds.latest(), router());
+        let before = self.rounds.snapshot(newest.previous, router()).posts;
+        let root = self.roots.get((post - 1) as usize);
+        let has_root = root.is_some_and(|root| root.pay_root != Digest::ZERO);
+        self.cheat == Cheat::WithholdBase && (post <= before || !has_root)
     }
 
     pub(super) fn kept_of(&mut self, subject: Digest) -> Option<KeptWork> {
@@ -266,6 +282,7 @@ impl World {
                 } => {
                     self.outcome.rulings += 1;
                     self.outcome.bad_sums += u64::from(*outcome == Outcome::BadSums);
+                    self.outcome.void += u64::from(*outcome == Outcome::Void);
                     self.ruled.entry(*round).or_default().insert(*subject);
                 }
                 VerdictEvent::Convicted {

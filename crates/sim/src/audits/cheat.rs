@@ -26,6 +26,9 @@ pub enum Cheat {
     OverpaySelf,
     /// A router credits one provider with what another earned.
     DropPay,
+    /// A router credits itself with more than it did, and shows nobody the older leaf files that its payout roots are measured by. All
+    /// validators have only just come.
+    WithholdBase,
     /// A router keeps a reversed charge in its totals, in league with the provider that earned it by cheating.
     KeepReversed,
     /// A router serves two of three validators: it does what it must, and the third must not pay for it.
@@ -44,7 +47,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All that a small schedule without plants shows.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Nobody,
         Self::SwapModel,
         Self::AlterOutput,
@@ -56,6 +59,7 @@ impl Cheat {
         Self::Forge,
         Self::OverpaySelf,
         Self::DropPay,
+        Self::WithholdBase,
         Self::KeepReversed,
         Self::ServeSome,
         Self::Copy,
@@ -78,7 +82,12 @@ impl Cheat {
 
     /// Whether a router cheats in its payout roots and nowhere else.
     pub(super) const fn is_of_sums(self) -> bool {
-        matches!(self, Self::OverpaySelf | Self::DropPay | Self::KeepReversed)
+        self.is_falsifier() || matches!(self, Self::KeepReversed)
+    }
+
+    /// Whether a router posts other payout roots than those in its books.
+    pub(super) const fn is_falsifier(self) -> bool {
+        matches!(self, Self::OverpaySelf | Self::DropPay | Self::WithholdBase)
     }
 
     /// Whether a router posts what its books do not hold.

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn settle(&mut self) -> Result<(), String> {
         if self.cheat.is_router() {
-            return Ok(());
+            return self.no_wrong_root();
         }
         // What came late, after an outage, has its window too.
         self.now += WINDOW + 1;
@@ -35,6 +35,16 @@ impl World {
             .collect();
         let synced = self.vault.sync_debits(router(), providers, debits, &proofs);
         synced.map_err(|error| format!("debits are refused: {error}"))?;
+        Ok(())
+    }
+
+    /// No payout root that its router falsified ever becomes claimable.
+    fn no_wrong_root(&mut self) -> Result<(), String> {
+        let promoted = self.vault.promote(router(), self.now + WINDOW);
+        let (claimable, _) = self.vault.totals(router()).claimable;
+        if self.falsified.contains_key(&claimable) {
+            return Err(format!("a wrong payout root is claimable ({promoted:?})"));
+        }
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use stoa_ledger::audit::hash::{self, kind};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsParams};
 use stoa_ledger::audit::standing::Sampling;
-use stoa_ledger::audit::sums::{PostedRoot, Reversed};
+use stoa_ledger::audit::sums::{KeptSet, PostedRoot, Reversed};
 use stoa_ledger::audit::verdict::{Market, PanelVerdict, VerdictEvent, VerdictParams};
 use stoa_ledger::book::{Entry, LeafFile, RouterBook, SealedBatch};
 use stoa_ledger::roots::pay_root;
@@ -154,12 +154,16 @@ pub struct AuditOutcome {
     pub reversed: u64,
     /// Payout roots that were ruled not to follow from the leaves.
     pub bad_sums: u64,
+    /// Payout roots that were cancelled and cost nobody anything.
+    pub void: u64,
 }
 
 struct Node {
     core: Validator,
     config: ValidatorConfig,
     disk: Vec<Voted>,
+    /// What of payout roots is on its disk, by post.
+    sums: BTreeMap<u64, KeptSet>,
     away: outages::Away,
     inbox: Vec<(u64, Input)>,
     cheat: Option<Cheat>,
@@ -426,6 +430,7 @@ impl World {
                 core,
                 config,
                 disk: Vec::new(),
+                sums: BTreeMap::new(),
                 away: outages::Away::default(),
                 inbox: Vec::new(),
                 cheat: cheats.then_some(self.cheat),

@@ -131,10 +131,15 @@ impl World {
         false
     }
 
-    /// Memory is gone; what the disk has stays.
-    fn restart(&mut self, n: usize) {
+    /// Memory is gone; what the disk has stays. What nothing waits for may not have got there.
+    pub(super) fn restart(&mut self, n: usize) {
+        let lost = self.rng.chance(300);
         let node = &mut self.nodes[n];
-        node.core = Validator::recover(node.config.clone(), node.disk.clone());
+        if lost {
+            node.sums.clear();
+        }
+        let core = Validator::recover(node.config.clone(), node.disk.clone());
+        node.core = core.with_sums(node.sums.values().cloned());
         node.inbox.clear();
         node.seen = 0;
     }
