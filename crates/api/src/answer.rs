@@ -41,7 +41,10 @@ impl Form {
             Self::Completion => "prompt",
             Self::Embeddings => "input",
         };
-        ApiError::FailedPrompt { failure, prompt }
+        ApiError::FailedPrompt {
+            failure: Box::new(failure),
+            prompt,
+        }
     }
 }
 

@@ -142,6 +142,8 @@ pub struct LossRow {
     pub counts: bool,
     /// When.
     pub at: Timestamp,
+    /// When the provider signed that it takes the order and until when it owed it, where it did and did not deliver.
+    pub taken: Option<(Timestamp, Timestamp)>,
 }
 
 /// Stake of somebody in a role.

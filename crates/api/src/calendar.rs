@@ -29,7 +29,7 @@ pub(crate) fn date(day: u64) -> String {
 }
 
 /// To the second.
-pub(crate) fn rfc3339(at: Timestamp) -> String {
+pub fn rfc3339(at: Timestamp) -> String {
     let (secs, rest) = (at.secs(), at.secs() % DAY);
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
     format!("{}T{hour:02}:{minute:02}:{second:02}Z", date(secs / DAY))

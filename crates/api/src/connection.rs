@@ -101,7 +101,7 @@ async fn turn_away(mut stream: TcpStream, id: JobId, permit: OwnedSemaphorePermi
         reason: "it has as many connections as it can take".to_owned(),
     };
     let billed = TokenAmount::ZERO;
-    let (head, body) = ApiError::Failed(Failure { cause, billed })
+    let (head, body) = ApiError::Failed(Failure::new(cause, billed))
         .render(id)
         .into_parts();
     let body = axum::body::to_bytes(body, BUFFER_BYTES)

@@ -1,6 +1,7 @@
 //! Every error that leaves this crate, and the one place where each becomes status, type, code and retry advice
 //! (design: API section 4).
 
+use crate::calendar::rfc3339;
 use crate::keys::KeyFault;
 use crate::port::KeyError;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -174,7 +175,7 @@ pub enum ApiError {
     #[error("{}", .failure.cause)]
     FailedPrompt {
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
         /// The field that holds the prompt.
         prompt: &'static str,
     },
@@ -327,7 +328,8 @@ impl ApiError {
             Self::IdempotencyLost { .. } => {
                 row(409, "idempotency_error", "idempotency_answer_lost", None)
             }
-            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => cause_row(&failure.cause),
+            Self::Failed(failure) => cause_row(&failure.cause),
+            Self::FailedPrompt { failure, .. } => cause_row(&failure.cause),
             Self::Internal => cause_row(&Cause::Internal),
         }
     }
@@ -345,7 +347,8 @@ impl ApiError {
 
     fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => Some(failure),
+            Self::Failed(failure) => Some(failure),
+            Self::FailedPrompt { failure, .. } => Some(failure),
             _ => None,
         }
     }
@@ -355,20 +358,8 @@ impl ApiError {
             Self::Missing { param }
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param.clone()),
-            Self::FailedPrompt {
-                failure:
-                    Failure {
-                        cause: Cause::ContextLength { .. },
-                        ..
-                    },
-                prompt,
-            } => Some((*prompt).to_owned()),
-            Self::Failed(failure) | Self::FailedPrompt { failure, .. } => match &failure.cause {
-                Cause::UnknownModel { .. } | Cause::ModelOffline { .. } => Some("model".to_owned()),
-                Cause::ContextLength { .. } => Some("messages".to_owned()),
-                Cause::Unsupported { parameter, .. } => Some(parameter.clone()),
-                _ => None,
-            },
+            Self::Failed(failure) => param_of(&failure.cause, "messages"),
+            Self::FailedPrompt { failure, prompt } => param_of(&failure.cause, prompt),
             _ => None,
         }
     }
@@ -385,6 +376,9 @@ impl ApiError {
             (Self::IdempotencyLost { .. } | Self::IdempotencyInProgress { .. }, _) => {
                 format!("{self}. Nothing more was billed.")
             }
+            (_, Some(failure)) if !failure.undelivered.is_empty() => {
+                format!("{self}. {} No token was billed.", taken_by(failure))
+            }
             _ => format!("{self}. No token was billed."),
         }
     }
@@ -399,6 +393,9 @@ impl ApiError {
             return facts;
         };
         facts["billed"] = failure.billed.to_string().into();
+        if !failure.undelivered.is_empty() {
+            facts["undelivered"] = json!(failure.undelivered);
+        }
         match &failure.cause {
             Cause::PriceCeiling { lowest } => facts["lowest_price"] = lowest.to_string().into(),
             Cause::NoProviderMatches { excluded } => facts["excluded"] = json!(excluded),
@@ -501,6 +498,28 @@ impl ApiError {
     }
 }
 
+/// The field that a failed call is about, where there is one.
+fn param_of(cause: &Cause, prompt: &str) -> Option<String> {
+    match cause {
+        Cause::UnknownModel { .. } | Cause::ModelOffline { .. } => Some("model".to_owned()),
+        Cause::ContextLength { .. } => Some(prompt.to_owned()),
+        Cause::Unsupported { parameter, .. } => Some(parameter.clone()),
+        _ => None,
+    }
+}
+
+/// Who took the call and did not deliver.
+fn taken_by(failure: &Failure) -> String {
+    let taken = failure.undelivered.iter();
+    let taken = taken.map(|undelivered| {
+        let provider = undelivered.ticket.ticket.provider;
+        let at = rfc3339(undelivered.acceptance.acceptance.accepted_at);
+        let deadline = rfc3339(undelivered.ticket.ticket.deadline);
+        format!("{provider} accepted it at {at} and did not deliver; its deadline is {deadline}.")
+    });
+    taken.collect::<Vec<_>>().join(" ")
+}
+
 /// `ms`, up to a quarter longer, within what SDKs wait for.
 fn spread(ms: u64, request: JobId) -> u64 {
     let base = ms.clamp(1, RETRY_MS_MAX);
@@ -520,10 +539,8 @@ impl From<KeyFault> for ApiError {
 
 /// The router cannot take this now.
 pub(crate) fn unavailable(reason: String) -> ApiError {
-    ApiError::Failed(Failure {
-        cause: Cause::RouterUnavailable { reason },
-        billed: TokenAmount::ZERO,
-    })
+    let cause = Cause::RouterUnavailable { reason };
+    ApiError::Failed(Failure::new(cause, TokenAmount::ZERO))
 }
 
 /// The error travels in the response's extensions until the outermost layer, which knows the request's id, renders it.

@@ -129,10 +129,7 @@ fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Take
                 | Cause::AllotmentExpired
                 | Cause::CapReached { .. }
                 | Cause::BudgetExceeded { .. }),
-            ) => ApiError::Failed(Failure {
-                cause,
-                billed: TokenAmount::ZERO,
-            }),
+            ) => ApiError::Failed(Failure::new(cause, TokenAmount::ZERO)),
             _ => refusal,
         }
     })
@@ -287,10 +284,7 @@ fn now_secs() -> u64 {
 }
 
 fn ended_without_a_result() -> Failure {
-    Failure {
-        cause: Cause::Internal,
-        billed: TokenAmount::ZERO,
-    }
+    Failure::new(Cause::Internal, TokenAmount::ZERO)
 }
 
 /// An error of a call: it carries the call's id.
@@ -328,7 +322,7 @@ async fn whole(
                     tracing::error!(job = %call.job, "the text of an answer is no vectors");
                     let billed = done.receipt.receipt.charge;
                     let cause = Cause::Internal;
-                    return failed(framing.form, call.job, Failure { cause, billed });
+                    return failed(framing.form, call.job, Failure::new(cause, billed));
                 };
                 return respond(call.job, headers, Body::from(body));
             }
@@ -524,7 +518,7 @@ impl Pump {
                 self.call.client.disarm();
                 let billed = done.receipt.receipt.charge;
                 let cause = Cause::ClientTooSlow;
-                self.fail(Failure { cause, billed }).await?;
+                self.fail(Failure::new(cause, billed)).await?;
                 Ok(true)
             }
             ClientEvent::Done(done) => {
@@ -533,11 +527,7 @@ impl Pump {
                 let Ok(pieces) = ending.unwrap_or_else(|| self.pieces.finish(&done)) else {
                     tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
                     let billed = done.receipt.receipt.charge;
-                    self.fail(Failure {
-                        cause: Cause::Internal,
-                        billed,
-                    })
-                    .await?;
+                    self.fail(Failure::new(Cause::Internal, billed)).await?;
                     return Ok(true);
                 };
                 self.send_data(pieces).await?;

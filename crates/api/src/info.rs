@@ -48,10 +48,7 @@ pub(crate) async fn model(
             let cause = Cause::UnknownModel {
                 model: crate::json::clip(&id, 200),
             };
-            Err(ApiError::Failed(Failure {
-                cause,
-                billed: TokenAmount::ZERO,
-            }))
+            Err(ApiError::Failed(Failure::new(cause, TokenAmount::ZERO)))
         }
     }
 }

@@ -33,6 +33,7 @@ pub use board::{
     MarketRecord, Money, OfferRow, Overview, PayoutRow, Performance, ProviderLine, ProviderOwn,
     ProviderView, RoundRow, RulingRow, Scored, SlashRow, StakeRow, ValidatorRow,
 };
+pub use calendar::rfc3339;
 pub use error::{ApiError, Row};
 pub use keys::{
     Grant, KeyFault, KeyHash, KeyName, KeyRecord, KeyRing, NewKey, NotAKeyName, Period, RateLimit,

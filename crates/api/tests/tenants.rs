@@ -186,7 +186,7 @@ impl Gateway for House {
             },
         };
         let billed = TokenAmount::ZERO;
-        let told = sender.try_send(ClientEvent::Failed(Failure { cause, billed }));
+        let told = sender.try_send(ClientEvent::Failed(Failure::new(cause, billed)));
         told.expect("there is room");
         let client = ClientEnd::new(WrittenTokens::default(), |_| {}, |_| {});
         Call {

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const JOB_QUEUE: usize = 16;
 /// Messages without a job stream that wait to be sent, or to be read.
 const LATE_QUEUE: usize = 16;
+/// What a handshake's error says where the peers have no protocol in common.
+const NO_PROTOCOL: &str = "any known protocol";
 /// A link must live this long before a loss counts as the first again: two processes with one key would else chase each other.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -286,7 +288,7 @@ impl Dialler {
         let connection = tokio::time::timeout(patience, dialled)
             .await
             .map_err(|_| NetError::Connect(format!("no answer within {patience:?}")))?
-            .map_err(|error| NetError::Connect(format!("{error:#}")))?;
+            .map_err(|error| refused_dial(&format!("{error:#}")))?;
         match self.introduce(&connection).await {
             Ok((control, welcome)) => Ok((connection, control, welcome)),
             Err(error) => {
@@ -346,6 +348,17 @@ impl Dialler {
             error = accept_jobs(connection, &self.jobs, self.timeouts, shared_welcome) => error,
         }
     }
+}
+
+/// Why dialling failed. A router without a protocol in common refuses in the handshake, in TLS's words.
+fn refused_dial(reason: &str) -> NetError {
+    if !reason.contains(NO_PROTOCOL) {
+        return NetError::Connect(reason.to_owned());
+    }
+    let ours = String::from_utf8_lossy(crate::ALPN);
+    NetError::Connect(format!(
+        "it speaks another version of the link than {ours}; bring provider and router to one release ({reason})"
+    ))
 }
 
 struct Control {

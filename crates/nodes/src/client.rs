@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use stoa_types::{
-    Address, Digest, Price, Q16, Region, SamplingParameters, SignedReceipt, Tier, Timestamp,
-    TokenAmount,
+    Address, Digest, Price, Q16, Region, SamplingParameters, SignedAcceptance, SignedReceipt,
+    SignedTicket, Tier, Timestamp, TokenAmount,
 };
 use stoa_verify::Content;
 
@@ -156,6 +156,30 @@ pub struct Failure {
     pub cause: Cause,
     /// What was charged; zero in nearly every case.
     pub billed: TokenAmount,
+    /// What providers took of this call and did not deliver.
+    pub undelivered: Box<[Undelivered]>,
+}
+
+impl Failure {
+    /// A failure of a call that no provider had taken.
+    pub fn new(cause: Cause, billed: TokenAmount) -> Self {
+        Self {
+            cause,
+            billed,
+            undelivered: Box::default(),
+        }
+    }
+}
+
+/// An order that a provider took and did not deliver. From the ticket's deadline on, whoever holds these two signatures can claim that
+/// on chain; delivery is then the provider's to show (decision 0030).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undelivered {
+    /// What was ordered, signed by the router.
+    pub ticket: SignedTicket,
+    /// The provider's word that it took it.
+    pub acceptance: SignedAcceptance,
 }
 
 /// Causes of failure; `api` maps each to one row of the truth table (design: API 4.3).

@@ -9,7 +9,7 @@ use crate::work::{Prompt, Work};
 use serde::{Deserialize, Serialize};
 use stoa_types::{
     Address, Digest, FinishReason, Hardware, JobId, Price, Receipt, Region, Signature,
-    SignedReceipt, SignedTicket, Tier, Timestamp, TraceParent,
+    SignedAcceptance, SignedReceipt, SignedTicket, Tier, TraceParent,
 };
 use stoa_verify::Content;
 
@@ -123,18 +123,16 @@ pub enum ToRouter {
         /// True while the provider drains or stands outside its availability window.
         draining: bool,
     },
-    /// The ticket is accepted; the signature over its digest makes non-delivery provable.
+    /// The ticket is taken: from now on the provider owes a delivery until the ticket's deadline, and its word for it makes that provable.
     Accepted {
         /// The job.
         job: JobId,
         /// The attempt.
         attempt: u32,
-        /// Provider's signature over the ticket digest.
-        signature: Signature,
+        /// The provider's word for it. The first one for an attempt stands.
+        acceptance: SignedAcceptance,
         /// Number of prompt tokens: exact, or for tier `none` an upper bound of what the receipt may count.
         input_units: u64,
-        /// When.
-        accepted_at: Timestamp,
     },
     /// The job will not be done here.
     Refused {

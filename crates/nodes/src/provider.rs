@@ -10,11 +10,11 @@ use crate::message::{Dispatch, Final, Hello, ModelOffer, RefusalReason, ToProvid
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Work;
 use std::collections::BTreeMap;
-use stoa_crypto::{Domain, SecretKey, receipt_digest, recover, ticket_digest};
+use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::fees::{self, Usage};
 use stoa_types::{
-    Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedReceipt, Ticket, Tier,
-    Timestamp,
+    Acceptance, Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedAcceptance,
+    SignedReceipt, Ticket, Tier, Timestamp,
 };
 use stoa_verify::{Content, ToolCall, check_signatures};
 
@@ -175,6 +175,20 @@ enum Phase {
     Generating,
     /// A final receipt was sent; the router has not countersigned yet.
     Offered,
+}
+
+/// The provider's word that it took a ticket.
+fn accept(config: &ProviderConfig, ticket: &Ticket, now: Timestamp) -> SignedAcceptance {
+    let acceptance = Acceptance {
+        ticket: ticket_digest(&config.domain, ticket),
+        accepted_at: now,
+    };
+    let digest = acceptance_digest(&config.domain, &acceptance);
+    let signature = config.key.sign(digest);
+    SignedAcceptance {
+        acceptance,
+        signature,
+    }
 }
 
 /// State of one provider.
@@ -443,17 +457,13 @@ impl Provider {
                 running.input_units = prepared.input_units;
                 running.facts.prompt_root = prepared.prompt_root;
                 running.facts.accepted_at = now;
-                let signature = self
-                    .config
-                    .key
-                    .sign(ticket_digest(&self.config.domain, &running.ticket));
+                let acceptance = accept(&self.config, &running.ticket, now);
                 let (job, number) = attempt;
                 let accepted = ToRouter::Accepted {
                     job,
                     attempt: number,
-                    signature,
+                    acceptance,
                     input_units: prepared.input_units,
-                    accepted_at: now,
                 };
                 vec![Output::Send(accepted), Output::Run(attempt)]
             }

@@ -2,10 +2,10 @@
 //! goes wrong. Faults of network and disk are the simulator's subject.
 
 use std::collections::{BTreeMap, VecDeque};
-use stoa_crypto::{Domain, SecretKey, keccak256};
+use stoa_crypto::{Domain, SecretKey, acceptance_digest, keccak256, receipt_digest, recover};
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{
-    Budget, Cause, ClientEvent, ClientRequest, Constraints, Done, Failure, KeyId,
+    Budget, Cause, ClientEvent, ClientRequest, Constraints, Done, Failure, KeyId, Undelivered,
 };
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
@@ -35,6 +35,8 @@ struct World {
     input_units: u64,
     /// What was asked to be kept or erased for audits, with the number of journal entries before it.
     kept: Vec<(usize, Keeping)>,
+    /// Orders that were taken and not delivered.
+    undelivered: Vec<Undelivered>,
     /// Whether clients take what they are told.
     reads: bool,
 }
@@ -119,6 +121,7 @@ impl World {
             tamper: |message| vec![message],
             input_units: 5,
             kept: Vec::new(),
+            undelivered: Vec::new(),
             reads: true,
         };
         world.allot(1_000_000);
@@ -202,6 +205,7 @@ impl World {
                     decision.replay().expect("every decision can be replayed")
                 }
                 Output::Audits(keeping) => self.kept.push((self.journal.len(), keeping)),
+                Output::Undelivered(undelivered) => self.undelivered.push(*undelivered),
                 Output::Chain(_) => {}
             }
         }
@@ -576,6 +580,216 @@ fn more_tokens_than_ordered_end_the_attempt() {
         Cause::ProviderInvalid { .. }
     ));
     assert_eq!(world.free(), 1_000_000);
+}
+
+/// What is kept of an order that was taken is signed by both for this network, and names who took it, when and until when.
+fn check_undelivered(undelivered: &Undelivered, provider: Address, at: Timestamp) {
+    let Undelivered { ticket, acceptance } = undelivered;
+    let hash = stoa_crypto::ticket_digest(&domain(), &ticket.ticket);
+    let router = SecretKey::for_tests("router").address();
+    let word = acceptance_digest(&domain(), &acceptance.acceptance);
+    assert_eq!(recover(hash, &ticket.signature), Ok(router));
+    assert_eq!(recover(word, &acceptance.signature), Ok(provider));
+    assert_eq!(acceptance.acceptance.ticket, hash);
+    assert_eq!(acceptance.acceptance.accepted_at, at);
+    assert_eq!(ticket.ticket.provider, provider);
+    assert!(ticket.ticket.deadline > at);
+}
+
+#[test]
+fn a_call_that_nobody_delivered_carries_the_word_of_everybody_who_took_it() {
+    let mut world = World::new(2);
+    world.submit(1);
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        world.prepare();
+        took.push((world.running[0].0, world.now));
+        // Silent until the router gives it up, and the next one is asked.
+        world.tick(10_001);
+    }
+    let failure = world.failure(1).clone();
+    assert_eq!(failure.cause, Cause::DeadlineExceeded);
+    assert!(failure.billed.is_zero());
+    assert_eq!(failure.undelivered.len(), 2);
+    for (undelivered, (provider, at)) in failure.undelivered.iter().zip(took) {
+        check_undelivered(undelivered, provider, at);
+    }
+    assert_eq!(world.undelivered[..], failure.undelivered[..], "kept, too");
+    let losses: Vec<_> = world.router.losses().collect();
+    assert!(losses.iter().all(|loss| loss.undelivered.is_some()));
+}
+
+#[test]
+fn a_call_that_another_provider_delivered_leaves_the_word_of_the_first_and_no_more() {
+    let mut world = World::new(2);
+    world.submit(1);
+    world.prepare();
+    let (first, _) = world.running[0];
+    let at = world.now;
+    world.tick(10_001);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    assert_ne!(world.done(1).receipt.receipt.provider, first);
+    assert_eq!(world.undelivered.len(), 1);
+    check_undelivered(&world.undelivered[0], first, at);
+}
+
+#[test]
+fn who_did_not_take_the_order_or_could_not_deliver_it_gave_no_word_that_is_kept() {
+    // Silent before it accepted.
+    let mut world = World::new(1);
+    world.submit(1);
+    world.tick(10_001);
+    assert!(world.failure(1).undelivered.is_empty());
+    // Left by its client, with nothing and with something read.
+    for read in [0, 3] {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.prepare();
+        world.tokens(read);
+        let running = world.running.clone();
+        world.leave(1);
+        world.input(Input::ProviderDown(running[0].0));
+        assert!(world.undelivered.is_empty(), "left after {read}");
+    }
+    // Cut off by the router itself.
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    let (provider, _) = world.running[0];
+    world.input(Input::ProviderCutOff(provider));
+    assert_eq!(world.failure(1).cause, Cause::ProviderDown);
+    assert!(world.failure(1).undelivered.is_empty());
+    assert!(world.undelivered.is_empty());
+    // A refusal after the order was taken, by what the server behind says of it.
+    let mut world = World::of_tier_none(1);
+    world.submit(1);
+    world.prepare();
+    let (account, attempt) = world.running[0];
+    let event = Generated::Refused {
+        reason: RefusalReason::Policy,
+    };
+    world.provider(account, provider::Input::Generated { attempt, event });
+    assert!(world.failure(1).undelivered.is_empty());
+}
+
+#[test]
+fn an_acceptance_of_another_order_by_somebody_else_or_after_the_deadline_ends_the_attempt() {
+    fn as_signed(
+        key: &str,
+        change: fn(&mut stoa_types::Acceptance),
+        message: ToRouter,
+    ) -> ToRouter {
+        let ToRouter::Accepted {
+            job,
+            attempt,
+            mut acceptance,
+            input_units,
+        } = message
+        else {
+            return message;
+        };
+        change(&mut acceptance.acceptance);
+        let digest = acceptance_digest(&domain(), &acceptance.acceptance);
+        acceptance.signature = SecretKey::for_tests(key).sign(digest);
+        ToRouter::Accepted {
+            job,
+            attempt,
+            acceptance,
+            input_units,
+        }
+    }
+    let lies: [fn(ToRouter) -> Vec<ToRouter>; 4] = [
+        |message| vec![as_signed("somebody", |_| {}, message)],
+        |message| {
+            vec![as_signed(
+                "provider 0",
+                |a| a.ticket = Digest([1; 32]),
+                message,
+            )]
+        },
+        |message| {
+            vec![as_signed(
+                "provider 0",
+                |a| a.accepted_at = Timestamp(u64::MAX),
+                message,
+            )]
+        },
+        |message| match message {
+            ToRouter::Accepted {
+                job,
+                attempt,
+                acceptance,
+                ..
+            } => vec![ToRouter::Accepted {
+                job,
+                attempt,
+                acceptance,
+                input_units: u64::MAX,
+            }],
+            other => vec![other],
+        },
+    ];
+    for (number, tamper) in lies.into_iter().enumerate() {
+        let mut world = World::new(1);
+        world.tamper = tamper;
+        world.submit(1);
+        world.prepare();
+        let cause = &world.failure(1).cause;
+        assert!(
+            matches!(cause, Cause::VerificationFailed { .. }),
+            "lie {number}: {cause:?}"
+        );
+        assert!(world.undelivered.is_empty(), "lie {number} is no word");
+        assert_eq!(world.free(), 1_000_000);
+    }
+}
+
+#[test]
+fn a_second_word_for_one_order_changes_nothing_and_a_receipt_cannot_name_its_time() {
+    let mut world = World::new(1);
+    world.tamper = |message| match message.clone() {
+        ToRouter::Accepted {
+            job,
+            attempt,
+            mut acceptance,
+            input_units,
+        } => {
+            acceptance.acceptance.accepted_at = Timestamp(acceptance.acceptance.accepted_at.0 + 1);
+            let digest = acceptance_digest(&domain(), &acceptance.acceptance);
+            acceptance.signature = SecretKey::for_tests("provider 0").sign(digest);
+            let second = ToRouter::Accepted {
+                job,
+                attempt,
+                acceptance,
+                input_units: input_units + 1,
+            };
+            vec![message, second]
+        }
+        _ => vec![message],
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    assert_eq!(world.done(1).content.input_units, 5);
+
+    let mut world = World::new(1);
+    world.tamper = |message| match message {
+        ToRouter::Final(mut end) => {
+            end.receipt.accepted_at = Timestamp(end.receipt.accepted_at.0 - 1);
+            end.signature = SecretKey::for_tests("provider 0").sign(receipt_digest(&end.receipt));
+            vec![ToRouter::Final(end)]
+        }
+        other => vec![other],
+    };
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::chain::ModelChain;
 use std::collections::BTreeMap;
 use stoa_ledger::book::RouterBook;
+use stoa_nodes::client::Undelivered;
 use stoa_nodes::router::{Stock, Track};
 use stoa_types::{Address, JobId, SignedReceipt, TokenAmount};
 
@@ -15,6 +16,8 @@ pub struct Told {
     pub earned: BTreeMap<JobId, SignedReceipt>,
     /// Jobs whose client heard a failure, with what it was billed.
     pub failed: BTreeMap<JobId, TokenAmount>,
+    /// Orders that providers took and, as it was told, did not deliver.
+    pub undelivered: Vec<Undelivered>,
 }
 
 /// Safety of the books and of what was told, given the router's book as it is now.
@@ -39,6 +42,15 @@ pub fn check(book: &RouterBook, chain: &ModelChain, told: &Told) -> Result<(), S
         if kept != *billed {
             return Err(format!(
                 "{job}: the client was told it was billed {billed}, the books say {kept}"
+            ));
+        }
+    }
+    for Undelivered { ticket, acceptance } in &told.undelivered {
+        let (job, order) = (ticket.ticket.job_id, acceptance.acceptance.ticket);
+        let charged = book.receipt(job);
+        if charged.is_some_and(|signed| signed.receipt.ticket_hash == order) {
+            return Err(format!(
+                "{job}: said to be undelivered, and charged all the same"
             ));
         }
     }

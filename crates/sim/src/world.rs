@@ -660,6 +660,7 @@ impl World {
                 Output::Warn { text, .. } if text.contains("contradicts the books") => {
                     self.contradiction.get_or_insert(text);
                 }
+                Output::Undelivered(undelivered) => self.told.undelivered.push(*undelivered),
                 Output::Warn { .. } | Output::Audits(_) | Output::SpendAlert(_) => {}
             }
         }

@@ -236,7 +236,12 @@ pub(super) fn loss_table(losses: &[LossRow], of_provider: bool) -> Markup {
         };
         let cells = vec![
             first,
-            html! { span.prose { (loss.cause) } },
+            html! { span.prose {
+                (loss.cause)
+                @if let Some((at, deadline)) = loss.taken {
+                    "; accepted at " (time(at)) ", deadline " (time(deadline)) ", not delivered"
+                }
+            } },
             text(if loss.counts { "yes" } else { "no" }),
             time(loss.at),
         ];

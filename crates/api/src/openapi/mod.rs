@@ -141,7 +141,7 @@ fn describe_read(endpoint: Endpoint) -> Doc {
         ),
         Endpoint::Explain => doc(
             "explainJob",
-            "Why a job's provider was chosen, failed jobs included.",
+            "Why a job's provider was chosen, failed jobs included, and who took it and did not deliver.",
             &[(JSON, "Object")],
         ),
         Endpoint::Limits => doc(

@@ -147,10 +147,25 @@ fn own() -> Vec<(&'static str, Value)> {
 }
 
 fn error() -> Value {
+    let mut undelivered = object(
+        json!({"ticket": {"type": "object"}, "acceptance": {"type": "object"}}),
+        &["ticket", "acceptance"],
+    );
+    undelivered["description"] = "An order that a provider took and did not deliver: the ticket that the router signed and the provider's \
+        word that it took it."
+        .into();
+    let mut facts = object(
+        json!({
+            "cause": {"type": "string"}, "request_id": {"type": "string"}, "billed": {"type": "string"},
+            "undelivered": {"type": "array", "items": undelivered},
+        }),
+        &["cause", "request_id", "billed"],
+    );
+    facts["description"] = "Cause and figures for machines; more of them with some causes.".into();
     let inner = object(
         json!({
             "message": {"type": "string"}, "type": {"type": "string"}, "param": nullable("string"),
-            "code": {"type": "string"}, "stoa": {"type": "object"},
+            "code": {"type": "string"}, "stoa": facts,
         }),
         &["message", "type", "param", "code", "stoa"],
     );

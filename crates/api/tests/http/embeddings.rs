@@ -121,10 +121,10 @@ async fn an_input_above_the_context_is_told_of_the_input() {
         context: 1024,
     };
     let failed = |cause| {
-        vec![Step::Say(ClientEvent::Failed(Failure {
+        vec![Step::Say(ClientEvent::Failed(Failure::new(
             cause,
-            billed: TokenAmount::ZERO,
-        }))]
+            TokenAmount::ZERO,
+        )))]
     };
     let server = Server::start(failed(cause)).await;
     let reply = ask(&server, json!({"model": "stoa/tiny", "input": "a"})).await;

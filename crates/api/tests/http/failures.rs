@@ -5,7 +5,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use stoa_api::Timings;
-use stoa_nodes::client::{Cause, ClientEvent, Failure};
+use stoa_nodes::client::{Cause, ClientEvent, Failure, Undelivered};
 use stoa_types::{Price, TokenAmount};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -239,10 +239,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn fail(cause: Cause, billed: u128) -> Step {
-    Step::Say(ClientEvent::Failed(Failure {
-        cause,
-        billed: amount(billed),
-    }))
+    Step::Say(ClientEvent::Failed(Failure::new(cause, amount(billed))))
 }
 
 #[tokio::test]
@@ -265,6 +262,30 @@ async fn every_cause_is_one_row_before_the_first_byte_streamed_or_not() {
             assert_eq!(reply.headers["x-request-id"], JOB.to_string());
             assert_eq!(reply.headers["x-stoa-job"], JOB.to_string());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_taken_and_not_delivered_carries_both_signatures() {
+    let taken = undelivered();
+    let failure = Failure {
+        undelivered: Box::new([taken.clone()]),
+        ..Failure::new(Cause::DeadlineExceeded, TokenAmount::ZERO)
+    };
+    for stream in [false, true] {
+        let script = vec![Step::Say(ClientEvent::Failed(failure.clone()))];
+        let server = Server::start(script).await;
+        let reply = server.chat(request(json!({"stream": stream}))).await;
+        let error = &reply.json()["error"];
+        assert_eq!(error["stoa"]["billed"], "0");
+        let told: Vec<Undelivered> =
+            serde_json::from_value(error["stoa"]["undelivered"].clone()).expect("orders");
+        assert_eq!(told, std::slice::from_ref(&taken));
+        let message = error["message"].as_str().expect("text");
+        let provider = taken.ticket.ticket.provider.to_string();
+        assert!(message.contains(&provider), "{message}");
+        assert!(message.contains("did not deliver"), "{message}");
+        assert!(message.ends_with("No token was billed."), "{message}");
     }
 }
 
@@ -520,10 +541,9 @@ async fn a_prompt_that_is_too_long_is_named_as_the_request_named_it() {
         context: 1024,
     };
     let billed = amount(0);
-    let server = Server::start(vec![Step::Say(ClientEvent::Failed(Failure {
-        cause,
-        billed,
-    }))])
+    let server = Server::start(vec![Step::Say(ClientEvent::Failed(Failure::new(
+        cause, billed,
+    )))])
     .await;
     let chat = server.chat(request(json!({}))).await;
     assert_eq!(chat.json()["error"]["param"], "messages");

@@ -109,10 +109,7 @@ async fn every_route_refuses_every_key_whose_grant_does_not_reach_it_and_nothing
 
 #[tokio::test]
 async fn a_key_opens_the_routes_of_its_groups() {
-    let failure = Failure {
-        cause: Cause::ProviderDown,
-        billed: TokenAmount::ZERO,
-    };
+    let failure = Failure::new(Cause::ProviderDown, TokenAmount::ZERO);
     let hall = Hall::new(vec![Step::Say(ClientEvent::Failed(failure))]);
     for scope in Scope::ALL {
         let routes = Some(BTreeSet::from([scope]));
@@ -342,10 +339,7 @@ async fn a_used_up_budget_says_when_it_begins_anew() {
         available: TokenAmount::from_units(3),
         resets_at: Some(Timestamp(u64::MAX / 2)),
     };
-    let failure = Failure {
-        cause,
-        billed: TokenAmount::ZERO,
-    };
+    let failure = Failure::new(cause, TokenAmount::ZERO);
     let server = Server::start(vec![Step::Say(ClientEvent::Failed(failure))]).await;
     let reply = server.chat(request(json!({}))).await;
     assert_eq!(reply.error(), (429, "budget_exceeded".to_owned(), false));
@@ -363,10 +357,7 @@ use stoa_api::Gateway;
 
 #[tokio::test]
 async fn a_limited_key_reads_itself_and_no_other_key_and_learns_what_it_has_left() {
-    let failure = Failure {
-        cause: Cause::ProviderDown,
-        billed: TokenAmount::ZERO,
-    };
+    let failure = Failure::new(Cause::ProviderDown, TokenAmount::ZERO);
     let hall = Hall::new(vec![Step::Say(ClientEvent::Failed(failure))]);
     let spend_limit = Some(SpendLimit {
         amount: TokenAmount::from_units(5),

@@ -31,7 +31,7 @@ fn answered() -> Vec<Step> {
 
 fn failing(cause: Cause) -> Vec<Step> {
     let billed = TokenAmount::ZERO;
-    vec![Step::Say(ClientEvent::Failed(Failure { cause, billed }))]
+    vec![Step::Say(ClientEvent::Failed(Failure::new(cause, billed)))]
 }
 
 fn replayed(reply: &Reply) -> bool {

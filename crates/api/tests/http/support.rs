@@ -16,7 +16,7 @@ use stoa_api::{
     SlashRow, Timings, Viewer, WrittenTokens, serve,
 };
 use stoa_crypto::{SecretKey, receipt_digest};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, KeyId, Started};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, KeyId, Started, Undelivered};
 use stoa_types::*;
 use stoa_verify::{Content, ToolCall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -507,6 +507,7 @@ fn loss_row() -> LossRow {
         cause: "the provider broke off".to_owned(),
         counts: true,
         at: NOW,
+        taken: Some((NOW, Timestamp::from_secs(1_790_000_120))),
     }
 }
 
@@ -995,4 +996,40 @@ fn join_chunks(mut bytes: &[u8]) -> Vec<u8> {
         bytes = &bytes[end + 2 + size + 2..];
     }
     body
+}
+
+/// An order that the provider took and did not deliver.
+pub fn undelivered() -> Undelivered {
+    let ticket = Ticket {
+        job_id: JOB,
+        account: Address([2; 20]),
+        router: SecretKey::for_tests("router").address(),
+        provider: provider_key().address(),
+        model_root: Digest([3; 32]),
+        parameters_digest: Digest([4; 32]),
+        request_digest: Digest([8; 32]),
+        work_digest: Digest([5; 32]),
+        input_price: Price::default(),
+        output_price: Price::default(),
+        input_units_max: 10,
+        output_units_max: 20,
+        reserve: TokenAmount::from_units(1_000),
+        fee_version: 1,
+        tier: Tier::Exact,
+        attempt: 0,
+        issued_at: NOW,
+        deadline: NOW.plus(stoa_types::Millis::from_secs(120)),
+    };
+    let acceptance = Acceptance {
+        ticket: Digest([10; 32]),
+        accepted_at: NOW,
+    };
+    let signature = provider_key().sign(Digest([11; 32]));
+    Undelivered {
+        ticket: SignedTicket { ticket, signature },
+        acceptance: SignedAcceptance {
+            acceptance,
+            signature,
+        },
+    }
 }

@@ -8,6 +8,8 @@ use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
+use stoa_api::rfc3339;
+use stoa_nodes::client::Undelivered;
 use stoa_types::{Address, JobId, JobState, Price, Region, SignedReceipt, Timestamp, TokenAmount};
 use stoa_verify::SettlementProof;
 
@@ -168,6 +170,18 @@ pub async fn providers(data: &Path, args: &ShowArgs) -> Outcome {
     Ok(say(table)?)
 }
 
+/// What is known of an attempt that was taken and not delivered.
+fn not_delivered(undelivered: &Undelivered) -> String {
+    let ticket = &undelivered.ticket.ticket;
+    format!(
+        "attempt {}: accepted by {} at {}, deadline {}, not delivered; nothing is billed for it",
+        ticket.attempt,
+        ticket.provider,
+        rfc3339(undelivered.acceptance.acceptance.accepted_at),
+        rfc3339(ticket.deadline)
+    )
+}
+
 /// `stoa explain JOB`.
 pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     #[derive(Deserialize)]
@@ -219,6 +233,10 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     match decision.replay() {
         Ok(()) => say("replayed from the logged inputs: the same choice")?,
         Err(error) => return Err(format!("the decision cannot be replayed: {error}").into()),
+    }
+    let undelivered: Vec<Undelivered> = serde_json::from_value(told["undelivered"].clone())?;
+    for undelivered in &undelivered {
+        say(not_delivered(undelivered))?;
     }
     let mut table = table(&[
         "rank",

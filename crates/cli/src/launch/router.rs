@@ -15,7 +15,8 @@ use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::shelf::Shelf;
 use crate::roles::traces::CallTraces;
-use crate::roles::{journal, payouts, router, settler, watch};
+use crate::roles::undelivered::Undeliveries;
+use crate::roles::{journal, payouts, router, settler, undelivered, watch};
 use crate::telemetry::tracer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,6 +106,7 @@ pub async fn start<C: ChainAccess + Clone>(
         chain: calls,
         decisions: DecisionLog::open(folder.join("decisions.jsonl"))?,
         audits: kept,
+        undelivered: Undeliveries::open(&undelivered::folder(&folder))?,
         traces: CallTraces::new(tracer("stoa-router", address)),
     };
     let (handle, mut task) = router::start(parts)?;

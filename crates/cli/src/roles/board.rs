@@ -14,6 +14,7 @@ use stoa_api::{
 };
 use stoa_chain::StakeRole;
 use stoa_ledger::book::BatchRecord;
+use stoa_nodes::client::Undelivered;
 use stoa_nodes::router::{Loss, Router, Standing, day_of};
 use stoa_types::{Address, JobId, Timestamp};
 use stoa_verify::{Bundle, BundleError, Report, check_bundle, check_receipt};
@@ -41,6 +42,27 @@ fn loss_row(loss: &Loss) -> LossRow {
         cause: loss.cause.to_string(),
         counts: loss.fault,
         at: loss.at,
+        taken: loss.undelivered.as_ref().map(taken),
+    }
+}
+
+/// When it was taken, and until when it was owed.
+fn taken(undelivered: &Undelivered) -> (Timestamp, Timestamp) {
+    let accepted = undelivered.acceptance.acceptance.accepted_at;
+    (accepted, undelivered.ticket.ticket.deadline)
+}
+
+/// A loss that only the disk remembers.
+fn old_loss_row(undelivered: &Undelivered) -> LossRow {
+    let ticket = &undelivered.ticket.ticket;
+    LossRow {
+        job: ticket.job_id,
+        provider: ticket.provider,
+        attempt: ticket.attempt,
+        cause: "lost before this router's last start".to_owned(),
+        counts: true,
+        at: ticket.deadline,
+        taken: Some(taken(undelivered)),
     }
 }
 
@@ -121,6 +143,18 @@ impl RouterGateway {
     fn losses(&self, core: &Router, shown: impl Fn(&Loss) -> bool) -> Vec<LossRow> {
         let losses = core.losses().filter(|loss| shown(loss));
         losses.take(LOSSES_SHOWN).map(loss_row).collect()
+    }
+
+    /// Attempts at one job that were lost, those before the last start included where they were taken.
+    fn losses_of(&self, core: &Router, job: JobId) -> Vec<LossRow> {
+        let mut losses = self.losses(core, |loss| loss.job == job);
+        let kept = self.router.undelivered().of_job(job);
+        for old in kept.iter().map(old_loss_row) {
+            if losses.iter().all(|known| known.attempt != old.attempt) {
+                losses.push(old);
+            }
+        }
+        losses
     }
 }
 
@@ -215,7 +249,7 @@ impl Board for RouterGateway {
             row,
             failed: failed.pop(),
             decision,
-            losses: self.losses(&core, |loss| loss.job == job),
+            losses: self.losses_of(&core, job),
             report: receipt.as_ref().map(report),
             receipt,
             batch: core.book().batch_of(job).map(|(index, _)| {

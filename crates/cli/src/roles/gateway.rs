@@ -378,6 +378,7 @@ impl Gateway for RouterGateway {
             "replayed": replayed,
             "state": self.router.core().book().job_state(job),
             "decision": decision,
+            "undelivered": self.router.undelivered().of_job(job),
         }))
     }
 

@@ -20,5 +20,6 @@ pub mod shelf;
 pub mod statistics;
 pub mod traces;
 pub mod trail;
+pub mod undelivered;
 pub mod validator;
 pub mod watch;

@@ -1,5 +1,6 @@
 //! What a role must never forget, in a journal of its own: a validator's ballots, on disk before they are committed, so that no second one
-//! is ever made for a round; a planter's plants, before their commitments are sent. Only the newest are of use to anybody: older ones go.
+//! is ever made for a round; a planter's plants, before their commitments are sent; a router's orders that were taken and not delivered. Only
+//! the newest are of use to anybody: older ones go.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,7 +10,7 @@ use stoa_store::{
     AppendError, GroupCommit, Journal, JournalOptions, NewRecord, RealDisk, Recovery, SnapshotError,
 };
 
-/// Kind and version of the journal's records, as JSON: one ballot, or one word about a plant. Which, the folder says.
+/// Kind and version of the journal's records, as JSON: one ballot, one word about a plant, or one order. Which, the folder says.
 const KIND: u16 = 1;
 const VERSION: u16 = 1;
 /// Many roles may share a disk: small segments.
@@ -116,6 +117,11 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
         self.recent.drain(..old);
         self.since += 1;
         Ok(())
+    }
+
+    /// The newest, oldest first.
+    pub fn newest(&self) -> impl Iterator<Item = &T> {
+        self.recent.iter()
     }
 
     /// Lets go of what is older than the newest. Where it fails nothing is lost: the files only stay longer.

@@ -6,6 +6,7 @@ use super::journal::{OpenJournal, RouterJournal, Written};
 use super::shelf::Shelf;
 use super::statistics::Statistics;
 use super::traces::CallTraces;
+use super::undelivered::Undeliveries;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use stoa_api::{ApiError, KeyName, WrittenTokens};
 use stoa_ledger::book::Entry;
 use stoa_market::Decision;
 use stoa_net::{CloseCode, JOBS_PER_LINK_MAX, JobStream, ProviderLink, RouterEndpoint};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, Failure, SpendAlert};
+use stoa_nodes::client::{
+    Cause, ClientEvent, ClientRequest, Done, Failure, SpendAlert, Undelivered,
+};
 use stoa_nodes::message::{Dispatch, Hello, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::router::{ChainCall, Input, Output, Router};
 use stoa_types::{Address, EndpointId, JobId, Timestamp, TokenAmount, TraceId, TraceParent};
@@ -169,6 +172,7 @@ pub struct RouterHandle {
     core: Arc<Mutex<Router>>,
     decisions: Arc<Mutex<DecisionLog>>,
     shelf: Option<Arc<Mutex<Shelf>>>,
+    undelivered: Undeliveries,
     statistics: Arc<Statistics>,
     changes: Arc<watch::Sender<u64>>,
 }
@@ -212,10 +216,7 @@ impl RouterHandle {
         let cause = Cause::RouterUnavailable {
             reason: reason.to_owned(),
         };
-        let _ = events.try_send(ClientEvent::Failed(Failure {
-            cause,
-            billed: TokenAmount::ZERO,
-        }));
+        let _ = events.try_send(ClientEvent::Failed(Failure::new(cause, TokenAmount::ZERO)));
         receiver
     }
 
@@ -242,6 +243,11 @@ impl RouterHandle {
     /// The state machine, for queries: hold it briefly.
     pub fn core(&self) -> MutexGuard<'_, Router> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Orders that were taken and not delivered.
+    pub fn undelivered(&self) -> &Undeliveries {
+        &self.undelivered
     }
 
     /// How calls went since the start.
@@ -290,6 +296,8 @@ pub struct RouterParts {
     pub decisions: DecisionLog,
     /// Where works are kept for audits; `None` where nobody judges.
     pub audits: Option<Kept>,
+    /// Orders that were taken and not delivered.
+    pub undelivered: Undeliveries,
     /// Traces of its calls.
     pub traces: CallTraces,
 }
@@ -306,6 +314,7 @@ struct Loop {
     chain: mpsc::UnboundedSender<ChainCall>,
     decisions: Arc<Mutex<DecisionLog>>,
     statistics: Arc<Statistics>,
+    undelivered: Undeliveries,
     traces: CallTraces,
     /// Traced calls whose client left before they were over.
     left: Vec<JobId>,
@@ -342,6 +351,7 @@ pub fn start(
         core: core.clone(),
         decisions: decisions.clone(),
         shelf,
+        undelivered: parts.undelivered.clone(),
         statistics: statistics.clone(),
         changes: changes.clone(),
     };
@@ -357,6 +367,7 @@ pub fn start(
         chain: parts.chain,
         decisions,
         statistics,
+        undelivered: parts.undelivered,
         traces: parts.traces,
         left: Vec::new(),
         changes,
@@ -527,6 +538,7 @@ impl Loop {
                 }
                 Output::Warn { job: None, text } => tracing::warn!("{text}"),
                 Output::SpendAlert(alert) => warn_of_spending(&alert),
+                Output::Undelivered(undelivered) => self.not_delivered(*undelivered),
                 Output::Audits(keeping) => {
                     if let Some(keeper) = &self.keeper {
                         keeper.keep(keeping);
@@ -534,6 +546,15 @@ impl Loop {
                 }
             }
         }
+    }
+
+    fn not_delivered(&self, undelivered: Undelivered) {
+        let ticket = &undelivered.ticket.ticket;
+        metrics::counter!("stoa_router_undelivered_total").increment(1);
+        tracing::warn!(job = %ticket.job_id, attempt = ticket.attempt, provider = %ticket.provider,
+            accepted_at_ms = undelivered.acceptance.acceptance.accepted_at.0, deadline_ms = ticket.deadline.0,
+            "an order was taken and not delivered; nothing is billed for it");
+        self.undelivered.keep(undelivered);
     }
 
     /// How far the clients are that still take the end of their answers: should their tickets end first, they owe that much.
@@ -592,7 +613,7 @@ impl Loop {
             if let Some((_, link)) = self.links.remove(&provider) {
                 tracing::warn!(%provider, %reason, "provider disconnected: it may not serve any more");
                 link.close(CloseCode::Refused, &reason);
-                self.handle(Input::ProviderDown(provider));
+                self.handle(Input::ProviderCutOff(provider));
             }
         }
     }

@@ -797,6 +797,10 @@ mod tests {
             chain,
             decisions,
             audits: None,
+            undelivered: super::super::undelivered::Undeliveries::open(
+                &folder.path().join("undelivered"),
+            )
+            .expect("opens"),
             traces: super::super::traces::CallTraces::new(crate::telemetry::Tracer::off()),
         })
         .expect("starts");

@@ -239,10 +239,7 @@ mod tests {
         let mut job = JobId([account.0[0]; 32]);
         job.0[..4].copy_from_slice(&number.to_be_bytes());
         statistics.submitted(job, account, "m", NOW);
-        let failure = Failure {
-            cause: Cause::NoAllotment,
-            billed: TokenAmount::ZERO,
-        };
+        let failure = Failure::new(Cause::NoAllotment, TokenAmount::ZERO);
         statistics.told(job, &ClientEvent::Failed(failure), NOW);
     }
 

@@ -225,6 +225,31 @@ async fn false_router() -> (Endpoint, stoa_net::RouterAddress) {
 }
 
 #[tokio::test]
+async fn a_provider_is_told_that_its_router_speaks_another_version_of_the_link() {
+    let endpoint = bare_endpoint(Some(b"stoa/provider/2")).await;
+    let hall = Hall::open().await;
+    let mut config = hall.provider_config(1);
+    config.router = stoa_net::RouterAddress {
+        endpoint: stoa_types::EndpointId(*endpoint.id().as_bytes()),
+        addresses: endpoint.bound_sockets(),
+    };
+    let answering = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    let provider = hall::connect(config).await;
+    let mut state = provider.state();
+    let waits = state.wait_for(|state| matches!(state, LinkState::Waiting { .. }));
+    let waits = patient(waits).await.expect("tells").clone();
+    let LinkState::Waiting { reason, .. } = waits else {
+        panic!("it waits");
+    };
+    assert!(reason.contains("another version of the link"), "{reason}");
+    answering.abort();
+}
+
+#[tokio::test]
 async fn a_job_stream_that_does_not_begin_with_a_dispatch_is_reset_and_the_link_lives() {
     let (endpoint, address) = false_router().await;
     let hall = Hall::open().await;

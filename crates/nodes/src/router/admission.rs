@@ -105,6 +105,7 @@ impl Router {
             current: None,
             phase: Phase::Reserving,
             last_failure: Cause::ProviderDown,
+            undelivered: Vec::new(),
         };
         self.jobs.insert(job, state);
         self.journal(

@@ -2,16 +2,16 @@
 
 use super::admission::{parameters_digest, reserve};
 use super::{After, Current, Job, Keeping, Output, Phase, Router, vectors};
-use crate::client::{Cause, ClientEvent, Done, Failure, Started};
+use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Prompt;
 use std::sync::Arc;
-use stoa_crypto::{SecretKey, receipt_digest, recover, ticket_digest};
+use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
-    Address, Digest, FinishReason, JobId, Millis, Signature, SignedReceipt, SignedTicket, Ticket,
-    Tier, Timestamp, TokenAmount,
+    Address, Digest, FinishReason, JobId, Millis, SignedAcceptance, SignedReceipt, SignedTicket,
+    Ticket, Tier, Timestamp, TokenAmount,
 };
 
 /// Text that one token can stand for, in bytes: far above any vocabulary, and a bound on what a provider can make us hold.
@@ -25,10 +25,20 @@ pub(super) struct Blame {
     cause: Cause,
 }
 
+/// An order that a provider took.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    /// Prompt tokens: exact, or for tier `none` an upper bound.
+    pub(super) input_units: u64,
+    acceptance: SignedAcceptance,
+}
+
 /// What became of an attempt that ends without a receipt.
-enum Lost {
-    /// The provider's doing: counts against it.
+pub(super) enum Lost {
+    /// The provider's doing: counts against it, and where it had taken the order it can be claimed.
     Fault(Cause),
+    /// The provider's doing, but this router ended its connection: it could not have delivered.
+    CutOff(Cause),
     /// Nobody's fault, for example all its slots were taken meanwhile.
     Declined(Cause),
     /// The request's fault, says the provider: a second one is asked before it is believed, so that nobody fails calls for free.
@@ -157,7 +167,7 @@ impl Router {
         state.current = Some(Current {
             provider,
             ticket,
-            accepted_input: None,
+            taken: None,
             output: Vec::new(),
             text: String::new(),
             marks: Vec::new(),
@@ -189,18 +199,14 @@ impl Router {
             ToRouter::Accepted {
                 job,
                 attempt,
-                signature,
+                acceptance,
                 input_units,
-                ..
             } => {
-                self.accepted(
-                    provider,
-                    (job, attempt),
-                    signature,
+                let taken = Taken {
                     input_units,
-                    now,
-                    outputs,
-                );
+                    acceptance,
+                };
+                self.accepted(provider, (job, attempt), taken, now, outputs);
             }
             ToRouter::Refused {
                 job,
@@ -252,8 +258,7 @@ impl Router {
         &mut self,
         provider: Address,
         id: (JobId, u32),
-        signature: Signature,
-        input_units: u64,
+        taken: Taken,
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
@@ -268,15 +273,15 @@ impl Router {
         else {
             return;
         };
-        let signed = recover(ticket_digest(&domain, &current.ticket), &signature) == Ok(provider);
-        if !signed || input_units > current.ticket.input_units_max {
-            let reason =
-                "its acceptance is not signed by it or counts more input than the ticket covers"
-                    .to_owned();
+        if current.taken.is_some() {
+            return; // Repeated: what it signed first stands, as what it counted first.
+        }
+        if let Err(reason) = check_taken(&domain, &current.ticket, &taken) {
+            let reason = reason.to_owned();
             let cause = Cause::VerificationFailed { reason };
             return self.lost(id.0, Lost::Fault(cause), now, outputs);
         }
-        current.accepted_input = Some(input_units);
+        current.taken = Some(taken);
         let root = current.ticket.model_root;
         // Tier `none` names no weights, and finds out whether a prompt fits by running it: its acceptance contradicts nobody.
         if root.is_zero() {
@@ -611,8 +616,9 @@ impl Router {
         };
         let delivered = !current.output.is_empty();
         let cancelled = matches!(state.phase, Phase::Cancelling { .. });
+        let claimable = matches!(how, Lost::Fault(_)) && !cancelled;
         let (fault, hopeless, cause) = match how {
-            Lost::Fault(cause) => (true, false, cause),
+            Lost::Fault(cause) | Lost::CutOff(cause) => (true, false, cause),
             Lost::Declined(cause) => (false, false, cause),
             Lost::Hopeless(cause) => (false, true, cause),
             Lost::Blamed(cause) if state.blamed.is_some() => (false, true, cause),
@@ -632,10 +638,21 @@ impl Router {
             );
             self.stock.failed(current.provider, now, dishonest);
         }
-        self.remember_loss(&current.ticket, cause.clone(), fault, now);
+        let undelivered = claimable.then(|| self.undelivered(&current)).flatten();
+        self.remember_loss(
+            &current.ticket,
+            cause.clone(),
+            fault,
+            now,
+            undelivered.clone(),
+        );
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
+        if let Some(undelivered) = undelivered {
+            state.undelivered.push(undelivered.clone());
+            outputs.push(Output::Undelivered(Box::new(undelivered)));
+        }
         state.last_failure = cause.clone();
         if cancelled {
             self.give_up(job, cause, TokenAmount::ZERO, outputs);
@@ -661,7 +678,7 @@ impl Router {
         billed: TokenAmount,
         outputs: &mut Vec<Output>,
     ) {
-        self.end_job(job);
+        let ended = self.end_job(job);
         let release = if cause == Cause::DeadlineExceeded {
             ReleaseCause::TimedOut
         } else {
@@ -670,13 +687,29 @@ impl Router {
         self.release(job, release, outputs);
         outputs.push(Output::Client {
             job,
-            event: ClientEvent::Failed(Failure { cause, billed }),
+            event: ClientEvent::Failed(Failure {
+                cause,
+                billed,
+                undelivered: ended.map_or_else(Box::default, |job| job.undelivered.into()),
+            }),
         });
+    }
+
+    /// Both signatures under an order that was taken; nothing where it was not.
+    fn undelivered(&self, current: &Current) -> Option<Undelivered> {
+        let acceptance = current.taken.as_ref()?.acceptance.clone();
+        let ticket = current.ticket.clone();
+        let signature = self.config.key.sign(acceptance.acceptance.ticket);
+        Some(Undelivered {
+            ticket: SignedTicket { ticket, signature },
+            acceptance,
+        })
     }
 
     pub(super) fn provider_down(
         &mut self,
         provider: Address,
+        how: fn(Cause) -> Lost,
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
@@ -696,7 +729,7 @@ impl Router {
             .map(|(job, _)| *job)
             .collect();
         for job in jobs {
-            self.lost(job, Lost::Fault(Cause::ProviderDown), now, outputs);
+            self.lost(job, how(Cause::ProviderDown), now, outputs);
         }
     }
 
@@ -805,7 +838,27 @@ impl Router {
     }
 }
 
-/// Whether more tokens and their text may follow what came.
+/// Whether a provider's word is for this order, by it, and within what was ordered.
+fn check_taken(domain: &Domain, ticket: &Ticket, taken: &Taken) -> Result<(), &'static str> {
+    let SignedAcceptance {
+        acceptance,
+        signature,
+    } = &taken.acceptance;
+    if acceptance.ticket != ticket_digest(domain, ticket) {
+        return Err("its acceptance is of another order");
+    }
+    if recover(acceptance_digest(domain, acceptance), signature) != Ok(ticket.provider) {
+        return Err("its acceptance is not signed by it");
+    }
+    if acceptance.accepted_at > ticket.deadline {
+        return Err("it accepted after the ticket's deadline");
+    }
+    if taken.input_units > ticket.input_units_max {
+        return Err("it counts more input than the ticket covers");
+    }
+    Ok(())
+}
+
 /// Countersigns; what the client will hear once the call is charged.
 fn done_of(state: &Job, key: &SecretKey, end: Final, started: Started, now: Timestamp) -> Done {
     let Final {
@@ -831,6 +884,7 @@ fn done_of(state: &Job, key: &SecretKey, end: Final, started: Started, now: Time
     }
 }
 
+/// Whether more tokens and their text may follow what came.
 fn check_delta(
     prompt: &Prompt,
     current: &Current,
@@ -841,7 +895,7 @@ fn check_delta(
     if count as u64 > current.ticket.output_units_max {
         return Err("it sent more tokens than were ordered");
     }
-    if current.accepted_input.is_none() {
+    if current.taken.is_none() {
         return Err("it sent tokens before it accepted");
     }
     if let Some(checked) = vectors::check_lines(prompt, current, tokens, text) {
@@ -855,9 +909,12 @@ fn check_delta(
 
 /// Whether a final tells the same as what was ordered, accepted and sent before it.
 fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), String> {
-    let input_units = current
-        .accepted_input
-        .ok_or("the ticket was not accepted")?;
+    let taken = current.taken.as_ref();
+    let Taken {
+        input_units,
+        acceptance,
+    } = taken.ok_or("the ticket was not accepted")?;
+    let input_units = *input_units;
     // A float server counts by itself, and may claim less than was accepted and sent (0021).
     let may_claim_less = current.ticket.tier == Tier::None;
     let right =
@@ -876,6 +933,9 @@ fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), Stri
         return Err("tool calls without that finish reason".to_owned());
     }
     let (accepted_at, delivered_at) = (end.receipt.accepted_at, end.receipt.delivered_at);
+    if accepted_at != acceptance.acceptance.accepted_at {
+        return Err("the receipt names another time of acceptance than was signed".to_owned());
+    }
     if delivered_at < accepted_at || delivered_at > current.ticket.deadline {
         return Err("delivered before it was accepted or after the ticket's deadline".to_owned());
     }

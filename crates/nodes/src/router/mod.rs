@@ -17,9 +17,10 @@ pub use pool::{Standing, Stock, Track};
 pub use spending::{day_of, spend_alerts};
 pub use summary::{JobSummary, Loss};
 
-use crate::client::{Cause, ClientEvent, ClientRequest, Failure};
+use crate::client::{Cause, ClientEvent, ClientRequest, Failure, Undelivered};
 use crate::message::{Hello, ToProvider, ToRouter};
 use crate::work::Work;
+use attempts::Lost;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use stoa_crypto::{Domain, SecretKey};
@@ -75,6 +76,8 @@ pub enum Input {
     ProviderUp(Box<Hello>),
     /// Its connection is gone.
     ProviderDown(Address),
+    /// Its connection was ended here, because it may not serve any more: what it did not deliver then is not held against its stake.
+    ProviderCutOff(Address),
     /// A message of a connected provider.
     Provider {
         /// Who.
@@ -226,6 +229,8 @@ pub enum Output {
     Audits(Keeping),
     /// What a key spent passed a share of its limit.
     SpendAlert(crate::client::SpendAlert),
+    /// Keep durably: a provider took an order and did not deliver. From the ticket's deadline on it can be claimed.
+    Undelivered(Box<Undelivered>),
     /// Something to do on chain; repeated until the event that ends it arrives, so the shell makes each idempotent.
     Chain(ChainCall),
     /// Something for the operator's log.
@@ -334,6 +339,8 @@ struct Job {
     current: Option<Current>,
     phase: Phase,
     last_failure: Cause,
+    /// What providers took of it and did not deliver.
+    undelivered: Vec<Undelivered>,
 }
 
 impl Job {
@@ -352,7 +359,8 @@ impl Job {
 struct Current {
     provider: Address,
     ticket: Ticket,
-    accepted_input: Option<u64>,
+    /// The provider's word that it took the order.
+    taken: Option<attempts::Taken>,
     output: Vec<u32>,
     text: String,
     /// Length of output and text after each delta: where an answer may be cut, as the provider cuts it.
@@ -496,7 +504,12 @@ impl Router {
             Input::ClientGone { job, read } => self.client_gone(job, read, now, &mut outputs),
             Input::Delivered { job, tokens } => self.delivered(job, tokens, now, &mut outputs),
             Input::ProviderUp(hello) => self.stock.up(*hello, self.config.profile.limits.price_max),
-            Input::ProviderDown(provider) => self.provider_down(provider, now, &mut outputs),
+            Input::ProviderDown(provider) => {
+                self.provider_down(provider, Lost::Fault, now, &mut outputs)
+            }
+            Input::ProviderCutOff(provider) => {
+                self.provider_down(provider, Lost::CutOff, now, &mut outputs)
+            }
             Input::Provider { provider, message } => {
                 self.provider_message(provider, message, now, &mut outputs)
             }
@@ -602,9 +615,6 @@ impl Router {
 fn failed(job: JobId, cause: Cause) -> Output {
     Output::Client {
         job,
-        event: ClientEvent::Failed(Failure {
-            cause,
-            billed: TokenAmount::ZERO,
-        }),
+        event: ClientEvent::Failed(Failure::new(cause, TokenAmount::ZERO)),
     }
 }

@@ -1,7 +1,7 @@
 //! What a router tells about the calls it works on.
 
 use super::{Job, Phase, Router};
-use crate::client::Cause;
+use crate::client::{Cause, Undelivered};
 use stoa_types::{Address, JobId, JobState, Price, Ticket, Timestamp, TokenAmount};
 
 /// Delivered jobs whose time to first token is remembered.
@@ -24,6 +24,8 @@ pub struct Loss {
     pub fault: bool,
     /// When.
     pub at: Timestamp,
+    /// What the provider had signed for, where it took the order and delivered nothing.
+    pub undelivered: Option<Undelivered>,
 }
 
 /// One call in progress.
@@ -114,6 +116,7 @@ impl Router {
         cause: Cause,
         fault: bool,
         at: Timestamp,
+        undelivered: Option<Undelivered>,
     ) {
         self.losses.push_back(Loss {
             job: ticket.job_id,
@@ -122,6 +125,7 @@ impl Router {
             cause,
             fault,
             at,
+            undelivered,
         });
         if self.losses.len() > LOSSES {
             self.losses.pop_front();
@@ -138,7 +142,7 @@ impl Router {
 
 fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
     let current = state.current.as_ref();
-    let accepted = current.and_then(|current| current.accepted_input);
+    let accepted = current.and_then(|current| current.taken.as_ref());
     let place = match state.phase {
         Phase::Reserving | Phase::Abandoned => JobState::Reserved,
         Phase::Delivering(_) | Phase::Charging(_) => JobState::Delivered,
@@ -156,7 +160,7 @@ fn summary(job: JobId, state: &Job) -> JobSummary<'_> {
         ttft_ms: state
             .first_token_at
             .map(|at| at.since(state.submitted_at).0),
-        input_units: accepted.unwrap_or(0),
+        input_units: accepted.map_or(0, |taken| taken.input_units),
         output_units: current.map_or(0, |current| current.output.len() as u64),
         submitted_at: state.submitted_at,
     }
