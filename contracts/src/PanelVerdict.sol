@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {IAuditRounds, Phase, Snapshot} from "./interfaces/IAuditRounds.sol";
+import {IClaimVerdict} from "./interfaces/IClaimVerdict.sol";
 import {IPaymentVault} from "./interfaces/IPaymentVault.sol";
 import {IReputation} from "./interfaces/IReputation.sol";
 import {IStakeRegistry} from "./interfaces/IStakeRegistry.sol";
@@ -22,9 +23,10 @@ import {Roles} from "./libraries/StakeRegistryLib.sol";
 
 /// @title The verdict of a panel of validators
 /// @notice Two equal verdicts of the three validators that the beacon drew decide; what anybody can recompute from a posted receipt needs
-/// no panel. Anyone may call everything here: each call carries its own evidence. No admin, and nothing held.
+/// no panel. Anyone may call everything here but what claims of non-delivery come to: each call carries its own evidence. No admin, and
+/// nothing held.
 /// @dev Is the slasher of the stake registry, the verdict of the vault and of the rounds, and the writer of the reputation.
-contract PanelVerdict is IVerdict {
+contract PanelVerdict is IVerdict, IClaimVerdict {
     using PlaceLib for Place;
 
     /// @notice A conviction within this time of the last one of its class is a repeat.
@@ -43,6 +45,8 @@ contract PanelVerdict is IVerdict {
     IReputation public immutable REPUTATION;
     /// @notice Seconds that a panel member has to show its verdict after a ruling without it.
     uint64 public immutable ANSWER;
+    /// @inheritdoc IClaimVerdict
+    address public immutable CLAIMS;
 
     /// @dev Two slots. `duty`: every member of the panel had to have a verdict. `seen` holds one bit for each seat whose verdict was shown,
     /// or that showed none in time.
@@ -77,13 +81,13 @@ contract PanelVerdict is IVerdict {
         bool voids;
     }
 
-    /// @dev `omittedIn`: the round in which something was not done, which an outage may have caused; 0 for what was done.
+    /// @dev `since`: when what was not done began, which an outage may have caused; 0 for what was done. Of a false claim: when it was made.
     struct Fault {
         uint8 kind;
         address offender;
         uint8 role;
         bytes32 about;
-        uint64 omittedIn;
+        uint64 since;
         address harmed;
         uint128 charge;
         address challenger;
@@ -104,12 +108,14 @@ contract PanelVerdict is IVerdict {
     /// @param vault The vault; not zero.
     /// @param reputation The reputation; not zero.
     /// @param answer Seconds to answer a ruling; not zero.
+    /// @param claims The contract of claims of non-delivery; zero for none.
     constructor(
         IAuditRounds rounds,
         IStakeRegistry stakes,
         IPaymentVault vault,
         IReputation reputation,
-        uint64 answer
+        uint64 answer,
+        address claims
     ) {
         if (address(rounds) == address(0) || address(stakes) == address(0)) revert Errors.ZeroParameter();
         if (address(vault) == address(0) || address(reputation) == address(0)) revert Errors.ZeroParameter();
@@ -119,6 +125,7 @@ contract PanelVerdict is IVerdict {
         VAULT = vault;
         REPUTATION = reputation;
         ANSWER = answer;
+        CLAIMS = claims;
     }
 
     // ------------------------------------------------------------------------------------------------------------- rulings
@@ -217,6 +224,19 @@ contract PanelVerdict is IVerdict {
             && !PlaceLib.areTwo(a.leaf, first.place.proof, second.place.proof);
         if (a.job != b.job || a.router != b.router || same) revert Errors.NotDouble();
         _convict(b, _fault(Faults.DOUBLE_POST, b.router, Roles.ROUTER, b.job));
+    }
+
+    // ----------------------------------------------------------------------------------------------- claims of non-delivery
+
+    /// @inheritdoc IClaimVerdict
+    function convictNonDelivery(address provider, bytes32 ticket, uint64 since, address account) external {
+        _convictClaim(Faults.NON_DELIVERY, provider, Roles.PROVIDER, ticket, since, account);
+        REPUTATION.bad(provider, ROUNDS.latest());
+    }
+
+    /// @inheritdoc IClaimVerdict
+    function convictFalseClaim(address router, bytes32 ticket, uint64 since, address provider) external {
+        _convictClaim(Faults.FALSE_CLAIM, router, Roles.ROUTER, ticket, since, provider);
     }
 
     // --------------------------------------------------------------------------------------------------------------- views
@@ -437,21 +457,30 @@ contract PanelVerdict is IVerdict {
         (f.kind, f.offender, f.role, f.about) = (kind, offender, role, about);
     }
 
-    function _omission(uint8 kind, uint64 round, address offender, uint8 role) private pure returns (Fault memory f) {
+    function _omission(uint8 kind, uint64 round, address offender, uint8 role) private view returns (Fault memory f) {
         f = _fault(kind, offender, role, keccak256(abi.encode(round)));
-        f.omittedIn = round;
+        f.since = ROUNDS.roundOf(round).openedAt;
+    }
+
+    function _convictClaim(uint8 kind, address offender, uint8 role, bytes32 ticket, uint64 since, address harmed)
+        private
+    {
+        if (msg.sender != CLAIMS) revert Errors.NotAllowed(msg.sender);
+        Fault memory f = _fault(kind, offender, role, ticket);
+        (f.since, f.harmed, f.charge) = (since, harmed, 1);
+        _punish(f);
     }
 
     function _faultId(Fault memory f) private pure returns (bytes32) {
         return keccak256(abi.encode(f.kind, f.offender, f.about));
     }
 
-    /// @dev How many convictions of the class came before. What was not done in a round that opened before the last of them is no repeat of
-    /// it: an outage covers many jobs and some rounds.
+    /// @dev How many convictions of the class came before. What was not done since before the last of them is no repeat of it: an outage
+    /// covers many jobs and some rounds.
     function _earlier(Fault memory f) private returns (uint32 earlier) {
         Repeat storage repeat = _repeats[f.offender][Faults.class(f.kind)];
         earlier = block.timestamp > uint256(repeat.last) + REPEAT ? 0 : repeat.count;
-        bool same = f.omittedIn != 0 && earlier != 0 && ROUNDS.roundOf(f.omittedIn).openedAt <= repeat.rose;
+        bool same = f.since != 0 && earlier != 0 && f.since <= repeat.rose;
         uint64 now_ = uint64(block.timestamp);
         (repeat.last, repeat.rose) = (now_, same ? repeat.rose : now_);
         if (same) --earlier;
@@ -460,18 +489,20 @@ contract PanelVerdict is IVerdict {
 
     /// @dev What was not done costs once in a round, however many subjects it concerns.
     function _punishOnce(Fault memory f) private {
-        if (f.omittedIn == 0 || !STAKES.isSlashed(_faultId(f))) _punish(f);
+        if (f.since == 0 || !STAKES.isSlashed(_faultId(f))) _punish(f);
     }
 
-    /// @dev One slash, with the severity of its class and of its repeats.
+    /// @dev One slash, with the severity of its class and of its repeats. Of a job that was not delivered half of the developers' share burns:
+    /// there must be nothing to earn from collecting acceptances.
     function _punish(Fault memory f) private {
         bytes32 faultId = _faultId(f);
         uint16 severity = Faults.severity(f.kind, _earlier(f));
         emit Events.Convicted(faultId, f.offender, f.kind, severity);
-        uint256 parts = f.harmed == address(0) ? 0 : 1;
+        uint256 parts = f.harmed == address(0) ? 0 : f.kind == Faults.NON_DELIVERY ? 2 : 1;
         address[] memory developers = new address[](parts);
         uint128[] memory charges = new uint128[](parts);
-        if (parts == 1) (developers[0], charges[0]) = (f.harmed, f.charge);
+        if (parts != 0) (developers[0], charges[0]) = (f.harmed, f.charge);
+        if (parts == 2) charges[1] = f.charge;
         STAKES.slash(faultId, f.offender, f.role, severity, developers, charges, f.challenger);
     }
 }

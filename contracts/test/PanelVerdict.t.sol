@@ -679,11 +679,11 @@ contract PanelVerdictTest is AuditMarket {
 
     function test_what_is_built_with_nothing_is_refused() public {
         expect(abi.encodeWithSelector(Errors.ZeroParameter.selector));
-        new PanelVerdict(IAuditRounds(address(0)), stakes, vault, reputation, ANSWER);
+        new PanelVerdict(IAuditRounds(address(0)), stakes, vault, reputation, ANSWER, address(0));
         expect(abi.encodeWithSelector(Errors.ZeroParameter.selector));
-        new PanelVerdict(rounds, IStakeRegistry(address(0)), vault, reputation, ANSWER);
+        new PanelVerdict(rounds, IStakeRegistry(address(0)), vault, reputation, ANSWER, address(0));
         expect(abi.encodeWithSelector(Errors.ZeroParameter.selector));
-        new PanelVerdict(rounds, stakes, vault, reputation, 0);
+        new PanelVerdict(rounds, stakes, vault, reputation, 0, address(0));
         expect(abi.encodeWithSelector(ReputationErrors.BadRates.selector, 1000, 0));
         new Reputation(1000, 0, 0, admin);
         expect(abi.encodeWithSelector(ReputationErrors.BadRates.selector, 50, 1000));

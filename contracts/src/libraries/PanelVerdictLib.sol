@@ -74,6 +74,8 @@ library PanelVerdictErrors {
     error NobodyDid(uint64 round);
     /// @notice A charge of `charge` is not above `most`.
     error NotOvercharged(uint128 charge, uint256 most);
+    /// @notice `caller` is not the contract of claims.
+    error NotAllowed(address caller);
     /// @notice These are not two leaves for one job of one router.
     error NotDouble();
 }
@@ -119,6 +121,8 @@ library Faults {
     uint8 internal constant DISSENT = 18;
     uint8 internal constant OVERCHARGE = 19;
     uint8 internal constant DOUBLE_POST = 20;
+    uint8 internal constant NON_DELIVERY = 21;
+    uint8 internal constant FALSE_CLAIM = 22;
 
     /// @notice Repeats are counted together for faults of one class.
     function class(uint8 kind) internal pure returns (uint8) {
@@ -130,7 +134,10 @@ library Faults {
     function severity(uint8 kind, uint32 earlier) internal pure returns (uint16) {
         uint8 group = class(kind);
         if (group == Outcomes.WRONG_OUTPUT) return earlier == 0 ? 2500 : 10_000;
-        if (group == Outcomes.WITHHELD || group == DISSENT) return earlier == 0 ? 500 : earlier == 1 ? 1500 : 5000;
+        if (group == Outcomes.WITHHELD || group == DISSENT || group == FALSE_CLAIM) {
+            return earlier == 0 ? 500 : earlier == 1 ? 1500 : 5000;
+        }
+        if (group == NON_DELIVERY) return earlier == 0 ? 100 : earlier == 1 ? 500 : 1000;
         if (group == MISSED_REVEAL) return earlier == 0 ? 100 : earlier == 1 ? 300 : 1000;
         return 10_000;
     }

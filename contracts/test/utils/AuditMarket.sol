@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {AuditRounds} from "../../src/AuditRounds.sol";
+import {DeliveryClaims} from "../../src/DeliveryClaims.sol";
 import {PanelVerdict} from "../../src/PanelVerdict.sol";
 import {Reputation} from "../../src/Reputation.sol";
 import {Phase, RoundsParams, Snapshot} from "../../src/interfaces/IAuditRounds.sol";
@@ -31,10 +32,13 @@ abstract contract AuditMarket is Market {
     bytes32 internal constant SALT = keccak256("salt");
     bytes32 internal constant PAY = keccak256("pay root");
     uint128 internal constant STAKE = 20_000e18;
+    uint64 internal constant DAY = 1 days;
+    uint128 internal constant DEPOSIT = 10e18;
 
     AuditRounds internal rounds;
     PanelVerdict internal court;
     Reputation internal reputation;
+    DeliveryClaims internal claims;
     address internal router = named("router");
     address internal provider;
     address internal account;
@@ -49,7 +53,9 @@ abstract contract AuditMarket is Market {
         account = vm.addr(ACCOUNT_KEY);
         rounds = new AuditRounds(stakes, vault, times(), ANSWER, admin);
         reputation = rates();
-        court = new PanelVerdict(rounds, stakes, vault, reputation, ANSWER);
+        address next = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
+        court = new PanelVerdict(rounds, stakes, vault, reputation, ANSWER, next);
+        claims = new DeliveryClaims(stoa, stakes, court, address(vault), DAY, DAY, DEPOSIT);
         vm.startPrank(admin);
         stakes.setSlasher(address(court));
         vault.setVerdict(address(court));

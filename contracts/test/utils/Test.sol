@@ -13,6 +13,8 @@ struct Wallet {
 interface Vm {
     function warp(uint256 time) external;
     function roll(uint256 number) external;
+    function getNonce(address who) external view returns (uint64);
+    function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
     function store(address target, bytes32 slot, bytes32 value) external;
     function chainId(uint256 id) external;
     function prank(address sender) external;

@@ -182,7 +182,7 @@ impl<C: ChainAccess> Account<C> {
     }
 
     /// Lets `spender` take `amount` of `token` unless it may already. Both tokens have the same `approve`.
-    async fn approve(
+    pub(crate) async fn approve(
         &self,
         token: Address,
         spender: Address,

@@ -10,6 +10,11 @@ sol!(
 );
 sol!(
     #[sol(all_derives = true)]
+    DeliveryClaims,
+    "../../contracts/artifacts/DeliveryClaims.json"
+);
+sol!(
+    #[sol(all_derives = true)]
     PanelVerdict,
     "../../contracts/artifacts/PanelVerdict.json"
 );

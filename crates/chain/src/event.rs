@@ -304,6 +304,32 @@ pub enum ContractEvent {
         reputation_ppm: u32,
         verified: u32,
     },
+    /// Somebody says that a provider took a ticket and delivered nothing; it has until `answer_by`.
+    DeliveryClaimed {
+        ticket: Digest,
+        provider: Address,
+        router: Address,
+        claimant: Address,
+        job: JobId,
+        answer_by: Timestamp,
+    },
+    /// The provider's receipt was shown; the deposit went to it.
+    ClaimAnswered { ticket: Digest, provider: Address },
+    /// A receipt with both signatures was shown; `accused` where the router had claimed, and was slashed.
+    ClaimRefuted {
+        ticket: Digest,
+        provider: Address,
+        router: Address,
+        accused: bool,
+    },
+    /// Nobody answered. Not `slashed` where the provider had been for a deadline less than a day away.
+    NonDeliveryPunished {
+        ticket: Digest,
+        provider: Address,
+        slashed: bool,
+    },
+    /// A claim that nobody decided was taken back.
+    ClaimTakenBack { ticket: Digest, claimant: Address },
     /// An administrative change; the text names it.
     Administration { what: String },
 }

@@ -3,10 +3,10 @@
 use alloy_sol_types::SolInterface;
 
 use crate::bindings::{
-    AuditRounds::AuditRoundsErrors, PanelVerdict::PanelVerdictErrors,
-    PaymentVault::PaymentVaultErrors, ProviderRegistry::ProviderRegistryErrors,
-    Reputation::ReputationErrors, StakeRegistry::StakeRegistryErrors, StoaToken::StoaTokenErrors,
-    TestDollar::TestDollarErrors,
+    AuditRounds::AuditRoundsErrors, DeliveryClaims::DeliveryClaimsErrors,
+    PanelVerdict::PanelVerdictErrors, PaymentVault::PaymentVaultErrors,
+    ProviderRegistry::ProviderRegistryErrors, Reputation::ReputationErrors,
+    StakeRegistry::StakeRegistryErrors, StoaToken::StoaTokenErrors, TestDollar::TestDollarErrors,
 };
 
 /// Names the contracts' own errors with their values, and Solidity's texts; anything else as hexadecimal.
@@ -25,6 +25,7 @@ pub fn explain_revert(data: &[u8]) -> String {
         .or_else(|| named::<PanelVerdictErrors>(data))
         .or_else(|| named::<AuditRoundsErrors>(data))
         .or_else(|| named::<ReputationErrors>(data))
+        .or_else(|| named::<DeliveryClaimsErrors>(data))
         .unwrap_or_else(|| format!("0x{}", hex::encode(data)))
 }
 

@@ -175,6 +175,7 @@ impl<C: ChainAccess> Indexer<C> {
         }
         if let Some(audits) = &self.audits {
             addresses.extend([audits.rounds, audits.verdict, audits.reputation]);
+            addresses.extend(audits.claims);
         }
         let mut logs = self.chain.logs(addresses, from, to).await?;
         // Told out of order or from elsewhere, events would mean something else: a later release before an earlier debit.

@@ -25,6 +25,16 @@ async fn a_deployment_appoints_the_verdict_and_the_chain_says_where_it_is() {
     let writer = view(&access, judges.reputation, &Reputation::writerCall {}).await;
     assert_eq!(writer.expect("readable"), verdict);
 
+    let claims = judges.claims.expect("deployed");
+    let believed = view(&access, judges.verdict, &PanelVerdict::CLAIMSCall {}).await;
+    assert_eq!(believed.expect("readable"), evm_address(claims));
+    let rules = judges.claim_rules(&access).await.expect("readable");
+    let rules = rules.expect("deployed");
+    let delivery = &network.profile.delivery;
+    assert_eq!(rules.claim_seconds, delivery.claim_seconds);
+    assert_eq!(rules.answer_seconds, delivery.answer_seconds);
+    assert_eq!(rules.deposit, delivery.deposit);
+
     let audit = &network.profile.audit;
     let times = view(&access, judges.rounds, &AuditRounds::paramsCall {})
         .await

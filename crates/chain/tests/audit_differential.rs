@@ -215,6 +215,7 @@ impl Evm {
             evm_address(evm.vault),
             evm_address(evm.reputation),
             ANSWER,
+            evm_address(Address::ZERO),
         ));
         evm.verdict = evm.create(&V::BYTECODE, verdict.abi_encode());
         evm.appoint();

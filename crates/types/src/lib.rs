@@ -18,8 +18,8 @@ pub use hardware::{Accelerator, Hardware};
 pub use id::{Address, Digest, EndpointId, HexError, JobId, Region, Signature};
 pub use job::{FinishReason, JobState, Tier, UnknownTier};
 pub use profile::{
-    ChainParameters, FeeParameters, Limits, NetworkProfile, ProfileError, RoutingParameters,
-    SettlementParameters, StakeParameters,
+    ChainParameters, DeliveryParameters, FeeParameters, Limits, NetworkProfile, ProfileError,
+    RoutingParameters, SettlementParameters, StakeParameters,
 };
 pub use receipt::{
     Acceptance, PaidBy, RECEIPT_VERSION, Receipt, SignedAcceptance, SignedReceipt, SignedTicket,

@@ -41,6 +41,8 @@ pub struct NetworkProfile {
     pub stake: StakeParameters,
     /// Rounds, panels and sampling of audits.
     pub audit: AuditParameters,
+    /// Claims of non-delivery.
+    pub delivery: DeliveryParameters,
     /// Scoring of providers.
     pub routing: RoutingParameters,
     /// Bounds on what a request may ask.
@@ -185,6 +187,18 @@ impl AuditParameters {
     }
 }
 
+/// Claims of non-delivery (docs/decisions/0030-non-delivery.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeliveryParameters {
+    /// Seconds after its deadline in which an accepted ticket may be claimed.
+    pub claim_seconds: u64,
+    /// Seconds that its provider has to answer.
+    pub answer_seconds: u64,
+    /// What a claim costs until it is decided; the provider gets it with its answer.
+    pub deposit: StakeAmount,
+}
+
 /// Scoring of providers (SPEC C.6.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -309,6 +323,7 @@ impl NetworkProfile {
             ));
         }
         self.check_audit()?;
+        self.check_delivery()?;
         self.check_usable()
     }
 
@@ -342,6 +357,29 @@ impl NetworkProfile {
             (
                 self.devnet || audit.first_jobs == 0,
                 "only a devnet audits the first jobs of each provider in full",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(ProfileError::Inconsistent(rule)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_delivery(&self) -> Result<(), ProfileError> {
+        let delivery = &self.delivery;
+        let all = delivery.claim_seconds.checked_add(delivery.answer_seconds);
+        let rules = [
+            (
+                delivery.claim_seconds > 0 && delivery.answer_seconds > 0,
+                "claims of non-delivery and answers to them take at least a second each",
+            ),
+            (
+                delivery.deposit.units() > 0,
+                "a claim of non-delivery costs a deposit",
+            ),
+            (
+                all.is_some_and(|seconds| seconds < self.stake.unbonding_seconds),
+                "a claim of non-delivery must end before stake that leaves is out of reach",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
@@ -458,6 +496,9 @@ mod tests {
             ("least_bps = 500", "least_bps = 0"),
             ("most_bps = 1000", "most_bps = 499"),
             ("devnet = true", "devnet = false"),
+            ("claim_seconds = 86400", "claim_seconds = 0"),
+            ("claim_seconds = 86400", "claim_seconds = 518400"),
+            ("deposit = \"10000000000000000000\"", "deposit = \"0\""),
         ] {
             assert_eq!(text.matches(was).count(), 1, "{was}");
             let refused = NetworkProfile::parse(&text.replace(was, is));

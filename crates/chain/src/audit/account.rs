@@ -34,6 +34,11 @@ impl<C: ChainAccess> AuditAccount<C> {
         &self.account
     }
 
+    /// The contracts that judge.
+    pub fn contracts(&self) -> &AuditContracts {
+        &self.contracts
+    }
+
     async fn rounds(&self, call: &impl SolCall) -> Sent {
         self.account
             .sender()

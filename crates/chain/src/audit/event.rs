@@ -8,6 +8,7 @@ use stoa_types::{JobId, Timestamp};
 use super::AuditContracts;
 use crate::access::RawLog;
 use crate::bindings::AuditRounds::AuditRoundsEvents as Rounds;
+use crate::bindings::DeliveryClaims::DeliveryClaimsEvents as Claims;
 use crate::bindings::PanelVerdict::PanelVerdictEvents as Verdict;
 use crate::bindings::Reputation::ReputationEvents as Reputation;
 use crate::convert::{address, digest, evm_digest, tokens};
@@ -25,6 +26,8 @@ impl AuditContracts {
             Some(reputation(
                 Reputation::decode_raw_log(&topics, &log.data).ok()?,
             ))
+        } else if Some(log.address) == self.claims {
+            Some(claims(Claims::decode_raw_log(&topics, &log.data).ok()?))
         } else {
             None
         }
@@ -141,6 +144,39 @@ fn verdict(event: Verdict) -> Option<ContractEvent> {
             outcome: outcome(e.outcome)?,
         },
     })
+}
+
+fn claims(event: Claims) -> ContractEvent {
+    use ContractEvent as E;
+    match event {
+        Claims::Claimed(e) => E::DeliveryClaimed {
+            ticket: digest(e.ticket),
+            provider: address(e.provider),
+            router: address(e.router),
+            claimant: address(e.claimant),
+            job: JobId(e.job.0),
+            answer_by: Timestamp::from_secs(e.answerBy),
+        },
+        Claims::Answered(e) => E::ClaimAnswered {
+            ticket: digest(e.ticket),
+            provider: address(e.provider),
+        },
+        Claims::Refuted(e) => E::ClaimRefuted {
+            ticket: digest(e.ticket),
+            provider: address(e.provider),
+            router: address(e.router),
+            accused: e.accused,
+        },
+        Claims::Punished(e) => E::NonDeliveryPunished {
+            ticket: digest(e.ticket),
+            provider: address(e.provider),
+            slashed: e.slashed,
+        },
+        Claims::TakenBack(e) => E::ClaimTakenBack {
+            ticket: digest(e.ticket),
+            claimant: address(e.claimant),
+        },
+    }
 }
 
 fn reputation(event: Reputation) -> ContractEvent {

@@ -2,11 +2,13 @@
 //! in them, [`AuditAccount`] calls them.
 
 mod account;
+mod delivery;
 mod event;
 mod follow;
 mod state;
 
 pub use account::{AuditAccount, evidence_words, vote_words};
+pub use delivery::{ClaimRules, ClaimState, ClaimView, OpenClaim, OpenClaims};
 pub use follow::AuditFollower;
 pub use state::{AuditParams, AuditState, Reached};
 
@@ -17,7 +19,9 @@ use stoa_ledger::audit::standing::Standing;
 use stoa_types::{Address, NetworkProfile};
 
 use crate::access::{AccessError, ChainAccess, TransactionReceipt, view};
-use crate::bindings::{AuditRounds, PanelVerdict, PaymentVault, Reputation, StakeRegistry};
+use crate::bindings::{
+    AuditRounds, DeliveryClaims, PanelVerdict, PaymentVault, Reputation, StakeRegistry,
+};
 use crate::convert::{address, evm_address};
 use crate::deploy::{Contracts, Creation, DeployError};
 use crate::sender::{SendError, Sender};
@@ -31,6 +35,8 @@ pub struct AuditContracts {
     pub reputation: Address,
     /// Rulings; the one that slashes and voids.
     pub verdict: Address,
+    /// Claims of non-delivery; `None` on a network that was founded before there were any.
+    pub claims: Option<Address>,
 }
 
 impl AuditContracts {
@@ -41,6 +47,7 @@ impl AuditContracts {
             rounds: at(5),
             reputation: at(6),
             verdict: at(7),
+            claims: Some(at(8)),
         }
     }
 
@@ -64,8 +71,30 @@ impl AuditContracts {
             rounds: address(rounds),
             reputation: address(reputation),
             verdict,
+            claims: claims_of(chain, verdict).await?,
         }))
     }
+}
+
+/// The contract of claims that a verdict believes. A verdict from before there were claims refuses the question.
+async fn claims_of<C: ChainAccess>(
+    chain: &C,
+    verdict: Address,
+) -> Result<Option<Address>, AccessError> {
+    match view(chain, verdict, &PanelVerdict::CLAIMSCall {}).await {
+        Ok(claims) => Ok(Some(address(claims)).filter(|claims| *claims != Address::ZERO)),
+        Err(AccessError::Reverted { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a creation is left out here: claims of non-delivery, where the verdict that was deployed does not know them.
+pub(crate) async fn is_left_out<C: ChainAccess>(
+    chain: &C,
+    audit: &AuditContracts,
+    contract: Address,
+) -> Result<bool, AccessError> {
+    Ok(audit.claims == Some(contract) && claims_of(chain, audit.verdict).await?.is_none())
 }
 
 impl AuditContracts {
@@ -113,7 +142,7 @@ pub(crate) fn creations(
     audit: &AuditContracts,
     profile: &NetworkProfile,
     admin: Address,
-) -> [Creation; 3] {
+) -> Vec<Creation> {
     let code = |bytecode: &[u8], arguments: Vec<u8>| [bytecode, &arguments].concat();
     let parameters = &profile.audit;
     let (stakes, vault) = (
@@ -147,8 +176,9 @@ pub(crate) fn creations(
         vault,
         evm_address(audit.reputation),
         parameters.answer_seconds,
+        evm_address(audit.claims.unwrap_or(Address::ZERO)),
     ));
-    [
+    let mut all = vec![
         (
             "AuditRounds",
             audit.rounds,
@@ -164,7 +194,24 @@ pub(crate) fn creations(
             audit.verdict,
             code(&PanelVerdict::BYTECODE, verdict.abi_encode()),
         ),
-    ]
+    ];
+    if let Some(claims) = audit.claims {
+        let arguments = DeliveryClaims::constructorCall::new((
+            evm_address(contracts.stake_token),
+            stakes,
+            evm_address(audit.verdict),
+            vault,
+            profile.delivery.claim_seconds,
+            profile.delivery.answer_seconds,
+            profile.delivery.deposit.units(),
+        ));
+        all.push((
+            "DeliveryClaims",
+            claims,
+            code(&DeliveryClaims::BYTECODE, arguments.abi_encode()),
+        ));
+    }
+    all
 }
 
 /// Names the verdict to the contracts that obey one, and the profile's planters. Does only what is missing: who was named by hand stays.

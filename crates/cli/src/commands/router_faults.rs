@@ -68,6 +68,7 @@ fn kind_name(code: u8) -> String {
     let name = match code {
         kind::OVERCHARGE => "overcharge",
         kind::DOUBLE_POST => "double_post",
+        kind::FALSE_CLAIM => "false_claim",
         other => {
             let outcome = audit::Outcome::ALL.into_iter().find(|o| o.code() == other);
             match outcome {

@@ -73,6 +73,8 @@ fn fault_words(code: u8) -> String {
         kind::DISSENT => "found otherwise than the panel ruled, or said nothing",
         kind::OVERCHARGE => "charged more than counts and prices give",
         kind::DOUBLE_POST => "posted one job twice",
+        kind::NON_DELIVERY => "took a job, delivered nothing and did not answer",
+        kind::FALSE_CLAIM => "claimed that a job was not delivered that it had signed for",
         other => return format!("fault of kind {other}"),
     };
     words.to_owned()

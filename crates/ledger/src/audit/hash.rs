@@ -103,6 +103,10 @@ pub mod kind {
     pub const OVERCHARGE: u8 = 19;
     /// Two leaves for one job.
     pub const DOUBLE_POST: u8 = 20;
+    /// A job was accepted and not delivered, and nobody answered.
+    pub const NON_DELIVERY: u8 = 21;
+    /// A router claimed that a job was not delivered whose receipt it had signed.
+    pub const FALSE_CLAIM: u8 = 22;
 }
 
 /// The id under which a fault is slashed once.

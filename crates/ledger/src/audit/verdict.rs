@@ -811,7 +811,8 @@ pub const fn class(fault: u8) -> u8 {
 pub fn severity(fault: u8, earlier: u32) -> Bps {
     let table: [u16; 3] = match fault {
         1 | 2 => [2_500, 10_000, 10_000],
-        3 | kind::DISSENT => [500, 1_500, 5_000],
+        3 | kind::DISSENT | kind::FALSE_CLAIM => [500, 1_500, 5_000],
+        kind::NON_DELIVERY => [100, 500, 1_000],
         kind::MISSED_REVEAL | kind::MISSED_BALLOT => [100, 300, 1_000],
         _ => [10_000; 3],
     };
