@@ -7,6 +7,7 @@ use stoa_crypto::{
     token_root,
 };
 use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::caps::Caps;
 use stoa_ledger::audit::hash::{self, kind, link};
 use stoa_ledger::audit::panel::Member;
 use stoa_ledger::audit::place::Post;
@@ -185,6 +186,7 @@ fn round(phase: Phase, post: Post) -> RoundView {
             roots: Vec::new(),
             earlier: Vec::new(),
             reversed: Vec::new(),
+            caps: Caps::default(),
         }],
         standings: BTreeMap::new(),
         rulings: BTreeMap::new(),
@@ -925,6 +927,7 @@ fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
         roots: Vec::new(),
         earlier: Vec::new(),
         reversed: Vec::new(),
+        caps: Caps::default(),
     });
     let asked = |order: [usize; 2]| {
         let mut validator = Validator::recover(config.clone(), []);
@@ -1146,6 +1149,8 @@ struct Sums {
     /// When the validator sees the round first.
     from: Timestamp,
     reversed: Vec<Reversed>,
+    /// What the developer allotted before the first post, and before the last.
+    caps: [u128; 2],
 }
 
 impl Sums {
@@ -1171,6 +1176,7 @@ impl Sums {
             kept: Vec::new(),
             from: Timestamp(START),
             reversed: Vec::new(),
+            caps: [1_000, 1_000],
         }
     }
 
@@ -1184,6 +1190,11 @@ impl Sums {
         covered.roots = self.roots[before..].to_vec();
         covered.earlier = posts[..before].to_vec();
         covered.reversed = self.reversed.clone();
+        let developer = (key("developer").address(), 1);
+        for (posts, cap) in [0, 2].into_iter().zip(self.caps) {
+            let cap = TokenAmount::from_units(cap);
+            covered.caps.raise(developer, posts, cap, 0);
+        }
         let mut validator = Validator::recover(config(), []).with_sums(self.kept.clone());
         let router = key("router").address();
         let mut outputs = validator.handle(self::view(view), self.from);
@@ -1202,7 +1213,8 @@ impl Sums {
                 outputs.extend(validator.handle(leaves, self.from));
             }
         }
-        outputs.extend(validator.handle(Input::Tick, ENDS));
+        // Half a margin before the end nothing is waited for any more.
+        outputs.extend(validator.handle(Input::Tick, Timestamp(ENDS.0 - 2_400)));
         let batch = hash::batch_subject(router, 3);
         let (mut said, mut kept) = (None, Vec::new());
         for output in outputs {
@@ -1250,11 +1262,11 @@ fn a_root_that_cannot_be_measured_because_an_older_file_is_refused_is_withheld()
 fn who_has_only_just_asked_for_an_older_file_does_not_call_it_withheld() {
     let mut sums = Sums {
         refused: vec![1],
-        from: Timestamp(ENDS.0 - 2_400),
+        from: Timestamp(ENDS.0 - 2_600),
         ..Sums::new(1)
     };
     assert_eq!(sums.said(1).0, None);
-    sums.from = Timestamp(ENDS.0 - 2_500);
+    sums.from = Timestamp(ENDS.0 - 5_000);
     assert_eq!(sums.said(1).0, Some(Outcome::Withheld));
 }
 
@@ -1304,6 +1316,18 @@ fn a_root_is_cancelled_for_what_was_reversed_under_way_and_bad_for_anything_else
     sums = Sums::new(1);
     sums.reversed = vec![late];
     assert_eq!(sums.said(1).0, Some(Outcome::BadSums));
+}
+
+#[test]
+fn a_root_that_debits_a_developer_above_all_that_it_ever_allotted_is_bad() {
+    let mut sums = Sums::new(0);
+    let owed: u128 = sums.roots[2].gross.units();
+    sums.caps = [owed, owed];
+    assert_eq!(sums.said(1).0, None);
+    sums.caps = [owed - 1, owed - 1];
+    assert_eq!(sums.said(1).0, Some(Outcome::BadSums));
+    sums.caps = [owed - 1, owed];
+    assert_eq!(sums.said(1).0, None, "it was topped up in time");
 }
 
 #[test]

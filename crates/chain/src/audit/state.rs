@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use stoa_crypto::PublicKey;
+use stoa_ledger::audit::caps::Caps;
 use stoa_ledger::audit::panel::{Member, panel};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{Phase, RoundsParams};
@@ -55,6 +56,8 @@ struct Posts {
     claimable: u64,
     /// Charges that a verdict reversed, of posts that are kept.
     reversed: Vec<Reversed>,
+    /// What was allotted to the router.
+    caps: Caps,
 }
 
 #[derive(Debug, Clone)]
@@ -267,7 +270,9 @@ impl AuditState {
             ContractEvent::BatchPosted { .. }
             | ContractEvent::Promoted { .. }
             | ContractEvent::PendingVoided { .. }
-            | ContractEvent::JobReversed { .. } => self.of_posts(indexed),
+            | ContractEvent::JobReversed { .. }
+            | ContractEvent::Allotted { .. }
+            | ContractEvent::ToppedUp { .. } => self.of_posts(indexed),
             ContractEvent::Joined {
                 validator,
                 tip,
@@ -352,6 +357,26 @@ impl AuditState {
                 if *pay_root != Digest::ZERO {
                     posts.pending = posts.count();
                 }
+            }
+            ContractEvent::Allotted {
+                developer,
+                router,
+                generation,
+                cap,
+                ..
+            }
+            | ContractEvent::ToppedUp {
+                developer,
+                router,
+                generation,
+                cap,
+                ..
+            } => {
+                let posts = self.posts.entry(*router).or_default();
+                let (count, settled) = (posts.count(), posts.dropped);
+                posts
+                    .caps
+                    .raise((*developer, *generation), count, *cap, settled);
             }
             ContractEvent::Promoted { router, .. } => {
                 let posts = self.posts.entry(*router).or_default();
@@ -664,6 +689,11 @@ impl AuditState {
                 roots: posts.iter().map(|kept| kept.root).collect(),
                 earlier: earlier.map(|kept| kept.post).collect(),
                 reversed: reversed.copied().collect(),
+                caps: if draws {
+                    known.caps.clone()
+                } else {
+                    Caps::default()
+                },
             })
         });
         Some(RoundView {

@@ -3,12 +3,13 @@
 //! - [`rounds`]: validators, the beacon, ballots and plants, each in its phase.
 //! - [`verdict`]: rulings by panel, faults that need no panel, and what they cost.
 //! - [`standing`]: reputation and the share of jobs that is audited.
-//! - [`sums`]: whether a payout root follows from the leaves.
+//! - [`sums`], [`caps`]: whether a payout root follows from the leaves, and stays below what developers allotted.
 //! - [`ballot`], [`panel`], [`hash`]: what all validators and the contracts must compute alike.
 //!
 //! As in [`crate::vault`], a call checks in the contract's order and happens whole or not at all.
 
 pub mod ballot;
+pub mod caps;
 pub mod hash;
 pub mod panel;
 pub mod place;

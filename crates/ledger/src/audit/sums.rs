@@ -3,12 +3,14 @@
 //!
 //! A root is measured by the root that was claimable when it was posted. Every provider has what it had there, and the charges of all leaves
 //! since, without those that a verdict reversed meanwhile; no developer has more; the router may have more, for it takes over debits that
-//! came too late. Both sides have the posted gross.
+//! came too late. Both sides have the posted gross. And nobody, the router neither, is debited more than the highest cap that its allotment
+//! of that generation had on chain before the post.
 //!
 //! A root may pay charges that were reversed while its post was under way, and be right with them. It is wrong all the same: it must not
 //! become claimable. That its router could not know is an outcome of its own ([`Outcome::Void`]).
 
 use super::Outcome;
+use super::caps::Caps;
 use crate::book::{LeafFile, PayoutSet};
 use crate::roots::pay_root;
 use crate::wire::{Reader, Wire, WireError, unknown, wire_struct};
@@ -141,6 +143,8 @@ pub struct RootCase<'a> {
     pub since: &'a [&'a PostSums],
     /// Reversed charges of this router; those before and after are passed over.
     pub reversed: &'a [Reversed],
+    /// What was allotted to this router.
+    pub caps: &'a Caps,
 }
 
 /// Why a payout root does not follow from the leaves.
@@ -169,6 +173,13 @@ pub enum SumsFault {
         account: Address,
         found: TokenAmount,
         most: TokenAmount,
+    },
+    /// The router served more than was allotted to it: what is above is paid by nobody.
+    #[error("{account} would be debited {found}, and its allotment never had more than {cap}")]
+    OverCap {
+        account: Address,
+        found: TokenAmount,
+        cap: TokenAmount,
     },
     /// No honest sum leaves its type.
     #[error("the charges are too large to be added up")]
@@ -244,6 +255,17 @@ impl RootCase<'_> {
         let debited = TokenAmount::checked_sum(set.debits.values().copied());
         if paid != Some(gross) || debited != Some(gross) {
             return Err(SumsFault::WrongGross { gross });
+        }
+        for (key, found) in &set.debits {
+            let cap = self.caps.before(*key, self.post);
+            if *found > cap {
+                let (account, found) = (key.0, *found);
+                return Err(SumsFault::OverCap {
+                    account,
+                    found,
+                    cap,
+                });
+            }
         }
         let (mut sides, late) = self.due()?;
         let Err(fault) = self.agrees(set, &sides) else {
@@ -383,8 +405,25 @@ mod tests {
         }
     }
 
+    /// Everybody allotted so much before the router's third post.
+    fn allotted(cap: u128) -> Caps {
+        let mut caps = Caps::default();
+        for who in [DEVELOPER, ROUTER] {
+            caps.raise((who, 1), 2, units(cap), 0);
+        }
+        caps
+    }
+
     /// Post 4, measured by post 2, whose root holds jobs 1 and 2; posts 3 and 4 hold jobs 3 and 4, and 5 and 6.
     fn judged(payout: [u128; 4], reversed: &[Reversed]) -> Result<(), SumsFault> {
+        judged_under(&allotted(100), payout, reversed)
+    }
+
+    fn judged_under(
+        caps: &Caps,
+        payout: [u128; 4],
+        reversed: &[Reversed],
+    ) -> Result<(), SumsFault> {
         let base = sums([2], Some([1, 2, 3, 0]));
         let (third, fourth) = (sums([3, 4], None), sums([5, 6], Some(payout)));
         let set = fourth.payout.as_ref().expect("has one");
@@ -400,6 +439,7 @@ mod tests {
             base: Some(base.payout()),
             since: &[&third, &fourth],
             reversed,
+            caps,
         };
         case.check()
     }
@@ -452,6 +492,38 @@ mod tests {
             judged([6, 12, 18, 0], &[reversed(3, 3), reversed(3, 3)]),
             Ok(())
         );
+    }
+
+    #[test]
+    fn nobody_is_debited_more_than_it_ever_allotted_before_the_post() {
+        let right = [9, 12, 21, 0];
+        assert_eq!(judged_under(&allotted(21), right, &[]), Ok(()));
+        let over = Err(SumsFault::OverCap {
+            account: DEVELOPER,
+            found: units(21),
+            cap: units(20),
+        });
+        assert_eq!(judged_under(&allotted(20), right, &[]), over);
+        // What was allotted after the post, or in another generation, covers nothing of it.
+        let mut caps = allotted(20);
+        caps.raise((DEVELOPER, 1), 4, units(100), 0);
+        caps.raise((DEVELOPER, 2), 1, units(100), 0);
+        assert_eq!(judged_under(&caps, right, &[]), over);
+        caps = allotted(20);
+        caps.raise((DEVELOPER, 1), 3, units(21), 0);
+        assert_eq!(judged_under(&caps, right, &[]), Ok(()));
+        // The router takes debits over within an allotment of its own.
+        let fault = judged_under(&allotted(20), [9, 12, 0, 21], &[]);
+        assert!(matches!(
+            fault,
+            Err(SumsFault::OverCap {
+                account: ROUTER,
+                ..
+            })
+        ));
+        // That a charge was reversed under way excuses nothing of it.
+        let fault = judged_under(&allotted(20), right, &[reversed(3, 3)]);
+        assert_eq!(fault, over);
     }
 
     #[test]
@@ -529,6 +601,7 @@ mod tests {
             base: None,
             since: &[&empty],
             reversed: &[],
+            caps: &allotted(100),
         };
         assert_eq!(case.check(), Err(SumsFault::NoPayout));
         let other = sums([1], Some([1, 0, 1, 0]));
@@ -546,7 +619,7 @@ mod tests {
         let set = huge.payout.as_ref().expect("has one");
         let case = RootCase {
             router: ROUTER,
-            post: 1,
+            post: 3,
             posted: PostedRoot {
                 pay_root: pay_root(
                     set.provider_tree(ROUTER).root(),
@@ -558,6 +631,7 @@ mod tests {
             base: None,
             since: &[&huge],
             reversed: &[],
+            caps: &allotted(100),
         };
         assert_eq!(case.check(), Err(SumsFault::TooLarge));
     }

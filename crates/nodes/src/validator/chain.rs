@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_crypto::{SecretKey, keccak256};
 use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::caps::Caps;
 use stoa_ledger::audit::hash::link;
 use stoa_ledger::audit::panel::Member;
 use stoa_ledger::audit::place::{MAX_STEPS, Place, Post};
@@ -159,6 +160,8 @@ pub struct Covered {
     pub earlier: Vec<Post>,
     /// Charges that a verdict reversed since the first of all these.
     pub reversed: Vec<Reversed>,
+    /// What was allotted to it. Only until the ballot.
+    pub caps: Caps,
 }
 
 impl Covered {

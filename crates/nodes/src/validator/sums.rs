@@ -115,6 +115,7 @@ impl Sums {
                     base,
                     since: &since?,
                     reversed: &covered.reversed,
+                    caps: &covered.caps,
                 };
                 case.check().err()?
             }

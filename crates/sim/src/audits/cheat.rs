@@ -31,6 +31,8 @@ pub enum Cheat {
     WithholdBase,
     /// A router keeps a reversed charge in its totals, in league with the provider that earned it by cheating.
     KeepReversed,
+    /// A router ignores what a developer allotted, and serves it beyond that.
+    OverIssue,
     /// A router serves two of three validators: it does what it must, and the third must not pay for it.
     ServeSome,
     /// A validator commits to the ballot of another.
@@ -47,7 +49,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All that a small schedule without plants shows.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Nobody,
         Self::SwapModel,
         Self::AlterOutput,
@@ -61,6 +63,7 @@ impl Cheat {
         Self::DropPay,
         Self::WithholdBase,
         Self::KeepReversed,
+        Self::OverIssue,
         Self::ServeSome,
         Self::Copy,
         Self::Sleep,
@@ -82,7 +85,7 @@ impl Cheat {
 
     /// Whether a router cheats in its payout roots and nowhere else.
     pub(super) const fn is_of_sums(self) -> bool {
-        self.is_falsifier() || matches!(self, Self::KeepReversed)
+        self.is_falsifier() || matches!(self, Self::KeepReversed | Self::OverIssue)
     }
 
     /// Whether a router posts other payout roots than those in its books.

@@ -38,11 +38,11 @@ impl World {
         Ok(())
     }
 
-    /// No payout root that its router falsified ever becomes claimable.
+    /// No payout root that is wrong by its router's doing ever becomes claimable.
     fn no_wrong_root(&mut self) -> Result<(), String> {
         let promoted = self.vault.promote(router(), self.now + WINDOW);
         let (claimable, _) = self.vault.totals(router()).claimable;
-        if self.falsified.contains_key(&claimable) {
+        if self.bad_roots.contains(&claimable) {
             return Err(format!("a wrong payout root is claimable ({promoted:?})"));
         }
         Ok(())

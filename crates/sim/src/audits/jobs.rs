@@ -200,11 +200,15 @@ impl World {
         Ok((sealed, file))
     }
 
-    /// Whether the root of a post is wrong by its router's doing: falsified, or with a charge whose reversal it must have seen before.
-    fn is_bad_root(&self, sealed: &SealedBatch) -> bool {
+    /// Whether the root of a post is wrong by its router's doing: falsified, with a charge whose reversal it must have seen before, or above
+    /// what was allotted.
+    fn is_bad_root(&self, sealed: &SealedBatch, payout: Option<&PayoutSet>) -> bool {
+        let debited = payout.and_then(|set| set.debits.get(&(developer(), 1)));
+        let over = debited.is_some_and(|debited| debited.units() > SMALL_CAP);
         let seen = |r: &Reversed| r.after + 1 < sealed.index;
         let keeps = self.cheat == Cheat::KeepReversed && self.reversals.iter().any(seen);
-        let wrong = keeps || self.falsified.contains_key(&sealed.pay_root);
+        let issues = self.cheat == Cheat::OverIssue && over;
+        let wrong = keeps || issues || self.falsified.contains_key(&sealed.pay_root);
         sealed.pay_root != Digest::ZERO && wrong
     }
 
@@ -261,18 +265,17 @@ impl World {
         if pay != Digest::ZERO {
             self.pending = sealed.index;
         }
-        if self.is_bad_root(sealed) {
-            self.first_bad_root.get_or_insert(sealed.index);
-        }
         self.posts.push(Post {
             job_root: root,
             job_count: count,
             content_id: content,
         });
-        let leaves = LeafFile::decode(&file)
-            .map_err(|error| error.to_string())?
-            .leaves;
-        let leaves = leaves.iter().map(|(signed, _)| Leaf {
+        let shown = LeafFile::decode(&file).map_err(|error| error.to_string())?;
+        if self.is_bad_root(sealed, shown.payout.as_ref()) {
+            self.first_bad_root.get_or_insert(sealed.index);
+            self.bad_roots.insert(pay);
+        }
+        let leaves = shown.leaves.iter().map(|(signed, _)| Leaf {
             subject: hash::job_subject(router(), receipt_leaf(&signed.receipt)),
             job: signed.receipt.job_id,
             provider: signed.receipt.provider,

@@ -28,13 +28,14 @@ use stoa_crypto::{
     token_root,
 };
 use stoa_ledger::audit::Outcome;
+use stoa_ledger::audit::caps::Caps;
 use stoa_ledger::audit::hash::{self, kind};
 use stoa_ledger::audit::place::Post;
 use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsParams};
 use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::sums::{KeptSet, PostedRoot, Reversed};
 use stoa_ledger::audit::verdict::{Market, PanelVerdict, VerdictEvent, VerdictParams};
-use stoa_ledger::book::{Entry, LeafFile, RouterBook, SealedBatch};
+use stoa_ledger::book::{Entry, LeafFile, PayoutSet, RouterBook, SealedBatch};
 use stoa_ledger::roots::pay_root;
 use stoa_ledger::stake::{Role, StakeParams, StakeRegistry};
 use stoa_ledger::vault::{DebitProof, Event, Vault, VaultParams};
@@ -62,6 +63,8 @@ const WINDOW: u64 = 90;
 const VALIDATORS: usize = 3;
 const STAKE: u128 = 10_000 * 10u128.pow(18);
 const CAP: u128 = 1_000_000;
+/// What a developer allots to a router that serves it beyond that.
+const SMALL_CAP: u128 = 20;
 const TIMES: RoundsParams = RoundsParams {
     interval: 5,
     reveal: 10,
@@ -198,8 +201,11 @@ struct World {
     under_way: Option<(u64, SealedBatch, Vec<u8>)>,
     /// Roots that were posted in place of those in the books, which have this root and gross.
     falsified: BTreeMap<Digest, (Digest, TokenAmount)>,
-    /// Number of the first post whose payout root was wrong by its router's doing.
+    /// Number of the first post whose payout root was wrong by its router's doing, and all those roots.
     first_bad_root: Option<u64>,
+    bad_roots: BTreeSet<Digest>,
+    /// What was allotted to the router.
+    caps: Caps,
     /// What each post holds.
     leaves: Vec<Vec<Leaf>>,
     /// What the router kept of each job, to be sealed when it is asked for.
@@ -368,6 +374,8 @@ impl World {
             under_way: None,
             falsified: BTreeMap::new(),
             first_bad_root: None,
+            bad_roots: BTreeSet::new(),
+            caps: Caps::default(),
             leaves: Vec::new(),
             orders: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -440,10 +448,14 @@ impl World {
     }
 
     fn fund(&mut self, who: Address) {
+        let small = self.cheat == Cheat::OverIssue && who == developer();
+        let allotted = units(if small { SMALL_CAP } else { CAP });
         let (cap, expiry) = (units(CAP), START + 1_000_000);
-        self.vault.deposit(who, who, cap).expect("deposits");
-        let allotted = self.vault.allot(who, router(), cap, expiry, START);
-        allotted.expect("allots");
+        self.vault.deposit(who, who, allotted).expect("deposits");
+        let done = self.vault.allot(who, router(), allotted, expiry, START);
+        done.expect("allots");
+        self.caps.raise((who, 1), 0, allotted, 0);
+        // A router that ignores the cap of an allotment reads it in its books as a large one.
         self.entry(Entry::AllotmentSeen {
             account: who,
             generation: 1,

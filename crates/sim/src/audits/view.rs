@@ -93,6 +93,7 @@ impl World {
                 roots,
                 earlier: self.posts.get(earlier)?.to_vec(),
                 reversed: self.reversals.clone(),
+                caps: self.caps.clone(),
             }],
             standings: standings.into_iter().collect(),
             rulings: self.rulings(number),
