@@ -145,6 +145,16 @@ pub enum ApiError {
         /// When there is room again.
         retry_ms: u64,
     },
+    /// The account that is signed in has as many under way as it may.
+    #[error(
+        "{limit} {what} of this account are under way, and it may have no more at once; try again when one has ended"
+    )]
+    TooManyAtOnce {
+        /// `pages` or `receipt files`.
+        what: &'static str,
+        /// How many at once.
+        limit: usize,
+    },
     /// The Idempotency-Key stands for another request.
     #[error("this Idempotency-Key was used {how}; take a new one for a new request")]
     IdempotencyMismatch {
@@ -315,6 +325,10 @@ impl ApiError {
                 );
                 row_of(what, row)
             }
+            Self::TooManyAtOnce { .. } => row_of(
+                "too_many_at_once",
+                row(429, "rate_limit_error", "rate_limit_exceeded", Some(1_000)),
+            ),
             Self::IdempotencyMismatch { cause, .. } => row_of(
                 cause,
                 row(422, "idempotency_error", "idempotency_mismatch", None),

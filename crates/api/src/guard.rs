@@ -3,7 +3,9 @@
 use crate::dashboard;
 use crate::error::ApiError;
 use crate::keys::Scope;
+use crate::places::Place;
 use crate::port::{Account, Viewer};
+use crate::rates::Party;
 use crate::replay::Secret;
 use crate::routes::{Access, Need, Route, access, route};
 use crate::server::App;
@@ -35,28 +37,21 @@ pub(crate) async fn guard(
     let row = pattern
         .as_deref()
         .and_then(|pattern| route(request.method(), pattern));
-    let mut rated = None;
+    let mut told = Told::default();
     let reads_pages = wants_page(pattern.as_deref(), request.headers());
     let response = match authorise(&app, pattern.as_deref(), row, &request) {
-        Ok(caller) => {
-            match caller {
-                Caller::Key(account, secret) => {
-                    rated = is_paid(row).then(|| account.clone());
-                    request.extensions_mut().insert(account);
-                    request.extensions_mut().insert(secret);
-                }
-                Caller::Page(viewer) => {
-                    request.extensions_mut().insert(viewer);
-                }
-                Caller::Anyone => {}
-            }
-            next.run(request).await
-        }
+        Ok(caller) => match admit(&app, caller, row, &mut request, &mut told) {
+            // The place is held until the answer's head is there: what a page costs is over by then.
+            Ok(_place) => next.run(request).await,
+            Err(error) => error.into_response(),
+        },
         Err(error) => error.into_response(),
     };
     let mut response = finish(&app, response, reads_pages);
-    if let Some(account) = rated {
-        response.headers_mut().extend(app.rates.headers(&account));
+    if let Some(party) = told.rated {
+        response.headers_mut().extend(app.rates.headers(&party));
+    }
+    if let Some(account) = told.paid {
         // On a stream: what is left beside what the call holds.
         if let Some(left) = app.gateway.spend_left(&account) {
             let name = HeaderName::from_static("x-stoa-budget-remaining");
@@ -70,6 +65,48 @@ pub(crate) async fn guard(
     metrics::histogram!("stoa_api_head_seconds", "route" => route)
         .record(began.elapsed().as_secs_f64());
     response
+}
+
+/// What the headers of an answer tell: where its caller stands.
+#[derive(Default)]
+struct Told {
+    /// Whose buckets.
+    rated: Option<Party>,
+    /// Whose spending.
+    paid: Option<Account>,
+}
+
+/// Lets a request in, with what its handler needs to know of its caller. A page of an account takes from its rate and has a place; a
+/// paid call takes from its caller's when it was read.
+fn admit(
+    app: &App,
+    caller: Caller,
+    row: Option<&Route>,
+    request: &mut Request,
+    told: &mut Told,
+) -> Result<Option<Place>, ApiError> {
+    match caller {
+        Caller::Anyone => {}
+        Caller::Key(account, secret) => {
+            if is_paid(row) {
+                told.rated = Some(app.rates.caller(&account));
+                told.paid = Some(account.clone());
+            }
+            request.extensions_mut().insert(account);
+            request.extensions_mut().insert(secret);
+        }
+        Caller::Page(viewer) => {
+            request.extensions_mut().insert(viewer);
+            if let (Viewer::Account(account), Some(true)) = (viewer, row.map(Route::costs_work)) {
+                let party = app.rates.viewer(account);
+                told.rated = Some(party.clone());
+                let place = app.visits.request(viewer)?;
+                app.rates.take(party, 0)?;
+                return Ok(Some(place));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the route makes paid calls.
@@ -198,11 +235,12 @@ fn finish(app: &App, mut response: Response, reads_pages: bool) -> Response {
         metrics::counter!("stoa_api_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
         let carried = std::mem::take(response.headers_mut());
-        response = if reads_pages {
-            dashboard::error_page(&error)
-        } else {
-            error.render(id)
-        };
+        response = error.render(id);
+        if reads_pages {
+            let (head, _) =
+                std::mem::replace(&mut response, dashboard::error_page(&error)).into_parts();
+            response.headers_mut().extend(advice_of(&head.headers));
+        }
         response.headers_mut().extend(job_headers_of(&carried));
     }
     let headers = response.headers_mut();
@@ -215,6 +253,18 @@ fn finish(app: &App, mut response: Response, reads_pages: bool) -> Response {
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// When to come back, and which methods there are: a page that is an error says so as any other error does.
+fn advice_of(rendered: &HeaderMap) -> HeaderMap {
+    const ADVICE: [HeaderName; 4] = [
+        header::RETRY_AFTER,
+        HeaderName::from_static("retry-after-ms"),
+        HeaderName::from_static("x-should-retry"),
+        header::ALLOW,
+    ];
+    let pair = |name: HeaderName| rendered.get(&name).cloned().map(|value| (name, value));
+    ADVICE.into_iter().filter_map(pair).collect()
 }
 
 /// Headers of a call that an error keeps.

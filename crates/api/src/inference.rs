@@ -121,8 +121,9 @@ fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Take
     let most = asked.unwrap_or(limits.output_tokens_default);
     // A guess at the prompt; what the call used is settled when it is known.
     let guess = request.body_bytes / 4 + u64::from(most.min(limits.output_tokens_max));
-    app.rates.take(account, guess).map_err(|refusal| {
-        match app.gateway.would_refuse(account, request) {
+    app.rates
+        .take(app.rates.caller(account), guess)
+        .map_err(|refusal| match app.gateway.would_refuse(account, request) {
             Some(
                 cause @ (Cause::UnknownModel { .. }
                 | Cause::NoAllotment
@@ -131,8 +132,7 @@ fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Take
                 | Cause::BudgetExceeded { .. }),
             ) => ApiError::Failed(Failure::new(cause, TokenAmount::ZERO)),
             _ => refusal,
-        }
-    })
+        })
 }
 
 /// The exact bytes of the body.

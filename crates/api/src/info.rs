@@ -198,8 +198,9 @@ pub(crate) async fn jobs(
     Json(json!({"object": "list", "data": app.gateway.jobs(account.viewer())}))
 }
 
-pub(crate) async fn claims(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": app.gateway.claims()}))
+pub(crate) async fn claims(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let claims = documents(&app, |gateway| gateway.claims()).await?;
+    Ok(Json(json!({"object": "list", "data": claims})))
 }
 
 /// The process serves.

@@ -19,6 +19,7 @@ mod json;
 mod keys;
 mod manage;
 pub mod openapi;
+mod places;
 mod port;
 mod rates;
 mod replay;
@@ -27,6 +28,7 @@ mod server;
 mod sessions;
 mod sign_in;
 mod strangers;
+mod visits;
 
 pub use board::{
     Audits, Board, CallView, Calls, FailedCall, Histogram, KeyUse, LossRow, LostChoice,

@@ -1,5 +1,5 @@
-//! How fast each key and each account may call: two buckets of calls and of tokens, refilled all the time. One counter for the whole
-//! process; an account without a key has none, so strangers cost no memory.
+//! How fast each key and each account may call, and how fast an account may ask for pages: buckets of requests and of tokens, refilled all
+//! the time. One counter for the whole process; who has shown no credential has none, so strangers cost no memory.
 
 use crate::error::ApiError;
 use crate::keys::RateLimit;
@@ -20,7 +20,29 @@ const BUCKETS_KEPT: usize = 10_000;
 enum Whose {
     Account(Address),
     Key(KeyId),
+    /// An account in a browser. However many sessions it has, it has one.
+    Viewer(Address),
 }
+
+/// What fills a pair of buckets. Pages have no tokens.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    requests: u32,
+    tokens: Option<u64>,
+}
+
+impl From<RateLimit> for Limit {
+    fn from(limit: RateLimit) -> Self {
+        Self {
+            requests: limit.requests_per_minute,
+            tokens: Some(limit.tokens_per_minute),
+        }
+    }
+}
+
+/// Whose buckets a request takes from: a caller's account's, and its key's where that has a limit; or a viewer's.
+#[derive(Debug, Clone)]
+pub(crate) struct Party(Vec<(Whose, Limit)>);
 
 /// Room for one kind of thing.
 #[derive(Debug, Clone, Copy)]
@@ -80,15 +102,15 @@ impl Bucket {
 #[derive(Debug, Clone, Copy)]
 struct Pair {
     requests: Bucket,
-    tokens: Bucket,
+    tokens: Option<Bucket>,
     at: Instant,
 }
 
 impl Pair {
-    fn full(limit: RateLimit, at: Instant) -> Self {
+    fn full(limit: Limit, at: Instant) -> Self {
         Self {
-            requests: Bucket::full(limit.requests_per_minute.into()),
-            tokens: Bucket::full(limit.tokens_per_minute),
+            requests: Bucket::full(limit.requests.into()),
+            tokens: limit.tokens.map(Bucket::full),
             at,
         }
     }
@@ -99,11 +121,13 @@ impl Pair {
         // Parts of a millisecond are counted with the next whole one.
         self.at += std::time::Duration::from_millis(ms);
         self.requests.refill(ms);
-        self.tokens.refill(ms);
+        if let Some(tokens) = &mut self.tokens {
+            tokens.refill(ms);
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.requests.is_full() && self.tokens.is_full()
+        self.requests.is_full() && self.tokens.is_none_or(|tokens| tokens.is_full())
     }
 }
 
@@ -111,13 +135,15 @@ impl Pair {
 #[derive(Debug)]
 pub(crate) struct Rates {
     account: RateLimit,
+    pages_per_minute: u32,
     pairs: Mutex<HashMap<Whose, Pair>>,
 }
 
 impl Rates {
-    pub(crate) fn new(account: RateLimit) -> Self {
+    pub(crate) fn new(account: RateLimit, pages_per_minute: u32) -> Self {
         Self {
             account,
+            pages_per_minute,
             pairs: Mutex::default(),
         }
     }
@@ -131,25 +157,34 @@ impl Rates {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The caller's pairs: its account's, and its key's where that has a limit.
-    fn whose(&self, caller: &Account) -> Vec<(Whose, RateLimit)> {
-        let account = (Whose::Account(caller.address), self.account);
+    /// The buckets of a caller by key.
+    pub(crate) fn caller(&self, caller: &Account) -> Party {
+        let account = (Whose::Account(caller.address), self.account.into());
         let key = caller
             .grant
             .rate_limit
-            .map(|limit| (Whose::Key(caller.key), limit));
-        std::iter::once(account).chain(key).collect()
+            .map(|limit| (Whose::Key(caller.key), limit.into()));
+        Party(std::iter::once(account).chain(key).collect())
     }
 
-    /// The caller's pairs as they are now; those that were not known are full.
+    /// The bucket of an account that signed in to the dashboard.
+    pub(crate) fn viewer(&self, account: Address) -> Party {
+        let limit = Limit {
+            requests: self.pages_per_minute,
+            tokens: None,
+        };
+        Party(vec![(Whose::Viewer(account), limit)])
+    }
+
+    /// The party's pairs as they are now; those that were not known are full.
     fn look(
         &self,
         pairs: &HashMap<Whose, Pair>,
-        caller: &Account,
+        party: &Party,
         now: Instant,
     ) -> Vec<(Whose, Pair)> {
-        let whose = self.whose(caller).into_iter();
-        let refilled = whose.map(|(whose, limit)| {
+        let refilled = party.0.iter().map(|(whose, limit)| {
+            let (whose, limit) = (*whose, *limit);
             let known = pairs.get(&whose).copied();
             let mut pair = known.unwrap_or_else(|| Pair::full(limit, now));
             pair.refill(now);
@@ -158,24 +193,23 @@ impl Rates {
         refilled.collect()
     }
 
-    /// Takes one call and, for now, `tokens` out of every bucket of the caller, or out of none.
-    pub(crate) fn take(self: &Arc<Self>, caller: &Account, tokens: u64) -> Result<Taken, ApiError> {
-        self.take_at(caller, tokens, Instant::now())?;
+    /// Takes one request and, for now, `tokens` out of every bucket of the party, or out of none.
+    pub(crate) fn take(self: &Arc<Self>, party: Party, tokens: u64) -> Result<Taken, ApiError> {
+        self.take_at(&party, tokens, Instant::now())?;
         Ok(Taken {
             rates: self.clone(),
-            caller: caller.clone(),
+            party,
             tokens,
         })
     }
 
-    fn take_at(&self, caller: &Account, tokens: u64, now: Instant) -> Result<(), ApiError> {
+    fn take_at(&self, party: &Party, tokens: u64, now: Instant) -> Result<(), ApiError> {
         let mut known = self.pairs();
-        let mut own = self.look(&known, caller, now);
+        let mut own = self.look(&known, party, now);
         for (_, pair) in &own {
-            for (what, bucket, count) in [
-                ("requests", pair.requests, 1),
-                ("tokens", pair.tokens, tokens),
-            ] {
+            let requests = ("requests", pair.requests, 1);
+            let tokens = pair.tokens.map(|bucket| ("tokens", bucket, tokens));
+            for (what, bucket, count) in std::iter::once(requests).chain(tokens) {
                 let cost = bucket.cost(count);
                 if bucket.level < cost || bucket.per_minute == 0 {
                     return Err(ApiError::RateLimited {
@@ -188,7 +222,9 @@ impl Rates {
         }
         for (whose, pair) in &mut own {
             pair.requests.level -= pair.requests.cost(1);
-            pair.tokens.level -= pair.tokens.cost(tokens);
+            if let Some(bucket) = &mut pair.tokens {
+                bucket.level -= bucket.cost(tokens);
+            }
             known.insert(*whose, *pair);
         }
         if known.len() > BUCKETS_KEPT {
@@ -201,30 +237,33 @@ impl Rates {
     }
 
     /// Corrects what was taken for a call to what it used.
-    fn settle_at(&self, caller: &Account, taken: u64, used: u64, now: Instant) {
+    fn settle_at(&self, party: &Party, taken: u64, used: u64, now: Instant) {
         let mut known = self.pairs();
-        for (whose, mut pair) in self.look(&known, caller, now) {
-            let back = pair.tokens.cost(taken) - i128::from(used) * SCALE;
-            let level = pair.tokens.level.saturating_add(back);
-            pair.tokens.level = level.min(pair.tokens.capacity());
+        for (whose, mut pair) in self.look(&known, party, now) {
+            let Some(tokens) = &mut pair.tokens else {
+                continue;
+            };
+            let back = tokens.cost(taken) - i128::from(used) * SCALE;
+            let level = tokens.level.saturating_add(back);
+            tokens.level = level.min(tokens.capacity());
             known.insert(whose, pair);
         }
     }
 
-    /// The headers that tell a caller where it stands, by its tighter buckets.
-    pub(crate) fn headers(&self, caller: &Account) -> HeaderMap {
-        self.headers_at(caller, Instant::now())
+    /// The headers that tell a party where it stands, by its tighter buckets.
+    pub(crate) fn headers(&self, party: &Party) -> HeaderMap {
+        self.headers_at(party, Instant::now())
     }
 
-    fn headers_at(&self, caller: &Account, now: Instant) -> HeaderMap {
-        let own = self.look(&self.pairs(), caller, now);
+    fn headers_at(&self, party: &Party, now: Instant) -> HeaderMap {
+        let own = self.look(&self.pairs(), party, now);
         let mut headers = HeaderMap::new();
-        let tightest = |bucket: fn(&Pair) -> Bucket| {
-            let buckets = own.iter().map(|(_, pair)| bucket(pair));
+        let tightest = |bucket: fn(&Pair) -> Option<Bucket>| {
+            let buckets = own.iter().filter_map(|(_, pair)| bucket(pair));
             buckets.min_by_key(Bucket::remaining)
         };
         for (what, bucket) in [
-            ("requests", tightest(|pair| pair.requests)),
+            ("requests", tightest(|pair| Some(pair.requests))),
             ("tokens", tightest(|pair| pair.tokens)),
         ] {
             let Some(bucket) = bucket else { continue };
@@ -263,7 +302,7 @@ fn duration(ms: u64) -> String {
 #[derive(Debug)]
 pub(crate) struct Taken {
     rates: Arc<Rates>,
-    caller: Account,
+    party: Party,
     tokens: u64,
 }
 
@@ -271,7 +310,7 @@ impl Taken {
     /// The call used so many tokens.
     pub(crate) fn settle(self, used: u64) {
         let now = Instant::now();
-        self.rates.settle_at(&self.caller, self.tokens, used, now);
+        self.rates.settle_at(&self.party, self.tokens, used, now);
     }
 }
 
@@ -286,6 +325,8 @@ mod tests {
         tokens_per_minute: 600,
     };
 
+    const PAGES: u32 = 3;
+
     /// Counters and a clock that moves when it is told to.
     struct Turnstile {
         rates: Rates,
@@ -295,17 +336,19 @@ mod tests {
     impl Turnstile {
         fn new() -> Self {
             Self {
-                rates: Rates::new(LIMIT),
+                rates: Rates::new(LIMIT, PAGES),
                 now: Instant::now(),
             }
         }
 
         fn take(&self, caller: &Account, tokens: u64) {
-            self.rates.take_at(caller, tokens, self.now).expect("room");
+            let party = self.rates.caller(caller);
+            self.rates.take_at(&party, tokens, self.now).expect("room");
         }
 
         fn refused(&self, caller: &Account, tokens: u64) -> (&'static str, u64) {
-            match self.rates.take_at(caller, tokens, self.now) {
+            let party = self.rates.caller(caller);
+            match self.rates.take_at(&party, tokens, self.now) {
                 Err(ApiError::RateLimited { what, retry_ms, .. }) => (what, retry_ms),
                 other => panic!("{other:?}"),
             }
@@ -346,8 +389,9 @@ mod tests {
         let (gate, caller) = (Turnstile::new(), caller(1, None));
         gate.take(&caller, 500);
         assert_eq!(gate.refused(&caller, 200), ("tokens", 10_000));
-        gate.rates.settle_at(&caller, 500, 30, gate.now);
-        let headers = gate.rates.headers_at(&caller, gate.now);
+        let party = gate.rates.caller(&caller);
+        gate.rates.settle_at(&party, 500, 30, gate.now);
+        let headers = gate.rates.headers_at(&party, gate.now);
         assert_eq!(headers["x-ratelimit-remaining-tokens"], "570");
         assert_eq!(headers["x-ratelimit-limit-requests"], "6");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "5");
@@ -355,8 +399,8 @@ mod tests {
         assert_eq!(headers["x-ratelimit-reset-tokens"], "3s");
         // More than was guessed leaves a debt.
         gate.take(&caller, 570);
-        gate.rates.settle_at(&caller, 570, 900, gate.now);
-        let headers = gate.rates.headers_at(&caller, gate.now);
+        gate.rates.settle_at(&party, 570, 900, gate.now);
+        let headers = gate.rates.headers_at(&party, gate.now);
         assert_eq!(headers["x-ratelimit-remaining-tokens"], "0");
         assert_eq!(gate.refused(&caller, 0), ("tokens", 33_000));
     }
@@ -375,6 +419,32 @@ mod tests {
             gate.take(&free, 1); // The refused call took nothing.
         }
         assert_eq!(gate.refused(&free, 1).0, "requests");
+    }
+
+    #[test]
+    fn an_account_s_pages_and_its_calls_take_nothing_from_each_other() {
+        let (gate, caller) = (Turnstile::new(), caller(1, None));
+        let viewer = gate.rates.viewer(caller.address);
+        for _ in 0..PAGES {
+            gate.rates.take_at(&viewer, 0, gate.now).expect("room");
+        }
+        let refused = gate.rates.take_at(&viewer, 0, gate.now);
+        assert_eq!(
+            refused,
+            Err(ApiError::RateLimited {
+                what: "requests",
+                limit: PAGES.into(),
+                retry_ms: 20_000
+            })
+        );
+        for _ in 0..LIMIT.requests_per_minute {
+            gate.take(&caller, 1);
+        }
+        let headers = gate.rates.headers_at(&viewer, gate.now);
+        assert_eq!(headers["x-ratelimit-remaining-requests"], "0");
+        assert!(!headers.contains_key("x-ratelimit-limit-tokens"));
+        let other = gate.rates.viewer(Address([2; 20]));
+        gate.rates.take_at(&other, 0, gate.now).expect("its own");
     }
 
     #[test]

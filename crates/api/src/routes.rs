@@ -102,6 +102,13 @@ pub struct Route {
     pub(crate) endpoint: Endpoint,
 }
 
+impl Route {
+    /// Whether an answer of the dashboard is worked out: its script and the way out are not.
+    pub(crate) fn costs_work(&self) -> bool {
+        !matches!(self.endpoint, Endpoint::PageScript | Endpoint::SignOut)
+    }
+}
+
 const fn row(
     method: Method,
     path: &'static str,

@@ -3,6 +3,7 @@
 use crate::connection;
 use crate::error::ApiError;
 use crate::keys::RateLimit;
+use crate::places::Places;
 use crate::port::Gateway;
 use crate::rates::Rates;
 use crate::replay::Recordings;
@@ -10,6 +11,7 @@ use crate::routes::{Endpoint, ROUTES, allow};
 use crate::sessions::Sessions;
 use crate::sign_in::{self, Nonces};
 use crate::strangers::Strangers;
+use crate::visits::Visits;
 use crate::{dashboard, guard, inference, info, manage, openapi};
 use axum::Router;
 use axum::extract::MatchedPath;
@@ -72,6 +74,8 @@ pub struct ServerConfig {
     pub timings: Timings,
     /// How fast each account may call.
     pub rates: RateLimit,
+    /// How many pages, live pages and checks of receipt files an account may ask for in a minute, and at once.
+    pub pages_per_minute: u32,
 }
 
 /// State shared by all handlers.
@@ -85,7 +89,9 @@ pub(crate) struct App {
     pub(crate) rates: Arc<Rates>,
     pub(crate) recordings: Recordings,
     /// Places for pages that are looked at.
-    pub(crate) watchers: Arc<dashboard::Watchers>,
+    pub(crate) watchers: Arc<Places>,
+    /// What accounts that are signed in may cost.
+    pub(crate) visits: Visits,
     /// Told when the server stops: what would go on for ever ends.
     pub(crate) closing: watch::Receiver<bool>,
     seed: [u8; 32],
@@ -117,9 +123,10 @@ fn build(
         nonces: Nonces::new(&config.seed),
         strangers: Strangers::default(),
         hosts: config.hosts,
-        rates: Arc::new(Rates::new(config.rates)),
+        rates: Arc::new(Rates::new(config.rates, config.pages_per_minute)),
         recordings: Recordings::default(),
-        watchers: Arc::default(),
+        watchers: Places::new(dashboard::WATCHES),
+        visits: Visits::new(),
         closing,
         seed: config.seed,
         requests: AtomicU64::new(0),

@@ -174,6 +174,8 @@ pub struct AccountRate {
     pub requests_per_minute: u32,
     /// Tokens of prompts and answers in a minute, and at once.
     pub tokens_per_minute: u64,
+    /// Pages, live pages and checks of receipt files on the dashboard in a minute, and at once.
+    pub pages_per_minute: u32,
 }
 
 impl From<AccountRate> for RateLimit {
@@ -485,6 +487,10 @@ impl Router {
                 "router.account_rate.tokens_per_minute",
                 rate.tokens_per_minute,
             ),
+            (
+                "router.account_rate.pages_per_minute",
+                rate.pages_per_minute.into(),
+            ),
         ] {
             let allowed = (1..=RATE_MAX).contains(&found);
             range(key, found, allowed, "1 to 1000000000")?;
@@ -584,7 +590,11 @@ mod tests {
         let rate = RateLimit::from(set.router.account_rate);
         assert_eq!(rate.requests_per_minute, 7);
         assert!(rate.tokens_per_minute > 0, "the rest is as it was");
-        for wrong in ["requests_per_minute = 0", "tokens_per_minute = 0"] {
+        for wrong in [
+            "requests_per_minute = 0",
+            "tokens_per_minute = 0",
+            "pages_per_minute = 0",
+        ] {
             let config = over(&format!("[router.account_rate]\n{wrong}")).expect("reads");
             let refused = config.check(1).expect_err("nobody could call").to_string();
             assert!(refused.contains("router.account_rate."), "{refused}");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use stoa_crypto::{Domain, SecretKey, Words, keccak256, recover};
-use stoa_ledger::book::RouterBook;
+use stoa_ledger::book::PayoutTree;
 use stoa_types::{Address, Digest, Millis, Signature, Timestamp, TokenAmount};
 
 /// How far the clocks of provider and router may be apart.
@@ -76,11 +76,15 @@ pub struct PayoutProof {
     pub proof: Vec<Digest>,
 }
 
-/// What `book` owes to a provider.
-pub fn payouts_of(book: &RouterBook, provider: Address) -> Vec<Payout> {
-    let claims = book.payout_claims(|(id, _)| id == provider);
-    let own = book.lifetime_grosses().filter(|(id, ..)| *id == provider);
-    own.map(|(_, fee_version, earned)| {
+/// What a router owes to a provider: what it `earned` under each fee version by the router's books, and what `tree`, the claimable one,
+/// proves of it.
+pub fn payouts_of(
+    provider: Address,
+    earned: impl IntoIterator<Item = (u16, TokenAmount)>,
+    tree: Option<&PayoutTree>,
+) -> Vec<Payout> {
+    let claims = tree.map_or_else(Vec::new, |tree| tree.claims(|(id, _)| id == provider));
+    let payout = |(fee_version, earned)| {
         let claim = claims.iter().find(|claim| claim.fee_version == fee_version);
         Payout {
             fee_version,
@@ -92,8 +96,8 @@ pub fn payouts_of(book: &RouterBook, provider: Address) -> Vec<Payout> {
                 proof: claim.proof.clone(),
             }),
         }
-    })
-    .collect()
+    };
+    earned.into_iter().map(payout).collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 
 use super::pages::{Page, Section};
 use crate::error::{ApiError, unavailable};
-use crate::info::documents;
+use crate::places::{Place, Room};
 use crate::port::{Gateway, Viewer};
 use crate::server::App;
+use crate::visits::look_up;
 use axum::body::Body;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -17,17 +18,17 @@ use futures_util::stream;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Pages that the operator looks at, at once.
-const OPERATOR_WATCHES_MAX: usize = 32;
-/// Pages that one account looks at, at once.
-const ACCOUNT_WATCHES_MAX: usize = 4;
-/// Pages that all accounts together look at, at once.
-const ACCOUNTS_WATCH_MAX: usize = 64;
+/// Pages that are looked at, at once.
+pub(crate) const WATCHES: Room = Room {
+    operator: 32,
+    account: 4,
+    accounts: 64,
+};
 /// Least time between two renderings of a page.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A page whose rendering took long is rendered again only after that many times as long, or after so many times for each page that is
@@ -56,58 +57,6 @@ struct Watch {
     place: Place,
 }
 
-/// Who looks at pages. Every look costs rendering: each viewer has places, and accounts cannot take the operator's.
-#[derive(Debug, Default)]
-pub(crate) struct Watchers(Mutex<BTreeMap<Viewer, usize>>);
-
-/// A place, free again when it is dropped.
-struct Place {
-    watchers: Arc<Watchers>,
-    viewer: Viewer,
-}
-
-impl Watchers {
-    fn counts(&self) -> MutexGuard<'_, BTreeMap<Viewer, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Pages that are looked at now.
-    fn all(&self) -> usize {
-        self.counts().values().sum()
-    }
-
-    fn place(self: &Arc<Self>, viewer: Viewer) -> Option<Place> {
-        let mut counts = self.counts();
-        let operator = counts.get(&Viewer::Operator).copied().unwrap_or(0);
-        let accounts = counts.values().sum::<usize>() - operator;
-        let own = counts.entry(viewer).or_default();
-        let room = match viewer {
-            Viewer::Operator => *own < OPERATOR_WATCHES_MAX,
-            Viewer::Account(_) | Viewer::Key(..) => {
-                *own < ACCOUNT_WATCHES_MAX && accounts < ACCOUNTS_WATCH_MAX
-            }
-        };
-        if room {
-            *own += 1;
-        }
-        counts.retain(|_, count| *count > 0);
-        room.then(|| Place {
-            watchers: self.clone(),
-            viewer,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.watchers.counts();
-        if let Some(count) = counts.get_mut(&self.viewer) {
-            *count -= 1;
-        }
-        counts.retain(|_, count| *count > 0);
-    }
-}
-
 /// How long a page rests after a rendering that took so long.
 fn pause(took: Duration, watched: usize) -> Duration {
     let watched = u32::try_from(watched).unwrap_or(u32::MAX);
@@ -125,8 +74,8 @@ pub(crate) async fn live(
     let path = query.split('&').find_map(|pair| pair.strip_prefix("page="));
     let page = path.and_then(Page::at);
     let page = page.ok_or(ApiError::NotFound { what: "page" })?;
-    let full = || unavailable("as many pages are looked at as it can take".to_owned());
-    let place = app.watchers.place(viewer).ok_or_else(full)?;
+    let full = |_| unavailable("as many pages are looked at as it can take".to_owned());
+    let place = app.watchers.take(viewer).map_err(full)?;
     let now = Instant::now();
     let watch = Watch {
         changes: app.gateway.board().changes(),
@@ -202,10 +151,10 @@ impl Watch {
         }
         let (page, viewer) = (self.page, self.viewer);
         let began = Instant::now();
-        let look_up = move |gateway: &dyn Gateway| page.sections(gateway.board(), viewer);
-        let sections = documents(&self.app, look_up).await.ok()?.ok()?;
+        let sections = move |gateway: &dyn Gateway| page.sections(gateway.board(), viewer);
+        let sections = look_up(&self.app, viewer, sections).await.ok()?.ok()?;
         self.rendered = Instant::now();
-        self.pause = pause(self.rendered - began, self.place.watchers.all());
+        self.pause = pause(self.rendered - began, self.place.taken());
         let mut events = String::new();
         for Section { id, title, body } in sections {
             let html = body.into_string();

@@ -11,15 +11,15 @@ mod parts;
 mod performance;
 mod providers;
 
-pub(crate) use live::{Watchers, live};
+pub(crate) use live::{WATCHES, live};
 pub(crate) use pages::page;
 
 use crate::board::Overview;
 use crate::error::ApiError;
 use crate::inference::read_body;
-use crate::info::documents;
 use crate::port::Viewer;
 use crate::server::App;
+use crate::visits::look_up;
 use axum::Json;
 use axum::extract::{Extension, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -116,18 +116,24 @@ pub(crate) async fn data(
     State(app): State<Arc<App>>,
     Extension(viewer): Extension<Viewer>,
 ) -> Result<Json<Overview>, ApiError> {
-    let look_up = move |gateway: &dyn crate::port::Gateway| gateway.board().overview(viewer);
-    Ok(Json(documents(&app, look_up).await?))
+    let overview = move |gateway: &dyn crate::port::Gateway| gateway.board().overview(viewer);
+    Ok(Json(look_up(&app, viewer, overview).await?))
 }
 
 /// Checks a receipt file and says what was found, as a fragment.
 pub(crate) async fn verify(
     State(app): State<Arc<App>>,
+    Extension(viewer): Extension<Viewer>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let place = app.visits.check(viewer)?;
     let bytes = read_body(&app, request).await?;
-    let look_up = move |gateway: &dyn crate::port::Gateway| gateway.board().check_file(&bytes);
-    let report = documents(&app, look_up).await?;
+    let check = move |gateway: &dyn crate::port::Gateway| {
+        let report = gateway.board().check_file(&bytes);
+        drop((bytes, place));
+        report
+    };
+    let report = look_up(&app, viewer, check).await?;
     let report = report.map_err(|error| ApiError::Invalid {
         param: "file".to_owned(),
         reason: error.to_string(),

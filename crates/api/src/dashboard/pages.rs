@@ -3,10 +3,11 @@
 use super::{audits, calls, document, money, overview, page_response, performance, providers};
 use crate::board::Board;
 use crate::error::ApiError;
-use crate::info::{documents, job_id};
+use crate::info::job_id;
 use crate::port::Viewer;
 use crate::routes::{Access, access};
 use crate::server::App;
+use crate::visits::look_up;
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
@@ -135,8 +136,8 @@ pub(crate) async fn page(
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let page = Page::at(uri.path()).ok_or(ApiError::NotFound { what: "page" })?;
-    let look_up = move |gateway: &dyn crate::port::Gateway| page.sections(gateway.board(), viewer);
-    let sections = documents(&app, look_up).await??;
+    let sections = move |gateway: &dyn crate::port::Gateway| page.sections(gateway.board(), viewer);
+    let sections = look_up(&app, viewer, sections).await??;
     let body = frame(page, viewer, &sections);
     let document = document(page.title(), Some("/dashboard/page.js"), &body);
     Ok(page_response(StatusCode::OK, document))

@@ -12,3 +12,4 @@ mod reading;
 mod replays;
 mod sign_in;
 mod support;
+mod visits;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use stoa_api::{
     Account, AccountRow, Audits, BatchRow, Board, Call, CallView, Calls, Claim, ClaimRow,
@@ -46,6 +46,37 @@ pub fn alice() -> Address {
     SecretKey::for_tests("alice").address()
 }
 
+/// While it is shut, whoever passes waits.
+#[derive(Default)]
+pub struct Gate(Mutex<Waiting>, Condvar);
+
+#[derive(Default)]
+struct Waiting {
+    shut: bool,
+    now: usize,
+}
+
+impl Gate {
+    pub fn shut(&self, shut: bool) {
+        self.0.lock().expect("not poisoned").shut = shut;
+        self.1.notify_all();
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.0.lock().expect("not poisoned").now
+    }
+
+    fn pass(&self) {
+        let mut waiting = self.0.lock().expect("not poisoned");
+        waiting.now += 1;
+        waiting = self
+            .1
+            .wait_while(waiting, |waiting| waiting.shut)
+            .expect("not poisoned");
+        waiting.now -= 1;
+    }
+}
+
 /// A router with three keys, one model, one finished job of alice, and a script for every call.
 pub struct Hall {
     pub ring: Mutex<KeyRing>,
@@ -57,6 +88,7 @@ pub struct Hall {
     pub fresh_jobs: bool,
     pub refuses: Option<Cause>,
     pub rates: RateLimit,
+    pub pages_per_minute: u32,
     script: Vec<Step>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     /// The client's span of each call.
@@ -72,6 +104,8 @@ pub struct Hall {
     pub changes: watch::Sender<u64>,
     /// Height that the pages show.
     pub block: AtomicU64,
+    /// Holds the pages of accounts back.
+    pub gate: Gate,
     /// Bounded as in a router.
     channel: usize,
 }
@@ -94,6 +128,7 @@ impl Hall {
                 requests_per_minute: 60_000,
                 tokens_per_minute: 100_000_000,
             },
+            pages_per_minute: 120,
             script,
             submitted: Mutex::default(),
             above: Mutex::default(),
@@ -104,6 +139,7 @@ impl Hall {
             ready: true,
             changes: watch::Sender::new(0),
             block: AtomicU64::new(12),
+            gate: Gate::default(),
             channel: 8,
         }
     }
@@ -358,6 +394,9 @@ impl Board for Hall {
     }
 
     fn overview(&self, viewer: Viewer) -> Overview {
+        if viewer != Viewer::Operator {
+            self.gate.pass();
+        }
         let own = viewer == Viewer::Operator || viewer == Viewer::Account(alice());
         Overview {
             now: Timestamp::from_secs(1_790_000_060),
@@ -802,6 +841,7 @@ impl Server {
             hosts: vec!["localhost".to_owned(), "stoa.example".to_owned()],
             timings,
             rates: hall.rates,
+            pages_per_minute: hall.pages_per_minute,
         };
         let gateway = hall.clone();
         tokio::spawn(async move {

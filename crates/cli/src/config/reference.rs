@@ -39,6 +39,11 @@ const ROWS: &[(&str, &str, &str)] = &[
         "tokens/min",
         "up, router",
     ),
+    (
+        "router.account_rate.pages_per_minute",
+        "requests/min",
+        "up, router",
+    ),
     ("router.keys.account", "", "router"),
     ("router.keys.hash", "", "router"),
     ("validator.stake", "stake tokens", "up, validator"),

@@ -8,18 +8,19 @@ use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::audits::{self, Answers, Kept};
 use crate::roles::forger::{Forger, RouterCheat};
-use crate::roles::gateway::{ChainView, RouterGateway};
+use crate::roles::gateway::{RouterGateway, SharedView};
 use crate::roles::keys::KeyStore;
+use crate::roles::payouts::{self, PayoutTrees};
 use crate::roles::replays::{Bounds, Replays};
 use crate::roles::router::{DecisionLog, RouterHandle, RouterParts, RouterStopped, now};
 use crate::roles::settler::{Follower, SharedRegistered};
 use crate::roles::shelf::Shelf;
 use crate::roles::traces::CallTraces;
 use crate::roles::undelivered::Undeliveries;
-use crate::roles::{journal, payouts, router, settler, undelivered, watch};
+use crate::roles::{journal, router, settler, undelivered, watch};
 use crate::telemetry::tracer;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{KeyHash, ServerConfig, Timings};
 use stoa_chain::{Account, AuditContracts, ChainAccess, StakeRole};
@@ -50,7 +51,9 @@ pub struct RouterUp {
     /// Its account.
     pub account: Address,
     /// What pages show of the chain.
-    pub view: Arc<Mutex<ChainView>>,
+    pub view: SharedView,
+    /// What its payout roots prove, for whoever asks.
+    pub payouts: PayoutTrees,
     /// Where providers are connected.
     pub endpoint: Arc<RouterEndpoint>,
     /// What the registry tells providers to dial.
@@ -117,9 +120,10 @@ pub async fn start<C: ChainAccess + Clone>(
         judged = Some(answers.answerer());
         tokio::spawn(audits::follow(watch.clone(), handle.clone(), address));
     }
-    endpoint.answer_audits(payouts::answerer(handle.clone(), judged));
+    let trees = PayoutTrees::new(handle.clone());
+    endpoint.answer_audits(payouts::answerer(trees.clone(), judged));
     tokio::spawn(watch::watch(handle.clone()));
-    let view = Arc::new(Mutex::new(ChainView::default()));
+    let view = SharedView::default();
     let (told, caught_up) = oneshot::channel();
     let follower = Follower {
         chain: joined.chain.clone(),
@@ -147,6 +151,7 @@ pub async fn start<C: ChainAccess + Clone>(
         handle,
         account: address,
         view,
+        payouts: trees,
         endpoint,
         address: public,
         task,
@@ -240,7 +245,7 @@ pub fn gateway(
     Ok(Arc::new(RouterGateway::new(
         router.handle.clone(),
         (keys, replays),
-        router.view.clone(),
+        (router.view.clone(), router.payouts.clone()),
         config.router.calls_max,
         router.audits.as_ref().map(|(_, watch)| watch.clone()),
     )))
@@ -265,6 +270,7 @@ pub fn serve_api(
         hosts,
         timings,
         rates: config.router.account_rate.into(),
+        pages_per_minute: config.router.account_rate.pages_per_minute,
     };
     tokio::spawn(stoa_api::serve(listener, gateway, server, stopped));
     Ok(login_token)

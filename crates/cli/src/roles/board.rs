@@ -1,16 +1,17 @@
 //! What the dashboard shows, read from the router's state machine, its statistics and what it followed of the chain.
 
 use super::gateway::{
-    BATCHES_SHOWN, JOBS_PER_BATCH_SHOWN, RouterGateway, account_row, batch_row, past_row,
-    provider_row,
+    BATCHES_SHOWN, ChainView, JOBS_PER_BATCH_SHOWN, RouterGateway, account_row, batch_row,
+    past_row, provider_row,
 };
 use super::router::now;
+use super::trail::Trail;
 use crate::commands::verify::charge;
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_api::{
     AccountRow, Audits, BatchRow, Board, CallView, Calls, Gateway, KeyUse, LossRow, Money,
-    OfferRow, Overview, PayoutRow, Performance, ProviderLine, ProviderOwn, ProviderView,
-    ReceiptView, Viewer,
+    OfferRow, Overview, PayoutRow, Performance, ProviderLine, ProviderOwn, ProviderRow,
+    ProviderView, ReceiptView, Viewer,
 };
 use stoa_chain::StakeRole;
 use stoa_ledger::book::BatchRecord;
@@ -67,19 +68,22 @@ fn old_loss_row(undelivered: &Undelivered) -> LossRow {
 }
 
 impl RouterGateway {
-    fn account_rows(&self, core: &Router, viewer: Viewer) -> Vec<AccountRow> {
-        let view = self.view();
-        let accounts: BTreeSet<Address> = core.book().allotments().map(|(id, ..)| id).collect();
-        accounts
-            .into_iter()
-            .filter(|account| sees(viewer, *account))
-            .filter_map(|account| account_row(core.book(), &view, account))
-            .collect()
+    fn account_rows(&self, core: &Router, view: &ChainView, viewer: Viewer) -> Vec<AccountRow> {
+        let book = core.book();
+        let row = |account| account_row(book, view, account);
+        match viewer {
+            Viewer::Operator => {
+                let accounts: BTreeSet<Address> = book.allotments().map(|(id, ..)| id).collect();
+                accounts.into_iter().filter_map(row).collect()
+            }
+            Viewer::Account(account) => row(account).into_iter().collect(),
+            Viewer::Key(..) => Vec::new(),
+        }
     }
 
     /// The newest batches. An account sees those with jobs of its own, and of the jobs only these.
-    fn batch_rows(&self, core: &Router, viewer: Viewer) -> Vec<BatchRow> {
-        let (view, book) = (self.view(), core.book());
+    fn batch_rows(&self, core: &Router, view: &ChainView, viewer: Viewer) -> Vec<BatchRow> {
+        let book = core.book();
         let own = match viewer {
             Viewer::Operator => None,
             Viewer::Account(account) | Viewer::Key(account, _) => {
@@ -97,11 +101,11 @@ impl RouterGateway {
             let own = own.as_ref().map(|own| own.get(&index));
             let total = || self.batch_total(book, index);
             match own {
-                None => Some(batch_row(book, &view, batch, total())),
+                None => Some(batch_row(book, view, batch, total())),
                 Some(None) => None,
                 Some(Some(jobs)) => Some(BatchRow {
                     jobs: jobs.iter().take(JOBS_PER_BATCH_SHOWN).copied().collect(),
-                    ..batch_row(book, &view, batch, total())
+                    ..batch_row(book, view, batch, total())
                 }),
             }
         };
@@ -109,32 +113,37 @@ impl RouterGateway {
         newest.filter_map(row).collect()
     }
 
-    fn line(&self, id: Address, standing: &Standing, now: Timestamp) -> ProviderLine {
-        let trail = self.view().trail;
+    /// What the router's lock need not be held for.
+    fn line(&self, (row, reliability): Seen, trail: &Trail) -> ProviderLine {
+        let id = row.id;
         ProviderLine {
-            row: provider_row(id, standing),
+            row,
             stake: trail.stakes.get(&(StakeRole::Provider, id)).copied(),
             slashes: trail.slash_counts.get(&id).copied().unwrap_or(0),
-            reliability: standing.track.reliability.counts(now),
+            reliability,
             scored: self.router.statistics().scored(id),
         }
     }
 
-    fn payouts(&self, core: &Router, shown: impl Fn(Address) -> bool) -> Vec<PayoutRow> {
-        let claimable = core.book().claimable_providers();
-        let claimed = self.view().claimed;
+    fn payouts(
+        &self,
+        core: &Router,
+        view: &ChainView,
+        shown: impl Fn(Address) -> bool,
+    ) -> Vec<PayoutRow> {
+        let claimable = core.book().claimable_grosses();
         let all = core.book().lifetime_grosses();
         all.filter(|(provider, ..)| shown(*provider))
             .map(|(provider, fee_version, gross)| {
-                let covered = claimable
-                    .iter()
-                    .find(|(id, version, _)| (*id, *version) == (provider, fee_version));
+                let key = (provider, fee_version);
                 PayoutRow {
                     provider,
                     fee_version,
                     gross,
-                    claimable: covered.map_or_else(Default::default, |(.., amount)| *amount),
-                    claimed: claimed.get(&(provider, fee_version)).copied(),
+                    claimable: claimable
+                        .and_then(|all| all.get(&key).copied())
+                        .unwrap_or_default(),
+                    claimed: view.claimed.get(&key).copied(),
                 }
             })
             .collect()
@@ -156,6 +165,14 @@ impl RouterGateway {
         }
         losses
     }
+}
+
+/// What the router's lock is held for, of a provider: its row, and good and all outcomes of its latest jobs.
+type Seen = (ProviderRow, (u32, u32));
+
+fn seen(id: Address, standing: &Standing, now: Timestamp) -> Seen {
+    let reliability = standing.track.reliability.counts(now);
+    (provider_row(id, standing), reliability)
 }
 
 /// What can be checked of a receipt without the request and the answer, which a router does not keep.
@@ -198,6 +215,7 @@ impl Board for RouterGateway {
         let mut parts = self.ready();
         let mut jobs = self.jobs(viewer);
         jobs.truncate(NEWEST);
+        let view = self.view();
         let core = self.router.core();
         let active = match viewer {
             Viewer::Operator => core.active(),
@@ -211,13 +229,13 @@ impl Board for RouterGateway {
         Overview {
             now: now(),
             chain_id: core.config().domain.chain_id,
-            block: self.view().block,
+            block: view.block,
             router: core.book().router(),
             active: active as u64,
             parts,
             jobs,
-            accounts: self.account_rows(&core, viewer),
-            batches: self.batch_rows(&core, viewer),
+            accounts: self.account_rows(&core, &view, viewer),
+            batches: self.batch_rows(&core, &view, viewer),
             providers: core
                 .stock()
                 .iter()
@@ -240,6 +258,7 @@ impl Board for RouterGateway {
         let receipt = self.receipt(viewer, job);
         let decision = self.router.decision(job);
         let mut failed = self.router.statistics().failed(|call| call.job == job);
+        let view = self.view();
         let core = self.router.core();
         let under_way = core.summaries().find(|summary| summary.job == job);
         let row = under_way
@@ -253,7 +272,7 @@ impl Board for RouterGateway {
             report: receipt.as_ref().map(report),
             receipt,
             batch: core.book().batch_of(job).map(|(index, _)| {
-                let transaction = self.view().posted.get(&index).copied();
+                let transaction = view.posted.get(&index).copied();
                 (index, transaction)
             }),
         };
@@ -262,13 +281,18 @@ impl Board for RouterGateway {
     }
 
     fn provider_lines(&self) -> Vec<ProviderLine> {
-        let (core, now) = (self.router.core(), now());
-        let all = core.stock().iter();
-        all.map(|(id, standing)| self.line(*id, standing, now))
-            .collect()
+        let (view, now) = (self.view(), now());
+        let read = |core: &Router| -> Vec<Seen> {
+            let all = core.stock().iter();
+            all.map(|(id, standing)| seen(*id, standing, now)).collect()
+        };
+        let all = read(&self.router.core());
+        let lines = all.into_iter().map(|seen| self.line(seen, &view.trail));
+        lines.collect()
     }
 
     fn provider(&self, viewer: Viewer, id: Address) -> Option<ProviderView> {
+        let view = self.view();
         let core = self.router.core();
         let standing = core.stock().get(id)?;
         let offers = standing.hello.models.iter();
@@ -280,14 +304,16 @@ impl Board for RouterGateway {
             output_price: offer.output_price,
         };
         let own = sees(viewer, id).then(|| ProviderOwn {
-            payouts: self.payouts(&core, |provider| provider == id),
+            payouts: self.payouts(&core, &view, |provider| provider == id),
             market: self.router.statistics().market(id),
             losses: self.losses(&core, |loss| loss.provider == id),
         });
-        let trail = self.view().trail;
+        let (offers, seen) = (offers.map(offer).collect(), seen(id, standing, now()));
+        drop(core);
+        let trail = &view.trail;
         Some(ProviderView {
-            line: self.line(id, standing, now()),
-            offers: offers.map(offer).collect(),
+            line: self.line(seen, trail),
+            offers,
             slashes: trail.slashes_of(id),
             rulings: trail.rulings_of(id),
             own,
@@ -303,11 +329,12 @@ impl Board for RouterGateway {
     }
 
     fn money(&self, viewer: Viewer) -> Money {
+        let view = self.view();
         let core = self.router.core();
         Money {
-            accounts: self.account_rows(&core, viewer),
-            batches: self.batch_rows(&core, viewer),
-            payouts: self.payouts(&core, |provider| sees(viewer, provider)),
+            accounts: self.account_rows(&core, &view, viewer),
+            batches: self.batch_rows(&core, &view, viewer),
+            payouts: self.payouts(&core, &view, |provider| sees(viewer, provider)),
         }
     }
 

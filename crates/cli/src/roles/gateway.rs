@@ -2,6 +2,7 @@
 
 use super::audit_watch::AuditWatch;
 use super::keys::KeyStore;
+use super::payouts::PayoutTrees;
 use super::replays::Replays;
 use super::router::{RouterHandle, now};
 use super::trail::Trail;
@@ -49,12 +50,33 @@ pub struct ChainView {
     pub problem: Option<String>,
 }
 
+/// The view, shared. Who reads it has it as it is now for as long as needed, and copies nothing; who changes it changes the next one.
+#[derive(Clone, Default)]
+pub struct SharedView(Arc<Mutex<Arc<ChainView>>>);
+
+impl SharedView {
+    fn lock(&self) -> MutexGuard<'_, Arc<ChainView>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As it is now.
+    pub fn read(&self) -> Arc<ChainView> {
+        self.lock().clone()
+    }
+
+    /// Changes what is read from now on.
+    pub fn change<T>(&self, change: impl FnOnce(&mut ChainView) -> T) -> T {
+        change(Arc::make_mut(&mut self.lock()))
+    }
+}
+
 /// [`Gateway`] over a running router.
 pub struct RouterGateway {
     pub(super) router: RouterHandle,
     pub(super) keys: KeyStore,
     replays: Replays,
-    view: Arc<Mutex<ChainView>>,
+    view: SharedView,
+    payouts: PayoutTrees,
     calls_max: u32,
     /// What the chain says of audits, where the network has them.
     pub(super) audits: Option<AuditWatch>,
@@ -75,7 +97,7 @@ impl RouterGateway {
     pub fn new(
         router: RouterHandle,
         (keys, replays): (KeyStore, Replays),
-        view: Arc<Mutex<ChainView>>,
+        (view, payouts): (SharedView, PayoutTrees),
         calls_max: u32,
         audits: Option<AuditWatch>,
     ) -> Self {
@@ -84,6 +106,7 @@ impl RouterGateway {
             keys,
             replays,
             view,
+            payouts,
             calls_max,
             audits,
             sealed: Mutex::default(),
@@ -133,11 +156,8 @@ impl RouterGateway {
         total
     }
 
-    pub(super) fn view(&self) -> ChainView {
-        self.view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub(super) fn view(&self) -> Arc<ChainView> {
+        self.view.read()
     }
 
     /// Whether `viewer` may see the job. Whose it is, its id says where no book does: it tells the key that it came with.
@@ -277,8 +297,8 @@ impl Gateway for RouterGateway {
     }
 
     fn models(&self) -> Vec<ModelEntry> {
+        let view = self.view();
         let core = self.router.core();
-        let first_offered = self.view().first_offered;
         let limits = &core.config().profile.limits;
         let mut entries = Vec::new();
         for (id, offers) in core.stock().models() {
@@ -297,7 +317,7 @@ impl Gateway for RouterGateway {
             regions.dedup();
             entries.push(ModelEntry {
                 id: id.to_owned(),
-                created: first_offered.get(id).copied().unwrap_or_default(),
+                created: view.first_offered.get(id).copied().unwrap_or_default(),
                 context: first.context,
                 output_tokens_max: limits.output_tokens_max.min(first.context),
                 input_price: offers
@@ -383,7 +403,8 @@ impl Gateway for RouterGateway {
     }
 
     fn account(&self, account: Address) -> Option<AccountRow> {
-        account_row(self.router.core().book(), &self.view(), account)
+        let view = self.view();
+        account_row(self.router.core().book(), &view, account)
     }
 
     fn jobs(&self, viewer: Viewer) -> Vec<JobRow> {
@@ -406,7 +427,8 @@ impl Gateway for RouterGateway {
     }
 
     fn claims(&self) -> Vec<ClaimRow> {
-        let claims = self.router.core().book().payout_claims(|_| true);
+        let tree = self.payouts.newest();
+        let claims = tree.map_or_else(Vec::new, |tree| tree.claims(|_| true));
         let row = |claim: PayoutClaim| ClaimRow {
             provider: claim.provider,
             fee_version: claim.fee_version,
@@ -452,7 +474,7 @@ impl Gateway for RouterGateway {
         vec![
             PartState {
                 part: "chain",
-                problem: self.view().problem,
+                problem: self.view().problem.clone(),
             },
             PartState {
                 part: "providers",

@@ -1,7 +1,7 @@
 //! The router's side of the chain: events become inputs of the state machine, its chain calls become transactions.
 
 use super::forger::Forger;
-use super::gateway::ChainView;
+use super::gateway::SharedView;
 use super::router::{RouterHandle, now};
 use super::trail::Trail;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,7 +111,7 @@ pub struct Follower<C> {
     /// Providers by the chain's word.
     pub registered: SharedRegistered,
     /// What pages show of the chain.
-    pub view: Arc<Mutex<ChainView>>,
+    pub view: SharedView,
     /// Where the router cheats.
     pub forger: Option<Arc<Forger>>,
 }
@@ -184,8 +184,8 @@ impl<C: ChainAccess + Clone> Follower<C> {
     }
 
     fn trail(&self, change: impl FnOnce(&mut Trail)) {
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut view.trail));
+        self.view
+            .change(|view| change(Arc::make_mut(&mut view.trail)));
     }
 
     /// The block from which on the vault's events may be news. Events are journaled in the chain's order: when a post is in the books, so
@@ -254,8 +254,8 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 self.check_stake(*provider).await;
             }
             ContractEvent::BatchPosted { router, index, .. } if *router == self.account => {
-                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-                view.posted.insert(*index, transaction);
+                self.view
+                    .change(|view| view.posted.insert(*index, transaction));
             }
             ContractEvent::Staked { role, who, .. }
             | ContractEvent::UnbondRequested { role, who, .. }
@@ -275,9 +275,9 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 lifetime_claimed,
                 ..
             } if *router == self.account => {
-                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
                 let claimed = (*provider, *fee_version);
-                view.claimed.insert(claimed, *lifetime_claimed);
+                self.view
+                    .change(|view| view.claimed.insert(claimed, *lifetime_claimed));
             }
             // A new stake price moves everybody's minimum.
             ContractEvent::Administration { .. } => {
@@ -296,10 +296,11 @@ impl<C: ChainAccess + Clone> Follower<C> {
     }
 
     fn first_offered(&self, offers: &[Offer], at: Timestamp) {
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        for offer in offers {
-            view.first_offered.entry(offer.name.clone()).or_insert(at);
-        }
+        self.view.change(|view| {
+            for offer in offers {
+                view.first_offered.entry(offer.name.clone()).or_insert(at);
+            }
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Registered> {
@@ -358,9 +359,10 @@ impl<C: ChainAccess + Clone> Follower<C> {
         let chain = View::new(self.chain.clone(), self.contracts);
         for (provider, fee_version, _) in known {
             if let Ok(claimed) = chain.claimed(self.account, provider, fee_version).await {
-                let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-                let most = view.claimed.entry((provider, fee_version)).or_default();
-                *most = (*most).max(claimed);
+                self.view.change(|view| {
+                    let most = view.claimed.entry((provider, fee_version)).or_default();
+                    *most = (*most).max(claimed);
+                });
             }
         }
     }
@@ -506,12 +508,13 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 }
             }
         }
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved = view.block < block || view.problem != problem;
-        view.block = view.block.max(block);
-        view.problem = problem;
-        view.vault_balances.extend(balances);
-        drop(view);
+        let moved = self.view.change(|view| {
+            let moved = view.block < block || view.problem != problem;
+            view.block = view.block.max(block);
+            view.problem = problem;
+            view.vault_balances.extend(balances);
+            moved
+        });
         if moved {
             self.router.changed();
         }

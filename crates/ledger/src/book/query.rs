@@ -2,8 +2,10 @@
 
 use super::batch::{BatchRecord, PayoutSet};
 use super::error::CoverError;
+use super::payout_tree::PayoutLeaves;
 use super::state::{AllotmentKey, AllotmentState, ChargedJob, Ended, Reservation, RouterBook};
 use super::{Entry, Posted};
+use std::collections::BTreeMap;
 use stoa_crypto::{Domain, MerkleTree};
 use stoa_types::{Address, Digest, JobId, JobState, Millis, SignedReceipt, Timestamp, TokenAmount};
 
@@ -366,41 +368,36 @@ impl RouterBook {
 
     /// What a provider can claim under the claimable root. It can lie below [`RouterBook::lifetime_gross`] until the next one.
     pub fn payout_claim(&self, provider: Address, fee_version: u16) -> Option<PayoutClaim> {
-        let wanted = (provider, fee_version);
-        self.payout_claims(|key| key == wanted).pop()
+        let key = (provider, fee_version);
+        // No tree is hashed for who has no leaf.
+        self.claimable_grosses()?.get(&key)?;
+        let tree = self.claimable_leaves()?.hash();
+        tree.claims(|leaf| leaf == key).pop()
     }
 
-    /// Arguments of `claim` for all that `wanted` says of provider and fee version. The tree is hashed once, if at all.
-    pub fn payout_claims(&self, wanted: impl Fn((Address, u16)) -> bool) -> Vec<PayoutClaim> {
-        let Some((batch, set)) = self.claimable_set() else {
-            return Vec::new();
-        };
-        let leaves = set.providers.iter().enumerate();
-        let mut leaves = leaves.filter(|(_, (key, _))| wanted(**key)).peekable();
-        if leaves.peek().is_none() {
-            return Vec::new();
-        }
-        let tree = set.provider_tree(self.router);
-        let claim = |(position, (key, gross)): (usize, (&(Address, u16), &TokenAmount))| {
-            Some(PayoutClaim {
-                provider: key.0,
-                fee_version: key.1,
-                lifetime_gross: *gross,
-                proof: tree.proof(position)?,
-                provider_root: batch.sealed.provider_root,
-                debit_root: batch.sealed.debit_root,
-            })
-        };
-        leaves.filter_map(claim).collect()
+    /// The batch whose root is claimable, if it has leaves.
+    pub fn claimable_index(&self) -> Option<u64> {
+        Some(self.claimable_set()?.0.sealed.index)
     }
 
-    /// Providers and fee versions under the claimable root.
-    pub fn claimable_providers(&self) -> Vec<(Address, u16, TokenAmount)> {
-        let set = self.claimable_set().map(|(_, set)| set);
-        set.into_iter()
-            .flat_map(|set| &set.providers)
-            .map(|((provider, fee_version), gross)| (*provider, *fee_version, *gross))
-            .collect()
+    /// The providers' leaves of the claimable root, whose tree is not hashed yet.
+    pub fn claimable_leaves(&self) -> Option<PayoutLeaves> {
+        let (batch, set) = self.claimable_set()?;
+        Some(PayoutLeaves {
+            router: self.router,
+            batch: batch.sealed.index,
+            set: PayoutSet {
+                providers: set.providers.clone(),
+                debits: BTreeMap::new(),
+            },
+            provider_root: batch.sealed.provider_root,
+            debit_root: batch.sealed.debit_root,
+        })
+    }
+
+    /// Lifetime gross of each provider and fee version under the claimable root.
+    pub fn claimable_grosses(&self) -> Option<&BTreeMap<(Address, u16), TokenAmount>> {
+        self.claimable_set().map(|(_, set)| &set.providers)
     }
 
     /// Debits under the claimable root that the vault has not booked and still would: arguments of `syncDebits`.
@@ -548,6 +545,15 @@ impl RouterBook {
         self.gross
             .iter()
             .map(|((provider, fee_version), gross)| (*provider, *fee_version, *gross))
+    }
+
+    /// Lifetime gross of a provider under each fee version, all charges.
+    pub fn lifetime_grosses_of(
+        &self,
+        provider: Address,
+    ) -> impl Iterator<Item = (u16, TokenAmount)> {
+        let own = self.gross.range((provider, 0)..=(provider, u16::MAX));
+        own.map(|((_, fee_version), gross)| (*fee_version, *gross))
     }
 
     /// Lifetime gross of a provider under a fee version, all charges.

@@ -1,10 +1,13 @@
 //! Questions of validators.
 
-use crate::hall::{Hall, dispatch, loopback, patient, timeouts};
+use crate::hall::{Hall, dispatch, everyone, loopback, patient, router_config, timeouts};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use stoa_net::{Answer, Answerer, AuditClient, NetError, RouterAddress};
+use stoa_net::{
+    Answer, Answerer, AuditClient, EndpointSecret, NetError, RouterAddress, RouterConfig,
+    RouterEndpoint, StreamError,
+};
 use stoa_nodes::audit::{KeptWork, Question};
 use stoa_nodes::payout::{Payout, PayoutProof, PayoutRequest};
 use stoa_nodes::validator::Voted;
@@ -94,6 +97,54 @@ async fn every_question_gets_its_answer_whole_and_in_turn() {
         });
         let payouts = client.ask(&router, &question).await;
         assert_eq!(payouts.expect("answered"), Answer::Payouts(vec![payout()]));
+    })
+    .await;
+}
+
+fn about_payouts() -> Question {
+    Question::Payouts(PayoutRequest {
+        provider: Address([1; 20]),
+        at: Timestamp(1),
+        signature: Signature::ZERO,
+    })
+}
+
+#[tokio::test]
+async fn of_what_a_router_says_of_payouts_no_more_than_64_kib_is_taken_and_others_are_still_asked()
+{
+    patient(async {
+        let hostile = Hall::open().await;
+        let config = RouterConfig {
+            secret: EndpointSecret::from_bytes([2; 32]),
+            ..router_config()
+        };
+        let honest = RouterEndpoint::bind(config, everyone())
+            .await
+            .expect("bound");
+        honest.answer_audits(answerer());
+        let many = 64 * 1024 / serde_json::to_vec(&payout()).expect("plain").len() + 1;
+        hostile.router.answer_audits(Arc::new(move |question| {
+            let count = if matches!(question, Question::Payouts(_)) {
+                many
+            } else {
+                0
+            };
+            Box::pin(async move { Answer::Payouts(vec![payout(); count]) })
+        }));
+        let client = client().await;
+        let refused = client
+            .ask(&hostile.router.address(), &about_payouts())
+            .await;
+        let Err(NetError::Stream(StreamError::Oversized { announced, limit })) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(announced > 64 << 10 && limit == 64 << 10);
+        let told = client.ask(&honest.address(), &about_payouts()).await;
+        assert_eq!(told.expect("answered"), Answer::Payouts(vec![payout()]));
+        // One that fits is taken from the same router, over a new connection.
+        let leaves = Question::Leaves { post: 0 };
+        let fits = client.ask(&hostile.router.address(), &leaves).await;
+        assert_eq!(fits.expect("answered"), Answer::Payouts(Vec::new()));
     })
     .await;
 }
