@@ -226,6 +226,14 @@ impl<C: ChainAccess> View<C> {
         Ok((!payee.is_zero()).then_some(payee))
     }
 
+    /// Whether a provider announced that it leaves: the vault then waives its least claim.
+    pub async fn is_leaving(&self, provider: Address) -> Result<bool, AccessError> {
+        let call = ProviderRegistry::isLeavingCall {
+            account: evm_address(provider),
+        };
+        view(&self.chain, self.contracts.provider_registry, &call).await
+    }
+
     /// Stake of somebody in a role.
     pub async fn stake(&self, role: StakeRole, who: Address) -> Result<StakeView, AccessError> {
         let (role, who) = (role as u8, evm_address(who));

@@ -91,7 +91,7 @@ enum Command {
     /// Makes, lists, replaces and revokes API keys.
     Keys(keys::KeysArgs),
     /// Claims and collects what the providers of this data folder earned.
-    Claim(show::ShowArgs),
+    Claim(claim::Args),
     /// Withdraws free balance from the vault to the developer's wallet.
     Withdraw(money::WithdrawArgs),
     /// Copies the data folder of a stopped role into one file.

@@ -96,6 +96,33 @@ fn ask(data: &Path, n: usize) {
     );
 }
 
+/// Buys vectors.
+fn embed(up: &Up, n: usize) {
+    let input = format!("Say {n}");
+    let request = json!({"model": up.ready["models"][0], "input": input});
+    let (status, body) = post(up, "/embeddings", &request.to_string());
+    assert_eq!(status, 200, "{body}");
+}
+
+/// A request to the API; gives status and body.
+fn post(up: &Up, path: &str, body: &str) -> (u16, String) {
+    let text = |name: &str| up.ready[name].as_str().expect("a text").to_owned();
+    let url = text("api");
+    let host = url.trim_start_matches("http://").trim_end_matches("/v1");
+    let mut stream = TcpStream::connect(host).expect("listens");
+    let head = format!(
+        "POST /v1{path} HTTP/1.0\r\nhost: {host}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        text("key"),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
 /// Each provider's rated reputation and audited jobs.
 fn rated(data: &Path) -> Vec<(u64, u64)> {
     let providers = told(data, &["providers", "--json"]);
@@ -163,8 +190,8 @@ input_price = "100"
 output_price = "100"
 "#;
 
-/// A network whose first provider cheats: what becomes of it, of the developer's money and of the next call.
-fn cheats(how: &str, kinds: &[&str]) {
+/// A network whose first provider cheats: what becomes of it, of the developer's money and of the next call. The calls are bought by `buy`.
+fn cheats(how: &str, kinds: &[&str], buy: impl Fn(&Up, &Path, usize)) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let (data, settings) = (folder.path().join("data"), folder.path().join("my.toml"));
     std::fs::write(&settings, CHEAP_FIRST).expect("writes");
@@ -201,7 +228,7 @@ fn cheats(how: &str, kinds: &[&str]) {
     // Calls go on, so that batches do: what stands late stands in a later one.
     let mut asked = 0;
     until("a slash", || {
-        ask(&data, asked);
+        buy(&up, &data, asked);
         asked += 1;
         std::thread::sleep(Duration::from_millis(600));
         row_of(&rows(&data), &cheat)["slashed"] != "0"
@@ -284,17 +311,23 @@ fn refunded_to_the_unit(data: &Path, honest: &str) {
 
 #[test]
 fn who_alters_answers_is_slashed_and_left_and_nothing_is_charged_for_them() {
-    cheats("alter-output", &["wrong_output"]);
+    cheats("alter-output", &["wrong_output"], |_, data, n| ask(data, n));
 }
 
 #[test]
 fn who_counts_too_much_is_slashed_and_left_and_nothing_is_charged_for_it() {
-    cheats("overcount", &["wrong_count"]);
+    cheats("overcount", &["wrong_count"], |_, data, n| ask(data, n));
 }
 
 #[test]
-fn who_sells_another_model_is_slashed_and_left_and_nothing_is_charged_for_it() {
-    cheats("swap-model", &["wrong_output", "wrong_count"]);
+fn who_sells_another_model_s_answers_and_vectors_is_slashed_and_left_and_nothing_is_charged_for_it()
+{
+    // Vectors first: the first cheated job is slashed for, whatever came after it.
+    let buy = |up: &Up, data: &Path, n: usize| match n % 2 {
+        0 => embed(up, n),
+        _ => ask(data, n),
+    };
+    cheats("swap-model", &["wrong_output", "wrong_count"], buy);
 }
 
 /// A devnet of two providers and three validators, the first of which cheats; an honest call is ruled good all the same. Gives what

@@ -6,11 +6,14 @@ mod program;
 use program::{PATIENCE, refused, stoa, told};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use stoa_chain::{Contracts, Rpc, View};
+use stoa_api::ClaimRow;
+use stoa_chain::{Account, Claim, Contracts, PayRoots, Rpc, Sender, View};
+use stoa_crypto::SecretKey;
 use stoa_types::{Address, TokenAmount};
 
 /// A role's process.
@@ -59,7 +62,7 @@ impl Role {
         }
     }
 
-    fn stop(mut self) {
+    fn stop(&mut self) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(sent.expect("kill runs").success());
@@ -85,10 +88,26 @@ fn amount(value: &Value) -> TokenAmount {
 struct Hall {
     folder: tempfile::TempDir,
     chain: Value,
-    provider: Address,
+    api: String,
+    paid: Address,
     _chain: Role,
     router: Role,
-    _provider: Role,
+    provider: Role,
+}
+
+fn start_provider(folder: &tempfile::TempDir) -> Role {
+    let text = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+    let at = |name: &str| folder.path().join(name);
+    // Dear enough for fees of whole units.
+    let (join, prices) = (text(at("chain").join("join.json")), text(at("prices.toml")));
+    let dear = "[[providers]]\nregion = \"XA\"\ninput_price = \"100\"\noutput_price = \"400\"\n";
+    fs::write(&prices, dear).expect("written");
+    let any = "127.0.0.1:0";
+    let args = ["provider", "--listen", any, "--metrics", any, "--config"];
+    Role::spawn(
+        &at("provider"),
+        &[&args[..], &[&prices, "--join", &join]].concat(),
+    )
 }
 
 impl Hall {
@@ -154,30 +173,17 @@ impl Hall {
         fs::write(&settings, known).expect("written");
         let mut router = start("router", &router_args);
         router.ready();
-        // Dear enough for fees of whole units.
-        let prices = text(at("prices.toml"));
-        let dear =
-            "[[providers]]\nregion = \"XA\"\ninput_price = \"100\"\noutput_price = \"400\"\n";
-        fs::write(&prices, dear).expect("written");
-        let provider_args = [
-            "provider",
-            "--listen",
-            any,
-            "--metrics",
-            any,
-            "--config",
-            &prices,
-        ];
-        let mut provider = start("provider", &provider_args);
+        let mut provider = start_provider(&folder);
         let paid = provider.account();
         fund(paid);
         provider.ready();
         Self {
             chain: ready,
-            provider: paid,
+            api,
+            paid,
             _chain: chain,
             router,
-            _provider: provider,
+            provider,
             folder,
         }
     }
@@ -202,14 +208,69 @@ impl Hall {
             .build()
             .expect("a runtime");
         runtime
-            .block_on(view.token_balance(self.provider))
+            .block_on(view.token_balance(self.paid))
             .expect("read")
+    }
+
+    /// What the router's API says can be claimed.
+    fn claimable(&self) -> Vec<ClaimRow> {
+        let network = fs::read(self.data("developer").join("network.json")).expect("reads");
+        let network: Value = serde_json::from_slice(&network).expect("JSON");
+        let host = self
+            .api
+            .trim_start_matches("http://")
+            .trim_end_matches("/v1");
+        let mut stream = TcpStream::connect(host).expect("listens");
+        let key = network["key"].as_str().expect("a key");
+        let head = format!(
+            "GET /v1/stoa/claims HTTP/1.0\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        let mut rows: Value = serde_json::from_str(body).expect("JSON");
+        serde_json::from_value(rows["data"].take()).expect("rows")
+    }
+
+    /// Claims in the vault and leaves there what is owed for it; whether the vault took the claim.
+    fn claim_and_leave(&self, router: Address, row: ClaimRow) -> bool {
+        let contracts: Contracts =
+            serde_json::from_value(self.chain["contracts"].clone()).expect("contracts");
+        let rpc = Rpc::new(self.chain["rpc"].as_str().expect("a URL")).expect("a URL");
+        let keys = fs::read_dir(self.data("provider").join("keys")).expect("reads");
+        let files = keys.map(|entry| entry.expect("reads").path());
+        let mut files = files.filter(|path| path.to_string_lossy().contains("provider-"));
+        let text = fs::read_to_string(files.next().expect("a key")).expect("reads");
+        let mut secret = [0; 32];
+        hex::decode_to_slice(text.trim(), &mut secret).expect("a key");
+        let key = SecretKey::from_bytes(secret).expect("a key");
+        let claim = Claim {
+            router,
+            provider: row.provider,
+            fee_version: row.fee_version,
+            lifetime_gross: row.lifetime_gross,
+            roots: PayRoots {
+                provider_root: row.provider_root,
+                debit_root: row.debit_root,
+            },
+            proof: row.proof,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let sender = Sender::new(rpc, key, PATIENCE).await.expect("a sender");
+            let account = Account::new(sender, contracts);
+            account.claim(&claim).await.is_ok()
+        })
     }
 }
 
 #[test]
 fn a_provider_alone_claims_all_that_it_earned_and_is_told_what_must_wait() {
-    let hall = Hall::open();
+    let mut hall = Hall::open();
     assert_eq!(hall.claim(), Vec::<Value>::new(), "nothing was earned yet");
     for n in 0..3 {
         let ask = format!("What is {n} + 2?");
@@ -239,13 +300,67 @@ fn a_provider_alone_claims_all_that_it_earned_and_is_told_what_must_wait() {
     assert_eq!(hall.holds(), paid, "what was told is what is there");
     assert!(!paid.is_zero() && paid < gross, "fees are taken off");
     for row in hall.claim() {
-        assert_eq!(row["provider"], hall.provider.to_string());
+        assert_eq!(row["provider"], hall.paid.to_string());
         assert!(amount(&row["gross"]).is_zero() && amount(&row["paid"]).is_zero());
     }
+    one_router_is_asked_and_a_developer_s_folder_is_a_provider_s_too(&mut hall);
 
     let other = refused(stoa(&hall.data("chain")).args(["claim"]));
     assert!(other.contains("no provider's key"), "{other}");
+    what_the_vault_owes_needs_no_router(hall);
+}
+
+fn one_router_is_asked_and_a_developer_s_folder_is_a_provider_s_too(hall: &mut Hall) {
+    let rows = hall.claim();
+    let router = rows[0]["router"].as_str().expect("its account").to_owned();
+    let data = hall.data("provider");
+    let only = json(stoa(&data).args(["claim", "--json", "--router", &router]));
+    assert_eq!(only.as_array(), Some(&rows));
+    let stranger = Address([7; 20]).to_string();
+    let unknown = refused(stoa(&data).args(["claim", "--router", &stranger]));
+    assert!(unknown.contains("never registered"), "{unknown}");
+    hall.provider.stop();
+    let join = hall.data("chain").join("join.json");
+    let join = join.to_str().expect("UTF-8");
+    told(stoa(&data).args([
+        "connect", "--join", join, "--router", &router, "--api", &hall.api,
+    ]));
+    assert_eq!(
+        hall.claim(),
+        rows,
+        "its own key opens nothing at the router"
+    );
+}
+
+fn what_the_vault_owes_needs_no_router(mut hall: Hall) {
+    let data = hall.data("provider");
+    let rows = hall.claim();
+    let router = rows[0]["router"].as_str().expect("its account").parse();
+    let router = router.expect("an account");
+    let (before, covered) = (hall.holds(), hall.claimable()[0].lifetime_gross);
+    hall.provider = start_provider(&hall.folder);
+    hall.provider.ready();
+    told(stoa(&hall.data("developer")).args(["ask", "And 9 + 9?", "--max-tokens", "8"]));
+    let end = Instant::now() + PATIENCE;
+    // Claimable by the books, and debited in the vault.
+    loop {
+        let row = hall.claimable().remove(0);
+        if row.lifetime_gross > covered && hall.claim_and_leave(router, row) {
+            break;
+        }
+        assert!(Instant::now() < end, "nothing was claimable");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(hall.holds(), before, "it is left in the vault");
     hall.router.stop();
-    let gone = refused(stoa(&hall.folder.path().join("provider")).args(["claim"]));
-    assert!(gone.contains("cannot be asked"), "{gone}");
+    let output = stoa(&data).args(["claim", "--json"]).output();
+    let output = output.expect("starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("cannot be asked"));
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let collected = &rows[0];
+    assert!(collected.get("router").is_none(), "{rows}");
+    let paid = amount(&collected["paid"]);
+    assert!(!paid.is_zero());
+    assert_eq!(Some(hall.holds()), before.checked_add(paid));
 }

@@ -2,35 +2,34 @@
 //! vault decides.
 
 use super::Outcome;
-use super::money::{MINING_PATIENCE, account_of, contracts};
+use super::money::MINING_PATIENCE;
 use super::show::{ShowArgs, print_json};
 use crate::data::{providers, read_secret};
-use crate::http::Api;
 use crate::join::JoinFile;
 use crate::launch::Joined;
 use crate::launch::routers::Routers;
-use crate::network::Network;
-use crate::process::{Failure, one_line, say};
+use crate::process::{Failure, say};
 use crate::roles::router::now;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use stoa_api::ClaimRow;
-use stoa_chain::{Account, ChainAccess, Claim, PayRoots, Rpc, Sender, View};
+use stoa_chain::{Account, ChainAccess, Claim, PayRoots, Rpc, Sender, StakeRole, View};
 use stoa_crypto::SecretKey;
-use stoa_net::{Answer, AuditClient, RouterAddress, Timeouts};
+use stoa_net::{Answer, AuditClient, NetError, RouterAddress, StreamError, Timeouts};
 use stoa_nodes::audit::Question;
-use stoa_nodes::payout::{Payout, PayoutProof, PayoutRequest};
-use stoa_types::{Address, NetworkProfile, TokenAmount};
+use stoa_nodes::payout::{Payout, PayoutRequest};
+use stoa_types::{Address, TokenAmount};
 use tokio::task::JoinSet;
 
-/// Routers that are asked at once.
-const ASKED_AT_ONCE: usize = 16;
+/// Routers that are looked up, and that are asked, at once.
+const AT_ONCE: usize = 16;
 
 /// What came of one router's word about one provider.
 #[derive(Serialize)]
 struct Paid {
-    router: Address,
+    /// `None`: the vault owed it already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router: Option<Address>,
     provider: Address,
     /// Claimed now, before fees.
     gross: TokenAmount,
@@ -46,7 +45,7 @@ struct Paid {
 }
 
 impl Paid {
-    fn nothing(router: Address, provider: Address) -> Self {
+    fn nothing(router: Option<Address>, provider: Address) -> Self {
         let none = TokenAmount::ZERO;
         Self {
             router,
@@ -60,37 +59,53 @@ impl Paid {
     }
 }
 
+/// Arguments of `stoa claim`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Asks this router alone, whatever the vault says of it.
+    #[arg(long, value_name = "ADDRESS")]
+    router: Option<Address>,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
 /// Claims and collects for every provider whose key is in the data folder, whether it runs now or not.
-pub async fn claim(data: &Path, args: &ShowArgs) -> Outcome {
-    let (told, least) = if data.join("network.json").exists() {
-        of_network(data).await?
-    } else {
-        alone(data).await?
-    };
-    if args.json {
+pub async fn claim(data: &Path, args: &Args) -> Outcome {
+    let purse = Purse::open(data).await?;
+    let mut told = Vec::new();
+    let ended = purse.fill(args.router, &mut told).await;
+    told.sort_by_key(|paid| (paid.provider, paid.router));
+    if args.show.json {
         print_json(&told)?;
     } else {
-        print(&told, least)?;
+        print(&told, purse.least)?;
     }
+    // What was paid is told before what went wrong.
+    ended?;
     let failed = told
         .iter()
         .find_map(|paid| Some((paid, paid.error.as_ref()?)));
-    match failed {
-        Some((paid, error)) => Err(format!(
-            "{} was not paid by router {}: {error}",
-            paid.provider, paid.router
-        )
-        .into()),
-        None => Ok(()),
-    }
+    let Some((paid, error)) = failed else {
+        return Ok(());
+    };
+    let by = paid.router.map_or_else(
+        || "the vault".to_owned(),
+        |router| format!("router {router}"),
+    );
+    Err(format!("{} was not paid by {by}: {error}", paid.provider).into())
 }
 
 fn print(told: &[Paid], least: TokenAmount) -> std::io::Result<()> {
     if told.is_empty() {
-        say("nothing is claimable yet: a payout root is claimable after the challenge window")?;
+        say(
+            "nothing to claim: the vault owes these providers nothing, and no router's books name them",
+        )?;
     }
     for paid in told.iter().filter(|paid| paid.error.is_none()) {
         let mut rest = String::new();
+        if paid.router.is_none() {
+            rest = ", which earlier claims had left in the vault".to_owned();
+        }
         if !paid.waiting.is_zero() {
             rest = format!(", {} wait for the least claim of {least}", paid.waiting);
         }
@@ -108,159 +123,209 @@ fn print(told: &[Paid], least: TokenAmount) -> std::io::Result<()> {
     Ok(())
 }
 
-/// For the providers of an `up`: its router's API gives the proofs.
-async fn of_network(data: &Path) -> Outcome<(Vec<Paid>, TokenAmount)> {
-    #[derive(Deserialize)]
-    struct Rows {
-        data: Vec<ClaimRow>,
-    }
-    let network = Network::load(data)?;
-    let least = claim_min(data)?;
-    let rows: Rows = Api::new(&network).get("/stoa/claims").await?;
-    let view = View::new(Rpc::new(&network.rpc)?, contracts(&network)?);
-    let mut told = Vec::new();
-    for name in providers(data)? {
-        let account = account_of(data, &network, &name).await?;
-        for row in rows.data.iter().filter(|r| r.provider == account.address()) {
-            let payout = Payout {
-                fee_version: row.fee_version,
-                earned: row.lifetime_gross,
-                claim: Some(PayoutProof {
-                    lifetime_gross: row.lifetime_gross,
-                    provider_root: row.provider_root,
-                    debit_root: row.debit_root,
-                    proof: row.proof.clone(),
-                }),
-            };
-            let books = Books {
-                account: &account,
-                view: &view,
-                least,
-                router: network.router,
-            };
-            told.push(books.pay(payout).await);
-        }
-    }
-    Ok((told, least))
+/// A router to be asked.
+#[derive(Clone)]
+struct Chosen {
+    router: Address,
+    address: RouterAddress,
+    /// It was paid for, or was named: whoever does not hear from it is told so.
+    counts: bool,
 }
 
-/// The vault's least claim, from the profile that its contracts were made with.
-fn claim_min(data: &Path) -> Outcome<TokenAmount> {
-    let path = data.join("profile.toml");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let profile = NetworkProfile::parse(&text)
-        .map_err(|error| format!("{} is damaged: {}", path.display(), one_line(error)))?;
-    Ok(profile.settlement.claim_min)
-}
-
-/// For a provider that runs alone: it asks every router that the registry names, by its own account.
-async fn alone(data: &Path) -> Outcome<(Vec<Paid>, TokenAmount)> {
-    let file = JoinFile::load(data)?;
-    let (chain, profile) = (Rpc::new(&file.rpc)?, file.profile()?);
-    let chain_id = chain.chain_id().await?;
-    if chain_id != file.chain_id {
-        return Err(format!(
-            "the chain at {} is chain {chain_id}, the network's is chain {}; nothing was claimed",
-            chain.server(),
-            file.chain_id
-        )
-        .into());
-    }
-    let names = providers(data)?;
-    if names.is_empty() {
-        return Err(format!(
-            "{} holds no provider's key: `stoa claim` runs in the folder of a provider",
-            data.display()
-        )
-        .into());
-    }
-    let joined = Joined {
-        chain,
-        chain_id,
-        contracts: file.contracts,
-        profile,
-    };
-    let least = joined.profile.rules.settlement.claim_min;
-    let mut told = Vec::new();
-    for name in names {
-        let key = SecretKey::from_bytes(read_secret(data, &name)?)
-            .map_err(|error| format!("key of {name}: {error}"))?;
-        told.extend(of_routers(&joined, key, least).await?);
-    }
-    Ok((told, least))
-}
-
-async fn of_routers(
-    joined: &Joined<Rpc>,
-    key: SecretKey,
+/// The providers of a folder, and the network that they earned in.
+struct Purse {
+    joined: Joined<Rpc>,
+    providers: Vec<(SecretKey, Account<Rpc>)>,
     least: TokenAmount,
-) -> Outcome<Vec<Paid>> {
-    let provider = key.address();
-    let mut directory = Routers::new(joined);
-    directory.read().await?;
-    let sender = Sender::new(joined.chain.clone(), key.clone(), MINING_PATIENCE).await?;
-    let account = Account::new(sender, joined.contracts);
-    let view = joined.view();
-    let mut told = Vec::new();
-    for (router, payouts) in ask_all(joined, &key, directory.all()).await {
-        let books = Books {
-            account: &account,
-            view: &view,
-            least,
-            router,
+}
+
+impl Purse {
+    /// A folder's join.json says which network it is; whether it is also a developer's says nothing about its providers.
+    async fn open(data: &Path) -> Outcome<Self> {
+        let file = JoinFile::load(data)?;
+        let (chain, profile) = (Rpc::new(&file.rpc)?, file.profile()?);
+        let names = providers(data)?;
+        if names.is_empty() {
+            return Err(format!(
+                "{} holds no provider's key: `stoa claim` runs in the folder of a provider",
+                data.display()
+            )
+            .into());
+        }
+        let chain_id = chain.chain_id().await?;
+        if chain_id != file.chain_id {
+            return Err(format!(
+                "the chain at {} is chain {chain_id}, the network's is chain {}; nothing was claimed",
+                chain.server(),
+                file.chain_id
+            )
+            .into());
+        }
+        let mut providers = Vec::new();
+        for name in names {
+            let key = SecretKey::from_bytes(read_secret(data, &name)?)
+                .map_err(|error| format!("key of {name}: {error}"))?;
+            let sender = Sender::new(chain.clone(), key.clone(), MINING_PATIENCE).await?;
+            providers.push((key, Account::new(sender, file.contracts)));
+        }
+        let least = profile.rules.settlement.claim_min;
+        let joined = Joined {
+            chain,
+            chain_id,
+            contracts: file.contracts,
+            profile,
         };
-        match payouts {
-            Ok(payouts) => {
-                for payout in payouts {
-                    told.push(books.pay(payout).await);
-                }
-            }
-            Err(error) => told.push(Paid {
-                error: Some(error),
-                ..Paid::nothing(router, provider)
+        Ok(Self {
+            joined,
+            providers,
+            least,
+        })
+    }
+
+    /// Has everybody paid. What came of it is in `told`, also where this ends with an error.
+    async fn fill(&self, only: Option<Address>, told: &mut Vec<Paid>) -> Outcome {
+        // What the vault owes needs no router's word.
+        for (_, account) in &self.providers {
+            told.extend(self.collect_first(account).await);
+        }
+        let chosen = match only {
+            Some(router) => vec![self.named(router).await?],
+            None => self.routers().await?,
+        };
+        for (key, account) in &self.providers {
+            self.fill_one((key, account), &chosen, told).await;
+        }
+        Ok(())
+    }
+
+    async fn collect_first(&self, account: &Account<Rpc>) -> Option<Paid> {
+        let provider = account.address();
+        let row = Paid::nothing(None, provider);
+        match collect(account, &self.joined.view()).await {
+            Ok(none) if none.is_zero() => None,
+            Ok(paid) => Some(Paid { paid, ..row }),
+            Err(error) => Some(Paid {
+                error: Some(error.to_string()),
+                ..row
             }),
         }
     }
-    // A router that is gone for good, and owes nothing that was ever booked, must not make every claim fail.
-    let mut kept = Vec::new();
-    for paid in told {
-        // What cannot be looked up is told.
-        let booked = match view.totals(paid.router).await {
-            Ok(totals) => !totals.debited.is_zero(),
-            Err(_) => true,
-        };
-        if paid.error.is_none() || booked {
-            kept.push(paid);
+
+    async fn named(&self, router: Address) -> Outcome<Chosen> {
+        let mut directory = Routers::new(&self.joined);
+        directory.read().await?;
+        let said = directory.get(router).ok_or_else(|| {
+            format!("{router} never registered as a router with an address that can be dialled")
+        })?;
+        Ok(Chosen {
+            router,
+            address: said.address.clone(),
+            counts: true,
+        })
+    }
+
+    /// Those who can have something to pay: developers were debited for them, or they hold the stake of a router. To register costs next to
+    /// nothing, and whoever did no more is not asked.
+    async fn routers(&self) -> Outcome<Vec<Chosen>> {
+        let mut directory = Routers::new(&self.joined);
+        directory.read().await?;
+        let (mut looking, mut chosen) = (JoinSet::new(), Vec::new());
+        for (router, address) in directory.all() {
+            if looking.len() >= AT_ONCE
+                && let Some(Ok(found)) = looking.join_next().await
+            {
+                chosen.extend::<Option<Chosen>>(found);
+            }
+            looking.spawn(choose(self.joined.view(), router, address));
+        }
+        chosen.extend(looking.join_all().await.into_iter().flatten());
+        chosen.sort_by_key(|chosen| (!chosen.counts, chosen.router));
+        Ok(chosen)
+    }
+
+    /// Asks the routers about one provider, and claims as they answer: who is slow holds up nobody's pay but its own.
+    async fn fill_one(
+        &self,
+        (key, account): (&SecretKey, &Account<Rpc>),
+        routers: &[Chosen],
+        told: &mut Vec<Paid>,
+    ) {
+        let (view, provider) = (self.joined.view(), account.address());
+        let leaving = view.is_leaving(provider).await.unwrap_or(false);
+        let least = least_of(self.least, leaving);
+        let (mut asking, mut left) = (JoinSet::new(), routers.iter().cloned());
+        loop {
+            for chosen in left.by_ref().take(AT_ONCE - asking.len()) {
+                let request = PayoutRequest::sign(key, &self.joined.domain(), chosen.router, now());
+                asking.spawn(async move {
+                    let answered = ask(&chosen.address, request).await;
+                    (chosen, answered.map_err(|error| error.to_string()))
+                });
+            }
+            let Some(answered) = asking.join_next().await else {
+                return;
+            };
+            let Ok((chosen, payouts)) = answered else {
+                continue;
+            };
+            let router = chosen.router;
+            let books = Books {
+                account,
+                view: &view,
+                least,
+                router,
+            };
+            match payouts {
+                Ok(payouts) => {
+                    for payout in payouts {
+                        told.push(books.pay(payout).await);
+                    }
+                }
+                Err(error) if chosen.counts => told.push(Paid {
+                    error: Some(error),
+                    ..Paid::nothing(Some(router), provider)
+                }),
+                // Nothing was ever debited for it: there is nothing to be paid from.
+                Err(_) => {}
+            }
         }
     }
-    Ok(kept)
 }
 
-type Asked = Vec<(Address, Result<Vec<Payout>, String>)>;
-
-/// What each router says that it owes.
-async fn ask_all(
-    joined: &Joined<Rpc>,
-    key: &SecretKey,
-    routers: Vec<(Address, RouterAddress)>,
-) -> Asked {
-    let (mut asking, mut asked) = (JoinSet::new(), Vec::new());
-    for (router, address) in routers {
-        if asking.len() >= ASKED_AT_ONCE
-            && let Some(Ok(answered)) = asking.join_next().await
-        {
-            asked.push(answered);
-        }
-        let request = PayoutRequest::sign(key, &joined.domain(), router, now());
-        asking.spawn(async move {
-            let answered = ask(&address, request).await;
-            (router, answered.map_err(|error| error.to_string()))
-        });
+/// The vault waives the least claim for who is leaving.
+const fn least_of(claim_min: TokenAmount, leaving: bool) -> TokenAmount {
+    if leaving {
+        TokenAmount::ZERO
+    } else {
+        claim_min
     }
-    asked.extend(asking.join_all().await);
-    asked.sort_by_key(|(router, _)| *router);
-    asked
+}
+
+async fn choose(view: View<Rpc>, router: Address, address: RouterAddress) -> Option<Chosen> {
+    // What cannot be looked up is asked.
+    let totals = view.totals(router).await;
+    let counts = totals.map_or(true, |totals| !totals.debited.is_zero());
+    let chosen = Chosen {
+        router,
+        address,
+        counts,
+    };
+    if counts {
+        return Some(chosen);
+    }
+    let stake = view.stake(StakeRole::Router, router).await;
+    stake
+        .map_or(true, |stake| stake.is_active)
+        .then_some(chosen)
+}
+
+/// Takes out of the vault what it owes to a provider.
+async fn collect(account: &Account<Rpc>, view: &View<Rpc>) -> Outcome<TokenAmount> {
+    let owed = view.owed(account.address()).await?;
+    if !owed.is_zero() {
+        account.collect(account.address()).await?;
+    }
+    Ok(owed)
 }
 
 async fn ask(router: &RouterAddress, request: PayoutRequest) -> Result<Vec<Payout>, Failure> {
@@ -269,9 +334,13 @@ async fn ask(router: &RouterAddress, request: PayoutRequest) -> Result<Vec<Payou
     let client = AuditClient::bind(any, Timeouts::default()).await?;
     let answered = client.ask(router, &Question::Payouts(request)).await;
     client.close().await;
-    match answered
-        .map_err(|error| format!("the router cannot be asked: {error}; try again later"))?
-    {
+    let answered = answered.map_err(|error| match error {
+        NetError::Stream(error @ StreamError::Oversized { .. }) => {
+            format!("what the router says is not taken: {error}; nothing was claimed from it")
+        }
+        error => format!("the router cannot be asked: {error}; try again later"),
+    });
+    match answered? {
         Answer::Payouts(payouts) => Ok(payouts),
         Answer::Nothing(reason) => Err(format!("the router says: {reason}").into()),
         _ => Err("the router answered another question".into()),
@@ -287,21 +356,17 @@ struct Books<'a> {
 }
 
 impl Books<'_> {
-    fn provider(&self) -> Address {
-        self.account.address()
-    }
-
     /// Claims what can be claimed and says what cannot yet. One router's trouble is not the others': what was paid is told in any case.
     async fn pay(&self, payout: Payout) -> Paid {
         let taken = self.try_pay(payout).await;
         taken.unwrap_or_else(|error| Paid {
             error: Some(error.to_string()),
-            ..Paid::nothing(self.router, self.provider())
+            ..Paid::nothing(Some(self.router), self.account.address())
         })
     }
 
     async fn try_pay(&self, payout: Payout) -> Outcome<Paid> {
-        let (router, provider) = (self.router, self.provider());
+        let (router, provider) = (self.router, self.account.address());
         let Payout {
             fee_version,
             earned,
@@ -318,7 +383,7 @@ impl Books<'_> {
         let mut paid = Paid {
             waiting: due,
             not_claimable_yet: less(less(earned, before), due),
-            ..Paid::nothing(router, provider)
+            ..Paid::nothing(Some(router), provider)
         };
         if let Some(proof) = claim.filter(|_| !due.is_zero() && due >= self.least) {
             let claim = Claim {
@@ -336,19 +401,10 @@ impl Books<'_> {
             (paid.gross, paid.waiting) = (due, none);
         }
         // What was claimed is told whatever becomes of this; the next claim collects it then.
-        match self.collect().await {
+        match collect(self.account, self.view).await {
             Ok(collected) => paid.paid = collected,
             Err(error) => paid.error = Some(error.to_string()),
         }
         Ok(paid)
-    }
-
-    /// Takes out of the vault what it owes to the provider.
-    async fn collect(&self) -> Outcome<TokenAmount> {
-        let owed = self.view.owed(self.provider()).await?;
-        if !owed.is_zero() {
-            self.account.collect(self.provider()).await?;
-        }
-        Ok(owed)
     }
 }
