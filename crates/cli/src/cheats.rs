@@ -26,6 +26,8 @@ pub enum Cheat {
     DoublePost,
     /// The router gives nobody the leaf files of its batches.
     Withhold,
+    /// The router serves developers beyond what they allotted.
+    OverIssue,
     /// The first validator calls every answer good without computing it.
     Lazy,
     /// The first validator commits the ballot that another one committed.
@@ -54,6 +56,7 @@ impl Cheat {
             Self::BadSums => Some(RouterCheat::BadSums),
             Self::DoublePost => Some(RouterCheat::DoublePost),
             Self::Withhold => Some(RouterCheat::Withhold),
+            Self::OverIssue => Some(RouterCheat::OverIssue),
             _ => None,
         }
     }

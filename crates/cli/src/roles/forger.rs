@@ -1,7 +1,8 @@
 //! A router that cheats, for devnets: to see how it is found out and what follows.
 //!
 //! Its books stay honest. What it posts and shows is forged from them, file by file, so that a restart forges the same; and what the chain
-//! tells of its forgeries it reads as if its books had been posted.
+//! tells of its forgeries it reads as if its books had been posted. One that issues tickets above the cover reads of the chain larger caps
+//! than there are, and does the rest as it should.
 
 use std::sync::Arc;
 use stoa_chain::Post;
@@ -14,6 +15,9 @@ use stoa_types::{Address, Digest, Millis, SignedReceipt, TokenAmount};
 /// What a router that overpays itself takes, in units.
 const OVERPAID: u128 = 1_000;
 
+/// What a router that ignores caps reads beyond each, in units.
+const IGNORED: u128 = 1_000_000_000_000;
+
 /// How a router cheats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum RouterCheat {
@@ -25,6 +29,15 @@ pub enum RouterCheat {
     DoublePost,
     /// It gives nobody the leaf files of its batches.
     Withhold,
+    /// It serves developers beyond what they allotted.
+    OverIssue,
+}
+
+impl RouterCheat {
+    /// Whether it needs money in the vault itself: no payout root may pay more than all have allotted.
+    pub fn needs_cover(self) -> bool {
+        self == Self::OverIssue
+    }
 }
 
 /// Forges what a router posts and shows.
@@ -104,8 +117,31 @@ impl Forger {
                 let (pay_root, gross) = honest(pay_root).unwrap_or((pay_root, gross));
                 ChainEvent::PayoutPromoted { pay_root, gross }
             }
+            ChainEvent::Allotment {
+                account,
+                generation,
+                cap,
+                debited,
+                expiry,
+                fee_version,
+            } => ChainEvent::Allotment {
+                account,
+                generation,
+                cap: self.believed(account, cap),
+                debited,
+                expiry,
+                fee_version,
+            },
             other => other,
         }
+    }
+
+    /// The cap that it takes an allotment to have.
+    fn believed(&self, account: Address, mut cap: TokenAmount) -> TokenAmount {
+        if self.cheat == RouterCheat::OverIssue && account != self.key.address() {
+            add(&mut cap, TokenAmount::from_units(IGNORED));
+        }
+        cap
     }
 
     /// Root and gross in the books of a root that was posted.
@@ -142,7 +178,7 @@ impl Forger {
                 file.leaves
                     .extend(again.map(|(signed, generation)| (self.again(signed), generation)));
             }
-            RouterCheat::BadSums | RouterCheat::Withhold => {}
+            RouterCheat::BadSums | RouterCheat::Withhold | RouterCheat::OverIssue => {}
         }
         if let Some(set) = file.payout.as_mut() {
             // What it takes too much it takes for good.
@@ -184,7 +220,7 @@ impl Forger {
                 });
                 own.into_iter().collect()
             }
-            RouterCheat::BadSums | RouterCheat::Withhold => Vec::new(),
+            RouterCheat::BadSums | RouterCheat::Withhold | RouterCheat::OverIssue => Vec::new(),
         }
     }
 

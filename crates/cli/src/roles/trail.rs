@@ -55,7 +55,9 @@ const fn found(outcome: Outcome) -> &'static str {
         Outcome::Withheld => "withheld: the router did not give what is needed to judge",
         Outcome::Forged => "forged: the leaf is not what provider and router signed",
         Outcome::Unable => "not judged: the panel could not tell",
-        Outcome::BadSums => "bad sums: the payout root does not follow from the leaves",
+        Outcome::BadSums => {
+            "bad sums: the payout root does not follow from the leaves, or debits more than was allotted"
+        }
         Outcome::Void => {
             "void: the payout root pays what was reversed while it was under way, and is cancelled"
         }

@@ -44,10 +44,18 @@ fn faults(data: &Path) -> Vec<(Value, Value)> {
 
 /// A network whose router cheats, until it was punished for that; the page of audits says `words`. Gives what the developer is charged then.
 fn cheats(how: &str, kind: &str, severity: u64, words: &str) -> u128 {
+    cheats_under("", how, kind, severity, words)
+}
+
+/// The same under these settings.
+fn cheats_under(settings: &str, how: &str, kind: &str, severity: u64, words: &str) -> u128 {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
+    let file = folder.path().join("my.toml");
+    std::fs::write(&file, settings).expect("writes");
+    let file = file.to_str().expect("UTF-8");
     let options = ["--batch-seconds", "5", "--validators", "3", "--cheat", how];
-    let up = Up::start(&data, &options);
+    let up = Up::start(&data, &[&options[..], &["--config", file]].concat());
     for n in 0..2 {
         ask(&data, n);
     }
@@ -82,6 +90,25 @@ fn a_router_whose_payout_roots_overpay_it_loses_its_stake_before_they_are_claima
         cheats("bad-sums", "bad_sums", 10_000, words) > 0,
         "the answers were right"
     );
+}
+
+/// Prices at which a call costs 16 units, and an allotment of 20, which is all that the developer has.
+const LITTLE: &str = r#"
+[developer]
+deposit = "0.00002"
+cap = "0.00002"
+
+[[providers]]
+region = "XA"
+input_price = "1"
+output_price = "1"
+"#;
+
+#[test]
+fn a_router_that_serves_a_developer_beyond_its_allotment_loses_its_stake() {
+    let words = "debits more than was allotted";
+    let charged = cheats_under(LITTLE, "over-issue", "bad_sums", 10_000, words);
+    assert!((21..=40).contains(&charged), "{charged}");
 }
 
 #[test]
