@@ -199,7 +199,7 @@ fn view(round: RoundView) -> Input {
         tip: Validator::recover(config(), []).first_tip(),
         openable: false,
         rounds: vec![round],
-        convicted: BTreeSet::new(),
+        convicted: Default::default(),
         joined: BTreeMap::new(),
     }))
 }
@@ -681,7 +681,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
                 seated: true,
                 tip,
                 openable: false,
-                convicted: BTreeSet::new(),
+                convicted: Default::default(),
                 joined: BTreeMap::new(),
                 rounds,
             }))
@@ -700,7 +700,7 @@ fn preimages_follow_from_the_key_and_the_next_chain_is_published_before_this_one
             seated: true,
             tip,
             openable: false,
-            convicted: BTreeSet::new(),
+            convicted: Default::default(),
             joined: BTreeMap::new(),
             rounds: Vec::new(),
         }));
@@ -933,7 +933,7 @@ fn a_leaf_file_that_comes_late_is_audited_no_less_than_by_those_who_had_it() {
         let mut validator = Validator::recover(config.clone(), []);
         let tip = validator.first_tip();
         let seen = ChainView {
-            convicted: BTreeSet::new(),
+            convicted: Default::default(),
             joined: BTreeMap::new(),
             seated: true,
             tip,
@@ -972,7 +972,7 @@ fn one_preimage_is_revealed_in_a_round_whatever_top_is_shown() {
         view.revealed.clear();
         let rounds = vec![view];
         let seen = ChainView {
-            convicted: BTreeSet::new(),
+            convicted: Default::default(),
             joined: BTreeMap::new(),
             seated: true,
             tip,
@@ -1088,7 +1088,7 @@ fn the_chain_of_preimages_is_found_after_a_restart_however_many_came_before_it()
             seated: true,
             tip: chain.top(),
             rounds: vec![view],
-            ..ChainView::EMPTY
+            ..ChainView::default()
         };
         let outputs = validator.handle(Input::Chain(Box::new(seen)), Timestamp(START));
         let preimage = chain.below(chain.top()).expect("200 links");
@@ -1107,7 +1107,7 @@ fn who_joins_again_publishes_no_top_whose_links_are_known() {
     let mut validator = Validator::recover(config(), []);
     let seen = ChainView {
         tip,
-        ..ChainView::EMPTY
+        ..ChainView::default()
     };
     validator.handle(Input::Chain(Box::new(seen)), Timestamp(START));
     let next = HashChain::new(&config().key, 1, 200).top();
@@ -1358,7 +1358,7 @@ fn one_validator_opens_a_round_and_the_next_one_only_where_it_does_not() {
     let view = ChainView {
         openable: true,
         joined: joined.collect(),
-        ..ChainView::EMPTY
+        ..ChainView::default()
     };
     let open_after = |key: &SecretKey| {
         let config = ValidatorConfig {

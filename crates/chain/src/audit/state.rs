@@ -167,7 +167,8 @@ pub struct AuditState {
     committees: BTreeMap<u32, Arc<Vec<Member>>>,
     standings: Arc<BTreeMap<Address, Standing>>,
     rounds: BTreeMap<u64, RoundState>,
-    convicted: BTreeSet<Digest>,
+    /// Shared with the views: they are taken for each change and tick, and convictions are few.
+    convicted: Arc<BTreeSet<Digest>>,
     /// Commitments of plants, each with the first round that its name holds in.
     stored: BTreeMap<Digest, u64>,
     /// Planted jobs that were named, and who paid them.
@@ -192,7 +193,7 @@ impl AuditState {
             committees: BTreeMap::new(),
             standings: Arc::default(),
             rounds: BTreeMap::new(),
-            convicted: BTreeSet::new(),
+            convicted: Arc::default(),
             stored: BTreeMap::new(),
             named: BTreeSet::new(),
             latest: 0,
@@ -298,7 +299,9 @@ impl AuditState {
                 };
                 Arc::make_mut(&mut self.standings).insert(*provider, standing);
             }
-            ContractEvent::Convicted { fault, .. } => drop(self.convicted.insert(*fault)),
+            ContractEvent::Convicted { fault, .. } => {
+                Arc::make_mut(&mut self.convicted).insert(*fault);
+            }
             ContractEvent::Planted { commitment, .. } => {
                 self.stored.insert(*commitment, self.latest + 1);
             }

@@ -233,3 +233,35 @@ async fn a_question_that_waited_is_asked_where_the_router_is_by_then() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_talked_to_a_router_finds_it_where_it_was_started_anew_after_dials_that_failed() {
+    patient(async {
+        let hall = Hall::open().await;
+        hall.router.answer_audits(answerer());
+        let (client, old) = (client().await, hall.router.address());
+        let question = Question::Leaves { post: 5 };
+        client.ask(&old, &question).await.expect("answered");
+        let (address, _) = hall.stop().await;
+        // Nothing comes back from there, as from a host that is gone.
+        let silent = loop {
+            match std::net::UdpSocket::bind(address) {
+                Ok(socket) => break socket,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        for _ in 0..2 {
+            let asked = client.ask(&old, &question).await;
+            assert!(asked.is_err(), "nobody is there any more");
+        }
+        let hall = Hall::open().await;
+        hall.router.answer_audits(answerer());
+        let new = hall.router.address();
+        assert_eq!(new.endpoint, old.endpoint);
+        assert_ne!(new.addresses, old.addresses);
+        let asked = client.ask(&new, &question).await;
+        assert_eq!(asked.expect("answered"), Answer::Leaves(vec![1; 5].into()));
+        drop(silent);
+    })
+    .await;
+}

@@ -1,6 +1,7 @@
 //! A validator's hash chain and what it sees of the contracts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use stoa_crypto::{SecretKey, keccak256};
 use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::caps::Caps;
@@ -85,22 +86,24 @@ pub struct ChainView {
     pub openable: bool,
     /// Rounds that are not closed, oldest first.
     pub rounds: Vec<RoundView>,
-    /// Ids of all faults that were punished.
-    pub convicted: BTreeSet<Digest>,
+    /// Ids of all faults that were punished; shared, because a view is taken for each change.
+    pub convicted: Arc<BTreeSet<Digest>>,
     /// Since when each validator has its seat.
     pub joined: BTreeMap<Address, Timestamp>,
 }
 
-impl ChainView {
+impl Default for ChainView {
     /// Before anything was seen.
-    pub const EMPTY: Self = Self {
-        seated: false,
-        tip: Digest::ZERO,
-        openable: false,
-        rounds: Vec::new(),
-        convicted: BTreeSet::new(),
-        joined: BTreeMap::new(),
-    };
+    fn default() -> Self {
+        Self {
+            seated: false,
+            tip: Digest::ZERO,
+            openable: false,
+            rounds: Vec::new(),
+            convicted: Arc::default(),
+            joined: BTreeMap::new(),
+        }
+    }
 }
 
 /// One round.

@@ -369,7 +369,7 @@ impl Validator {
             hashes: HashChain::new(&config.key, 0, config.chain_length),
             me,
             config,
-            view: ChainView::EMPTY,
+            view: ChainView::default(),
             leaves: BTreeMap::new(),
             sums: sums::Sums::default(),
             progress: BTreeMap::new(),

@@ -18,7 +18,7 @@ impl World {
                 tip: self.rounds.tip(me),
                 openable: *openable,
                 rounds: rounds.clone(),
-                convicted: self.convicted.clone(),
+                convicted: self.convicted.clone().into(),
                 joined: Default::default(),
             }))
         } else {
