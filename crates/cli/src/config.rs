@@ -222,6 +222,14 @@ pub struct Planter {
     pub prompts: String,
     /// Whether its provider serves nobody else.
     pub alone: bool,
+    /// After so many sets another customer and another provider take over; 0 for never.
+    pub sets_per_identity: u32,
+    /// Plants of one set of `stoa planter`.
+    pub set: u32,
+    /// Local address from which `stoa planter` dials routers (UDP).
+    pub listen: SocketAddr,
+    /// Where `stoa planter` serves metrics.
+    pub metrics: SocketAddr,
 }
 
 /// What providers have in common.
@@ -379,6 +387,12 @@ impl Config {
             self.planter.rest_seconds,
             (1..=day).contains(&self.planter.rest_seconds),
             "1 to 86400",
+        )?;
+        range(
+            "planter.set",
+            self.planter.set.into(),
+            (1..=20).contains(&self.planter.set),
+            "1 to 20",
         )?;
         range(
             "the number of [[providers]] to choose from",
@@ -670,6 +684,7 @@ mod tests {
             ("[up]\nvalidators = 65", "0 to 64"),
             ("[up]\nplants = 21", "0 to 20"),
             ("[planter]\nrest_seconds = 0", "1 to 86400"),
+            ("[planter]\nset = 21", "1 to 20"),
             ("providers = []", "[[providers]]"),
             ("[provider]\nreserved_percent = 101", "reserved_percent"),
             ("[provider]\nreserved_percent = 100", "no room for a job"),

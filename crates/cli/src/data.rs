@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use stoa_crypto::SecretKey;
 
 /// Why the data folder cannot be used. Nothing in it was changed.
@@ -72,11 +73,11 @@ fn is_ours(name: &str) -> bool {
         || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A locked data folder. The lock ends with the process, however it ends.
-#[derive(Debug)]
+/// A locked data folder. The lock ends with the process, however it ends. Clones share it.
+#[derive(Debug, Clone)]
 pub struct DataDir {
     root: PathBuf,
-    lock: File,
+    lock: Arc<File>,
 }
 
 impl DataDir {
@@ -93,7 +94,7 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 root: root.to_owned(),
-                lock,
+                lock: Arc::new(lock),
             }),
             Err(fs::TryLockError::WouldBlock) => Err(DataError::Locked(root.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),

@@ -21,8 +21,8 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, backup, chain, claim, connect, doctor, fund, keys, money, provider,
-    router, show, validator, validators, verify,
+    Outcome, ask, audit, backup, chain, claim, connect, doctor, fund, keys, money, planter,
+    provider, router, show, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,6 +68,8 @@ enum Command {
     Provider(provider::Args),
     /// Runs a validator alone: it computes drawn answers again, and who sold a wrong one loses stake.
     Validator(validator::Args),
+    /// Runs a planter alone: it buys answers that it knows to be wrong, and validators that do not look lose stake.
+    Planter(planter::Args),
     /// Makes this folder the developer of a router elsewhere: deposit, allotment, API key.
     Connect(connect::Args),
     /// Hands out a devnet's stake tokens and test dollars, in the folder of its chain; says what an account holds.
@@ -151,6 +153,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Router(args) => router::router(data, args).await,
         Command::Provider(args) => provider::provider(data, args).await,
         Command::Validator(args) => validator::validator(data, args).await,
+        Command::Planter(args) => planter::planter(data, args).await,
         Command::Connect(args) => connect::connect(data, args).await,
         Command::Fund(args) => fund::fund(data, args).await,
         Command::Ask(args) => ask::ask(data, args).await,

@@ -3,7 +3,6 @@
 use crate::cheats::{Cheat, ValidatorCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
-use crate::http::Api;
 use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
 use crate::launch::planter::{self, Ground, PlanterUp};
@@ -181,6 +180,8 @@ impl Listeners {
 /// How to choose the ports that have no option of their own.
 /// How long calls are held back until all validators have their seats.
 const SEATS_PATIENCE: Duration = Duration::from_secs(3);
+/// Further identities of the planter that are let in at a start; the last of them stays until the next.
+const IDENTITIES_AHEAD: u32 = 8;
 const OTHER_PORTS: &str = "--port 0 (any free ports), or in a file named with --config";
 
 /// A running network.
@@ -223,6 +224,7 @@ async fn start(
     tokio::spawn(chain::watch(chain.clone()));
 
     let (joined, deployer) = chain::found(data, profile, &chain).await?;
+    let deployer = Arc::new(deployer);
     let file = JoinFile {
         rpc: rpc_url.clone(),
         chain_id: joined.chain_id,
@@ -262,11 +264,13 @@ async fn start(
     }
 
     let key = api_key(data)?;
-    let planted = planter_key(data, config)?;
     let mut configured = vec![(KeyHash::of(&key), developer.address())];
-    if let Some(key) = &planted {
-        let customer = planter::customer(data)?.address();
-        configured.push((KeyHash::of(key), customer));
+    let strangers = config.router.keys.iter();
+    configured.extend(strangers.map(|known| (KeyHash::from_bytes(known.hash.0), known.account)));
+    let identities = identities(data, config)?;
+    for n in identities.clone() {
+        let customer = planter::identity(data, n)?;
+        configured.push((customer.key, customer.customer));
     }
     let gateway = router::gateway(data, config, &router, &configured)?;
     wait_for_providers(&gateway, providers.len()).await?;
@@ -289,16 +293,22 @@ async fn start(
             .collect::<Result<_, _>>()?,
         more: Vec::new(),
     };
-    let planter = match (planted, &router.audits) {
-        (Some(key), Some(audits)) => {
+    let planter = match (identities.last(), &router.audits) {
+        (Some(last), Some(audits)) => {
             let ground = Ground {
-                audits,
-                router: dialled[0].clone(),
+                joined: joined.clone(),
+                data: data.clone(),
+                config: config.clone(),
+                audits: audits.clone(),
+                router: router.account,
+                api: info.api.clone(),
                 bind: local(0),
-                api: Api::at(&info.api, &key),
-                machine: &machine,
+                machine: machine.clone(),
+                set: config.up.plants,
+                giver: Some(deployer.clone()),
+                last: Some(last),
             };
-            Some(planter::start(&joined, data, config, ground, &deployer).await?)
+            Some(planter::start(ground).await?)
         }
         _ => None,
     };
@@ -413,13 +423,17 @@ async fn wait_for_providers(gateway: &Arc<RouterGateway>, wanted: usize) -> Resu
     }
 }
 
-/// The API key of the planter's customer, if there is to be a planter: nobody but validators is shown up by one.
-fn planter_key(data: &DataDir, config: &Config) -> Result<Option<String>, Failure> {
+/// The planter's identities whose API keys the router is to know, if there is to be a planter: nobody but validators is shown up by one.
+fn identities(data: &DataDir, config: &Config) -> Result<std::ops::Range<u32>, Failure> {
     if config.up.plants == 0 || config.up.validators == 0 {
-        return Ok(None);
+        return Ok(0..0);
     }
-    let secret = hex::encode(data.secret("planter-api")?);
-    Ok(Some(format!("sk-stoa-{secret}")))
+    let first = planter::present(data)?;
+    let more = match config.planter.sets_per_identity {
+        0 => 0,
+        _ => IDENTITIES_AHEAD,
+    };
+    Ok(first..first.saturating_add(1 + more))
 }
 
 /// The developer's API key; the router keeps only its hash.

@@ -38,6 +38,8 @@ pub struct PlanterConfig {
     pub rounds: Address,
     /// Plants of one set.
     pub set: u32,
+    /// Sets that this customer buys; 0 for no end. A start counts anew.
+    pub sets: u32,
     /// From the end of a set to the beginning of the next: this long at most, and half of it at least.
     pub rest: Millis,
     /// Between two purchases of a set: this long at most.
@@ -205,6 +207,8 @@ pub struct Planter {
     /// Plants that are still to be ordered of the present set.
     left: u32,
     buying: bool,
+    /// Sets that were begun.
+    sets: u32,
     /// Nothing is bought before.
     next_at: Timestamp,
     /// Random bytes of the newest plant: how long to wait must not follow from a rule that all know.
@@ -232,6 +236,7 @@ impl Planter {
             asked: BTreeMap::new(),
             left: 0,
             buying: false,
+            sets: 0,
             next_at: Timestamp(0),
             jitter: 0,
         }
@@ -374,12 +379,22 @@ impl Planter {
         // One that was never posted is named when there is a round again: in a network without other calls it takes the next set for that.
         let waits = self.open.values().any(|open| !self.is_late(open, now));
         if self.left == 0 && !self.buying && !waits && now >= self.next_at {
+            if self.is_over() {
+                return;
+            }
             self.left = self.config.set;
+            self.sets += 1;
         }
         if self.left > 0 && !self.buying && now >= self.next_at {
             self.buying = true;
             outputs.push(Output::Buy);
         }
+    }
+
+    /// Whether its sets are all bought and each of their plants is over or was never posted: another customer and provider are to go on.
+    pub fn is_over(&self) -> bool {
+        let most = self.config.sets;
+        most > 0 && self.sets >= most && self.left == 0 && !self.buying && self.open.is_empty()
     }
 
     /// Whether no router posts it any more, if none has.

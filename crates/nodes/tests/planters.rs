@@ -34,6 +34,7 @@ fn config() -> PlanterConfig {
         chain_id: 31_337,
         rounds: rounds_contract(),
         set: SET,
+        sets: 0,
         rest: Millis::from_secs(20),
         pause: Millis::from_secs(1),
         patience: Millis::from_secs(4),
@@ -414,6 +415,27 @@ fn who_was_away_names_its_plants_when_it_is_back_whatever_the_phase() {
     for job in jobs {
         assert_eq!(world.named.get(&job), Some(&1));
     }
+}
+
+#[test]
+fn a_customer_is_over_when_its_sets_are_bought_and_their_plants_named_and_not_before() {
+    let mut world = World::new();
+    world.planter = Planter::recover(
+        PlanterConfig {
+            sets: 2,
+            ..config()
+        },
+        [],
+    );
+    let mut over = false;
+    for _ in 0..(4 * SETTLING / 500) {
+        world.step(Trouble::None);
+        over |= world.planter.is_over();
+        assert!(!over || world.planter.open().count() == 0);
+    }
+    assert!(over);
+    assert_eq!(world.bought, 2 * u64::from(SET));
+    assert_eq!(world.named.len(), 2 * SET as usize);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::launch::Joined;
 use crate::process::say;
 use serde_json::json;
 use std::path::Path;
-use stoa_chain::Rpc;
+use stoa_chain::{AuditContracts, Rpc};
 use stoa_crypto::SecretKey;
 use stoa_types::{Address, StakeAmount, TokenAmount};
 
@@ -22,6 +22,9 @@ pub struct Args {
     /// Whole test dollars.
     #[arg(long, value_name = "AMOUNT")]
     dollars: Option<String>,
+    /// Lets it plant: buy false answers to see which validators look.
+    #[arg(long)]
+    planter: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -57,6 +60,13 @@ pub async fn fund(data: &Path, args: &Args) -> Outcome {
     }
     if let Some(dollars) = dollars {
         deployer.mint_test_dollars(args.account, dollars).await?;
+    }
+    if args.planter {
+        let audits = AuditContracts::find(&joined.chain, &joined.contracts).await?;
+        let audits = audits.ok_or("nobody judges on this network, so that nobody can plant")?;
+        audits
+            .set_planter(deployer.sender(), args.account, true)
+            .await?;
     }
     let view = joined.view();
     let (held, dollars) = (

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod fund;
 pub mod keys;
 pub mod money;
+pub mod planter;
 pub mod provider;
 pub mod router;
 pub mod router_faults;

@@ -2,6 +2,7 @@
 //! process, `stoa router` and its like for one. The loops themselves are in [`crate::roles`].
 
 pub mod chain;
+pub mod customer;
 pub mod developer;
 pub mod planter;
 pub mod provider;

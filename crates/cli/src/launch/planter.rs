@@ -1,134 +1,379 @@
-//! Brings up a planter: its customer with money, its provider, the right to plant, its plants, its loop.
+//! Brings up a planter: the right to plant, and one identity after the other, each a customer with money, a provider with stake, its plants
+//! and its loop. After the first plant that is named both are known, so that both change together.
 
-use super::Joined;
 use super::developer::{self, Allowance};
 use super::provider::{self, Machine, OF_PLANTER, Router};
 use super::stake::StakeSource;
 use super::validator::settling;
+use super::{Joined, customer, routers};
 use crate::config::Config;
-use crate::data::{DataDir, DataError};
+use crate::data::{DataDir, DataError, write_private};
 use crate::http::Api;
-use crate::process::Failure;
+use crate::process::{Failure, complain};
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
 use crate::roles::provider::{Desk, ProviderHandle};
 use crate::roles::records::{self, Records};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use stoa_api::KeyHash;
 use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess};
 use stoa_crypto::SecretKey;
-use stoa_net::{AuditClient, Timeouts};
+use stoa_net::{AuditClient, RouterAddress, Timeouts};
 use stoa_nodes::planter::{Planter, PlanterConfig};
-use stoa_types::{Millis, Tier};
+use stoa_types::{Address, Millis, Tier};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 /// How long its provider waits for a commitment to be in a block: well within the time that a router waits for a first token.
 const PATIENCE: Millis = Millis::from_secs(5);
+/// What the next identity lacks is asked for again after this.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long the provider of an identity that is over may take to end what it does.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether an account may plant.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// A planter and its provider.
+/// A planter at work.
 pub struct PlanterUp {
-    planter: PlanterHandle,
-    /// Its provider's loops, drained like any other's.
-    pub provider: Vec<ProviderHandle>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Vec<ProviderHandle>>,
 }
 
 impl PlanterUp {
     /// Stops the planter; gives its provider, which may still have work.
     pub async fn stop(self) -> Vec<ProviderHandle> {
-        self.planter.stop().await;
-        self.provider
+        let _ = self.stop.send(true);
+        self.task.await.unwrap_or_default()
     }
 }
 
+/// One customer and one provider, which plants have shown to belong together.
+pub struct Identity {
+    /// The account that pays.
+    pub customer: Address,
+    /// Hash of its API key: the router has to know it.
+    pub key: KeyHash,
+    /// Who serves it.
+    pub provider: Address,
+}
+
+/// Identity `n` of a data folder, counted from 0.
+pub fn identity(data: &DataDir, n: u32) -> Result<Identity, Failure> {
+    Ok(Identity {
+        customer: customer_key(data, n)?.address(),
+        key: KeyHash::of(&api_key(data, n)?),
+        provider: provider::key(data, provider_of(n))?.address(),
+    })
+}
+
+/// The identity that acts, or will when the planter starts.
+pub fn present(data: &DataDir) -> Result<u32, Failure> {
+    let path = data.folder("planter")?.join("identity");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let number = text.trim().parse();
+            Ok(number.map_err(|_| format!("{} names no identity", path.display()))?)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
+    }
+}
+
+/// What belongs to an identity; the first has plain names.
+fn named(what: &str, n: u32) -> String {
+    match n {
+        0 => what.to_owned(),
+        n => format!("{what}-{n}"),
+    }
+}
+
+fn provider_of(n: u32) -> u32 {
+    OF_PLANTER.saturating_add(n)
+}
+
 /// The key of the account that pays for plants.
-pub fn customer(data: &DataDir) -> Result<SecretKey, DataError> {
-    data.account_key("planter-customer")
+fn customer_key(data: &DataDir, n: u32) -> Result<SecretKey, DataError> {
+    data.account_key(&named("planter-customer", n))
+}
+
+fn api_key(data: &DataDir, n: u32) -> Result<String, DataError> {
+    let secret = data.secret(&named("planter-api", n))?;
+    Ok(format!("sk-stoa-{}", hex::encode(secret)))
 }
 
 /// What a planter needs of the network beside the chain.
-pub struct Ground<'a> {
+pub struct Ground<C> {
+    /// The network.
+    pub joined: Joined<C>,
+    /// Its keys and plants.
+    pub data: DataDir,
+    /// Its settings.
+    pub config: Config,
     /// The contracts that judge, and what they say.
-    pub audits: &'a (AuditContracts, AuditWatch),
-    /// The router that it buys from, where its provider dials it.
-    pub router: Router,
-    /// Local address from which its provider dials.
+    pub audits: (AuditContracts, AuditWatch),
+    /// The router that it buys from, and that its provider works for.
+    pub router: Address,
+    /// Base URL of that router's API.
+    pub api: String,
+    /// Local address from which it dials.
     pub bind: SocketAddr,
-    /// The router's API, with the customer's key.
-    pub api: Api,
     /// What its provider serves with.
-    pub machine: &'a Machine,
+    pub machine: Machine,
+    /// Plants of one set.
+    pub set: u32,
+    /// Who gives money, stake and the right to plant: the deployer of a devnet. Without it they are waited for.
+    pub giver: Option<Arc<Account<C>>>,
+    /// The last identity whose API key the router knows, where that is fixed.
+    pub last: Option<u32>,
 }
 
-/// Starts the planter of a devnet, whose deployer is the admin: it names the planter, stakes for its provider and pays its customer.
-pub async fn start<C: ChainAccess + Clone>(
-    joined: &Joined<C>,
-    data: &DataDir,
-    config: &Config,
-    ground: Ground<'_>,
-    deployer: &Account<C>,
-) -> Result<PlanterUp, Failure> {
-    let (contracts, watch) = ground.audits;
-    let key = customer(data)?;
-    let exact = ground.machine.backends.iter();
-    let exact = exact.map(|backend| backend.facts());
-    let mut exact = exact.filter(|facts| facts.tier == Tier::Exact);
-    let model = exact
-        .next()
-        .ok_or("no model is served here whose answers can be judged")?;
-    let model = model.model.clone();
-    let router = ground.router.account;
-    let money = &config.developer;
-    let paying = developer::fund(joined, key.clone(), router, money, deployer).await?;
-    tokio::spawn(Allowance::new(joined, paying, router, money.clone()).keep_alive());
-    let planter = joined.account(data.account_key("planter")?).await?;
-    appoint(joined, contracts, planter.address(), deployer).await?;
-    let source = StakeSource::Granted(deployer);
-    let (machine, n) = (ground.machine, OF_PLANTER);
-    provider::register(joined, data, config, machine, n, &source).await?;
-    let (orders, asked) = mpsc::unbounded_channel();
-    let (open, door) = watch::channel(!config.planter.alone);
-    let desk = Desk {
-        customer: key.address(),
-        orders,
-        open: door,
-    };
-    let to = (&[ground.router][..], ground.bind);
-    let provider = provider::start(joined, data, config, machine, n, to, Some(&desk)).await?;
-    let folder = records::plants(&data.folder("planter")?);
-    let (records, kept) =
-        Records::open(&folder).map_err(|error| format!("the planter's plants: {error}"))?;
-    let core = Planter::recover(
-        PlanterConfig {
-            key,
-            chain_id: joined.chain_id,
+/// The loops of one identity.
+struct Acting {
+    planter: PlanterHandle,
+    provider: Vec<ProviderHandle>,
+    allowance: JoinHandle<()>,
+    /// Where its router was when it was dialled last.
+    router: RouterAddress,
+}
+
+impl Acting {
+    async fn stop(self) -> Vec<ProviderHandle> {
+        self.planter.stop().await;
+        self.allowance.abort();
+        self.provider
+    }
+
+    /// Its provider has nothing to do any more.
+    async fn retire(self) {
+        self.allowance.abort();
+        for provider in self.provider {
+            provider.drain(DRAIN_PATIENCE).await;
+        }
+    }
+}
+
+/// Starts a planter. Its first identity is at work when this returns.
+pub async fn start<C: ChainAccess + Clone>(ground: Ground<C>) -> Result<PlanterUp, Failure> {
+    let (joined, (contracts, _)) = (&ground.joined, &ground.audits);
+    let account = ground.data.account_key("planter")?.address();
+    match &ground.giver {
+        Some(admin) => appoint(joined, contracts, account, admin).await?,
+        None => wait_for_right(joined, contracts, account).await?,
+    }
+    let client = AuditClient::bind(ground.bind, Timeouts::default()).await?;
+    let client = Arc::new(client);
+    let n = present(&ground.data)?;
+    let acting = ground.begin(n, &client).await?;
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(ground.go_on(n, acting, client, stopped));
+    Ok(PlanterUp { stop, task })
+}
+
+impl<C: ChainAccess + Clone> Ground<C> {
+    /// Lets one identity follow the other until it is told to stop; gives the provider of the last.
+    async fn go_on(
+        self,
+        mut n: u32,
+        mut acting: Acting,
+        client: Arc<AuditClient>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Vec<ProviderHandle> {
+        let mut changes = self.audits.1.changes();
+        loop {
+            let over = tokio::select! {
+                () = stop(&mut stopped) => return acting.stop().await,
+                () = acting.planter.over() => true,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return acting.stop().await;
+                    }
+                    self.follow(&mut acting);
+                    false
+                }
+            };
+            if over {
+                acting.retire().await;
+                n = n.saturating_add(1);
+                tracing::info!(
+                    identity = n,
+                    "another customer and another provider plant from now on"
+                );
+                acting = tokio::select! {
+                    () = stop(&mut stopped) => return Vec::new(),
+                    next = self.begin_at_last(n, &client) => next,
+                };
+            }
+        }
+    }
+
+    /// A router that was started anew may be elsewhere.
+    fn follow(&self, acting: &mut Acting) {
+        let Some(now_at) = self.reached().filter(|now_at| *now_at != acting.router) else {
+            return;
+        };
+        for provider in &acting.provider {
+            if let Err(error) = provider.redial(&now_at) {
+                tracing::warn!(router = %self.router, %error, "the router cannot be dialled where it says");
+            }
+        }
+        acting.router = now_at;
+    }
+
+    fn reached(&self) -> Option<RouterAddress> {
+        let state = self.audits.1.state();
+        let reached = state.reached(self.router)?;
+        routers::address(reached.endpoint, &reached.addresses)
+    }
+
+    async fn begin_at_last(&self, n: u32, client: &Arc<AuditClient>) -> Acting {
+        loop {
+            match self.begin(n, client).await {
+                Ok(acting) => return acting,
+                Err(error) => {
+                    tracing::warn!(identity = n, %error, "the next customer and provider of the planter are not ready; it is tried again");
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Money, stake and loops of identity `n`. Where it was begun before, only what is missing is done.
+    async fn begin(&self, n: u32, client: &Arc<AuditClient>) -> Result<Acting, Failure> {
+        let (joined, data, config) = (&self.joined, &self.data, &self.config);
+        let folder = data.folder("planter")?;
+        write_private(&folder.join("identity"), n.to_string().as_bytes())?;
+        let address = self.reached();
+        let address = address.ok_or_else(|| {
+            format!(
+                "the registry does not say where router {} is reached",
+                self.router
+            )
+        })?;
+        let paying = self.pay(n).await?;
+        let money = config.developer.clone();
+        let allowance = Allowance::new(joined, paying, self.router, money).keep_alive();
+        let (machine, number) = (&self.machine, provider_of(n));
+        let source = match &self.giver {
+            Some(giver) => StakeSource::Granted(giver),
+            None => StakeSource::Awaited,
+        };
+        provider::register(joined, data, config, machine, number, &source).await?;
+        let (orders, asked) = mpsc::unbounded_channel();
+        let (open, door) = watch::channel(!config.planter.alone);
+        let desk = Desk {
+            customer: customer_key(data, n)?.address(),
+            orders,
+            open: door,
+        };
+        let dialled = [Router {
+            account: self.router,
+            address: address.clone(),
+        }];
+        let to = (&dialled[..], self.bind);
+        let provider =
+            provider::start(joined, data, config, machine, number, to, Some(&desk)).await?;
+        let parts = self.parts(n, client, asked, open).await?;
+        Ok(Acting {
+            planter: planter::start(parts),
+            provider,
+            allowance: tokio::spawn(allowance),
+            router: address,
+        })
+    }
+
+    /// What a customer may spend at the router.
+    async fn pay(&self, n: u32) -> Result<Account<C>, Failure> {
+        let (key, money) = (customer_key(&self.data, n)?, &self.config.developer);
+        if let Some(giver) = &self.giver {
+            return developer::fund(&self.joined, key, self.router, money, giver).await;
+        }
+        let account = self.joined.account(key).await?;
+        customer::allot(&self.joined, &account, self.router, money).await?;
+        Ok(account)
+    }
+
+    /// The loop's parts.
+    async fn parts(
+        &self,
+        n: u32,
+        client: &Arc<AuditClient>,
+        orders: mpsc::UnboundedReceiver<crate::roles::provider::PlantOrder>,
+        open: watch::Sender<bool>,
+    ) -> Result<PlanterParts<C>, Failure> {
+        let (contracts, watch) = &self.audits;
+        let (data, settings) = (&self.data, &self.config.planter);
+        let own = match n {
+            0 => "planter".to_owned(),
+            n => format!("planter/identity-{n}"),
+        };
+        let folder = records::plants(&data.folder(&own)?);
+        let (records, kept) =
+            Records::open(&folder).map_err(|error| format!("the planter's plants: {error}"))?;
+        // The router would not let another one in.
+        let ends = self.last.is_none_or(|last| n < last);
+        let config = PlanterConfig {
+            key: customer_key(data, n)?,
+            chain_id: self.joined.chain_id,
             rounds: contracts.rounds,
-            set: config.up.plants,
-            rest: Millis::from_secs(config.planter.rest_seconds),
-            pause: Millis(config.planter.pause_ms),
+            set: self.set,
+            sets: if ends { settings.sets_per_identity } else { 0 },
+            rest: Millis::from_secs(settings.rest_seconds),
+            pause: Millis(settings.pause_ms),
             patience: PATIENCE,
-            settling: settling(&joined.profile.rules),
-        },
-        kept,
-    );
-    let alone = config.planter.alone;
-    let own = provider::key(data, n)?.address();
-    tracing::info!(planter = %planter.address(), provider = %own, plants = config.up.plants, "planter");
-    let planter = planter::start(PlanterParts {
-        core,
-        account: AuditAccount::new(planter, *contracts),
-        watch: watch.clone(),
-        client: Arc::new(AuditClient::bind(ground.bind, Timeouts::default()).await?),
-        api: ground.api,
-        purchases: Purchases {
-            model,
-            prompts: prompts(config)?,
-            only: alone.then_some(own),
-        },
-        records,
-        orders: asked,
-        open: alone.then_some(open),
-    });
-    Ok(PlanterUp { planter, provider })
+            settling: settling(&self.joined.profile.rules),
+        };
+        let planter = self.joined.account(data.account_key("planter")?).await?;
+        let provider = provider::key(data, provider_of(n))?.address();
+        tracing::info!(planter = %planter.address(), %provider, plants = self.set, "planter");
+        Ok(PlanterParts {
+            core: Planter::recover(config, kept),
+            account: AuditAccount::new(planter, *contracts),
+            watch: watch.clone(),
+            client: client.clone(),
+            api: Api::at(&self.api, &api_key(data, n)?),
+            purchases: Purchases {
+                model: self.model()?,
+                prompts: prompts(&self.config)?,
+                only: settings.alone.then_some(provider),
+            },
+            records,
+            orders,
+            open: settings.alone.then_some(open),
+        })
+    }
+
+    /// The model whose answers can be judged.
+    fn model(&self) -> Result<String, Failure> {
+        let mut backends = self.machine.backends.iter().map(|backend| backend.facts());
+        let exact = backends.find(|facts| facts.tier == Tier::Exact);
+        let exact = exact.ok_or("no model is served here whose answers can be judged")?;
+        Ok(exact.model.clone())
+    }
+}
+
+/// Waits until it is to stop, or nobody can say so any more.
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn wait_for_right<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    contracts: &AuditContracts,
+    planter: Address,
+) -> Result<(), Failure> {
+    let mut told = false;
+    while !contracts.is_planter(&joined.chain, planter).await? {
+        if !std::mem::replace(&mut told, true) {
+            complain(format_args!(
+                "waiting for the right to plant: the admin of the audits has to name {planter}, the account of this planter; in the folder of \
+                 a devnet's chain, `stoa fund {planter} --planter` does it"
+            ))?;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Lets the planter plant, where the admin has not yet.

@@ -10,6 +10,7 @@ use crate::launch::routers;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_chain::{AccessError, AuditAccount, ChainAccess, SendError};
 use stoa_net::{Answer, AuditClient};
@@ -82,6 +83,11 @@ pub struct PlanterHandle {
 }
 
 impl PlanterHandle {
+    /// Waits until its customer has bought all its sets; not to be asked again after that.
+    pub async fn over(&mut self) {
+        let _ = (&mut self.task).await;
+    }
+
     /// Stops. What was promised is on disk and on chain.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
@@ -111,6 +117,8 @@ struct Loop<C> {
     waiting: BTreeMap<JobId, Vec<oneshot::Sender<bool>>>,
     asking: BTreeSet<(Address, u64)>,
     bought: usize,
+    /// Whether the log says that purchases fail.
+    told: Arc<AtomicBool>,
 }
 
 /// Starts the planter's loop.
@@ -130,6 +138,7 @@ pub fn start<C: ChainAccess + Clone>(parts: PlanterParts<C>) -> PlanterHandle {
         waiting: BTreeMap::new(),
         asking: BTreeSet::new(),
         bought: 0,
+        told: Arc::default(),
     };
     let task = tokio::spawn(state.run(receiver, parts.orders, stopped));
     PlanterHandle { stop, task }
@@ -145,7 +154,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
         let mut changes = self.watch.changes();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !self.core.is_over() {
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => return,
                 event = receiver.recv() => match event {
@@ -302,9 +311,11 @@ impl<C: ChainAccess + Clone> Loop<C> {
         let body = self.purchases.body(self.bought, u16::from_be_bytes(random));
         self.bought += 1;
         let (api, events, open) = (self.api.clone(), self.events.clone(), self.open.clone());
+        let told = self.told.clone();
         tokio::spawn(async move {
             let bought = purchase(&api, &body.to_string(), open.as_deref()).await;
-            if let Err(error) = &bought {
+            let said = told.swap(bought.is_err(), Ordering::Relaxed);
+            if let (Err(error), false) = (&bought, said) {
                 tracing::warn!(%error, "a planter's purchase failed; it is tried again");
             }
             let answered = bought.is_ok();

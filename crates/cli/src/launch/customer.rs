@@ -1,0 +1,144 @@
+//! The customer of a router somewhere else: its deposit and its allotment, from its own account.
+
+use super::Joined;
+use crate::config::Developer;
+use crate::process::{Failure, complain};
+use crate::roles::router::now;
+use stoa_chain::{Account, ChainAccess, StakeRole};
+use stoa_types::{Address, Millis, Timestamp, TokenAmount};
+
+/// The base URL of an API, before anything is paid. Says when what is sent there can be read on the way.
+pub fn checked_api(text: &str) -> Result<String, Failure> {
+    let base = text.trim_end_matches('/');
+    let url = reqwest::Url::parse(base).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(url) = url.filter(|url| url.path().ends_with("/v1")) else {
+        return Err(format!(
+            "`{text}` is no base URL of an API: it must begin with http:// or https:// and end in /v1; nothing was changed"
+        )
+        .into());
+    };
+    if url.scheme() == "http" && !is_loopback(&url) {
+        complain(
+            "the API is plain HTTP: the key and all that is asked can be read on the way, and whoever reads the key can spend the \
+             allotment; use it only within a network that you trust",
+        )?;
+    }
+    Ok(base.to_owned())
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Money that is allotted to who is no router would lie there until the allotment ends.
+pub async fn check_router<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    router: Address,
+) -> Result<(), Failure> {
+    if joined
+        .view()
+        .stake(StakeRole::Router, router)
+        .await?
+        .is_active
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "{router} has no stake as a router of this network; compare the address with what its operator names; nothing was deposited"
+    )
+    .into())
+}
+
+/// Allots what the settings name, deposited where it is missing. Again it brings the allotment up to that and prolongs it.
+pub async fn allot<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    developer: &Account<C>,
+    router: Address,
+    settings: &Developer,
+) -> Result<(), Failure> {
+    let view = joined.view();
+    let me = developer.address();
+    let allotment = view.allotment(me, router).await?;
+    let is_open = allotment.live && now() < allotment.expiry;
+    if allotment.live && !is_open {
+        take_back(joined, developer, router, allotment.expiry).await?;
+    }
+    let left = allotment.cap.checked_sub(allotment.debited);
+    let left = left.filter(|_| is_open).unwrap_or_default();
+    let missing = settings.cap.checked_sub(left).unwrap_or_default();
+    let free = view.free(me).await?;
+    if let Some(lacking) = missing.checked_sub(free).filter(|lack| !lack.is_zero()) {
+        deposit(joined, developer, lacking).await?;
+    }
+    let end = now().plus(Millis::from_secs(settings.allotment_seconds));
+    if is_open {
+        // The vault prolongs and never shortens.
+        let end = end.max(allotment.expiry);
+        developer.top_up(router, missing, Some(end)).await?;
+    } else {
+        developer.allot(router, missing, end).await?;
+    }
+    Ok(())
+}
+
+/// Has the vault give back what is left of an allotment that is over.
+async fn take_back<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    developer: &Account<C>,
+    router: Address,
+    expiry: Timestamp,
+) -> Result<(), Failure> {
+    let settlement = &joined.profile.rules.settlement;
+    let releasable = expiry.plus(Millis::from_secs(settlement.settle_delay_seconds));
+    if now() < releasable {
+        return Err(format!(
+            "the allotment to {router} is over, and the vault holds the rest of it for {} more minutes, for what is still to be settled; \
+             run this again then; nothing was changed",
+            releasable.since(now()).0 / 60_000 + 1
+        )
+        .into());
+    }
+    developer.release(developer.address(), router).await?;
+    Ok(())
+}
+
+/// Puts payment tokens into the vault. On a devnet they are made where they are missing; elsewhere the developer must hold them.
+async fn deposit<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    developer: &Account<C>,
+    amount: TokenAmount,
+) -> Result<(), Failure> {
+    let (view, me) = (joined.view(), developer.address());
+    let held = view.token_balance(me).await?;
+    if let Some(lacking) = amount.checked_sub(held).filter(|lack| !lack.is_zero()) {
+        if !joined.profile.rules.devnet {
+            return Err(format!(
+                "account {me} holds {held} payment tokens and needs {amount}; send {lacking} to it and run this again"
+            )
+            .into());
+        }
+        complain(format_args!("making {lacking} test dollars for {me}"))?;
+        developer.mint_test_dollars(me, lacking).await?;
+    }
+    developer.deposit(amount).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checked_api;
+
+    #[test]
+    fn what_is_no_base_of_an_api_is_refused_before_anything_is_paid() {
+        for wrong in ["", "host:8080/v1", "ftp://host/v1", "http://host:8080"] {
+            let error = checked_api(wrong).expect_err(wrong).to_string();
+            assert!(error.contains("nothing was changed"), "{error}");
+        }
+        let taken = checked_api("https://host/stoa/v1/").expect("a base");
+        assert_eq!(taken, "https://host/stoa/v1");
+    }
+}
