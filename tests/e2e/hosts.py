@@ -2,7 +2,8 @@
 
 Starts a chain, two routers, three providers, two validators and a developer, then makes paid calls from several threads while every role is killed (-9) or cut
 off once. Afterwards the books of both routers are compared with what the client was told: nothing that was acknowledged may be missing,
-nothing may be charged that the client was not told of, and no call may be charged twice.
+nothing may be charged that the client was not told of, and no call may be charged twice. Every provider claims: what it is told of and what it
+gets is, with the fees, what was charged.
 
 Runs inside `unshare --map-root-user --net --mount --pid --fork --kill-child`, which `cargo xtask hosts` does: it needs no privileges and leaves no trace on the
 machine. Standard library only.
@@ -287,6 +288,27 @@ class Town:
             role.stop()
         self.chain.stop()
 
+    def vault(self, selector, *accounts):
+        """Words that a view of the vault returns; its selector is the first four bytes of the keccak of its signature."""
+        with open(self.join) as file:
+            network = json.load(file)
+        words = "".join(account.removeprefix("0x").rjust(64, "0") for account in accounts)
+        call = [{"to": network["contracts"]["vault"], "data": selector + words}, "latest"]
+        url = urllib.parse.urlsplit(network["rpc"])
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=PATIENCE)
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": call})
+        connection.request("POST", url.path or "/", body, {"content-type": "application/json"})
+        answer = json.loads(connection.getresponse().read())["result"].removeprefix("0x")
+        connection.close()
+        return [int(answer[at:at + 64], 16) for at in range(0, len(answer), 64)]
+
+    def claims(self):
+        """Every provider claims from its home, while it runs: what each router said of its earnings, and what came of it."""
+        rows = []
+        for role in self.providers:
+            rows += json.loads(inside(role.namespace, self.stoa, "--data", role.data, "claim", "--json"))
+        return rows
+
     def books(self, router):
         return json.loads(sh(self.stoa, "--data", router.data, "audit", "--json"))
 
@@ -367,7 +389,7 @@ def load(client, calls, threads):
     return workers, outcomes
 
 
-def judge(town, outcomes):
+def judge(town, outcomes, rows):
     faults, told = [], {}
     for number, outcome in sorted(outcomes.items()):
         if outcome.receipt:
@@ -387,6 +409,7 @@ def judge(town, outcomes):
         books = town.books(router)
         if not books["conserved"]:
             faults.append(f"the books of {router.name} do not balance")
+        faults += earned(router, books, rows)
         for job in books["charged"]:
             charged += 1
             if (router.account, job) not in told:
@@ -399,6 +422,24 @@ def judge(town, outcomes):
         if len(receipts) > 1:
             faults.append(f"call {number} was charged {len(receipts)} times")
     return faults, charged
+
+
+def collected(town, rows):
+    """To the unit: what was claimed is what the providers got and what the vault keeps of it for routers and protocol."""
+    gross, got = (sum(int(row[part]) for row in rows) for part in ("gross", "paid"))
+    owed, protocol = "0xdf18e047", "0xf069b9ed"
+    fees = sum(town.vault(owed, router.account)[0] for router in town.routers) + sum(town.vault(protocol))
+    if gross == 0 or gross != got + fees:
+        return gross, [f"{gross} were claimed, {got} paid out, and the vault keeps {fees} as fees"]
+    return gross, []
+
+
+def earned(router, books, rows):
+    """To the unit: what a router told its providers of, claimed now or later, is what it charged and no ruling took back."""
+    own = [row for row in rows if row.get("router") == router.account]
+    told = sum(int(row[part]) for row in own for part in ("gross", "waiting", "not_claimable_yet"))
+    right = sum(int(charge) for job, charge in books["charged"].items() if job not in books["reversed"])
+    return [] if told == right else [f"{router.name} charged {right} and told its providers of {told}"]
 
 
 def main():
@@ -429,8 +470,13 @@ def main():
         worker.join()
     # Whatever is still to be posted has the time of some batches.
     time.sleep(5)
+    started = time.monotonic()
+    rows = town.claims()
+    print(f"{len(town.providers)} providers claimed in {time.monotonic() - started:.1f} s", flush=True)
+    claimed, more = collected(town, rows)
+    faults += more
     town.stop()
-    more, charged = judge(town, outcomes)
+    more, charged = judge(town, outcomes, rows)
     faults += more
     answered = sum(1 for outcome in outcomes.values() if outcome.receipt)
     told = {}
@@ -438,7 +484,7 @@ def main():
         for _, status, code, *_ in outcome.errors:
             told[f"{status} {code}"] = told.get(f"{status} {code}", 0) + 1
     print(json.dumps({
-        "calls": len(outcomes), "answered": answered, "charged": charged, "errors_told": told,
+        "calls": len(outcomes), "answered": answered, "charged": charged, "claimed": claimed, "errors_told": told,
         "connections_broken": sum(outcome.unknown for outcome in outcomes.values()),
         "slowest_restart_s": {name: round(seconds, 2) for name, seconds in slowest.items()}, "faults": len(faults),
     }))

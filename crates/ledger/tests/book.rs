@@ -317,6 +317,34 @@ fn debits_that_came_too_late_are_taken_over_by_the_router() {
 }
 
 #[test]
+fn one_tree_proves_every_claim_until_another_root_is_claimable() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 100);
+    run_job(&mut book, 2, 2, 8, 50);
+    seal_and_post(&mut book, true, secs(30));
+    assert!(book.claimable_index().is_none() && book.claimable_leaves().is_none());
+    promote(&mut book);
+    let tree = book.claimable_leaves().expect("claimable").hash();
+    assert_eq!(Some(tree.batch()), book.claimable_index());
+    for provider in [8, 9] {
+        let own = tree.claims(|(id, _)| id == address(provider));
+        assert_eq!(own, [book.payout_claim(address(provider), 1).expect("one")]);
+    }
+    assert_eq!(tree.claims(|(id, _)| id == address(7)), []);
+    // What is earned since then changes nothing that the tree proves, until it is claimable itself.
+    run_job(&mut book, 3, 1, 9, 30);
+    let earned: Vec<_> = book.lifetime_grosses_of(address(9)).collect();
+    assert_eq!(earned, [(1, units(130))]);
+    assert_eq!(Some(tree.batch()), book.claimable_index());
+    seal_and_post(&mut book, true, secs(60));
+    promote(&mut book);
+    assert_ne!(Some(tree.batch()), book.claimable_index());
+    let next = book.claimable_leaves().expect("claimable").hash();
+    let claims = next.claims(|(id, _)| id == address(9));
+    assert_eq!(claims[0].lifetime_gross, units(130));
+}
+
+#[test]
 fn payout_roots_claims_and_debits_are_proved_as_the_vault_checks_them() {
     let mut book = two_accounts();
     for (id, account, provider, cost) in [(1, 1, 9, 100), (2, 2, 9, 50), (3, 1, 8, 30)] {

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use stoa_crypto::{Domain, SecretKey};
-use stoa_types::{JobId, TokenAmount};
+use stoa_types::{JobId, JobState, TokenAmount};
 
 /// Rebuilds the books, checks that they balance, and prints the sums.
 pub fn audit(path: &Path, args: &super::show::ShowArgs) -> Outcome {
@@ -27,12 +27,14 @@ pub fn audit(path: &Path, args: &super::show::ShowArgs) -> Outcome {
         .newest_jobs()
         .filter_map(|job| Some((job, book.receipt(job)?.receipt.charge)))
         .collect();
+    let reversed = |job: &JobId| book.job_state(*job) == Some(JobState::Reversed);
+    let reversed: Vec<_> = charged.keys().copied().filter(reversed).collect();
     let open = book.open_reservations().count();
     let sum = TokenAmount::checked_sum(charged.values().copied())
         .ok_or("the charges of all jobs do not fit an amount")?;
     if args.json {
         say(
-            json!({"entries": recovered.entries, "conserved": conserved.is_ok(), "open": open, "sum": sum, "charged": charged}),
+            json!({"entries": recovered.entries, "conserved": conserved.is_ok(), "open": open, "sum": sum, "charged": charged, "reversed": reversed}),
         )?;
     } else {
         say(format_args!(
