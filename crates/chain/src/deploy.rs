@@ -230,3 +230,63 @@ fn stake_params(profile: &NetworkProfile) -> Result<StakeRegistry::StakeParams, 
     }
     Ok(params)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::Embedded;
+    use stoa_crypto::SecretKey;
+    use stoa_evm::{Chain, ChainConfig, Genesis};
+
+    fn profile() -> NetworkProfile {
+        NetworkProfile::parse(NetworkProfile::builtin_text("stoa").expect("listed")).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn a_network_from_before_claims_of_non_delivery_goes_on_without_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = ChainConfig {
+            genesis: Some(Genesis {
+                timestamp: 1_800_000_000,
+                salt: Default::default(),
+                allocations: Vec::new(),
+            }),
+            seal_window: Duration::ZERO,
+            ..ChainConfig::default()
+        };
+        let chain = Chain::open(folder.path().join("chain.redb"), config).expect("opens");
+        let key = SecretKey::for_tests("deployer");
+        let access = Embedded(Arc::new(chain));
+        let deployer = Sender::new(access.clone(), key, Duration::from_secs(10));
+        let deployer = deployer.await.expect("the chain answers");
+        let admin = deployer.address();
+        let beneficiaries = Beneficiaries {
+            admin,
+            treasury: admin,
+            validators: admin,
+            buyback: admin,
+        };
+        let contracts = Contracts::of_deployer(admin);
+        let judges = AuditContracts {
+            claims: None,
+            ..AuditContracts::of_deployer(admin)
+        };
+        let old = creations(&contracts, &profile(), &beneficiaries).expect("fits");
+        let old = old.into_iter();
+        for (contract, _, code) in
+            old.chain(audit::creations(&contracts, &judges, &profile(), admin))
+        {
+            let turn = deployer.turn().await.expect("idle");
+            turn.send(None, code).await.expect(contract);
+        }
+        for _ in 0..2 {
+            let found = deploy(&deployer, &profile(), &beneficiaries).await;
+            assert_eq!(found.expect("goes on"), contracts);
+            let found = AuditContracts::find(&access, &contracts).await;
+            assert_eq!(found.expect("readable"), Some(judges));
+        }
+    }
+}

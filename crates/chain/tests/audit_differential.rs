@@ -818,12 +818,7 @@ impl World {
     fn seats(&mut self, draw: &Draw) {
         let n = draw.a;
         let who_ = validator(n);
-        let Model {
-            rounds,
-            stakes,
-            vault,
-            ..
-        } = &mut self.model;
+        let rounds = &mut self.model.rounds;
         let router = who(["router", "second router", "third router"][n % 3]);
         match draw.b % 8 {
             0 => {
@@ -836,22 +831,39 @@ impl World {
                 self.rounds("renew", who_, &R::renewCall { tip: word(tip) }, expected);
             }
             2 => self.unseat(n),
-            3 => {
-                let expected = rounds.strike(stakes, vault, router);
-                let call = R::strikeCall {
-                    router: evm_address(router),
-                };
-                self.rounds("strike", who("anyone"), &call, expected);
-            }
+            3 => self.strike(router),
             4 => {
                 self.unbond(Role::Validator, who_);
                 self.unseat(n);
             }
-            5 if draw.n.is_multiple_of(4) => self.unbond(Role::Router, router),
+            5 if draw.n.is_multiple_of(2) => {
+                // One whose posts are covered keeps no seat without stake.
+                let Model { rounds, vault, .. } = &self.model;
+                let covered =
+                    |router: &Address| rounds.last_of(*router).posts == vault.totals(*router).posts;
+                let routers = [who("second router"), who("router")];
+                let router = routers.into_iter().find(covered).unwrap_or(router);
+                self.unbond(Role::Router, router);
+                self.strike(router);
+            }
             5 => self.enrol(router),
             6 => self.stake(Role::Validator, who_, STAKE),
             _ => self.join(n, draw.twist),
         }
+    }
+
+    fn strike(&mut self, router: Address) {
+        let Model {
+            rounds,
+            stakes,
+            vault,
+            ..
+        } = &mut self.model;
+        let expected = rounds.strike(stakes, vault, router);
+        let call = R::strikeCall {
+            router: evm_address(router),
+        };
+        self.rounds("strike", who("anyone"), &call, expected);
     }
 
     fn unseat(&mut self, n: usize) {

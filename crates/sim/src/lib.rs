@@ -15,6 +15,7 @@
 
 mod audits;
 mod chain;
+mod deliveries;
 mod disk;
 mod faults;
 mod invariants;
@@ -25,6 +26,7 @@ pub use audits::{
     AuditCampaign, AuditOutcome, AuditPlan, AuditReport, Cheat, Outages, Planted, run_audits,
     run_plan, run_planted,
 };
+pub use deliveries::{DeliveryOutcome, Trick, run_deliveries};
 pub use faults::{Coverage, Fault, Ranges, Role};
 pub use rng::Rng;
 pub use world::{Outcome, Violation, run, run_with};

@@ -6,14 +6,15 @@
 //! stoa-sim determinism --seeds 100                     each seed in two processes of its own: equal trace hashes
 //! stoa-sim audits --runs 20 --honest-jobs 1000000 --lazy 1000 [--first SEED]
 //!                                                      each cheat so often, honest jobs with faults, lazy validators of each kind
+//! stoa-sim deliveries --runs 20 [--first SEED]         two weeks of claims of non-delivery for each way to vanish or lie
 //! ```
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use stoa_sim::{AuditCampaign, Coverage, Violation, run};
+use stoa_sim::{AuditCampaign, Coverage, DeliveryOutcome, Trick, Violation, run, run_deliveries};
 
-const USAGE: &str = "usage: stoa-sim campaign --schedules N [--first SEED] | run --seed SEED | determinism --seeds N | audits [--runs N] [--honest-jobs N] [--lazy N] [--first SEED]";
+const USAGE: &str = "usage: stoa-sim campaign --schedules N [--first SEED] | run --seed SEED | determinism --seeds N | audits [--runs N] [--honest-jobs N] [--lazy N] [--first SEED] | deliveries [--runs N] [--first SEED]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
             honest_jobs: number("--honest-jobs").unwrap_or(1_000_000),
             lazy: number("--lazy").unwrap_or(1_000),
         }),
+        Some("deliveries") => deliveries(
+            number("--first").unwrap_or(0),
+            number("--runs").unwrap_or(20),
+        ),
         _ => usage(),
     }
 }
@@ -138,6 +143,27 @@ fn audits(campaign: AuditCampaign) -> ExitCode {
         report.broken.iter().for_each(|what| eprintln!("{what}"));
         ExitCode::FAILURE
     }
+}
+
+/// Prints the sums of each trick, with the longest time to a slash.
+fn deliveries(first: u64, runs: u64) -> ExitCode {
+    for trick in Trick::ALL {
+        let mut sum = DeliveryOutcome::default();
+        for seed in first..first.saturating_add(runs) {
+            match run_deliveries(seed, trick) {
+                Ok(outcome) => sum.add(&outcome),
+                Err(what) => {
+                    eprintln!("{trick:?}, seed {seed}: {what}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        println!(
+            "{}",
+            serde_json::json!({"trick": trick, "runs": runs, "sum": sum})
+        );
+    }
+    ExitCode::SUCCESS
 }
 
 fn determinism(seeds: u64) -> ExitCode {

@@ -2,6 +2,7 @@
 //!
 //! - [`rounds`]: validators, the beacon, ballots and plants, each in its phase.
 //! - [`verdict`]: rulings by panel, faults that need no panel, and what they cost.
+//! - [`delivery`]: claims that nothing was delivered, and their answers.
 //! - [`standing`]: reputation and the share of jobs that is audited.
 //! - [`sums`], [`caps`]: whether a payout root follows from the leaves, and stays below what developers allotted.
 //! - [`ballot`], [`panel`], [`hash`]: what all validators and the contracts must compute alike.
@@ -10,6 +11,7 @@
 
 pub mod ballot;
 pub mod caps;
+pub mod delivery;
 pub mod hash;
 pub mod panel;
 pub mod place;

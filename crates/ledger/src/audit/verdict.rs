@@ -390,7 +390,12 @@ impl PanelVerdict {
         if !ruling.duty || ruling.wrongly_good() {
             return Ok(Vec::new());
         }
-        let fault = Fault::omission(kind::DISSENT, round, validator, Role::Validator);
+        let fault = Fault::omission(
+            market.rounds,
+            kind::DISSENT,
+            round,
+            (validator, Role::Validator),
+        );
         Ok(self.punish_once(market, fault, now)?.into_iter().collect())
     }
 
@@ -572,9 +577,12 @@ impl PanelVerdict {
                 self.mark(market.rounds, case.provider, Mark::Good);
                 return Ok(Vec::new());
             }
-            Outcome::Withheld => {
-                Fault::omission(outcome.code(), case.round, case.router, Role::Router)
-            }
+            Outcome::Withheld => Fault::omission(
+                market.rounds,
+                outcome.code(),
+                case.round,
+                (case.router, Role::Router),
+            ),
             Outcome::Void => {
                 if case.voids {
                     market.vault.void_pending(self.params.own, case.router)?;
@@ -686,7 +694,7 @@ impl PanelVerdict {
         if done.is_none_or(BTreeSet::is_empty) {
             return Err(VerdictError::NobodyDid { round });
         }
-        let fault = Fault::omission(kind, round, who, Role::Validator);
+        let fault = Fault::omission(market.rounds, kind, round, (who, Role::Validator));
         let event = self.punish(market, fault, now)?;
         market.rounds.suspend(self.params.own, who, round)?;
         Ok(vec![event])
@@ -699,7 +707,7 @@ impl PanelVerdict {
         fault: Fault,
         now: u64,
     ) -> Result<Option<VerdictEvent>, VerdictError> {
-        if fault.omitted_in.is_some() && market.stakes.is_slashed(fault.id()) {
+        if fault.since.is_some() && market.stakes.is_slashed(fault.id()) {
             return Ok(None);
         }
         self.punish(market, fault, now).map(Some)
@@ -713,7 +721,7 @@ impl PanelVerdict {
         now: u64,
     ) -> Result<VerdictEvent, VerdictError> {
         let (kind, offender, fault_id) = (fault.kind, fault.offender, fault.id());
-        let repeat = self.repeat(market.rounds, &fault, now);
+        let repeat = self.repeat(&fault, now);
         let severity = severity(kind, repeat.count - 1);
         let order = SlashOrder {
             fault_id,
@@ -733,9 +741,9 @@ impl PanelVerdict {
         })
     }
 
-    /// The convictions of the class with this one. What was not done in a round that opened before the last of them is no repeat of it: an
-    /// outage covers many jobs and some rounds.
-    fn repeat(&self, rounds: &AuditRounds, fault: &Fault, now: u64) -> Repeat {
+    /// The convictions of the class with this one. What was not done since before the last of them is no repeat of it: an outage covers
+    /// many jobs and some rounds.
+    fn repeat(&self, fault: &Fault, now: u64) -> Repeat {
         let key = (fault.offender, class(fault.kind));
         let known = self.repeats.get(&key).copied().unwrap_or_default();
         let earlier = if now > known.last + REPEAT_SECONDS {
@@ -743,8 +751,7 @@ impl PanelVerdict {
         } else {
             known.count
         };
-        let opened = fault.omitted_in.and_then(|round| rounds.round(round));
-        let same = earlier != 0 && opened.is_some_and(|r| r.opened_at <= known.rose);
+        let same = earlier != 0 && fault.since.is_some_and(|since| since <= known.rose);
         Repeat {
             count: if same {
                 earlier
@@ -754,6 +761,40 @@ impl PanelVerdict {
             last: now,
             rose: if same { known.rose } else { now },
         }
+    }
+
+    /// What a claim of non-delivery that nobody answered comes to. Half of the developers' share is nobody's: there must be nothing to earn
+    /// from collecting acceptances. What fell due before the last conviction is no repeat of it.
+    pub(super) fn convict_non_delivery(
+        &mut self,
+        market: &mut Market<'_>,
+        provider: Address,
+        (ticket, deadline): (Digest, u64),
+        account: Address,
+        now: u64,
+    ) -> Result<VerdictEvent, VerdictError> {
+        let mut fault = Fault::of(kind::NON_DELIVERY, provider, Role::Provider, ticket);
+        let one = TokenAmount::from_units(1);
+        fault.since = Some(deadline);
+        fault.harmed = vec![(account, one), (Address::ZERO, one)];
+        let event = self.punish(market, fault, now)?;
+        self.mark(market.rounds, provider, Mark::Bad);
+        Ok(event)
+    }
+
+    /// What a router's claim comes to that had the delivery: it pays the provider.
+    pub(super) fn convict_false_claim(
+        &mut self,
+        market: &mut Market<'_>,
+        router: Address,
+        (ticket, claimed_at): (Digest, u64),
+        provider: Address,
+        now: u64,
+    ) -> Result<VerdictEvent, VerdictError> {
+        let mut fault = Fault::of(kind::FALSE_CLAIM, router, Role::Router, ticket);
+        fault.since = Some(claimed_at);
+        fault.harmed = vec![(provider, TokenAmount::from_units(1))];
+        self.punish(market, fault, now)
     }
 
     fn mark(&mut self, rounds: &AuditRounds, provider: Address, mark: Mark) {
@@ -767,8 +808,8 @@ struct Fault {
     offender: Address,
     role: Role,
     about: Digest,
-    /// The round in which something was not done, which an outage may have caused.
-    omitted_in: Option<u64>,
+    /// When what was not done began, which an outage may have caused; of a false claim when it was made. `None` for what was done.
+    since: Option<u64>,
     harmed: Vec<(Address, TokenAmount)>,
     challenger: Address,
 }
@@ -780,15 +821,20 @@ impl Fault {
             offender,
             role,
             about,
-            omitted_in: None,
+            since: None,
             harmed: Vec::new(),
             challenger: Address::ZERO,
         }
     }
 
-    fn omission(kind: u8, round: u64, offender: Address, role: Role) -> Self {
+    fn omission(
+        rounds: &AuditRounds,
+        kind: u8,
+        round: u64,
+        (offender, role): (Address, Role),
+    ) -> Self {
         Self {
-            omitted_in: Some(round),
+            since: rounds.round(round).map(|round| round.opened_at),
             ..Self::of(kind, offender, role, hash::round_digest(round))
         }
     }
