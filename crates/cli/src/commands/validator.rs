@@ -11,6 +11,7 @@ use crate::launch::stake::StakeSource;
 use crate::launch::validator::{self, Bench};
 use crate::process::{StopSignal, complain, say};
 use crate::roles::validator::ValidatorHandle;
+use crate::telemetry::TelemetryArgs;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Args {
     /// Lays the settings of this file over the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     /// Prints one line of JSON when ready.
     #[arg(long)]
     json: bool,
@@ -50,6 +53,7 @@ pub async fn validator(data: &Path, args: &Args) -> Outcome {
     let mut config = Config::load(args.config.as_deref())?;
     config.validator.listen = args.listen.unwrap_or(config.validator.listen);
     config.validator.metrics = args.metrics.unwrap_or(config.validator.metrics);
+    args.telemetry.start(&config.telemetry)?;
     let data = DataDir::open(data)?;
     let mut signal = StopSignal::new()?;
     let (stop, stopped) = watch::channel(false);

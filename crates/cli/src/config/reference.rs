@@ -85,11 +85,11 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     ("upstream.first_event_seconds", "s", "up, provider, doctor"),
     ("upstream.silence_seconds", "s", "up, provider, doctor"),
-    ("telemetry.otlp", "", "up, router, provider"),
+    ("telemetry.otlp", "", "up, router, provider, validator"),
     (
         "telemetry.traces_per_second",
         "calls/s",
-        "up, router, provider",
+        "up, router, provider, validator",
     ),
     ("providers.region", "", "up, provider"),
     (

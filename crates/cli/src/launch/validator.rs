@@ -8,8 +8,10 @@ use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::kept_sums::{self, KeptSums};
 use crate::roles::records::{self, Records};
+use crate::roles::round_traces::RoundTraces;
 use crate::roles::router::now;
 use crate::roles::validator::{self, ValidatorHandle, ValidatorParts};
+use crate::telemetry::tracer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -142,6 +144,7 @@ pub async fn start<C: ChainAccess + Clone>(
         votes,
         sums,
         client: bench.client.clone(),
+        traces: RoundTraces::new(tracer("stoa-validator", who)),
         cheat,
     }))
 }

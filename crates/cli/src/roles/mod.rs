@@ -14,6 +14,7 @@ pub mod planter;
 pub mod provider;
 pub mod records;
 pub mod replays;
+pub mod round_traces;
 pub mod router;
 pub mod settler;
 pub mod shelf;

@@ -3,6 +3,7 @@
 use super::audit_watch::AuditWatch;
 use super::kept_sums::KeptSums;
 use super::records::Records;
+use super::round_traces::RoundTraces;
 use super::router::now;
 
 use crate::cheats::{Deed, ValidatorCheat};
@@ -19,7 +20,7 @@ use stoa_nodes::audit::Question;
 use stoa_nodes::validator::{Input, Output, Validator, Voted};
 use stoa_runtime::ExactJudge;
 use stoa_types::{Address, Digest};
-use stoa_verify::judge::{Judge, NotJudged};
+use stoa_verify::judge::{Answered, Judge, NotJudged};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// How often the state machine learns that time passed: the contracts count seconds.
@@ -51,6 +52,8 @@ pub struct ValidatorParts<C> {
     pub sums: KeptSums,
     /// Asks routers.
     pub client: Arc<AuditClient>,
+    /// Its rounds, for whoever runs a collector.
+    pub traces: RoundTraces,
     /// How it cheats, on a devnet that wants to see it.
     pub cheat: Option<ValidatorCheat>,
 }
@@ -71,8 +74,8 @@ impl ValidatorHandle {
 
 enum Event {
     Input(Box<Input>),
-    /// A call was carried out or refused.
-    Sent(Box<Output>),
+    /// A call was carried out or refused, as the metrics say.
+    Sent(Box<Output>, &'static str),
     /// A question was answered or not.
     Asked(Asking),
     /// A router has a ballot.
@@ -98,6 +101,7 @@ struct Loop<C> {
     votes: Records<Voted>,
     sums: KeptSums,
     client: Arc<AuditClient>,
+    traces: RoundTraces,
     cheat: Option<ValidatorCheat>,
     /// What a cheat waits with.
     later: Option<Output>,
@@ -127,6 +131,7 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
         votes: parts.votes,
         sums: parts.sums,
         client: parts.client,
+        traces: parts.traces,
         cheat: parts.cheat,
         later: None,
         events,
@@ -144,6 +149,16 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
 impl<C: ChainAccess + Clone> Loop<C> {
     async fn run(
         mut self,
+        receiver: mpsc::UnboundedReceiver<Event>,
+        stopped: watch::Receiver<bool>,
+    ) {
+        self.work(receiver, stopped).await;
+        // What is still open is told as far as it came.
+        self.traces.look(std::iter::empty());
+    }
+
+    async fn work(
+        &mut self,
         mut receiver: mpsc::UnboundedReceiver<Event>,
         mut stopped: watch::Receiver<bool>,
     ) {
@@ -173,8 +188,12 @@ impl<C: ChainAccess + Clone> Loop<C> {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Input(input) => self.handle(*input),
-            Event::Sent(output) => {
+            Event::Input(input) => {
+                self.trace(&input);
+                self.handle(*input);
+            }
+            Event::Sent(output, result) => {
+                self.traces.sent(&output, result);
                 if self.sending.as_ref() == Some(&*output) {
                     self.sending = None;
                 }
@@ -188,6 +207,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
     /// Shows the state machine what the contracts say now.
     fn look(&mut self) {
         let view = self.watch.state().view_of(self.core.account(), now());
+        let standing = view.rounds.iter();
+        self.traces
+            .look(standing.map(|round| (round.number, round.phase)));
         let rounds = view.rounds.iter();
         let shown = rounds
             // Before, others could still choose whether to show theirs.
@@ -207,6 +229,28 @@ impl<C: ChainAccess + Clone> Loop<C> {
         }
         metrics::gauge!("stoa_validator_jobs_open", "validator" => self.name())
             .set(self.core.busy() as f64);
+    }
+
+    /// What came is told to the tracer.
+    fn trace(&mut self, input: &Input) {
+        match input {
+            Input::Leaves { .. } => self.traces.fetched(None),
+            Input::Work { round, .. } => self.traces.fetched(Some(*round)),
+            Input::Found {
+                round,
+                subject,
+                result,
+            } => {
+                let outcome = result.as_ref().map(|found| match found.answered {
+                    Answered::Good => outcome_name(Outcome::Good),
+                    Answered::WrongOutput => outcome_name(Outcome::WrongOutput),
+                    Answered::WrongCount => outcome_name(Outcome::WrongCount),
+                });
+                let outcome = outcome.map_err(|_| "not judged");
+                self.traces.found(*round, *subject, outcome);
+            }
+            _ => {}
+        }
     }
 
     fn name(&self) -> String {
@@ -237,6 +281,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
     }
 
     fn carry_out(&mut self, output: Output) {
+        self.traces.wants(&output);
         match output {
             Output::Open
             | Output::Reveal { .. }
@@ -316,7 +361,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                     tracing::warn!(validator = %who, call = name, %error, "a call failed; it is asked for again where it is still due");
                 }
             }
-            let _ = events.send(Event::Sent(Box::new(call)));
+            let _ = events.send(Event::Sent(Box::new(call), result));
         });
     }
 

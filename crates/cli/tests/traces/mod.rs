@@ -286,6 +286,43 @@ fn check_log(log: &str, traces: &[&str]) {
 }
 
 #[test]
+fn a_collector_gets_one_trace_for_each_round_of_a_validator() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    let collector = CollectorStandIn::start();
+    let up = Up::start_with(&data, 1, &log, &["--otlp", &collector.url], &[]);
+    call(&up, "");
+    let end = Instant::now() + PATIENCE;
+    let trace = loop {
+        let spans = collector.taken.lock().expect("whole").spans.clone();
+        let mut judged = spans.iter().filter(|(_, span)| span["name"] == "judge");
+        if let Some((_, span)) = judged.next() {
+            break span["traceId"].as_str().expect("a text").to_owned();
+        }
+        assert!(Instant::now() < end, "nothing was judged: {spans:#?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let steps = ["fetch", "judge", "commit", "unseal", "rulings", "round"];
+    let spans = collector.wait_for(&trace, &steps);
+    assert_eq!(spans.len(), steps.len(), "nothing else: {spans:#?}");
+    let of = |name| one(&spans, "stoa-validator", name);
+    let mut began = 0;
+    for name in &steps[..5] {
+        let span = of(name);
+        assert_eq!(span["parentSpanId"], of("round")["spanId"], "{span}");
+        assert!(span.get("status").is_none(), "nothing failed: {span}");
+        let start = nanos(span, "startTimeUnixNano");
+        assert!(began <= start, "one after the other: {spans:#?}");
+        began = start;
+        assert!(start <= nanos(span, "endTimeUnixNano"), "{span}");
+    }
+    assert_eq!(attributes(of("judge"))["stoa.outcome"], "good");
+    assert_ne!(attributes(of("rulings"))["stoa.brought"], "0");
+    assert_eq!(attributes(of("round"))["stoa.judged"], "1");
+    up.stop();
+}
+
+#[test]
 fn a_collector_that_is_away_or_silent_costs_no_call_and_is_told_of_once() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let (data, log) = (folder.path().join("data"), folder.path().join("log"));
