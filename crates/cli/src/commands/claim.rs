@@ -190,7 +190,7 @@ impl Purse {
         }
         let chosen = match only {
             Some(router) => vec![self.named(router).await?],
-            None => self.routers().await?,
+            None => payers(&self.joined).await?,
         };
         for (key, account) in &self.providers {
             self.fill_one((key, account), &chosen, told).await;
@@ -222,25 +222,6 @@ impl Purse {
             address: said.address.clone(),
             counts: true,
         })
-    }
-
-    /// Those who can have something to pay: developers were debited for them, or they hold the stake of a router. To register costs next to
-    /// nothing, and whoever did no more is not asked.
-    async fn routers(&self) -> Outcome<Vec<Chosen>> {
-        let mut directory = Routers::new(&self.joined);
-        directory.read().await?;
-        let (mut looking, mut chosen) = (JoinSet::new(), Vec::new());
-        for (router, address) in directory.all() {
-            if looking.len() >= AT_ONCE
-                && let Some(Ok(found)) = looking.join_next().await
-            {
-                chosen.extend::<Option<Chosen>>(found);
-            }
-            looking.spawn(choose(self.joined.view(), router, address));
-        }
-        chosen.extend(looking.join_all().await.into_iter().flatten());
-        chosen.sort_by_key(|chosen| (!chosen.counts, chosen.router));
-        Ok(chosen)
     }
 
     /// Asks the routers about one provider, and claims as they answer: who is slow holds up nobody's pay but its own.
@@ -301,7 +282,30 @@ const fn least_of(claim_min: TokenAmount, leaving: bool) -> TokenAmount {
     }
 }
 
-async fn choose(view: View<Rpc>, router: Address, address: RouterAddress) -> Option<Chosen> {
+/// Those who can have something to pay: developers were debited for them, or they hold the stake of a router. To register costs next to
+/// nothing, and whoever did no more is not asked.
+async fn payers<C: ChainAccess + Clone + 'static>(joined: &Joined<C>) -> Outcome<Vec<Chosen>> {
+    let mut directory = Routers::new(joined);
+    directory.read().await?;
+    let (mut looking, mut chosen) = (JoinSet::new(), Vec::new());
+    for (router, address) in directory.all() {
+        if looking.len() >= AT_ONCE
+            && let Some(Ok(found)) = looking.join_next().await
+        {
+            chosen.extend::<Option<Chosen>>(found);
+        }
+        looking.spawn(choose(joined.view(), router, address));
+    }
+    chosen.extend(looking.join_all().await.into_iter().flatten());
+    chosen.sort_by_key(|chosen| (!chosen.counts, chosen.router));
+    Ok(chosen)
+}
+
+async fn choose<C: ChainAccess>(
+    view: View<C>,
+    router: Address,
+    address: RouterAddress,
+) -> Option<Chosen> {
     // What cannot be looked up is asked.
     let totals = view.totals(router).await;
     let counts = totals.map_or(true, |totals| !totals.debited.is_zero());
@@ -406,5 +410,62 @@ impl Books<'_> {
             Err(error) => paid.error = Some(error.to_string()),
         }
         Ok(paid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataDir;
+    use crate::launch::chain;
+    use crate::launch::stake::{StakeSource, ensure};
+    use crate::profile::Profile;
+    use stoa_net::EndpointSecret;
+    use stoa_types::{NetworkProfile, Region, StakeAmount};
+
+    #[tokio::test]
+    async fn who_only_registered_as_a_router_is_not_asked_and_who_leaves_may_claim_any_amount() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = Profile::of(text).expect("valid");
+        let embedded = chain::open(&data, &profile).expect("a chain");
+        let (joined, deployer) = chain::found(&data, profile, &embedded)
+            .await
+            .expect("contracts");
+        let registry = joined.contracts.provider_registry;
+        let mut accounts = Vec::new();
+        for n in 1..=3 {
+            let key = SecretKey::from_bytes([n; 32]).expect("a key");
+            let account = joined.account(key).await.expect("an account");
+            let secret = EndpointSecret::from_bytes([n; 32]);
+            let proof = secret.prove(joined.chain_id, registry, account.address());
+            let (id, at) = (secret.endpoint_id(), "10.0.0.1:9700");
+            let registered = account.register_router(id, proof, at).await;
+            registered.expect("registered");
+            accounts.push((account, id, proof));
+        }
+        let (staked, id, proof) = &accounts[1];
+        let wanted = StakeAmount::parse("50000").expect("a number");
+        let source = StakeSource::Granted(&deployer);
+        ensure(&joined, staked, StakeRole::Router, wanted, &source)
+            .await
+            .expect("staked");
+        let asked = payers(&joined).await.expect("read");
+        let asked: Vec<_> = asked.iter().map(|c| (c.router, c.counts)).collect();
+        assert_eq!(asked, [(staked.address(), false)]);
+
+        let (view, provider) = (joined.view(), staked.address());
+        let region = Region(*b"XA");
+        let registered = staked
+            .register_provider(*id, *proof, region, provider)
+            .await;
+        registered.expect("registered");
+        let least = joined.profile.rules.settlement.claim_min;
+        for leaving in [false, true] {
+            assert_eq!(view.is_leaving(provider).await.expect("read"), leaving);
+            assert_eq!(least_of(least, leaving).is_zero(), leaving);
+            staked.announce_leave().await.expect("announced");
+        }
     }
 }
