@@ -15,7 +15,8 @@ use crate::view::{AllotmentView, allotment_words};
 /// Debits booked by one transaction: each costs some 40,000 gas of the 16.7 million that a transaction may use.
 const DEBITS_PER_TRANSACTION: usize = 100;
 
-/// One account with the contracts it uses.
+/// One account with the contracts it uses. Clones take turns.
+#[derive(Clone)]
 pub struct Account<C> {
     sender: Sender<C>,
     contracts: Contracts,

@@ -5,6 +5,7 @@
 //! [`Turn`] then waits until the account has nothing pending, so that the caller can look at the contract and decide
 //! from what it sees.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::{Bytes, TxKind};
@@ -63,13 +64,14 @@ pub enum SendError {
     },
 }
 
-/// One account that sends transactions.
+/// One account that sends transactions. Clones take turns.
+#[derive(Clone)]
 pub struct Sender<C> {
     chain: C,
     key: SecretKey,
     chain_id: u64,
     patience: Duration,
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl<C: ChainAccess> Sender<C> {
@@ -81,7 +83,7 @@ impl<C: ChainAccess> Sender<C> {
             key,
             chain_id,
             patience,
-            turn: Mutex::new(()),
+            turn: Arc::default(),
         })
     }
 

@@ -1,11 +1,13 @@
 //! Roles that cheat, for devnets: to see how it is found out and what follows. One list of cheats for `stoa up`, where the first of a role
 //! cheats, and for roles on their own.
 
+use crate::launch::provider::Machine;
 use crate::process::Failure;
 use crate::roles::forger::RouterCheat;
 use clap::ValueEnum;
+use std::sync::Arc;
 use stoa_nodes::validator::{Input, Output};
-use stoa_runtime::Cheat as ProviderCheat;
+use stoa_runtime::{Backend, Cheat as Deceit, CheatingBackend};
 use stoa_types::{Digest, NetworkProfile};
 use stoa_verify::judge::{Answered, Finding};
 
@@ -18,6 +20,8 @@ pub enum Cheat {
     AlterOutput,
     /// The first provider counts more prompt tokens than there are.
     Overcount,
+    /// The first provider takes orders, delivers nothing, and answers nobody who claims that.
+    NoDelivery,
     /// The router posts charges one unit above what counts and prices give.
     Overcharge,
     /// The router's payout roots credit it with more than it did, at a developer's cost.
@@ -45,6 +49,7 @@ impl Cheat {
             Self::SwapModel => Some(ProviderCheat::SwapModel),
             Self::AlterOutput => Some(ProviderCheat::AlterOutput),
             Self::Overcount => Some(ProviderCheat::Overcount),
+            Self::NoDelivery => Some(ProviderCheat::NoDelivery),
             _ => None,
         }
     }
@@ -70,6 +75,38 @@ impl Cheat {
             Self::Accuses => Some(ValidatorCheat::Accuses),
             _ => None,
         }
+    }
+}
+
+/// How a provider cheats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProviderCheat {
+    /// It sells a stand-in's answers under the model's name.
+    SwapModel,
+    /// It changes a token of the right answer.
+    AlterOutput,
+    /// It counts more prompt tokens than there are.
+    Overcount,
+    /// It takes orders, delivers nothing, and answers nobody who claims that.
+    NoDelivery,
+}
+
+impl ProviderCheat {
+    /// The machine of a provider that cheats.
+    pub fn with(self, mut machine: Machine) -> Machine {
+        let deceit = match self {
+            Self::SwapModel => Deceit::SwapModel,
+            Self::AlterOutput => Deceit::AlterOutput,
+            Self::Overcount => Deceit::Overcount,
+            Self::NoDelivery => Deceit::NoDelivery,
+        };
+        let cheating = |honest: Arc<dyn Backend>| {
+            Arc::new(CheatingBackend::new(honest, deceit)) as Arc<dyn Backend>
+        };
+        machine.backends = machine.backends.into_iter().map(cheating).collect();
+        machine.silent = self == Self::NoDelivery;
+        tracing::warn!(cheat = ?self, "this provider cheats, as was asked for");
+        machine
     }
 }
 

@@ -147,6 +147,8 @@ pub struct Router {
     pub stake: StakeAmount,
     /// Calls under way at once.
     pub calls_max: u32,
+    /// Whether it claims on chain what a provider took and did not deliver, with a deposit in stake tokens from its own account.
+    pub claim_undelivered: bool,
     /// Longest wait before a stream's headers leave.
     pub header_hold_ms_max: u64,
     /// Where `stoa router` listens for providers (UDP).
@@ -339,6 +341,12 @@ impl Config {
         // A batch and two windows must fit between the end of an allotment and its return.
         settlement.settle_delay_seconds = settlement.settle_delay_seconds.max(6 * seconds);
         settlement.claim_min = TokenAmount::from_units(1);
+        // A day to claim, and one to answer, become twenty batches each, half a minute at least.
+        let day = (20 * seconds).max(30);
+        (
+            profile.delivery.claim_seconds,
+            profile.delivery.answer_seconds,
+        ) = (day, day);
         // A ruling must come while the payout root can still be voided.
         profile.audit = profile.audit.within(2 * seconds);
         Ok(profile)

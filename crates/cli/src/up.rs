@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use stoa_api::{Gateway, KeyHash};
 use stoa_chain::{AuditState, ChainAccess};
 use stoa_evm::Chain;
-use stoa_runtime::{Backend, Cheat as ProviderCheat, CheatingBackend, discover_hardware};
+use stoa_runtime::{Backend, discover_hardware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -74,19 +74,6 @@ pub struct Args {
     json: bool,
 }
 
-/// The machine of provider `n`: the first one's backends cheat, if that is asked for.
-fn machine_of(machine: &Machine, n: u32, cheat: Option<ProviderCheat>) -> Machine {
-    let mut machine = machine.clone();
-    if let Some(cheat) = cheat.filter(|_| n == 0) {
-        let cheating = |honest: Arc<dyn Backend>| {
-            Arc::new(CheatingBackend::new(honest, cheat)) as Arc<dyn Backend>
-        };
-        machine.backends = machine.backends.into_iter().map(cheating).collect();
-        tracing::warn!(?cheat, "the first provider cheats, as was asked for");
-    }
-    machine
-}
-
 /// Starts the network, tells how to reach it, and runs until Ctrl-C or a fatal fault.
 pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failure> {
     let hardware = discover_hardware();
@@ -123,6 +110,7 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
         upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
         backends: provider::backends(upstream, exact),
         providers,
+        silent: false,
     };
     let network = start(&data, &config, profile, listeners, (machine, &args.cheat)).await?;
     network.info.save(&data.path(""))?;
@@ -259,8 +247,12 @@ async fn start(
     for n in 0..machine.providers {
         let to = (&dialled[..], local(0));
         let cheat = cheats.iter().find_map(|cheat| cheat.of_provider());
-        let own = machine_of(&machine, n, cheat);
-        providers.extend(provider::start(&joined, data, config, &own, n, to, None).await?);
+        let own = match cheat.filter(|_| n == 0) {
+            Some(cheat) => cheat.with(machine.clone()),
+            None => machine.clone(),
+        };
+        let claims = (None, router.claims.as_ref());
+        providers.extend(provider::start(&joined, data, config, &own, n, to, claims).await?);
     }
 
     let key = api_key(data)?;
@@ -300,6 +292,7 @@ async fn start(
                 data: data.clone(),
                 config: config.clone(),
                 audits: audits.clone(),
+                claims: router.claims.clone(),
                 router: router.account,
                 api: info.api.clone(),
                 bind: local(0),

@@ -1,5 +1,7 @@
 //! Audits in a running network: answers are computed again, rulings come, and what they say is on the chain.
 
+#[path = "audits/delivery.rs"]
+mod delivery;
 #[path = "audits/planters.rs"]
 mod planters;
 #[path = "audits/routers.rs"]

@@ -18,6 +18,8 @@ pub enum Cheat {
     AlterOutput,
     /// Counts four prompt tokens more than there are.
     Overcount,
+    /// Takes the work and says nothing more, until it is told to stop.
+    NoDelivery,
 }
 
 /// An honest backend in the hands of a cheat.
@@ -54,6 +56,7 @@ impl Backend for CheatingBackend {
     ) -> Result<Generation, RunError> {
         match self.cheat {
             Cheat::Overcount => self.honest.run(prepared, cancel, emit),
+            Cheat::NoDelivery => Ok(silence(cancel)),
             Cheat::AlterOutput => {
                 let mut first = true;
                 let vectors = prepared.work.prompt.vectors().is_some();
@@ -73,6 +76,17 @@ impl Backend for CheatingBackend {
             }
             Cheat::SwapModel => Ok(repeat(prepared, cancel, emit)),
         }
+    }
+}
+
+/// Waits for the end of whoever waits for an answer.
+fn silence(cancel: &CancelFlag) -> Generation {
+    while !cancel.is_cancelled() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Generation {
+        tool_calls: Vec::new(),
+        finish_reason: FinishReason::Cancelled,
     }
 }
 

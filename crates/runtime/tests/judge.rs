@@ -335,3 +335,23 @@ fn every_cheat_with_vectors_is_found_and_looks_honest_until_then() {
         assert_eq!(content.finish_reason, FinishReason::Stop);
     }
 }
+
+#[test]
+fn who_delivers_nothing_takes_the_work_and_is_silent_until_it_is_told_to_stop() {
+    let work = vectors(&["a cat sits here"], 0);
+    let cheating = CheatingBackend::new(backend(), Cheat::NoDelivery);
+    let prepared = cheating.prepare(&work).expect("taken");
+    assert_eq!(
+        prepared.facts,
+        backend().prepare(&work).expect("taken").facts
+    );
+    let cancel = CancelFlag::new();
+    cancel.cancel();
+    let mut said = 0;
+    let ended = cheating.run(&prepared, &cancel, &mut |_, _| {
+        said += 1;
+        std::ops::ControlFlow::Continue(())
+    });
+    assert_eq!(ended.expect("ends").finish_reason, FinishReason::Cancelled);
+    assert_eq!(said, 0);
+}

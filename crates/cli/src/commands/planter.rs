@@ -8,6 +8,7 @@ use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine};
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::{JoinArgs, customer, validator};
 use crate::process::{StopSignal, complain, say};
+use crate::roles::claims::Claims;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,7 @@ async fn start(
         tracing::warn!(%error, "nobody reads what was printed");
     }
     let running = planter::start(Ground {
+        claims: Claims::start(&joined, audits.0),
         joined,
         data: data.clone(),
         config: config.clone(),
@@ -147,6 +149,7 @@ fn machine(data: &DataDir, config: &Config, args: &Args) -> Outcome<Machine> {
         upstream_places: None,
         backends: provider::backends(None, exact),
         providers: 1,
+        silent: false,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `stoa provider`: a provider alone. It dials out to routers and needs no reachable port.
 
 use super::Outcome;
+use crate::cheats::{ProviderCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
@@ -9,6 +10,7 @@ use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::{JoinArgs, Joined};
 use crate::process::{StopSignal, complain, say};
+use crate::roles::claims::Claims;
 use crate::roles::provider::ProviderHandle;
 use crate::telemetry::TelemetryArgs;
 use crate::upstream::{UpstreamArgs, connect_and_try};
@@ -17,7 +19,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use stoa_chain::{ChainAccess, Rpc};
+use stoa_chain::{AuditContracts, ChainAccess, Rpc};
 use stoa_runtime::discover_hardware;
 use stoa_types::Address;
 use tokio::sync::watch;
@@ -42,6 +44,9 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     upstream: UpstreamArgs,
+    /// It cheats, for devnets: to see how it is found out and what follows.
+    #[arg(long, value_name = "HOW")]
+    cheat: Option<ProviderCheat>,
     /// Local UDP address from which routers are dialled.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
@@ -143,6 +148,11 @@ async fn start(
     serve_metrics(metrics, until(stopped))?;
     let machine = machine(data, config, args, hardware).await?;
     let joined = args.join.join(data).await?;
+    may_cheat(args.cheat.is_some(), &joined.profile.rules)?;
+    let machine = match args.cheat {
+        Some(cheat) => cheat.with(machine),
+        None => machine,
+    };
     let patient = joined.patiently();
     provider::register(&patient, data, config, &machine, 0, &StakeSource::Awaited).await?;
     let mut directory = Routers::new(&joined);
@@ -154,7 +164,10 @@ async fn start(
     });
     let routers: Vec<_> = routers.collect();
     let to = (&routers[..], config.provider.listen);
-    let loops = provider::start(&joined, data, config, &machine, 0, to, None).await?;
+    let audits = AuditContracts::find(&patient.chain, &patient.contracts).await?;
+    let claims = audits.and_then(|audits| Claims::start(&joined, audits));
+    let claims = (None, claims.as_ref());
+    let loops = provider::start(&joined, data, config, &machine, 0, to, claims).await?;
     let links = found.into_iter().zip(loops);
     let links: Vec<_> = links
         .map(|((router, registration), handle)| Link {
@@ -217,6 +230,7 @@ async fn machine(
         upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
         backends: provider::backends(upstream, exact),
         providers: 1,
+        silent: false,
     })
 }
 

@@ -30,6 +30,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     ("router.stake", "stake tokens", "up, router"),
     ("router.calls_max", "calls", "up, router"),
+    ("router.claim_undelivered", "", "up, router"),
     ("router.header_hold_ms_max", "ms", "up, router"),
     ("router.listen", "", "router"),
     ("router.announce", "", "router"),

@@ -11,6 +11,7 @@ use crate::data::{DataDir, DataError, write_private};
 use crate::http::Api;
 use crate::process::{Failure, complain};
 use crate::roles::audit_watch::AuditWatch;
+use crate::roles::claims::Claims;
 use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
 use crate::roles::provider::{Desk, ProviderHandle};
 use crate::roles::records::{self, Records};
@@ -113,6 +114,8 @@ pub struct Ground<C> {
     pub config: Config,
     /// The contracts that judge, and what they say.
     pub audits: (AuditContracts, AuditWatch),
+    /// Claims of non-delivery, where the network has them.
+    pub claims: Option<Claims>,
     /// The router that it buys from, and that its provider works for.
     pub router: Address,
     /// Base URL of that router's API.
@@ -272,8 +275,8 @@ impl<C: ChainAccess + Clone> Ground<C> {
             address: address.clone(),
         }];
         let to = (&dialled[..], self.bind);
-        let provider =
-            provider::start(joined, data, config, machine, number, to, Some(&desk)).await?;
+        let duties = (Some(&desk), self.claims.as_ref());
+        let provider = provider::start(joined, data, config, machine, number, to, duties).await?;
         let parts = self.parts(n, client, asked, open).await?;
         Ok(Acting {
             planter: planter::start(parts),

@@ -5,21 +5,23 @@ use super::stake::{self, StakeSource};
 use crate::config::{Config, PROVIDERS_MAX, ProviderOffer, market_slots};
 use crate::data::{DataDir, DataError, write_private};
 use crate::process::Failure;
+use crate::roles::claims::{Claims, ProviderClaims};
 use crate::roles::earnings::{self, Earnings};
+use crate::roles::owed::{self, OwedFolder};
 use crate::roles::provider::{self, Desk, ProviderHandle, ProviderParts};
 use crate::roles::traces::JobTraces;
 use crate::telemetry::tracer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use stoa_chain::{Account, ChainAccess, Offer, StakeRole};
+use stoa_chain::{Account, AuditAccount, ChainAccess, Offer, StakeRole};
 use stoa_crypto::SecretKey;
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
 use stoa_nodes::provider::{Provider, ProviderConfig};
 use stoa_runtime::{
     Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
 };
-use stoa_types::{Address, Hardware, Region};
+use stoa_types::{Address, Hardware, Millis, Region};
 
 /// The default model, so that the binary alone is a network.
 pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
@@ -40,6 +42,8 @@ pub struct Machine {
     pub upstream_places: Option<u32>,
     /// Providers on it.
     pub providers: u32,
+    /// Whether its provider leaves claims against it unanswered, as a cheat does.
+    pub silent: bool,
 }
 
 /// A router that a provider dials.
@@ -141,14 +145,20 @@ pub async fn start<C: ChainAccess + Clone>(
     machine: &Machine,
     n: u32,
     (routers, bind): (&[Router], SocketAddr),
-    desk: Option<&Desk>,
+    (desk, claims): (Option<&Desk>, Option<&Claims>),
 ) -> Result<Vec<ProviderHandle>, Failure> {
     let key = key(data, n)?;
-    let folder = earnings::folder(&data.folder(&format!("provider-{n}"))?);
+    let own = data.folder(&format!("provider-{n}"))?;
+    let folder = earnings::folder(&own);
     let earnings =
         Arc::new(Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?);
     let (jobs, gross) = earnings.total();
     tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
+    let owed = open_owed(joined, &own, key.clone())?;
+    let answers = claims.filter(|_| !machine.silent);
+    if let Some(claims) = answers {
+        answer_claims(joined, claims, key.clone(), (&earnings, &owed), machine).await?;
+    }
     let policy = config.policy(config.offer(n));
     let slots = slots(machine, &policy);
     let executor = Arc::new(Executor::new(slots)?);
@@ -178,12 +188,51 @@ pub async fn start<C: ChainAccess + Clone>(
             policy: policy.clone(),
             utc_offset_minutes: config.provider.utc_offset_minutes,
             earnings: earnings.clone(),
+            owed: owed.clone(),
             router: router.account,
             traces: JobTraces::new(tracer("stoa-provider", key.address())),
             desk: desk.cloned(),
         }));
     }
     Ok(loops)
+}
+
+/// What was taken and can still be claimed.
+fn open_owed<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    folder: &Path,
+    key: SecretKey,
+) -> Result<OwedFolder, Failure> {
+    let delivery = &joined.profile.rules.delivery;
+    let seconds = delivery
+        .claim_seconds
+        .saturating_add(delivery.answer_seconds);
+    let folder = owed::folder(folder);
+    OwedFolder::open(&folder, key, Millis::from_secs(seconds))
+        .map_err(|error| format!("{} cannot be used: {error}", folder.display()).into())
+}
+
+/// Answers claims of non-delivery against this provider from now on.
+async fn answer_claims<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    claims: &Claims,
+    key: SecretKey,
+    (earnings, owed): (&Arc<Earnings>, &OwedFolder),
+    machine: &Machine,
+) -> Result<(), Failure> {
+    let account = joined.account(key.clone()).await?;
+    let duty = ProviderClaims {
+        account: AuditAccount::new(account, claims.audits),
+        key,
+        domain: joined.domain(),
+        profile_hash: joined.profile.hash,
+        watch: claims.watch.clone(),
+        earnings: earnings.clone(),
+        owed: owed.clone(),
+        backends: machine.backends.clone(),
+    };
+    tokio::spawn(duty.run());
+    Ok(())
 }
 
 fn core<C: ChainAccess + Clone>(

@@ -7,6 +7,7 @@ use crate::data::DataDir;
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::audits::{self, Answers, Kept};
+use crate::roles::claims::{Claims, RouterClaims};
 use crate::roles::forger::{Forger, RouterCheat};
 use crate::roles::gateway::{RouterGateway, SharedView};
 use crate::roles::keys::KeyStore;
@@ -23,17 +24,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_api::{KeyHash, ServerConfig, Timings};
-use stoa_chain::{Account, AuditContracts, ChainAccess, StakeRole};
+use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess, StakeRole};
 use stoa_crypto::{Domain, SecretKey};
 use stoa_net::{EndpointSecret, RouterAddress, RouterEndpoint, Welcome};
 use stoa_nodes::router::{ChainEvent, Input, Router, RouterConfig};
-use stoa_types::Address;
+use stoa_types::{Address, StakeAmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// How long running calls may take after Ctrl-C.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Claims of non-delivery that `up` lets a router make at a time.
+const DEPOSITS_GRANTED: u128 = 10;
 
 /// Where a router listens for providers.
 #[derive(Debug, Clone)]
@@ -62,6 +66,8 @@ pub struct RouterUp {
     pub task: JoinHandle<Result<(), RouterStopped>>,
     /// What the chain says of audits, where the network has them.
     pub audits: Option<(AuditContracts, AuditWatch)>,
+    /// Claims of non-delivery, where the network has them.
+    pub claims: Option<Claims>,
 }
 
 /// A router that serves beyond what developers allotted allots as much to itself: the vault takes no root above all allotments together.
@@ -164,6 +170,12 @@ pub async fn start<C: ChainAccess + Clone>(
     }
     endpoint.open();
     let public = publish(&patient, &account, &secret, &endpoint, door).await?;
+    let claims = audits
+        .as_ref()
+        .and_then(|(contracts, _)| Claims::start(joined, *contracts));
+    if let Some(claims) = &claims {
+        follow_claims(joined, config, account.clone(), claims, (&handle, source)).await?;
+    }
     // It keeps the patience of the start: a call that meets a chain that is away goes on where it was when the chain is back, which is sooner
     // than the state machine would ask for it again. Whoever waits behind it would meet the same chain.
     let carried = settler::carry_out(account, handle.clone(), forger, chain_calls);
@@ -177,7 +189,40 @@ pub async fn start<C: ChainAccess + Clone>(
         address: public,
         task,
         audits,
+        claims,
     })
+}
+
+/// Claims what it was not delivered, and the rest of a router's part, from now on. On a devnet it is given some deposits.
+async fn follow_claims<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    config: &Config,
+    account: Account<C>,
+    claims: &Claims,
+    (router, source): (&RouterHandle, &StakeSource<'_, C>),
+) -> Result<(), Failure> {
+    let chain = joined.patiently().chain;
+    let Some(rules) = claims.audits.claim_rules(&chain).await? else {
+        return Ok(());
+    };
+    let most = rules.deposit.units().saturating_mul(DEPOSITS_GRANTED);
+    stake::grant(
+        joined,
+        account.address(),
+        StakeAmount::from_units(most),
+        source,
+    )
+    .await?;
+    let duty = RouterClaims {
+        account: AuditAccount::new(account, claims.audits),
+        view: joined.view(),
+        rules,
+        router: router.clone(),
+        watch: claims.watch.clone(),
+        claims: config.router.claim_undelivered,
+    };
+    tokio::spawn(duty.run());
+    Ok(())
 }
 
 /// Has the router keep works from now on, and forgets those that nobody may ask for any more.

@@ -55,6 +55,24 @@ pub async fn ensure<C: ChainAccess + Clone>(
     Ok(())
 }
 
+/// Brings an account up to so many stake tokens beside its stake, where they are given away.
+pub async fn grant<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    account: Address,
+    wanted: StakeAmount,
+    source: &StakeSource<'_, C>,
+) -> Result<(), Failure> {
+    let StakeSource::Granted(giver) = source else {
+        return Ok(());
+    };
+    drop(giver.sender().turn().await?);
+    let held = joined.view().stake_token_balance(account).await?;
+    if let Some(lacking) = wanted.checked_sub(held).filter(|lack| !lack.is_zero()) {
+        giver.send_stake_tokens(account, lacking).await?;
+    }
+    Ok(())
+}
+
 /// Whose stake was slashed gets another from `up`, or the network that it runs could not start again: its stake is worth nothing, and what
 /// the account did stays in its reputation and on the pages. Where stake is bought, nobody does that.
 async fn tell_of_slashes<C: ChainAccess + Clone>(

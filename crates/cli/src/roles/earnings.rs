@@ -3,14 +3,14 @@
 //! A receipt that finds no room on the disk waits in memory and is written when there is some; after a failed write the journal is
 //! opened anew, and what is not found in it is written again. Both are tried at growing intervals and said in the log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_store::{
     AppendError, Disk, GroupCommit, Journal, JournalOptions, NewRecord, RealDisk, Recovery,
 };
-use stoa_types::{JobId, SignedReceipt, TokenAmount};
+use stoa_types::{Digest, JobId, SignedReceipt, TokenAmount};
 
 /// Kind and version of the journal's records: one earned receipt each, as JSON.
 const KIND: u16 = 1;
@@ -147,6 +147,29 @@ impl<D: Disk> Earnings<D> {
         }
     }
 
+    /// The receipt for the order with this hash. The journal is opened anew for it: rarely does anybody ask.
+    pub fn find(&self, order: Digest) -> Result<Option<SignedReceipt>, String> {
+        let mut writing = self.writing();
+        // Waits for what was handed over.
+        writing.group = None;
+        let now = Instant::now();
+        let kept = match self.reopen(&mut writing) {
+            Ok(kept) => kept,
+            Err(error) => {
+                self.later(&mut writing, now, &error);
+                return Err(error);
+            }
+        };
+        let waiting = writing.waiting.iter();
+        let waiting = waiting.filter_map(|one| serde_json::from_slice(&one.payload).ok());
+        let found = kept
+            .into_iter()
+            .chain(waiting)
+            .find(|signed: &SignedReceipt| signed.receipt.ticket_hash == order);
+        self.write(&mut writing, now);
+        Ok(found)
+    }
+
     /// Receipts that are not on disk yet.
     pub fn unkept(&self) -> usize {
         self.writing().waiting.len() + self.shared().submitted.len()
@@ -188,13 +211,11 @@ impl<D: Disk> Earnings<D> {
         }
     }
 
-    /// Opens the journal anew, and puts what it does not hold back in front of what waits.
-    fn reopen(&self, writing: &mut Writing<D>) -> Result<(), String> {
+    /// Opens the journal anew, and puts what it does not hold back in front of what waits. Gives what it holds.
+    fn reopen(&self, writing: &mut Writing<D>) -> Result<Vec<SignedReceipt>, String> {
         let (group, recovery) = open_journal((self.disk)()?)?;
-        let held: Vec<JobId> = receipts(&recovery)?
-            .into_iter()
-            .map(|receipt| receipt.receipt.job_id)
-            .collect();
+        let kept = receipts(&recovery)?;
+        let held: BTreeSet<JobId> = kept.iter().map(|signed| signed.receipt.job_id).collect();
         let unsure = {
             let mut shared = self.shared();
             // The closed journal's last words.
@@ -207,7 +228,7 @@ impl<D: Disk> Earnings<D> {
             }
         }
         writing.group = Some(group);
-        Ok(())
+        Ok(kept)
     }
 
     fn later(&self, writing: &mut Writing<D>, now: Instant, error: &str) {

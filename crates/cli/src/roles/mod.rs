@@ -3,12 +3,14 @@
 pub mod audit_watch;
 pub mod audits;
 pub mod board;
+pub mod claims;
 pub mod earnings;
 pub mod forger;
 pub mod gateway;
 pub mod journal;
 pub mod kept_sums;
 pub mod keys;
+pub mod owed;
 pub mod payouts;
 pub mod planter;
 pub mod provider;

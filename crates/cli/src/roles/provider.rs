@@ -2,6 +2,7 @@
 //! receipts feed it and carry out what it wants.
 
 use super::earnings::Earnings;
+use super::owed::{Holds, Owed, OwedFolder};
 use super::router::now;
 use super::traces::JobTraces;
 use std::collections::HashMap;
@@ -11,13 +12,14 @@ use stoa_net::{
     IncomingJob, LinkState, MessageSender, NetError, ProviderEndpoint, ProviderStatus,
     RouterAddress,
 };
-use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
+use stoa_nodes::message::{Final, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
+use stoa_nodes::work::Work;
 use stoa_runtime::{
     Backend, CancelFlag, Cheat, CheatingBackend, Event as Made, Executor, LocalTime, Paced,
     Prepared, ProviderPolicy,
 };
-use stoa_types::{Address, Digest, JobId};
+use stoa_types::{Address, Digest, JobId, SignedAcceptance, Ticket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::field::display;
 
@@ -51,6 +53,8 @@ pub struct ProviderParts {
     pub utc_offset_minutes: i32,
     /// Its receipts.
     pub earnings: Arc<Earnings>,
+    /// What it takes, until both signed a receipt for it.
+    pub owed: OwedFolder,
     /// The router's account, for the metrics.
     pub router: Address,
     /// Traces of its jobs.
@@ -150,6 +154,9 @@ struct Loop {
     policy: ProviderPolicy,
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
+    owed: OwedFolder,
+    /// Orders that are under way; without the work once that is kept.
+    orders: HashMap<Attempt, (Ticket, Option<Work>)>,
     traces: JobTraces,
     desk: Option<Desk>,
     /// The attempt that is being taken in, if it is at a job of the planter's customer.
@@ -206,6 +213,8 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         policy: parts.policy,
         utc_offset_minutes: parts.utc_offset_minutes,
         earnings: parts.earnings,
+        owed: parts.owed,
+        orders: HashMap::new(),
         traces: parts.traces,
         desk: parts.desk,
         planted: None,
@@ -348,6 +357,7 @@ impl Loop {
                     let attempt = (receipt.receipt.job_id, receipt.receipt.attempt);
                     self.flags.remove(&attempt);
                     self.earnings.keep(&receipt);
+                    self.owed.forget(receipt.receipt.ticket_hash);
                     self.shown.job("earned");
                     tracing::info!(account = %self.core.account(), job = %attempt.0, charge = %receipt.receipt.charge, "job earned");
                 }
@@ -357,6 +367,8 @@ impl Loop {
             }
         }
         self.streams.retain(|_, stream| !stream.is_closed());
+        self.orders
+            .retain(|attempt, _| self.streams.contains_key(attempt));
         self.traces
             .keep(|attempt| self.streams.contains_key(attempt));
     }
@@ -379,9 +391,16 @@ impl Loop {
             }
             message => {
                 self.traces.says(&message);
-                match message {
+                match &message {
                     ToRouter::Refused { .. } => self.shown.job("refused"),
                     ToRouter::Failed { .. } => self.shown.job("failed"),
+                    ToRouter::Accepted {
+                        job,
+                        attempt,
+                        acceptance,
+                        ..
+                    } => self.took((*job, *attempt), acceptance),
+                    ToRouter::Final(end) => self.owes_receipt(end),
                     _ => {}
                 }
                 let stream = message
@@ -401,6 +420,37 @@ impl Loop {
         }
     }
 
+    /// It gave its word: what was ordered is kept until it is paid or nobody can claim it, beside the work and not before it.
+    fn took(&mut self, attempt: Attempt, acceptance: &SignedAcceptance) {
+        let Some((ticket, work)) = self.orders.get_mut(&attempt) else {
+            return;
+        };
+        if let Some(work) = work.take() {
+            let owed = Owed {
+                ticket: ticket.clone(),
+                accepted_at: acceptance.acceptance.accepted_at,
+                holds: Holds::Work(Box::new(work)),
+            };
+            self.owed.keep(acceptance.acceptance.ticket, owed);
+        }
+    }
+
+    /// The receipt takes the order's place: with it a claim is answered.
+    fn owes_receipt(&mut self, end: &Final) {
+        let attempt = (end.receipt.job_id, end.receipt.attempt);
+        if let Some((ticket, _)) = self.orders.get(&attempt) {
+            let owed = Owed {
+                ticket: ticket.clone(),
+                accepted_at: end.receipt.accepted_at,
+                holds: Holds::Receipt {
+                    receipt: Box::new(end.receipt.clone()),
+                    signature: end.signature,
+                },
+            };
+            self.owed.keep(end.receipt.ticket_hash, owed);
+        }
+    }
+
     fn job(&mut self, mut job: IncomingJob) {
         let ticket = &job.dispatch.ticket.ticket;
         let attempt = (ticket.job_id, ticket.attempt);
@@ -408,6 +458,9 @@ impl Loop {
         let trace_id = above.map(|above| display(above.trace));
         tracing::info!(account = %self.core.account(), job = %attempt.0, trace_id, attempt = attempt.1, "job taken");
         self.traces.ordered(attempt, above);
+        // A second order of the same attempt is not taken.
+        let order = (ticket.clone(), Some(job.dispatch.work.clone()));
+        self.orders.entry(attempt).or_insert(order);
         let customer = self.desk.as_ref().map(|desk| desk.customer);
         self.planted = (customer == Some(ticket.account)).then_some(attempt);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -423,7 +476,7 @@ impl Loop {
         self.handle(Input::Router(ToProvider::Dispatch(job.dispatch)));
     }
 
-    fn prepare(&mut self, attempt: Attempt, work: stoa_nodes::work::Work, model_root: Digest) {
+    fn prepare(&mut self, attempt: Attempt, work: Work, model_root: Digest) {
         let mut backends = self.backends.iter();
         let backend = backends.find(|backend| backend.facts().model_root == model_root);
         let (executor, backend, events) =

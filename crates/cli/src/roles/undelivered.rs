@@ -2,10 +2,15 @@
 //! restart. Both signatures, and nothing of prompt or answer.
 
 use super::records::Records;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_nodes::client::Undelivered;
-use stoa_types::JobId;
+use stoa_types::{JobId, Millis, Timestamp};
+
+/// Blocks count whole seconds: the contract's clock may be as far behind.
+const BLOCK: Millis = Millis::from_secs(1);
+const DAY_SECONDS: u64 = 86_400;
 
 /// Folder of these below a router's data folder.
 pub fn folder(router: &Path) -> PathBuf {
@@ -47,6 +52,22 @@ impl Undeliveries {
                 }
             }
         }
+    }
+
+    /// What can be claimed now: the first order of each provider and day of which nothing was delivered by its deadline, for so long after it.
+    /// All that a provider did not deliver in a day is one fault.
+    pub fn due(&self, now: Timestamp, window: Millis) -> Vec<Undelivered> {
+        let kept = self.lock();
+        let mut first = BTreeMap::new();
+        for undelivered in kept.records.newest().chain(&kept.unwritten) {
+            let ticket = &undelivered.ticket.ticket;
+            if ticket.deadline.plus(BLOCK) <= now {
+                let day = ticket.deadline.secs() / DAY_SECONDS;
+                first.entry((ticket.provider, day)).or_insert(undelivered);
+            }
+        }
+        let open = |u: &&Undelivered| now < u.ticket.ticket.deadline.plus(window);
+        first.into_values().filter(open).cloned().collect()
     }
 
     /// Those of one job, by attempt.
@@ -107,6 +128,31 @@ mod tests {
                 signature,
             },
         }
+    }
+
+    #[test]
+    fn one_order_of_each_provider_and_day_is_due_from_its_deadline_until_the_window_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = Undeliveries::open(folder.path()).expect("opens");
+        let day = 1_000 * DAY_SECONDS;
+        for (provider, deadline) in [(1, day), (1, day + 5), (2, day + 5), (1, 2 * day)] {
+            let mut one = undelivered(1, 0);
+            one.ticket.ticket.provider = Address([provider; 20]);
+            one.ticket.ticket.deadline = Timestamp(deadline);
+            kept.keep(one);
+        }
+        let due = |now| {
+            let due = kept.due(Timestamp(now), Millis(day));
+            let tickets = due.iter().map(|u| &u.ticket.ticket);
+            let named = tickets.map(|t| (t.provider.0[0], t.deadline.0));
+            named.collect::<Vec<_>>()
+        };
+        assert_eq!(due(day + BLOCK.0 - 1), []);
+        assert_eq!(due(day + BLOCK.0), [(1, day)]);
+        assert_eq!(due(2 * day - 1), [(1, day), (2, day + 5)]);
+        // The second of the first provider's day is not claimed when the first cannot be any more.
+        assert_eq!(due(2 * day + 1), [(2, day + 5)]);
+        assert_eq!(due(2 * day + BLOCK.0), [(1, 2 * day)]);
     }
 
     #[test]

@@ -116,3 +116,33 @@ fn a_start_counts_what_was_earned_before() {
     assert_eq!(open(&disk).total(), before);
     assert_eq!(before.0, 5);
 }
+
+#[test]
+fn a_receipt_is_found_by_its_order_whether_it_is_on_disk_or_waits_and_nothing_is_lost_by_looking() {
+    let order = |n: u8| Digest([n; 32]);
+    let of_order = |job: u8| {
+        let mut signed = earned(job);
+        signed.receipt.ticket_hash = order(job);
+        signed
+    };
+    let disk = FaultyDisk::new(4);
+    let earnings = open(&disk);
+    for job in 1..=3 {
+        earnings.keep(&of_order(job));
+    }
+    let found = earnings.find(order(2)).expect("read");
+    assert_eq!(found, Some(of_order(2)));
+    assert_eq!(earnings.find(order(9)), Ok(None));
+    earnings.keep(&of_order(4));
+    assert_eq!(earnings.find(order(4)), Ok(Some(of_order(4))));
+    // A disk that fails refuses the question and forgets no receipt.
+    disk.fail_all(Call::Sync, Some(ErrorKind::Other));
+    earnings.keep(&of_order(5));
+    quiet(&earnings);
+    let _ = earnings.find(order(5));
+    disk.fail_all(Call::Sync, None);
+    earnings.retry(Instant::now() + RETRY_MAX);
+    assert_eq!(earnings.find(order(5)), Ok(Some(of_order(5))));
+    drop(earnings);
+    assert_eq!(kept(&disk), [1, 2, 3, 4, 5]);
+}
