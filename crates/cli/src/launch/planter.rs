@@ -23,7 +23,7 @@ use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess};
 use stoa_crypto::SecretKey;
 use stoa_net::{AuditClient, RouterAddress, Timeouts};
 use stoa_nodes::planter::{Planter, PlanterConfig};
-use stoa_types::{Address, Millis, Tier};
+use stoa_types::{Address, Digest, Millis, Tier};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -207,7 +207,23 @@ impl<C: ChainAccess + Clone> Ground<C> {
                     () = stop(&mut stopped) => return Vec::new(),
                     next = self.begin_at_last(n, &client) => next,
                 };
+                self.announce(n.saturating_add(1));
             }
+        }
+    }
+
+    /// Tells the operator whom the router has to know before this identity takes over, where nobody here can let it in.
+    fn announce(&self, n: u32) {
+        if self.last.is_some() {
+            return;
+        }
+        match identity(&self.data, n) {
+            Ok(next) => {
+                let hash = Digest(next.key.to_bytes());
+                tracing::warn!(customer = %next.customer, key_hash = %hash,
+                    "this customer of the planter takes over next: the router's operator has to let it in, as those before");
+            }
+            Err(error) => tracing::warn!(%error, "the next customer of the planter has no key"),
         }
     }
 

@@ -129,7 +129,13 @@ fn a_planter_of_its_own_costs_the_lazy_validator_stake_and_goes_on_as_another_cu
     for row in providers.as_array().expect("a list") {
         assert_eq!(row["slashed"], "0", "{row}");
     }
+    until("word of the third customer", || {
+        let keys = std::fs::read_dir(own.join("keys")).expect("a folder");
+        let mut names = keys.map(|entry| entry.expect("readable").file_name());
+        names.any(|name| name == "planter-customer-2.key")
+    });
     let log = alone.end();
+    assert!(log.contains("takes over next"), "{log}");
     assert!(!log.contains("ERROR"), "{log}");
     up.end();
 }
