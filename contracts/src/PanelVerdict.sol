@@ -156,7 +156,7 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         Panel memory panel = _panel(round, c.subject);
         (uint8 outcome, uint8 seen) = _count(c, panel, votes);
         if (outcome != Outcomes.WITHHELD && !Outcomes.isOfSums(outcome)) revert Errors.WrongSubject(outcome);
-        c.voids = _voids(router, before);
+        c.voids = _voids(c, before);
         _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, false, seen, c.subject), votes);
     }
 
@@ -308,13 +308,16 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         (bytes32 claimable,) = VAULT.claimable(c.router);
         // A root that stood when the round before opened is older than everything that this round covers.
         c.covered = claimable != before.claimable && claimable != before.pending;
-        c.voids = _voids(c.router, before);
+        c.voids = _voids(c, before);
     }
 
-    /// @dev Whether a payout root is pending that may contain what the round covers.
-    function _voids(address router, Snapshot memory before) private view returns (bool) {
-        (bytes32 pending,,) = VAULT.pendingOf(router);
-        return pending != bytes32(0) && pending != before.pending;
+    /// @dev Whether a payout root is pending that may contain what the round covers: not the one that was pending when the round before opened.
+    /// Where a router posts that one again after it was cancelled, its time tells them apart.
+    function _voids(Case memory c, Snapshot memory before) private view returns (bool) {
+        (bytes32 pending,, uint64 postedAt) = VAULT.pendingOf(c.router);
+        if (pending == bytes32(0)) return false;
+        if (pending != before.pending) return true;
+        return postedAt >= ROUNDS.roundOf(ROUNDS.snapshot(c.round, c.router).previous).openedAt;
     }
 
     function _panel(uint64 round, bytes32 subject) private view returns (Panel memory panel) {

@@ -163,9 +163,16 @@ contract PanelVerdictTest is AuditMarket {
     }
 
     function nextBatch(uint256 job, uint8[3] memory says) internal returns (uint8 outcome, bool isPending) {
+        return batchOf(job, keccak256(abi.encode(job)), says);
+    }
+
+    function batchOf(uint256 job, bytes32 payRoot, uint8[3] memory says)
+        internal
+        returns (uint8 outcome, bool isPending)
+    {
         Receipt[] memory jobs = new Receipt[](1);
         jobs[0] = receipt(job);
-        postJobs(jobs, keccak256(abi.encode(job)));
+        postJobs(jobs, payRoot);
         uint64 round = draw();
         (uint64 post,) = vault.head(router);
         bytes32 subject = AuditLib.batchSubject(router, post);
@@ -202,6 +209,15 @@ contract PanelVerdictTest is AuditMarket {
         for (uint256 i; i < 3; ++i) {
             vm.assertTrue(stakeOf(3, seats[i]) == STAKE || i == 2, "who got less is not blamed");
         }
+    }
+
+    function test_a_cancelled_root_that_is_posted_again_is_cancelled_again() public {
+        uint8[3] memory withheld = [WITHHELD, WITHHELD, WITHHELD];
+        (uint8 outcome, bool isPending) = batchOf(1, PAY, withheld);
+        vm.assertTrue(outcome == WITHHELD && !isPending, "void");
+        (, isPending) = batchOf(2, PAY, withheld);
+        vm.assertTrue(!isPending, "void again");
+        vm.assertEq(stakeOf(2, router), STAKE * 95 / 100 * 85 / 100);
     }
 
     function test_one_vote_on_a_batch_decides_nothing() public {

@@ -1025,7 +1025,16 @@ fn a_standing_is_the_one_when_the_round_opened() {
 
 /// Posts a batch with a payout root, and has it ruled on by these votes.
 fn ruled_sums(world: &mut World, job: u64, says: [Outcome; 3]) -> Vec<VerdictEvent> {
-    world.post(&[receipt(job)], keccak256(job.to_be_bytes()));
+    ruled_root(world, job, keccak256(job.to_be_bytes()), says)
+}
+
+fn ruled_root(
+    world: &mut World,
+    job: u64,
+    pay_root: Digest,
+    says: [Outcome; 3],
+) -> Vec<VerdictEvent> {
+    world.post(&[receipt(job)], pay_root);
     let (round, post) = (world.draw(), world.posts.len() as u64);
     let subject = hash::batch_subject(name("router"), post);
     let ballots: Vec<_> = says
@@ -1093,4 +1102,18 @@ fn votes_on_a_batch_agree_that_its_root_must_not_stand_whatever_files_each_was_g
             VerdictEvent::Differed { .. },
         ]
     ));
+}
+
+#[test]
+fn a_cancelled_root_that_is_posted_again_is_cancelled_again() {
+    let mut world = World::new(3, TIMES);
+    for job in 8..11 {
+        // Which asks that nothing is pending after the ruling.
+        ruled_root(
+            &mut world,
+            job,
+            keccak256("the same"),
+            [Outcome::Withheld; 3],
+        );
+    }
 }

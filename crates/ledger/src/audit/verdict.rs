@@ -920,12 +920,17 @@ fn covered(market: &Market<'_>, round: u64, router: Address) -> bool {
     claimable != before.claimable && claimable != before.pending
 }
 
-/// Whether a payout root is pending that may contain what the round covers.
+/// Whether a payout root is pending that may contain what the round covers: not the one that was pending when the round before opened. Where
+/// a router posts that one again after it was cancelled, its time tells them apart.
 fn voids(market: &Market<'_>, round: u64, router: Address) -> bool {
     let here = market.rounds.snapshot(round, router);
     let before = market.rounds.snapshot(here.previous, router);
     let pending = market.vault.totals(router).pending;
-    pending.is_some_and(|pending| pending.pay_root != before.pending)
+    let opened = market
+        .rounds
+        .round(here.previous)
+        .map_or(0, |r| r.opened_at);
+    pending.is_some_and(|pending| pending.pay_root != before.pending || pending.at >= opened)
 }
 
 fn seat_of(
