@@ -57,6 +57,8 @@ fn plain(name: &str) -> String {
 const NOT_IN_A_QUIET_NETWORK: &[&str] = &[
     "stoa_router_calls_shed_total",
     "stoa_router_spend_alerts_total",
+    "stoa_router_undelivered_total",
+    "stoa_claims_total",
     "stoa_router_journal_refused_total",
     "stoa_router_journal_waiting",
     "stoa_api_errors_total",
