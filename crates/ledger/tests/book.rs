@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use stoa_crypto::{debit_leaf, hash_pair, payout_leaf, receipt_leaf, verify_proof};
 use stoa_ledger::book::{
-    BookError, CoverError, Entry, LeafFile, ReleaseCause, RouterBook, SealRule,
+    BookError, CoverError, Entry, LeafFile, RENEW_AFTER, ReleaseCause, RouterBook, SealRule,
 };
 use stoa_types::{Digest, JobState, Millis, TokenAmount};
 
@@ -830,4 +830,48 @@ fn failed_calls_are_forgotten_at_last_and_charged_ones_never() {
         old[0] = version;
         assert_eq!(RouterBook::restore(&old), Ok(two_accounts()));
     }
+}
+
+/// Posts one batch of a job that costs `cost`; whether it carries a payout root, which becomes claimable if it `stands`.
+fn post_one(book: &mut RouterBook, id: u64, cost: u64, stands: bool) -> bool {
+    run_job(book, id, 1, 9, cost);
+    let index = seal_and_post(book, true, secs(30));
+    let batch = book.batch(index).expect("sealed");
+    let has_root = batch.sealed.pay_root != Digest::ZERO;
+    if has_root && stands {
+        promote(book);
+    }
+    has_root
+}
+
+#[test]
+fn a_root_that_says_nothing_new_is_posted_again_before_validators_measure_none_any_more() {
+    let mut book = two_accounts();
+    assert!(post_one(&mut book, 1, 10, true));
+    let root = book.claimable_batch().expect("promoted").sealed.pay_root;
+    let rooted: Vec<u64> = (2..=400)
+        .filter(|id| post_one(&mut book, *id, 0, true))
+        .collect();
+    assert_eq!(
+        rooted,
+        [1 + RENEW_AFTER, 1 + 2 * RENEW_AFTER, 1 + 3 * RENEW_AFTER]
+    );
+    let claimable = book
+        .claimable_batch()
+        .expect("promoted again")
+        .sealed
+        .clone();
+    assert_eq!((claimable.index, claimable.pay_root), (385, root));
+    assert_eq!(book.lifetime_gross(address(9), 1), units(10));
+}
+
+#[test]
+fn a_router_whose_jobs_all_cost_nothing_has_a_root_to_be_measured_by() {
+    let mut book = two_accounts();
+    let rooted = (1..=150).filter(|id| post_one(&mut book, *id, 0, true));
+    assert_eq!(rooted.collect::<Vec<u64>>(), [RENEW_AFTER]);
+    let batch = book.claimable_batch().expect("promoted");
+    assert_eq!(batch.sealed.gross, TokenAmount::ZERO);
+    assert!(post_one(&mut book, 151, 10, true));
+    assert_eq!(book.posts_since_claimable(), 1);
 }

@@ -5,9 +5,11 @@ mod common;
 
 use common::*;
 use stoa_crypto::{SecretKey, keccak256};
-use stoa_ledger::book::{Entry, RouterBook};
+use stoa_ledger::book::{Entry, RENEW_AFTER, RouterBook};
+use stoa_nodes::client::{Cause, ClientRequest, Constraints};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input, Output, Router, RouterConfig};
-use stoa_types::{Digest, NetworkProfile, Timestamp, TokenAmount};
+use stoa_nodes::work::{AnswerShape, Prompt};
+use stoa_types::{Digest, NetworkProfile, Q16, Timestamp, TokenAmount};
 
 struct World {
     router: Router,
@@ -280,6 +282,7 @@ fn a_root_that_reached_the_vault_before_it_was_cancelled_here_stands() {
     world.told(ChainEvent::PayoutPromoted {
         pay_root,
         gross: units(300),
+        block: 9,
     });
     assert_eq!(
         world
@@ -413,4 +416,89 @@ fn a_post_under_way_that_brings_a_reversed_charge_back_is_cancelled_by_its_route
     assert_eq!(batch.sealed.gross, units(325), "all but the 40");
     let again = world.calls.iter().filter(|call| **call == void).count();
     assert_eq!(again, 1, "{:?}", world.calls);
+}
+
+/// A book of `posts` posts whose roots were all cancelled, and a job that waits for the next.
+fn far_back(posts: u64) -> RouterBook {
+    let mut book = two_accounts();
+    for id in 1..=posts {
+        run_job(&mut book, id, 1, 9, 1);
+        seal_and_post(&mut book, true, secs(30));
+        let pending = book.outstanding_payouts().next().expect("it has a root");
+        let pay_root = pending.sealed.pay_root;
+        apply(&mut book, &[Entry::PayoutVoided { pay_root }]);
+    }
+    run_job(&mut book, posts + 1, 1, 9, 1);
+    book
+}
+
+fn any_request() -> ClientRequest {
+    ClientRequest {
+        model: "m".to_owned(),
+        prompt: Prompt::Text("hello".to_owned()),
+        answer: AnswerShape::Any,
+        temperature: Q16(0),
+        min_p: Q16(0),
+        seed: None,
+        output_tokens_max: Some(8),
+        stop: Vec::new(),
+        message_count: 1,
+        request_digest: Digest([1; 32]),
+        body_bytes: 100,
+        constraints: Constraints::default(),
+    }
+}
+
+#[test]
+fn a_router_none_of_whose_roots_stands_warns_in_time_and_takes_no_calls_beyond_256_posts() {
+    let refusal = |world: &World| {
+        let cause = world
+            .router
+            .would_refuse(address(1), &any_request(), world.now);
+        match cause {
+            Some(Cause::RouterUnavailable { reason }) => Some(reason),
+            _ => None,
+        }
+    };
+    let mut world = World::new(far_back(255));
+    assert_eq!(refusal(&world), None);
+    world.tick(1);
+    let warned = |text: &&String| text.contains("for 256 posts");
+    assert_eq!(world.warnings.iter().filter(warned).count(), 1);
+    let reason = refusal(&world).expect("the next post would be one too many");
+    assert!(reason.contains("taken again"), "{reason}");
+    let world = World::new(far_back(256));
+    let reason = refusal(&world).expect("no call is taken");
+    assert!(reason.contains("begin anew"), "{reason}");
+}
+
+#[test]
+fn a_promotion_that_is_told_again_is_not_taken_for_that_of_an_equal_root_posted_later() {
+    let mut book = two_accounts();
+    run_job(&mut book, 1, 1, 9, 10);
+    seal_and_post(&mut book, true, secs(30));
+    promote(&mut book);
+    for id in 2..=RENEW_AFTER + 1 {
+        run_job(&mut book, id, 1, 9, 0);
+        seal_and_post(&mut book, true, secs(30));
+    }
+    let again = book.outstanding_payouts().next().expect("posted again");
+    let (pay_root, index) = (again.sealed.pay_root, again.sealed.index);
+    assert_eq!(index, RENEW_AFTER + 1);
+    let mut world = World::new(book);
+    let claimable = |world: &World| {
+        let batch = world.router.book().claimable_batch();
+        batch.map(|batch| batch.sealed.index)
+    };
+    // Test posts are in block 5.
+    for (block, expected) in [(4, 1), (6, index), (6, index)] {
+        let gross = units(10);
+        world.told(ChainEvent::PayoutPromoted {
+            pay_root,
+            gross,
+            block,
+        });
+        assert_eq!(claimable(&world), Some(expected), "block {block}");
+    }
+    assert_eq!(world.warnings, [] as [String; 0]);
 }

@@ -381,6 +381,7 @@ impl ModelChain {
             } => ChainEvent::PayoutPromoted {
                 pay_root: *pay_root,
                 gross: *gross,
+                block: logged.block,
             },
             Event::DebitSynced {
                 developer,

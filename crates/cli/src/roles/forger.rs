@@ -113,9 +113,17 @@ impl Forger {
                 pay_root: honest(pay_root).map_or(pay_root, |(root, _)| root),
                 block,
             },
-            ChainEvent::PayoutPromoted { pay_root, gross } => {
+            ChainEvent::PayoutPromoted {
+                pay_root,
+                gross,
+                block,
+            } => {
                 let (pay_root, gross) = honest(pay_root).unwrap_or((pay_root, gross));
-                ChainEvent::PayoutPromoted { pay_root, gross }
+                ChainEvent::PayoutPromoted {
+                    pay_root,
+                    gross,
+                    block,
+                }
             }
             ChainEvent::Allotment {
                 account,

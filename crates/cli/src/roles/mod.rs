@@ -14,6 +14,7 @@ pub mod owed;
 pub mod payouts;
 pub mod planter;
 pub mod provider;
+pub mod questions;
 pub mod records;
 pub mod replays;
 pub mod round_traces;

@@ -2,13 +2,13 @@
 
 use super::audit_watch::AuditWatch;
 use super::provider::PlantOrder;
+use super::questions::{self, Questions};
 use super::records::Records;
 use super::router::now;
 use super::validator::result_of;
 use crate::http::{Api, HttpError};
-use crate::launch::routers;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -107,7 +107,6 @@ struct Loop<C> {
     core: Planter,
     account: Arc<AuditAccount<C>>,
     watch: AuditWatch,
-    client: Arc<AuditClient>,
     api: Arc<Api>,
     purchases: Purchases,
     records: Records<PlantRecord>,
@@ -115,7 +114,7 @@ struct Loop<C> {
     events: mpsc::UnboundedSender<Event>,
     /// Orders of its provider that wait for a word.
     waiting: BTreeMap<JobId, Vec<oneshot::Sender<bool>>>,
-    asking: BTreeSet<(Address, u64)>,
+    questions: Questions<(Address, u64)>,
     bought: usize,
     /// Whether the log says that purchases fail.
     told: Arc<AtomicBool>,
@@ -129,14 +128,13 @@ pub fn start<C: ChainAccess + Clone>(parts: PlanterParts<C>) -> PlanterHandle {
         core: parts.core,
         account: Arc::new(parts.account),
         watch: parts.watch,
-        client: parts.client,
         api: Arc::new(parts.api),
         purchases: parts.purchases,
         records: parts.records,
         open: parts.open.map(Arc::new),
         events,
         waiting: BTreeMap::new(),
-        asking: BTreeSet::new(),
+        questions: Questions::new(parts.client),
         bought: 0,
         told: Arc::default(),
     };
@@ -160,7 +158,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 event = receiver.recv() => match event {
                     Some(Event::Input(input)) => self.handle(input),
                     Some(Event::Sent) => self.look(),
-                    Some(Event::Asked(router, post)) => drop(self.asking.remove(&(router, post))),
+                    Some(Event::Asked(router, post)) => self.questions.ended(&(router, post)),
                     None => return,
                 },
                 order = orders.recv() => match order {
@@ -269,23 +267,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
 
     /// Asks a router for the leaf file of a post, where the registry says that it is by then.
     fn fetch(&mut self, router: Address, post: u64) {
-        let watch = self.watch.clone();
-        let reached = move || {
-            let state = watch.state();
-            let reached = state.reached(router);
-            reached.and_then(|at| routers::address(at.endpoint, &at.addresses))
-        };
-        let Some(address) = reached() else {
-            return tracing::warn!(%router, "the registry names no address of this router that can be dialled");
-        };
-        if !self.asking.insert((router, post)) {
-            return;
-        }
-        let (client, events) = (self.client.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let now_at = || reached().unwrap_or_else(|| address.clone());
-            let question = Question::Leaves { post };
-            match client.ask_where(address.endpoint, now_at, &question).await {
+        let events = self.events.clone();
+        let then = move |answer| {
+            match answer {
                 Ok(Answer::Leaves(bytes)) => {
                     let bytes = bytes.to_vec();
                     let leaves = Input::Leaves {
@@ -300,7 +284,11 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 Err(error) => tracing::debug!(%router, post, %error, "a router does not answer"),
             }
             let _ = events.send(Event::Asked(router, post));
-        });
+        };
+        let reached = questions::reached(&self.watch, router);
+        let question = Question::Leaves { post };
+        self.questions
+            .ask((router, post), router, reached, question, then);
     }
 
     fn buy(&mut self) {

@@ -439,7 +439,11 @@ impl<C: ChainAccess + Clone> Follower<C> {
                 router,
                 pay_root,
                 gross,
-            } if mine(router) => ChainEvent::PayoutPromoted { pay_root, gross },
+            } if mine(router) => ChainEvent::PayoutPromoted {
+                pay_root,
+                gross,
+                block,
+            },
             ContractEvent::JobReversed { job, router, .. } if mine(router) => {
                 tracing::warn!(%job, "a verdict reversed this job: its account owes nothing for it");
                 ChainEvent::JobReversed { job }

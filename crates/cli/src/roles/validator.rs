@@ -2,13 +2,13 @@
 
 use super::audit_watch::AuditWatch;
 use super::kept_sums::KeptSums;
+use super::questions::{self, Questions};
 use super::records::Records;
 use super::round_traces::RoundTraces;
 use super::router::now;
 
 use crate::cheats::{Deed, ValidatorCheat};
-use crate::launch::routers;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_chain::{AccessError, AuditAccount, ChainAccess, SendError, StakeRole};
@@ -27,8 +27,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 const TICK: Duration = Duration::from_millis(500);
 /// How often the seat is looked after.
 const SEAT: Duration = Duration::from_secs(5);
-/// Questions under way at once.
-const QUESTIONS: usize = 8;
 /// A ballot is left with routers again after this: one that was started anew has forgotten it.
 const LEAVE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -87,7 +85,8 @@ enum Event {
 enum Asking {
     Leaves(Address, u64),
     Work(u64, Digest),
-    Ballot(u64, Address),
+    /// Of the validator, by the router: while one keeps it back another gives it.
+    Ballot(u64, Address, Address),
     Leave(u64, Address),
 }
 
@@ -100,7 +99,6 @@ struct Loop<C> {
     bench: Arc<Semaphore>,
     votes: Records<Voted>,
     sums: KeptSums,
-    client: Arc<AuditClient>,
     traces: RoundTraces,
     cheat: Option<ValidatorCheat>,
     /// What a cheat waits with.
@@ -109,8 +107,7 @@ struct Loop<C> {
     /// Calls that wait for the account; those that a phase ends for go first.
     calls: VecDeque<Output>,
     sending: Option<Output>,
-    asking: BTreeSet<Asking>,
-    questions: Arc<Semaphore>,
+    questions: Questions<Asking>,
     /// Ballots that routers have, and since when.
     left: BTreeMap<(u64, Address), Instant>,
     /// Asked for each ballot so far: routers take turns.
@@ -130,15 +127,13 @@ pub fn start<C: ChainAccess + Clone>(parts: ValidatorParts<C>) -> ValidatorHandl
         bench: parts.bench,
         votes: parts.votes,
         sums: parts.sums,
-        client: parts.client,
         traces: parts.traces,
         cheat: parts.cheat,
         later: None,
         events,
         calls: VecDeque::new(),
         sending: None,
-        asking: BTreeSet::new(),
-        questions: Arc::new(Semaphore::new(QUESTIONS)),
+        questions: Questions::new(parts.client),
         left: BTreeMap::new(),
         tries: BTreeMap::new(),
     };
@@ -199,7 +194,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 }
                 self.send_next();
             }
-            Event::Asked(what) => drop(self.asking.remove(&what)),
+            Event::Asked(what) => self.questions.ended(&what),
             Event::Left(round, router) => drop(self.left.insert((round, router), Instant::now())),
         }
     }
@@ -401,27 +396,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
     // ---- routers
 
     fn ask(&mut self, what: Asking, router: Address, question: Question) {
-        let watch = self.watch.clone();
-        let reached = move || {
-            let state = watch.state();
-            let reached = state.reached(router);
-            reached.and_then(|at| routers::address(at.endpoint, &at.addresses))
-        };
-        let Some(address) = reached() else {
-            return tracing::warn!(%router, "the registry names no address of this router that can be dialled");
-        };
-        if !self.asking.insert(what.clone()) {
-            return;
-        }
-        let (client, events) = (self.client.clone(), self.events.clone());
-        let questions = self.questions.clone();
-        tokio::spawn(async move {
-            let Ok(_turn) = questions.acquire_owned().await else {
-                return;
-            };
-            let now_at = || reached().unwrap_or_else(|| address.clone());
-            let asked = client.ask_where(address.endpoint, now_at, &question);
-            match asked.await {
+        let (events, asked) = (self.events.clone(), what.clone());
+        let then = move |answer| {
+            match answer {
                 Ok(Answer::Nothing(reason)) => {
                     tracing::debug!(%router, ?what, reason, "a router has nothing");
                 }
@@ -435,7 +412,9 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 }
             }
             let _ = events.send(Event::Asked(what));
-        });
+        };
+        let reached = questions::reached(&self.watch, router);
+        self.questions.ask(asked, router, reached, question, then);
     }
 
     /// Routers under the round take turns: one that keeps ballots back holds nothing up while another gives them.
@@ -446,7 +425,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
         *tries += 1;
         if let Some(router) = routers.get(turn % routers.len().max(1)) {
             let question = Question::Ballot { round, validator };
-            self.ask(Asking::Ballot(round, validator), *router, question);
+            self.ask(Asking::Ballot(round, validator, *router), *router, question);
         }
     }
 
@@ -575,7 +554,7 @@ fn told(what: &Asking, router: Address, answer: Answer) -> Option<Event> {
             subject: *subject,
             kept,
         },
-        (Asking::Ballot(_, validator), Answer::Ballot(voted)) => Input::Ballot {
+        (Asking::Ballot(_, validator, _), Answer::Ballot(voted)) => Input::Ballot {
             validator: *validator,
             voted,
         },

@@ -5,11 +5,16 @@ use super::leaf_file::LeafFile;
 use super::state::{AllotmentKey, ChargedJob, PayoutKey, RouterBook};
 use super::{BookError, Entry};
 use crate::CLASS;
+use crate::audit::sums::POSTS_MAX;
 use crate::roots::{chain_head, pay_root};
 use crate::wire::wire_struct;
 use std::collections::BTreeMap;
 use stoa_crypto::{MerkleTree, debit_leaf, payout_leaf};
 use stoa_types::{Address, Digest, Timestamp, TokenAmount};
+
+/// So many posts after the claimable root the next one is posted again though it says nothing new: validators measure no root more than
+/// [`POSTS_MAX`] posts after it. Half of that leaves time for roots that are cancelled.
+pub const RENEW_AFTER: u64 = POSTS_MAX / 2;
 
 /// Where a batch stands on chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,9 +120,21 @@ impl RouterBook {
         self.batch(newest)?.payout.as_ref()
     }
 
+    /// How many posts after the claimable payout root the next batch is; of the first one where none ever was claimable.
+    pub fn posts_since_claimable(&self) -> u64 {
+        let next = self.batches.len() as u64 + 1;
+        next.saturating_sub(self.claimable.unwrap_or(0))
+    }
+
+    /// Whether a payout root may say nothing new: the claimable one lies far back and none waits to follow it.
+    fn renews(&self) -> bool {
+        self.outstanding.is_empty() && self.posts_since_claimable() >= RENEW_AFTER
+    }
+
     /// The oldest unsealed leaves as the next batch: at most `job_limit` of them. `None` when there is nothing to seal.
     ///
-    /// With a payout root, it covers all sealed batches and this one; it is left out when it would say nothing new. Without one the
+    /// With a payout root, it covers all sealed batches and this one; it is left out when it would say nothing new, but not from
+    /// [`RENEW_AFTER`] posts after the claimable one on. Without one the
     /// newest leaf is held back: a post needs a leaf, and without any the last earnings would wait for the next customer. A root that
     /// the vault would refuse, because allotments were released with charges that nothing covers, is left out.
     pub fn seal(&self, now: Timestamp, job_limit: u32, with_payout: bool) -> Option<Entry> {
@@ -153,9 +170,10 @@ impl RouterBook {
         let payout = with_payout
             .then(|| self.payout_set(&sealed_gross, &sealed_debits))
             .transpose()?;
-        // A root that says nothing new is not posted.
-        let payout =
-            payout.filter(|(gross, set)| !gross.is_zero() && self.newest_payout() != Some(set));
+        let payout = payout.filter(|(gross, set)| {
+            let is_new = !gross.is_zero() && self.newest_payout() != Some(set);
+            is_new || self.renews()
+        });
         let job_root = MerkleTree::new(jobs.iter().map(|job| job.leaf).collect()).root();
         let file = LeafFile {
             router: self.router,

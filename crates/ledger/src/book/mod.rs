@@ -21,7 +21,7 @@ mod plan;
 mod query;
 mod state;
 
-pub use batch::{BatchRecord, PayoutSet, Posted};
+pub use batch::{BatchRecord, PayoutSet, Posted, RENEW_AFTER};
 pub use entry::{ENTRY_VERSION, Entry, ReleaseCause, SealedBatch};
 pub use error::{BookError, CoverError, Imbalance, RestoreError};
 pub use leaf_file::LeafFile;

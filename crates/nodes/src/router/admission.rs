@@ -128,6 +128,9 @@ impl Router {
                 reason: "it drains; running calls end, no new one begins".to_owned(),
             });
         }
+        if let Some(reason) = self.out_of_reach() {
+            return Err(Cause::RouterUnavailable { reason });
+        }
         if !self.stock.knows(&request.model) {
             // What is offered is for the chain to say.
             if !self.chain_reachable {

@@ -158,6 +158,8 @@ pub enum ChainEvent {
         pay_root: Digest,
         /// Its lifetime gross.
         gross: TokenAmount,
+        /// Block in which it did.
+        block: u64,
     },
     /// A verdict says that nobody owes this job.
     JobReversed {

@@ -4,13 +4,16 @@
 //! vault's number of posts first), so a crash anywhere posts neither twice nor never.
 
 use super::{After, ChainCall, ChainEvent, Keeping, Output, Router};
-use stoa_ledger::book::{BookError, Entry, SealRule};
-use stoa_types::{Address, Digest, Millis, Timestamp};
+use stoa_ledger::audit::sums::POSTS_MAX;
+use stoa_ledger::book::{BookError, Entry, RENEW_AFTER, SealRule};
+use stoa_types::{Address, Digest, Millis, Timestamp, TokenAmount};
 
 /// A chain call without its event is asked for again after this.
 const RETRY: Millis = Millis::from_secs(10);
 /// Block time and our clock may differ by this much before a call is sent too early.
 const CLOCK_MARGIN: Millis = Millis::from_secs(1);
+/// A claimable root that lies further back each time is warned of once in so many posts.
+const WARN_EVERY: u64 = 16;
 
 impl Router {
     /// Seals what is due, takes over what came too late, and asks for the next chain call.
@@ -22,6 +25,7 @@ impl Router {
         if self.book.next_post().is_none()
             && let Some(entry) = self.book.seal_due(now, &self.seal_rule())
         {
+            self.warn_of_distance(outputs);
             self.journal(entry, After::Post, outputs);
         }
         if let Some(batch) = self.book.unpostable_payout() {
@@ -36,6 +40,34 @@ impl Router {
             self.journal(Entry::PayoutVoided { pay_root }, After::Post, outputs);
         }
         self.ask_next(now, outputs);
+    }
+
+    /// Says in time that no payout root becomes claimable any more, and why calls will end.
+    fn warn_of_distance(&self, outputs: &mut Vec<Output>) {
+        let posts = self.book.posts_since_claimable();
+        if posts > RENEW_AFTER && posts.is_multiple_of(WARN_EVERY) {
+            let text = format!(
+                "no payout root became claimable for {posts} posts, and after {POSTS_MAX} none can any more: this router then takes no calls. \
+                 Verdicts cancelled its roots, or the vault does not cover its totals; the log says which"
+            );
+            outputs.push(Output::Warn { job: None, text });
+        }
+    }
+
+    /// Why no new calls are taken, where the claimable root lies so far back that validators would let no root of theirs stand.
+    pub(super) fn out_of_reach(&self) -> Option<String> {
+        if self.book.posts_since_claimable() <= POSTS_MAX {
+            return None;
+        }
+        let waits = self.book.outstanding_payouts().next().is_some();
+        let next = if waits {
+            "the one that waits for its window is the last that can: calls are taken again once it is claimable"
+        } else {
+            "no later one can, and what it served would be paid to nobody. Its operator has to begin anew under another key"
+        };
+        Some(format!(
+            "no payout root of this router became claimable for {POSTS_MAX} posts; {next}"
+        ))
     }
 
     /// Takes reversed charges out of the totals, and keeps payout roots that still hold them from being posted.
@@ -164,13 +196,26 @@ impl Router {
             Told::Entry(entry) => entry,
             Told::Voided(pay_root, block) => match self.book.pending_at(pay_root, block) {
                 Some(_) => {
+                    let posts = self.book.posts_since_claimable();
                     outputs.push(Output::Warn { job: None, text: format!(
-                        "payout root {pay_root} was cancelled by a verdict: on a job that it pays, or on its batch; what is not reversed enters the next one"
+                        "payout root {pay_root} was cancelled by a verdict: on a job that it pays, or on its batch; what is not reversed enters the \
+                         next one, which is {posts} posts after the claimable one and can stand up to {POSTS_MAX}"
                     ) });
                     Entry::PayoutVoided { pay_root }
                 }
                 None => return,
             },
+            Told::Promoted(pay_root, gross, block) => {
+                // An equal root that was posted later is not meant: this one is told again.
+                let later = self.book.outstanding_payouts().any(|batch| {
+                    batch.sealed.pay_root == pay_root
+                        && batch.posted.is_some_and(|posted| posted.block > block)
+                });
+                if later {
+                    return;
+                }
+                Entry::PayoutPromoted { pay_root, gross }
+            }
         };
         if self.book.knows(&entry) {
             return;
@@ -256,6 +301,8 @@ enum Told {
     Entry(Entry),
     /// A payout root was cancelled in this block: which batch's depends on the book.
     Voided(Digest, u64),
+    /// A payout root of this gross became claimable in this block.
+    Promoted(Digest, TokenAmount, u64),
 }
 
 fn entry(event: ChainEvent) -> Told {
@@ -294,7 +341,11 @@ fn entry(event: ChainEvent) -> Told {
             block,
             at,
         },
-        ChainEvent::PayoutPromoted { pay_root, gross } => Entry::PayoutPromoted { pay_root, gross },
+        ChainEvent::PayoutPromoted {
+            pay_root,
+            gross,
+            block,
+        } => return Told::Promoted(pay_root, gross, block),
         ChainEvent::JobReversed { job } => Entry::JobReversed { job },
         ChainEvent::AuditsOver { .. }
         | ChainEvent::ProviderRated { .. }

@@ -97,19 +97,25 @@ impl RouterBook {
     ) -> Result<Change, BookError> {
         // Also those that later ones have replaced: events may be told again.
         let past = self.claimable.unwrap_or(0);
-        let promoted = self.batches.iter().rev().any(|batch| {
-            batch.sealed.index <= past && !batch.voided && batch.sealed.pay_root == pay_root
-        });
-        if promoted && pay_root != Digest::ZERO {
-            return Err(BookError::AlreadyPromoted { pay_root });
-        }
-        let batch = self
+        let promoted = || {
+            self.batches.iter().rev().any(|batch| {
+                batch.sealed.index <= past && !batch.voided && batch.sealed.pay_root == pay_root
+            })
+        };
+        // First the one that waits: a root that says nothing new has the value of one that was promoted.
+        let waits = self
             .outstanding_batch(pay_root)
             .filter(|(position, batch)| {
                 *position == 0 && batch.posted.is_some() && batch.sealed.gross == gross
             })
-            .map(|(_, batch)| batch)
-            .ok_or(BookError::NotPending { pay_root })?;
+            .map(|(_, batch)| batch);
+        let batch = match waits {
+            Some(batch) => batch,
+            None if pay_root != Digest::ZERO && promoted() => {
+                return Err(BookError::AlreadyPromoted { pay_root });
+            }
+            None => return Err(BookError::NotPending { pay_root }),
+        };
         Ok(Change {
             outstanding: Some(self.outstanding[1..].to_vec()),
             claimable: Some(batch.sealed.index),
