@@ -222,48 +222,82 @@ fn paid_call(work: &Path, python: &Path) -> Outcome {
 }
 
 /// llama.cpp's own server on the default model's file, and providers that serve through it: calls, receipts, the doctor's word, what
-/// Stoa adds to it, and the error when it is gone.
+/// Stoa adds to it, and the error when it is gone. Then what it adds where a token costs eight times as much.
 fn upstream(work: &Path, python: &Path) -> Outcome {
     let model = root().join("models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+    served(&model, python, |server, url| {
+        through(server, url, work, python)
+    })?;
+    let deeper = work.join("deeper.gguf");
+    let mut make = Command::new(python);
+    make.arg(root().join("tests/e2e/deeper_model.py"));
+    run_command(make.arg(&model).arg(&deeper).arg("8"))?;
+    served(&deeper, python, |_, url| {
+        let data = work.join("upstream-deeper");
+        let network = Network::start(&data, &upstream_options(url))?;
+        added(
+            python,
+            url,
+            &network,
+            "deeper",
+            ["20", "8", "2", "200", "1"],
+        )?;
+        network.interrupt()
+    })
+}
+
+/// Runs llama.cpp's server beside a test.
+fn served(model: &Path, python: &Path, test: impl FnOnce(&mut Child, &str) -> Outcome) -> Outcome {
     let mut server = Command::new(python)
         .arg(root().join("tests/e2e/llama_server.py"))
-        .arg(&model)
+        .arg(model)
         .arg("8")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("llama.cpp's server did not start: {e}"))?;
-    let result = through(&mut server, work, python);
+    let mut url = String::new();
+    let out = server.stdout.take().ok_or("no standard output")?;
+    let read = BufReader::new(out).read_line(&mut url);
+    let result = read
+        .map_err(|e| e.to_string())
+        .and_then(|_| test(&mut server, url.trim()));
     let _ = server.kill();
     let _ = server.wait();
     result
 }
 
-/// Its file's name without the ending: how a path on the provider's machine is offered.
-const UPSTREAM_MODEL: &str = "stoa-tiny.Q8_0";
-
-fn through(server: &mut Child, work: &Path, python: &Path) -> Outcome {
-    let mut url = String::new();
-    let out = server.stdout.take().ok_or("no standard output")?;
-    BufReader::new(out)
-        .read_line(&mut url)
-        .map_err(|e| e.to_string())?;
-    let url = url.trim();
-    let data = work.join("upstream");
-    let doctor = json(&data, &["doctor", "--upstream", url])?;
-    if doctor["upstream"]["server"] != "llama.cpp" || doctor["upstream"]["conforms"] != true {
-        return Err(format!("the doctor does not know llama.cpp: {doctor}"));
-    }
-    let options = [
+fn upstream_options(url: &str) -> [&str; 6] {
+    [
         "--batch-seconds",
         "2",
         "--providers",
         "2",
         "--upstream",
         url,
-    ];
-    let network = Network::start(&data, &options)?;
+    ]
+}
+
+/// Prints what Stoa adds to the server.
+fn added(python: &Path, url: &str, network: &Network, model: &str, amount: [&str; 5]) -> Outcome {
+    let mut bench = Command::new(python);
+    bench.arg(root().join("tests/e2e/upstream_bench.py"));
+    bench.args([url, model, network.text("api"), network.text("key"), model]);
+    print!("upstream, {model}: {}", run_command(bench.args(amount))?);
+    Ok(())
+}
+
+/// Its file's name without the ending: how a path on the provider's machine is offered.
+const UPSTREAM_MODEL: &str = "stoa-tiny.Q8_0";
+
+fn through(server: &mut Child, url: &str, work: &Path, python: &Path) -> Outcome {
+    let data = work.join("upstream");
+    let doctor = json(&data, &["doctor", "--upstream", url])?;
+    if doctor["upstream"]["server"] != "llama.cpp" || doctor["upstream"]["conforms"] != true {
+        return Err(format!("the doctor does not know llama.cpp: {doctor}"));
+    }
+    let network = Network::start(&data, &upstream_options(url))?;
     let script = |name: &str| root().join("tests/e2e").join(name);
     let called = run_command(
         Command::new(python)
@@ -283,13 +317,8 @@ fn through(server: &mut Child, work: &Path, python: &Path) -> Outcome {
             "a receipt of tier none is not told as one:\n{report}"
         ));
     }
-    let mut bench = Command::new(python);
-    let stoa_side = [network.text("api"), network.text("key"), UPSTREAM_MODEL];
-    bench
-        .arg(script("upstream_bench.py"))
-        .args([url, UPSTREAM_MODEL]);
-    bench.args(stoa_side).args(["40", "8", "2", "200", "5"]);
-    print!("upstream: {}", run_command(&mut bench)?);
+    let amount = ["40", "8", "2", "200", "5"];
+    added(python, url, &network, UPSTREAM_MODEL, amount)?;
     server.kill().map_err(|e| e.to_string())?;
     server.wait().map_err(|e| e.to_string())?;
     match command(&data, &ask) {
