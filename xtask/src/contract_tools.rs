@@ -21,7 +21,7 @@ const HALMOS: [&str; 10] = [
     "--default-bytes-lengths",
     "65",
     "--solver-timeout-assertion",
-    "120s",
+    "900s",
     "--solver-command",
 ];
 

@@ -63,6 +63,12 @@ contract OpenVault is PaymentVault {
         return _routers[router].posted.posts();
     }
 
+    /// @notice As stored: `pendingOf` hides a gross without a time.
+    function pendingWords(address router) external view returns (uint64, uint128) {
+        PostRecord posted = _routers[router].posted;
+        return (posted.pendingAt(), posted.pendingGross());
+    }
+
     function liveOf(address developer, address router) external view returns (Allotment memory) {
         return _allotments[developer][router];
     }

@@ -64,6 +64,8 @@ contract VaultProofs is Proofs {
         vm.assume(b.debitedTotal <= b.capTotal - b.releasedTotal);
         if (b.live) vm.assume(uint256(b.debitedTotal) + b.cap - b.debited <= uint256(b.capTotal) - b.releasedTotal);
         vm.assume(b.claimed <= b.claimedGross);
+        if (b.pendingAt == 0) vm.assume(b.pendingGross == 0); // kept by any call: check_M11_no_call_leaves_a_gross_without_a_root
+        vm.assume(b.posts < type(uint40).max); // a million years of posts
         vault.put(DEV, ROUTER, PROVIDER, b);
         uint256 held = sums().accounted;
         vm.assume(held <= vault.MAX_HELD());
@@ -236,6 +238,14 @@ contract VaultProofs is Proofs {
         try vault.postBatch(bytes32("jobs"), 1, root, gross, bytes32("content")) {} catch { return; }
         (, uint128 pending,) = vault.pendingOf(ROUTER);
         assert(pending == gross && gross <= b.capTotal - b.releasedTotal);
+    }
+
+    /// @notice What the packed record relies on where it writes a new pending root over the old one.
+    function check_M11_no_call_leaves_a_gross_without_a_root(Book calldata b, uint40 time, address caller) external {
+        arrange(b, time);
+        if (!anyCall(caller)) return;
+        (uint64 since, uint128 gross) = vault.pendingWords(ROUTER);
+        assert(since != 0 || gross == 0);
     }
 
     /// @notice The first claim is cut to what is debited and marks no more than it pays; once `more` is debited, the next claim of the
