@@ -29,6 +29,9 @@ contract AuditRounds is IAuditRounds {
     /// @notice Rounds that wait for a plant after it was stored. One that is not named by then is forgotten: it can still be named, and no
     /// round waits for it.
     uint64 public constant PLANT_ROUNDS = 32;
+    /// @notice A router without stake keeps its seat while its next payout root could move as much as this, in units of the payment token: what
+    /// its allotments hold, and what was debited and nobody claimed. Less is not worth a seat that dust would hold for ever.
+    uint128 public constant KEEPS_SEAT = 1e6;
     uint256 private constant VOTES = 2;
 
     /// @notice Where stake stands.
@@ -167,8 +170,11 @@ contract AuditRounds is IAuditRounds {
     /// @inheritdoc IAuditRounds
     function strike(address router) external {
         (uint64 posts,) = VAULT.head(router);
+        (uint128 allotted, uint128 released,, uint128 claimed) = VAULT.totals(router);
         bool covered = posts <= _snapshots[lastRoundOf[router]][router].posts;
-        if (STAKES.isActive(Roles.ROUTER, router) || !covered) revert Errors.StillSeated(router);
+        // What it posts without a seat nobody judges.
+        bool leaves = covered && allotted - released - claimed < KEEPS_SEAT;
+        if (STAKES.isActive(Roles.ROUTER, router) || !leaves) revert Errors.StillSeated(router);
         if (!_giveSeat(_routers, router)) revert Errors.NotSeated(router);
         emit Events.Struck(router);
     }

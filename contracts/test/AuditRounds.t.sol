@@ -190,6 +190,41 @@ contract AuditRoundsTest is AuditMarket {
         vm.assertEq(rounds.routers().length, 0);
     }
 
+    function test_a_router_that_could_still_move_money_keeps_its_seat_without_stake() public {
+        address developer = named("developer");
+        allot(developer, router, 1e6);
+        vm.prank(router);
+        stakes.requestUnbond(2, STAKE);
+        expect(abi.encodeWithSelector(Errors.StillSeated.selector, router));
+        rounds.strike(router);
+        address payee = named("payee");
+        register(payee, payee);
+        (bytes32 pays, bytes32 debits) = settleOne(router, payee, developer, 1e6);
+        draw();
+        vault.syncDebits(router, pays, debits, entry(developer, 1, 1e6));
+        // Another root could still give what is not claimed to somebody else.
+        expect(abi.encodeWithSelector(Errors.StillSeated.selector, router));
+        rounds.strike(router);
+        vault.claim(router, payee, 1, 1e6, pays, debits, new bytes32[](0));
+        rounds.strike(router);
+        vm.assertEq(rounds.routers().length, 0);
+    }
+
+    function test_what_was_released_and_dust_hold_no_seat() public {
+        allot(named("developer"), router, 1e9);
+        allot(named("stranger"), router, 1e6 - 1);
+        vm.prank(router);
+        stakes.requestUnbond(2, STAKE);
+        vm.prank(named("developer"));
+        vault.revoke(router);
+        vm.warp(block.timestamp + NOTICE + SETTLE_DELAY);
+        expect(abi.encodeWithSelector(Errors.StillSeated.selector, router));
+        rounds.strike(router);
+        vault.release(named("developer"), router);
+        rounds.strike(router);
+        vm.assertEq(rounds.routers().length, 0);
+    }
+
     function test_no_chain_changes_while_preimages_are_revealed() public {
         opened();
         bytes memory refused = abi.encodeWithSelector(Errors.RevealRunning.selector, 1);

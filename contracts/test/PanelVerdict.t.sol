@@ -220,6 +220,18 @@ contract PanelVerdictTest is AuditMarket {
         vm.assertEq(stakeOf(2, router), STAKE * 95 / 100 * 85 / 100);
     }
 
+    function test_a_router_that_lost_its_whole_stake_is_ruled_on_and_its_root_cancelled() public {
+        allot(named("developer"), router, 1e6);
+        (uint8 outcome, bool isPending) = batchOf(1, PAY, [BAD_SUMS, BAD_SUMS, BAD_SUMS]);
+        vm.assertEq(stakeOf(2, router), 0);
+        (bool left,) = address(rounds).call(abi.encodeCall(rounds.strike, (router)));
+        vm.assertTrue(!left && !isPending, "keeps its seat");
+        (outcome, isPending) = batchOf(2, keccak256("another"), [BAD_SUMS, BAD_SUMS, BAD_SUMS]);
+        vm.assertTrue(outcome == BAD_SUMS && !isPending, "void");
+        (outcome, isPending) = batchOf(3, PAY, [WITHHELD, WITHHELD, WITHHELD]);
+        vm.assertTrue(outcome == WITHHELD && !isPending, "void too");
+    }
+
     function test_one_vote_on_a_batch_decides_nothing() public {
         (uint64 round, bytes32 subject) = batch([WITHHELD, GOOD, UNABLE]);
         expect(abi.encodeWithSelector(Errors.NoMajority.selector, 2));

@@ -94,7 +94,8 @@ interface IAuditRounds {
     /// @notice Anyone gives a staked router its seat: from then on its posts are audited.
     function enrol(address router) external;
 
-    /// @notice Anyone takes the seat of a router that does not hold its stake and has no posts that no round covers.
+    /// @notice Anyone takes the seat of a router that does not hold its stake, has no posts that no round covers, and next to nothing left that
+    /// a payout root could move: without a seat nobody judges what it posts.
     function strike(address router) external;
 
     /// @notice Anyone opens the next round, once the one before is drawn and a router with a seat has posted since.

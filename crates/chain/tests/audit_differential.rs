@@ -27,7 +27,9 @@ use stoa_chain::{
 use stoa_crypto::{MerkleTree, SecretKey, keccak256, receipt_digest, receipt_leaf};
 use stoa_ledger::audit::ballot::{Ballot, Verdict};
 use stoa_ledger::audit::place::{Place, PlaceError, Post};
-use stoa_ledger::audit::rounds::{AuditRounds, Block, Phase, RoundsError, RoundsParams};
+use stoa_ledger::audit::rounds::{
+    AuditRounds, Block, KEEPS_SEAT, Phase, RoundsError, RoundsParams,
+};
 use stoa_ledger::audit::standing::Sampling;
 use stoa_ledger::audit::verdict::{
     Evidence, Market, PanelVerdict, VerdictError, VerdictEvent, VerdictParams, Vote,
@@ -140,6 +142,7 @@ type Reverted = Vec<u8>;
 struct Evm {
     inner: MainnetEvm<MainnetContext<InMemoryDB>>,
     stoa: Address,
+    dollar: Address,
     stakes: Address,
     vault: Address,
     rounds: Address,
@@ -172,6 +175,7 @@ impl Evm {
         let mut evm = Self {
             inner: start(CacheDB::new(EmptyDB::new())),
             stoa: Address::ZERO,
+            dollar: Address::ZERO,
             stakes: Address::ZERO,
             vault: Address::ZERO,
             rounds: Address::ZERO,
@@ -180,7 +184,7 @@ impl Evm {
         };
         evm.set_block(START, 1);
         let admin = evm_address(who("admin"));
-        let dollar = evm.create(&TestDollar::BYTECODE, Vec::new());
+        evm.dollar = evm.create(&TestDollar::BYTECODE, Vec::new());
         let arguments = StoaToken::constructorCall::new((admin,)).abi_encode();
         evm.stoa = evm.create(&StoaToken::BYTECODE, arguments);
         let registry = evm.create(&ProviderRegistry::BYTECODE, Vec::new());
@@ -192,7 +196,7 @@ impl Evm {
         ));
         evm.stakes = evm.create(&S::BYTECODE, stakes.abi_encode());
         let vault = P::constructorCall::new((
-            evm_address(dollar),
+            evm_address(evm.dollar),
             evm_address(registry),
             contract_vault_params(),
             admin,
@@ -689,9 +693,11 @@ impl World {
             succeeded: BTreeMap::new(),
         };
         world.pass(1);
-        for router in ["router", "second router"] {
+        let kept = KEEPS_SEAT.units();
+        for (router, cap) in [("router", kept), ("second router", kept - 1)] {
             world.stake(Role::Router, who(router), STAKE);
             world.enrol(who(router));
+            world.allot(who(router), cap);
         }
         for n in 0..2 {
             world.stake(Role::Provider, provider(n).address(), STAKE);
@@ -767,6 +773,38 @@ impl World {
         };
         let to = self.evm.stakes;
         self.evm.send(who, to, &call).expect("stakes");
+    }
+
+    /// A developer with `cap` in the vault allots it.
+    fn allot(&mut self, router: Address, cap: u128) {
+        let (developer, expiry) = (who("developer"), self.now + 1_000);
+        let (dollar, to) = (self.evm.dollar, self.evm.vault);
+        let (vault, amount) = (&mut self.model.vault, TokenAmount::from_units(cap));
+        vault
+            .deposit(developer, developer, amount)
+            .expect("deposits");
+        let done = vault.allot(developer, router, amount, expiry, self.now);
+        done.expect("allots");
+        let mint = TestDollar::mintCall {
+            to: evm_address(developer),
+            amount: U256::from(cap),
+        };
+        self.evm.send(developer, dollar, &mint).expect("mints");
+        let approve = TestDollar::approveCall {
+            spender: evm_address(to),
+            value: U256::from(cap),
+        };
+        self.evm
+            .send(developer, dollar, &approve)
+            .expect("approves");
+        let deposit = P::depositCall { amount: cap };
+        self.evm.send(developer, to, &deposit).expect("deposits");
+        let allot = P::allotCall {
+            router: evm_address(router),
+            cap,
+            expiry,
+        };
+        self.evm.send(developer, to, &allot).expect("allots");
     }
 
     fn unbond(&mut self, role: Role, who: Address) {

@@ -33,6 +33,7 @@ each! {
     router_that_shows_no_older_leaf_file_is_paid_nothing_and_pays_for_it: WithholdBase,
     router_that_keeps_a_reversed_charge_loses_its_stake: KeepReversed,
     router_that_serves_a_developer_beyond_its_allotment_loses_its_stake: OverIssue,
+    router_that_leaves_its_seat_before_it_posts_a_wrong_root_loses_its_stake: LeaveAndPost,
     router_that_serves_two_of_three_costs_the_third_nothing: ServeSome,
     copied_verdict_earns_nothing: Copy,
     sleeping_validator_pays_and_holds_up_nobody: Sleep,
@@ -109,6 +110,7 @@ fn routers_whose_sums_are_wrong_are_found_out_by_their_sums() {
         Cheat::DropPay,
         Cheat::KeepReversed,
         Cheat::OverIssue,
+        Cheat::LeaveAndPost,
     ] {
         let bad: u64 = (0..SEEDS)
             .map(|seed| run_audits(seed, cheat).map_or(0, |o| o.bad_sums))

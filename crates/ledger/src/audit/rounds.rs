@@ -5,11 +5,14 @@ use super::{MAX_SEATS, PANEL, VOTES, hash, panel::panel};
 use crate::stake::{Role, StakeError, StakeRegistry};
 use crate::vault::{RouterTotals, Vault};
 use std::collections::{BTreeMap, BTreeSet};
-use stoa_types::{Address, Digest, JobId};
+use stoa_types::{Address, Digest, JobId, TokenAmount};
 
 /// Rounds that wait for a plant after it was stored. One that is not named by then is forgotten: it can still be named, and no round waits
 /// for it.
 pub const PLANT_ROUNDS: u64 = 32;
+
+/// A router without stake keeps its seat while its next payout root could move as much as this.
+pub const KEEPS_SEAT: TokenAmount = TokenAmount::from_units(1_000_000);
 
 /// Times of a round in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -455,7 +458,8 @@ impl AuditRounds {
         take_seat(&mut self.routers, stakes, Role::Router, router)
     }
 
-    /// Anyone takes the seat of a router that lost its stake and has nothing posted that no round covers.
+    /// Anyone takes the seat of a router that lost its stake, has nothing posted that no round covers and next to nothing left that a payout
+    /// root could move: without a seat nobody judges what it posts.
     pub fn strike(
         &mut self,
         stakes: &StakeRegistry,
@@ -463,8 +467,9 @@ impl AuditRounds {
         router: Address,
     ) -> Result<(), RoundsError> {
         let covered = self.last_of(router).posts;
-        let posts = vault.totals(router).posts;
-        if stakes.is_active(Role::Router, router)? || posts > covered {
+        let totals = vault.totals(router);
+        let leaves = totals.posts <= covered && movable(&totals) < KEEPS_SEAT;
+        if stakes.is_active(Role::Router, router)? || !leaves {
             return Err(RoundsError::StillSeated { who: router });
         }
         give_seat(&mut self.routers, router)
@@ -774,6 +779,13 @@ fn fix(round: &mut Round, block_hash: Digest) {
 fn drawn(r: &mut Round, round: u64, now: u64) {
     r.beacon = hash::beacon(round, r.block_hash, r.mix);
     r.drawn_at = now;
+}
+
+/// What the next payout root of a router could move: what its allotments hold, and what was debited and nobody claimed.
+fn movable(totals: &RouterTotals) -> TokenAmount {
+    let held = totals.cap_total.checked_sub(totals.released_total);
+    let left = held.and_then(|held| held.checked_sub(totals.claimed_gross));
+    left.expect("a vault releases and pays what was allotted, once")
 }
 
 fn taken(totals: &RouterTotals, previous: u64) -> Snapshot {

@@ -33,6 +33,9 @@ pub enum Cheat {
     KeepReversed,
     /// A router ignores what a developer allotted, and serves it beyond that.
     OverIssue,
+    /// A router takes its stake and asks for its seat to be taken as soon as a round covers all it posted, and only then posts roots that credit
+    /// itself with more than it did.
+    LeaveAndPost,
     /// A router serves two of three validators: it does what it must, and the third must not pay for it.
     ServeSome,
     /// A validator commits to the ballot of another.
@@ -49,7 +52,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All that a small schedule without plants shows.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Nobody,
         Self::SwapModel,
         Self::AlterOutput,
@@ -64,6 +67,7 @@ impl Cheat {
         Self::WithholdBase,
         Self::KeepReversed,
         Self::OverIssue,
+        Self::LeaveAndPost,
         Self::ServeSome,
         Self::Copy,
         Self::Sleep,
@@ -90,7 +94,10 @@ impl Cheat {
 
     /// Whether a router posts other payout roots than those in its books.
     pub(super) const fn is_falsifier(self) -> bool {
-        matches!(self, Self::OverpaySelf | Self::DropPay | Self::WithholdBase)
+        matches!(
+            self,
+            Self::OverpaySelf | Self::DropPay | Self::WithholdBase | Self::LeaveAndPost
+        )
     }
 
     /// Whether a router posts what its books do not hold.

@@ -75,6 +75,9 @@ impl World {
                 self.restart(n);
             }
         }
+        if self.cheat == Cheat::LeaveAndPost {
+            self.leave();
+        }
         let (least, most) = self.plan.jobs;
         let count = self.rng.between(least, most);
         let mut receipts: Vec<_> = (0..count).map(|_| self.job(last)).collect();
@@ -133,6 +136,22 @@ impl World {
         self.land()
     }
 
+    /// The router takes its stake and has its seat taken, if it can, once nothing of what it posted is left to be covered.
+    fn leave(&mut self) {
+        let posts = self.posts.len() as u64;
+        if posts == 0 || self.rounds.last_of(router()).posts < posts {
+            return;
+        }
+        let active = self.stakes.stake_of(Role::Router, router()).active;
+        let now = self.now;
+        self.left |= self
+            .stakes
+            .request_unbond(Role::Router, router(), active, now)
+            .is_ok();
+        let struck = self.rounds.strike(&self.stakes, &self.vault, router());
+        self.dirty |= struck.is_ok();
+    }
+
     /// Posts what has been under way for long enough.
     pub(super) fn land(&mut self) -> Result<(), String> {
         let up = self.away.chain_is_up(self.now);
@@ -175,7 +194,8 @@ impl World {
             Cheat::WithholdBase if self.claimable == 0 && self.pending == 0 => {
                 return Ok((sealed, file));
             }
-            Cheat::OverpaySelf | Cheat::WithholdBase => {
+            Cheat::LeaveAndPost if !self.left => return Ok((sealed, file)),
+            Cheat::OverpaySelf | Cheat::WithholdBase | Cheat::LeaveAndPost => {
                 let more = units(5);
                 set.providers.insert((router(), 1), more);
                 let debit = set.debits.entry((developer(), 1)).or_default();

@@ -204,6 +204,8 @@ struct World {
     /// Number of the first post whose payout root was wrong by its router's doing, and all those roots.
     first_bad_root: Option<u64>,
     bad_roots: BTreeSet<Digest>,
+    /// The router has taken its stake.
+    left: bool,
     /// What was allotted to the router.
     caps: Caps,
     /// What each post holds.
@@ -375,6 +377,7 @@ impl World {
             falsified: BTreeMap::new(),
             first_bad_root: None,
             bad_roots: BTreeSet::new(),
+            left: false,
             caps: Caps::default(),
             leaves: Vec::new(),
             orders: BTreeMap::new(),
