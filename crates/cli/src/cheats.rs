@@ -20,7 +20,7 @@ pub enum Cheat {
     AlterOutput,
     /// The first provider counts more prompt tokens than there are.
     Overcount,
-    /// The first provider takes orders, delivers nothing, and answers nobody who claims that.
+    /// The first provider takes two orders, delivers nothing, goes away, and answers nobody who claims that.
     NoDelivery,
     /// The router posts charges one unit above what counts and prices give.
     Overcharge,
@@ -87,7 +87,7 @@ pub enum ProviderCheat {
     AlterOutput,
     /// It counts more prompt tokens than there are.
     Overcount,
-    /// It takes orders, delivers nothing, and answers nobody who claims that.
+    /// It takes two orders, delivers nothing, goes away, and answers nobody who claims that.
     NoDelivery,
 }
 

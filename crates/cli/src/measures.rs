@@ -63,7 +63,7 @@ pub const METRICS: &[Metric] = &[
     metric(Histogram, "stoa_router_call_seconds", Seconds, "", "From the call's arrival to its receipt, of delivered calls."),
     metric(Counter, "stoa_router_failovers_total", Count, "", "Attempts that another provider took over, of delivered calls."),
     metric(Counter, "stoa_router_undelivered_total", Count, "", "Orders that a provider took and did not deliver; nothing is billed for them."),
-    metric(Counter, "stoa_claims_total", Count, "call, outcome", "Claims of non-delivery by what this process did: `claim`, `answer` or `punish`; outcome `done`, `failed` (looked at again), `no_deposit` or `nothing_to_show`."),
+    metric(Counter, "stoa_claims_total", Count, "call, outcome", "Claims of non-delivery by what this process did: `claim`, `answer`, `punish` or `take_back`; outcome `done`, `failed` (looked at again) or `no_deposit`."),
     metric(Counter, "stoa_router_tokens_total", Count, "kind", "Tokens of delivered calls: `input` and `output`."),
     metric(Counter, "stoa_router_charged_units_total", Count, "", "Charged for delivered calls, in smallest units of the payment token."),
     metric(Counter, "stoa_router_spend_alerts_total", Count, "percent", "API keys that spent this share of their limit; the log names them."),

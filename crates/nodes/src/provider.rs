@@ -7,14 +7,14 @@
 //! counts from somebody else's server while it runs ([`Counted`]); they can only lower what is claimed.
 
 use crate::message::{Dispatch, Final, Hello, ModelOffer, RefusalReason, ToProvider, ToRouter};
-use crate::receipts::{Facts, expected_receipt};
+use crate::receipts::{Facts, OrderName, expected_receipt, nothing_delivered};
 use crate::work::Work;
 use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::fees::{self, Usage};
 use stoa_types::{
-    Acceptance, Address, Digest, FinishReason, Hardware, JobId, Millis, Region, SignedAcceptance,
-    SignedReceipt, Ticket, Tier, Timestamp,
+    Acceptance, Address, Digest, FinishReason, Hardware, JobId, Millis, Receipt, Region, Signature,
+    SignedAcceptance, SignedReceipt, Ticket, Tier, Timestamp,
 };
 use stoa_verify::{Content, ToolCall, check_signatures};
 
@@ -37,7 +37,15 @@ pub struct ProviderConfig {
     pub slots: u32,
     /// Models with prices.
     pub offers: Vec<ModelOffer>,
+    /// How long a ticket of this network lives at most.
+    pub ticket_life: Millis,
 }
+
+/// How far clocks may be apart: a deadline beyond the life of a ticket and this is nobody's clock.
+const CLOCKS: Millis = Millis::from_secs(600);
+
+/// Attempts that are remembered: a router that orders and cancels faster than this is refused until tickets end.
+const SEEN_MAX: usize = 100_000;
 
 /// How long after its ticket's deadline an unanswered receipt is still offered to a router that comes back.
 const OFFER_KEPT: Millis = Millis::from_secs(3600);
@@ -141,6 +149,10 @@ pub enum Output {
     Run(Attempt),
     /// Stop and forget it.
     Stop(Attempt),
+    /// It is about to give its word: keep what was ordered, until there is something to show for it.
+    Took(Box<Taken>),
+    /// Keep this in place of the order: with it a claim of non-delivery is answered.
+    Owes(Box<Shown>),
     /// Keep durably: both signatures are there and the work can be claimed.
     Earned(Box<SignedReceipt>),
     /// Something for the operator's log.
@@ -152,9 +164,35 @@ pub enum Output {
     },
 }
 
+/// An order that a provider takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// What was ordered.
+    pub ticket: Ticket,
+    /// Digest of the ticket.
+    pub order: Digest,
+    /// When it was taken.
+    pub accepted_at: Timestamp,
+    /// What is to be computed.
+    pub work: Work,
+}
+
+/// What a provider has to show for an order that it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What was ordered.
+    pub ticket: Ticket,
+    /// What came of it; its ticket's digest is the order's.
+    pub receipt: Receipt,
+    /// The provider's signature.
+    pub signature: Signature,
+}
+
 #[derive(Debug, Clone)]
 struct Running {
     ticket: Ticket,
+    /// What was ordered, until it is taken.
+    work: Option<Work>,
     facts: Facts,
     /// Prompt tokens that the ticket was accepted with.
     accepted_units: u64,
@@ -197,6 +235,8 @@ pub struct Provider {
     config: ProviderConfig,
     attempts: BTreeMap<Attempt, Running>,
     offered: BTreeMap<Attempt, Final>,
+    /// Attempts that it looked at, and until when: of each it takes one ticket, or work for one could be given out as the other's.
+    seen: BTreeMap<Attempt, Timestamp>,
     draining: bool,
     connected: bool,
 }
@@ -208,6 +248,7 @@ impl Provider {
             config,
             attempts: BTreeMap::new(),
             offered: BTreeMap::new(),
+            seen: BTreeMap::new(),
             draining: false,
             connected: false,
         }
@@ -250,7 +291,7 @@ impl Provider {
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
         match input {
             Input::Connected => self.on_connected(),
-            Input::Disconnected => self.on_disconnected(),
+            Input::Disconnected => self.on_disconnected(now),
             Input::Router(ToProvider::Dispatch(dispatch)) => self.on_dispatch(*dispatch, now),
             Input::Router(ToProvider::Cancel {
                 job,
@@ -295,7 +336,29 @@ impl Provider {
         outputs
     }
 
-    fn on_disconnected(&mut self) -> Vec<Output> {
+    /// Ends an attempt. Where it gave its word and has nothing to show, it signs that: whatever is claimed of it later can be answered.
+    fn let_go(&mut self, attempt: Attempt, now: Timestamp) -> Option<Output> {
+        self.offered.remove(&attempt);
+        let running = self.attempts.remove(&attempt)?;
+        if running.phase != Phase::Generating {
+            return None;
+        }
+        let domain = &self.config.domain;
+        let order = OrderName::of(domain, &running.ticket);
+        let receipt = nothing_delivered(domain, self.config.profile_hash, &order, now);
+        Some(self.owes(running.ticket, receipt))
+    }
+
+    fn owes(&self, ticket: Ticket, receipt: Receipt) -> Output {
+        let signature = self.config.key.sign(receipt_digest(&receipt));
+        Output::Owes(Box::new(Shown {
+            ticket,
+            receipt,
+            signature,
+        }))
+    }
+
+    fn on_disconnected(&mut self, now: Timestamp) -> Vec<Output> {
         self.connected = false;
         let running: Vec<_> = self
             .attempts
@@ -305,9 +368,9 @@ impl Provider {
             .collect();
         running
             .into_iter()
-            .map(|attempt| {
-                self.attempts.remove(&attempt);
-                Output::Stop(attempt)
+            .flat_map(|attempt| {
+                let owes = self.let_go(attempt, now);
+                [Output::Stop(attempt)].into_iter().chain(owes)
             })
             .collect()
     }
@@ -343,6 +406,7 @@ impl Provider {
         let model_root = ticket.model_root;
         let running = Running {
             ticket,
+            work: Some(dispatch.work.clone()),
             facts,
             accepted_units: 0,
             input_units: 0,
@@ -352,6 +416,7 @@ impl Provider {
             marks: Vec::new(),
             phase: Phase::Preparing,
         };
+        self.seen.insert(attempt, running.ticket.deadline);
         self.attempts.insert(attempt, running);
         vec![
             Output::Prepare {
@@ -397,6 +462,15 @@ impl Provider {
         }
         if ticket.deadline <= now {
             return bad("its deadline has passed");
+        }
+        if ticket.deadline > now.plus(self.config.ticket_life).plus(CLOCKS) {
+            return bad("its deadline is later than a ticket of this network can live");
+        }
+        if self.seen.contains_key(&(ticket.job_id, ticket.attempt)) {
+            return bad("another ticket of this attempt came before");
+        }
+        if self.seen.len() >= SEEN_MAX {
+            return Err(RefusalReason::Busy);
         }
         let most = fees::reserve(&Usage {
             input_units: ticket.input_units_max,
@@ -458,6 +532,12 @@ impl Provider {
                 running.facts.prompt_root = prepared.prompt_root;
                 running.facts.accepted_at = now;
                 let acceptance = accept(&self.config, &running.ticket, now);
+                let taken = running.work.take().map(|work| Taken {
+                    ticket: running.ticket.clone(),
+                    order: acceptance.acceptance.ticket,
+                    accepted_at: now,
+                    work,
+                });
                 let (job, number) = attempt;
                 let accepted = ToRouter::Accepted {
                     job,
@@ -465,7 +545,10 @@ impl Provider {
                     acceptance,
                     input_units: prepared.input_units,
                 };
-                vec![Output::Send(accepted), Output::Run(attempt)]
+                let taken = taken.map(|taken| Output::Took(Box::new(taken)));
+                let mut outputs: Vec<_> = taken.into_iter().collect();
+                outputs.extend([Output::Send(accepted), Output::Run(attempt)]);
+                outputs
             }
             Err(reason) => {
                 self.attempts.remove(&attempt);
@@ -528,28 +611,33 @@ impl Provider {
                 Vec::new()
             }
             Generated::Refused { reason } if running.output.is_empty() => {
-                self.attempts.remove(&attempt);
                 let refused = ToRouter::Refused {
                     job: attempt.0,
                     attempt: attempt.1,
                     reason,
                 };
-                vec![Output::Send(refused), Output::Send(self.status())]
+                self.without_receipt(attempt, refused, now)
             }
             Generated::Refused { reason } => {
                 let reason = format!("refused after the answer had begun: {reason:?}");
                 self.on_generated(attempt, Generated::Failed { reason }, now)
             }
             Generated::Failed { reason } => {
-                self.attempts.remove(&attempt);
                 let failed = ToRouter::Failed {
                     job: attempt.0,
                     attempt: attempt.1,
                     reason,
                 };
-                vec![Output::Send(failed), Output::Send(self.status())]
+                self.without_receipt(attempt, failed, now)
             }
         }
+    }
+
+    /// Ends an attempt that was taken with this word to the router.
+    fn without_receipt(&mut self, attempt: Attempt, word: ToRouter, now: Timestamp) -> Vec<Output> {
+        let mut outputs: Vec<_> = self.let_go(attempt, now).into_iter().collect();
+        outputs.extend([Output::Send(word), Output::Send(self.status())]);
+        outputs
     }
 
     /// Signs the receipt for `content` and sends it; an answer cut short has been truncated by the caller.
@@ -558,16 +646,13 @@ impl Provider {
             return Vec::new();
         };
         if now > running.ticket.deadline {
-            self.attempts.remove(&attempt);
-            self.offered.remove(&attempt);
             let failed = ToRouter::Failed {
                 job: attempt.0,
                 attempt: attempt.1,
                 reason: "the ticket's deadline passed".to_owned(),
             };
-            return vec![Output::Send(failed), Output::Send(self.status())];
+            return self.without_receipt(attempt, failed, now);
         }
-        running.phase = Phase::Offered;
         running.facts.delivered_at = now.max(running.facts.accepted_at);
         let (domain, profile) = (&self.config.domain, self.config.profile_hash);
         let Some(receipt) = expected_receipt(
@@ -578,16 +663,26 @@ impl Provider {
             &running.output,
             running.facts,
         ) else {
-            self.attempts.remove(&attempt);
-            return vec![Output::Warn {
+            let warn = Output::Warn {
                 job: attempt.0,
                 text: format!(
                     "the charge of {} does not fit an amount; nothing is claimed",
                     attempt.0
                 ),
-            }];
+            };
+            return self
+                .let_go(attempt, now)
+                .into_iter()
+                .chain([warn])
+                .collect();
         };
+        running.phase = Phase::Offered;
         let signature = self.config.key.sign(receipt_digest(&receipt));
+        let shown = Shown {
+            ticket: running.ticket.clone(),
+            receipt: receipt.clone(),
+            signature,
+        };
         let end = Final {
             content,
             receipt,
@@ -595,6 +690,7 @@ impl Provider {
         };
         self.offered.insert(attempt, end.clone());
         vec![
+            Output::Owes(Box::new(shown)),
             Output::Send(ToRouter::Final(Box::new(end))),
             Output::Send(self.status()),
         ]
@@ -615,8 +711,7 @@ impl Provider {
             .find(|(tokens, _)| *tokens as u64 == delivered)
             .copied();
         let Some((tokens, bytes)) = mark.filter(|_| delivered > 0) else {
-            self.attempts.remove(&attempt);
-            self.offered.remove(&attempt);
+            outputs.extend(self.let_go(attempt, now));
             outputs.push(Output::Send(self.status()));
             return outputs;
         };
@@ -679,6 +774,8 @@ impl Provider {
 
     /// Drops what can no longer be claimed: work past its deadline, and receipts that no router answered for long after it.
     fn on_tick(&mut self, now: Timestamp) -> Vec<Output> {
+        // A ticket that is over is refused by its deadline.
+        self.seen.retain(|_, deadline| *deadline > now);
         let dead = |r: &Running| {
             let end = if r.phase == Phase::Offered {
                 r.ticket.deadline.plus(OFFER_KEPT)
@@ -695,8 +792,7 @@ impl Provider {
             .collect();
         let mut outputs = Vec::new();
         for attempt in dead {
-            self.attempts.remove(&attempt);
-            self.offered.remove(&attempt);
+            outputs.extend(self.let_go(attempt, now));
             outputs.push(Output::Stop(attempt));
             outputs.push(Output::Warn {
                 job: attempt.0,

@@ -37,6 +37,9 @@ struct World {
     kept: Vec<(usize, Keeping)>,
     /// Orders that were taken and not delivered.
     undelivered: Vec<Undelivered>,
+    /// What providers kept before they gave their word, and what they had to show for it.
+    took: Vec<provider::Taken>,
+    owed: Vec<provider::Shown>,
     /// Whether clients take what they are told.
     reads: bool,
 }
@@ -122,6 +125,8 @@ impl World {
             input_units: 5,
             kept: Vec::new(),
             undelivered: Vec::new(),
+            took: Vec::new(),
+            owed: Vec::new(),
             reads: true,
         };
         world.allot(1_000_000);
@@ -147,6 +152,7 @@ impl World {
                 hardware: Hardware::default(),
                 slots: 2,
                 offers: vec![offer],
+                ticket_life: Millis::from_secs(120),
             };
             let provider = Provider::new(config);
             let account = provider.account();
@@ -232,6 +238,8 @@ impl World {
                 provider::Output::Run(attempt) => self.running.push((account, attempt)),
                 provider::Output::Stop(attempt) => self.running.retain(|(_, a)| *a != attempt),
                 provider::Output::Earned(receipt) => self.earned.push(*receipt),
+                provider::Output::Took(taken) => self.took.push(*taken),
+                provider::Output::Owes(shown) => self.owed.push(*shown),
                 provider::Output::Warn { text, .. } => self.warnings.push(text),
             }
         }
@@ -700,7 +708,14 @@ fn an_acceptance_of_another_order_by_somebody_else_or_after_the_deadline_ends_th
             input_units,
         }
     }
-    let lies: [fn(ToRouter) -> Vec<ToRouter>; 4] = [
+    let lies: [fn(ToRouter) -> Vec<ToRouter>; 5] = [
+        |message| {
+            vec![as_signed(
+                "provider 0",
+                |a| a.accepted_at = Timestamp(1),
+                message,
+            )]
+        },
         |message| vec![as_signed("somebody", |_| {}, message)],
         |message| {
             vec![as_signed(
@@ -1312,6 +1327,220 @@ fn answer_to_changed_order(change: impl Fn(&mut stoa_nodes::message::Dispatch)) 
     match &provider.handle(input, START)[..] {
         [provider::Output::Send(ToRouter::Refused { reason, .. })] => reason.clone(),
         outputs => panic!("{outputs:?}"),
+    }
+}
+
+#[test]
+fn a_ticket_that_lives_longer_than_the_network_lets_it_is_not_worked_on() {
+    let refused = answer_to_changed_order(|dispatch| {
+        dispatch.ticket.ticket.deadline = START.plus(Millis::from_secs(721));
+    });
+    let RefusalReason::BadTicket { reason } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("deadline"), "{reason}");
+}
+
+/// What came of an order that was taken: nothing, signed by its provider, for this order alone, and no receipt that anybody could post.
+fn check_nothing_to_show(world: &World) {
+    let [taken] = &world.took[..] else {
+        panic!("taken once: {:?}", world.took);
+    };
+    let [shown] = &world.owed[..] else {
+        panic!("one thing to show: {:?}", world.owed);
+    };
+    let (ticket, receipt) = (&taken.ticket, &shown.receipt);
+    assert_eq!(taken.order, stoa_crypto::ticket_digest(&domain(), ticket));
+    assert_eq!(receipt.ticket_hash, taken.order);
+    assert_eq!(
+        (receipt.job_id, receipt.account),
+        (ticket.job_id, ticket.account)
+    );
+    assert_eq!(
+        (receipt.provider, receipt.router),
+        (ticket.provider, ticket.router)
+    );
+    assert_eq!(
+        (receipt.chain_id, receipt.vault),
+        (domain().chain_id, domain().vault)
+    );
+    assert!(receipt.charge.is_zero());
+    let signer = recover(receipt_digest(receipt), &shown.signature);
+    assert_eq!(signer, Ok(ticket.provider));
+    let key = SecretKey::for_tests("router");
+    let signed = SignedReceipt {
+        receipt: receipt.clone(),
+        provider_signature: shown.signature,
+        router_signature: key.sign(receipt_digest(receipt)),
+    };
+    let ticket = SignedTicket {
+        ticket: ticket.clone(),
+        signature: key.sign(taken.order),
+    };
+    let work = taken.work.canonical_bytes();
+    let posted = stoa_verify::judge::check_order(&domain(), key.address(), &signed, &ticket, &work);
+    assert!(
+        matches!(posted, Err(stoa_verify::judge::OrderFault::Forged(_))),
+        "a router that posts it is at fault: {posted:?}"
+    );
+}
+
+#[test]
+fn whatever_ends_an_order_that_was_taken_leaves_something_signed_to_show_for_it() {
+    type End = fn(&mut World, Address, (JobId, u32));
+    let ends: [(&str, End); 6] = [
+        ("the model missed the shape", |world, account, attempt| {
+            let event = Generated::Failed {
+                reason: "no object".to_owned(),
+            };
+            world.provider(account, provider::Input::Generated { attempt, event });
+        }),
+        ("the server behind refused", |world, account, attempt| {
+            let event = Generated::Refused {
+                reason: RefusalReason::Policy,
+            };
+            world.provider(account, provider::Input::Generated { attempt, event });
+        }),
+        ("cancelled", |world, account, (job, attempt)| {
+            let delivered = 0;
+            let cancel = ToProvider::Cancel {
+                job,
+                attempt,
+                delivered,
+            };
+            world.provider(account, provider::Input::Router(cancel));
+        }),
+        ("the link broke", |world, account, _| {
+            world.provider(account, provider::Input::Disconnected);
+        }),
+        ("its time was over", |world, account, _| {
+            world.now = world.now.plus(Millis::from_secs(121));
+            world.provider(account, provider::Input::Tick);
+        }),
+        ("done too late", |world, _, _| {
+            world.now = world.now.plus(Millis::from_secs(121));
+            world.end();
+        }),
+    ];
+    for (how, end) in ends {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.prepare();
+        assert_eq!((world.took.len(), world.owed.len()), (1, 0), "{how}");
+        let (account, attempt) = world.running[0];
+        end(&mut world, account, attempt);
+        check_nothing_to_show(&world);
+    }
+}
+
+#[test]
+fn what_is_delivered_is_shown_by_the_receipt_that_the_router_is_offered() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    world.tokens(2);
+    world.end();
+    let [shown] = &world.owed[..] else {
+        panic!("{:?}", world.owed);
+    };
+    assert_eq!(shown.receipt, world.done(1).receipt.receipt);
+    assert_eq!(shown.signature, world.done(1).receipt.provider_signature);
+}
+
+#[test]
+fn of_one_attempt_one_ticket_is_taken_whatever_became_of_it() {
+    for taken in [false, true] {
+        let mut world = World::new(1);
+        world.submit(1);
+        let account = world.prepared[0].0;
+        if taken {
+            world.prepare();
+        }
+        let cancel = ToProvider::Cancel {
+            job: job(1),
+            attempt: 0,
+            delivered: 0,
+        };
+        world.provider(account, provider::Input::Router(cancel));
+        let (work, mut ticket) = order_of(1);
+        ticket.ticket.input_units_max += 1;
+        let digest = stoa_crypto::ticket_digest(&domain(), &ticket.ticket);
+        ticket.signature = SecretKey::for_tests("router").sign(digest);
+        let again = stoa_nodes::message::Dispatch {
+            ticket,
+            work,
+            profile_hash: keccak256("profile"),
+            trace: None,
+        };
+        let provider = world.providers.get_mut(&account).expect("there");
+        let again = provider::Input::Router(ToProvider::Dispatch(Box::new(again)));
+        let refused = provider.handle(again, world.now);
+        let is_refusal = |output: &provider::Output| {
+            matches!(
+                output,
+                provider::Output::Send(ToRouter::Refused {
+                    reason: RefusalReason::BadTicket { .. },
+                    ..
+                })
+            )
+        };
+        assert!(
+            matches!(&refused[..], [one] if is_refusal(one)),
+            "taken {taken}: {refused:?}"
+        );
+        // What the first one's backend says late is nobody's any more.
+        let result = Ok(Prepared {
+            input_units: 5,
+            prompt_root: keccak256("prompt"),
+        });
+        let attempt = (job(1), 0);
+        let late = provider.handle(provider::Input::Prepared { attempt, result }, world.now);
+        assert_eq!(late, [], "taken {taken}");
+    }
+}
+
+/// Work and ticket as the router of a fresh world orders them.
+fn order_of(n: u8) -> (stoa_nodes::work::Work, SignedTicket) {
+    let mut world = World::new(1);
+    world.unsynced = Some(Vec::new());
+    world.submit(n);
+    let up_to = world.unsynced.as_ref().expect("gathering")[0];
+    let outputs = world.router.handle(Input::Synced { up_to }, world.now);
+    let ordered = outputs.into_iter().find_map(|output| match output {
+        Output::Send { message, .. } => match *message {
+            ToProvider::Dispatch(dispatch) => Some((dispatch.work, dispatch.ticket)),
+            _ => None,
+        },
+        _ => None,
+    });
+    ordered.expect("ordered")
+}
+
+#[test]
+fn a_model_that_misses_the_shape_that_was_asked_for_is_no_failure_to_deliver() {
+    for (answer, missed) in [
+        (AnswerShape::JsonObject, true),
+        (AnswerShape::ToolCall, true),
+        (AnswerShape::Any, false),
+    ] {
+        let mut world = World::new(1);
+        let asked = ClientRequest {
+            answer,
+            ..request(1)
+        };
+        world.submit_of(account(), 1, asked);
+        world.prepare();
+        let (account, attempt) = world.running[0];
+        let event = Generated::Failed {
+            reason: "the model's answer is not the JSON object that was asked for".to_owned(),
+        };
+        world.provider(account, provider::Input::Generated { attempt, event });
+        assert_eq!(
+            world.failure(1).undelivered.is_empty(),
+            missed,
+            "{answer:?}"
+        );
+        assert_eq!(world.undelivered.is_empty(), missed, "{answer:?}");
     }
 }
 

@@ -183,9 +183,18 @@ pub fn run_to_end(
     backend: &dyn Backend,
     work: &Work,
 ) -> Result<(Content, Vec<u32>, Vec<u32>), RerunError> {
+    run_unless(backend, work, &CancelFlag::new())
+}
+
+/// The same, until `cancel` is raised: the content then says that it was cancelled.
+pub fn run_unless(
+    backend: &dyn Backend,
+    work: &Work,
+    cancel: &CancelFlag,
+) -> Result<(Content, Vec<u32>, Vec<u32>), RerunError> {
     let prepared = backend.prepare(work).map_err(RerunError::Refused)?;
     let (mut output, mut text) = (Vec::new(), String::new());
-    let generation = backend.run(&prepared, &CancelFlag::new(), &mut |tokens, piece| {
+    let generation = backend.run(&prepared, cancel, &mut |tokens, piece| {
         output.extend(tokens);
         text.push_str(&piece);
         ControlFlow::Continue(())

@@ -23,6 +23,7 @@ mod vectors;
 
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,
+    run_unless,
 };
 pub use cheat::{Cheat, CheatingBackend};
 pub use exact::{ExactBackend, ExactOptions, OpenError};

@@ -15,8 +15,8 @@ use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{Input, Output, Router, RouterConfig};
 use stoa_nodes::work::{AnswerShape, Prompt};
 use stoa_types::{
-    Address, Digest, FinishReason, Hardware, JobId, NetworkProfile, Price, Q16, Region, Tier,
-    Timestamp, TokenAmount,
+    Address, Digest, FinishReason, Hardware, JobId, Millis, NetworkProfile, Price, Q16, Region,
+    Tier, Timestamp, TokenAmount,
 };
 
 const START_MS: u64 = 1_790_000_000_000;
@@ -895,7 +895,10 @@ impl World {
                 provider::Output::Earned(receipt) => {
                     self.told.earned.insert(receipt.receipt.job_id, *receipt);
                 }
-                provider::Output::Stop(_) | provider::Output::Warn { .. } => {}
+                provider::Output::Stop(_)
+                | provider::Output::Took(_)
+                | provider::Output::Owes(_)
+                | provider::Output::Warn { .. } => {}
             }
         }
     }
@@ -1236,6 +1239,7 @@ fn provider_config(
         hardware: Hardware::default(),
         slots: 2,
         offers: vec![offer],
+        ticket_life: Millis::from_secs(120),
     }
 }
 

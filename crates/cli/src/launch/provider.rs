@@ -5,7 +5,7 @@ use super::stake::{self, StakeSource};
 use crate::config::{Config, PROVIDERS_MAX, ProviderOffer, market_slots};
 use crate::data::{DataDir, DataError, write_private};
 use crate::process::Failure;
-use crate::roles::claims::{Claims, ProviderClaims};
+use crate::roles::claims::{AnswerMaker, Claims, ProviderClaims};
 use crate::roles::earnings::{self, Earnings};
 use crate::roles::owed::{self, OwedFolder};
 use crate::roles::provider::{self, Desk, ProviderHandle, ProviderParts};
@@ -28,6 +28,9 @@ pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/st
 /// Its name.
 pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
 
+/// Orders that a provider takes before it goes away, where that is its cheat.
+const SILENT_ORDERS: u32 = 2;
+
 /// Number of a planter's own provider: no other has so high a number.
 pub const OF_PLANTER: u32 = PROVIDERS_MAX;
 
@@ -42,7 +45,7 @@ pub struct Machine {
     pub upstream_places: Option<u32>,
     /// Providers on it.
     pub providers: u32,
-    /// Whether its provider leaves claims against it unanswered, as a cheat does.
+    /// Whether its provider goes away after some orders and leaves claims against it unanswered, as a cheat does.
     pub silent: bool,
 }
 
@@ -150,11 +153,13 @@ pub async fn start<C: ChainAccess + Clone>(
     let key = key(data, n)?;
     let own = data.folder(&format!("provider-{n}"))?;
     let folder = earnings::folder(&own);
-    let earnings =
-        Arc::new(Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?);
+    let owed = open_owed(joined, &own, key.clone())?;
+    let paid = owed.clone();
+    let earnings = Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?;
+    // What is durable there is not owed any more.
+    let earnings = Arc::new(earnings.telling(move |order| paid.forget(order)));
     let (jobs, gross) = earnings.total();
     tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
-    let owed = open_owed(joined, &own, key.clone())?;
     let answers = claims.filter(|_| !machine.silent);
     if let Some(claims) = answers {
         answer_claims(joined, claims, key.clone(), (&earnings, &owed), machine).await?;
@@ -191,6 +196,7 @@ pub async fn start<C: ChainAccess + Clone>(
             owed: owed.clone(),
             router: router.account,
             traces: JobTraces::new(tracer("stoa-provider", key.address())),
+            vanishes_after: machine.silent.then_some(SILENT_ORDERS),
             desk: desk.cloned(),
         }));
     }
@@ -223,13 +229,15 @@ async fn answer_claims<C: ChainAccess + Clone>(
     let account = joined.account(key.clone()).await?;
     let duty = ProviderClaims {
         account: AuditAccount::new(account, claims.audits),
-        key,
-        domain: joined.domain(),
-        profile_hash: joined.profile.hash,
         watch: claims.watch.clone(),
-        earnings: earnings.clone(),
-        owed: owed.clone(),
-        backends: machine.backends.clone(),
+        answers: AnswerMaker {
+            key,
+            domain: joined.domain(),
+            profile_hash: joined.profile.hash,
+            earnings: earnings.clone(),
+            owed: owed.clone(),
+            backends: machine.backends.clone(),
+        },
     };
     tokio::spawn(duty.run());
     Ok(())
@@ -255,6 +263,7 @@ fn core<C: ChainAccess + Clone>(
         hardware: machine.hardware.clone(),
         slots,
         offers: machine.backends.iter().map(offer).collect(),
+        ticket_life: Millis::from_secs(joined.profile.rules.settlement.ticket_seconds),
     })
 }
 

@@ -9,32 +9,88 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoa_chain::{
-    AccessError, AuditAccount, AuditContracts, ChainAccess, ClaimRules, Contracts, Cursor, Indexer,
-    OpenClaim, OpenClaims, SendError, View,
+    AccessError, AuditAccount, AuditContracts, ChainAccess, ClaimRules, ClaimState, ClaimView,
+    ContractEvent, Contracts, Cursor, Indexer, OpenClaim, OpenClaims, SendError, View,
 };
 use stoa_crypto::{Domain, SecretKey, receipt_digest};
 use stoa_nodes::client::Undelivered;
-use stoa_nodes::receipts::{Facts, expected_receipt};
+use stoa_nodes::receipts::{Facts, OrderName, expected_receipt, nothing_delivered};
 use stoa_nodes::work::Work;
-use stoa_runtime::{Backend, run_to_end};
+use stoa_runtime::{Backend, CancelFlag, run_unless};
 use stoa_types::{
-    Address, Digest, FinishReason, JobId, Millis, Receipt, Signature, SignedReceipt, Tier,
-    Timestamp,
+    Address, Digest, FinishReason, JobId, Millis, Receipt, Signature, SignedReceipt, Timestamp,
 };
-use stoa_verify::Content;
 
 /// How often the chain is looked at.
 const POLL: Duration = Duration::from_millis(500);
-/// Before something that failed is tried again.
+/// Before something that failed is tried again; doubles up to the second value.
 const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long somebody else's claim is left to whoever made it before it is punished for it.
 const LEFT_TO_OTHERS: Millis = Millis::from_secs(60);
 /// Newest jobs among which one of a provider is looked for.
 const JOBS_LOOKED_THROUGH: usize = 20_000;
+/// Claims whose deadlines lie closer than this are one fault, as the contract counts.
+const FAULT: Millis = Millis::from_secs(86_400);
+/// After its time to answer a claim that nobody decided can be taken back, as the contract counts.
+const TAKE_BACK: Millis = Millis::from_secs(7 * 86_400);
+/// Before the oldest claim that anything can be done about, for clocks that differ.
+const SPARE: Millis = Millis::from_secs(3_600);
+/// Longest that one answer is computed.
+const COMPUTING_MAX: Duration = Duration::from_secs(600);
 
 /// The open claims of the network. Clones share them.
 #[derive(Clone, Default)]
-pub struct ClaimsWatch(Arc<Mutex<OpenClaims>>);
+pub struct ClaimsWatch(Arc<Mutex<Followed>>);
+
+#[derive(Default)]
+struct Followed {
+    /// What was read of them, by block: a reorganisation takes the newest back.
+    events: Vec<(u64, ContractEvent)>,
+    open: OpenClaims,
+    /// Whether the chain was read to its head once: before that, what looks open may be decided long ago.
+    caught_up: bool,
+}
+
+impl Followed {
+    fn take(&mut self, block: u64, event: ContractEvent) {
+        let before = self.open.clone();
+        self.open.take(&event);
+        // Events of other contracts change nothing, and are not kept.
+        if self.open != before {
+            self.events.push((block, event));
+        }
+    }
+
+    /// Forgets what happened in this block and after it.
+    fn roll_back(&mut self, to: u64) {
+        self.events.retain(|(block, _)| *block < to);
+        self.open = OpenClaims::default();
+        for (_, event) in &self.events {
+            self.open.take(event);
+        }
+    }
+}
+
+/// The first block up to `head` that is not older than `since`, by when blocks were made.
+async fn block_since<F>(
+    head: u64,
+    since: Timestamp,
+    made: impl Fn(u64) -> F,
+) -> Result<u64, AccessError>
+where
+    F: Future<Output = Result<Option<Timestamp>, AccessError>>,
+{
+    let (mut low, mut high) = (0, head);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match made(middle).await? {
+            Some(at) if at >= since => high = middle,
+            _ => low = middle + 1,
+        }
+    }
+    Ok(low)
+}
 
 impl ClaimsWatch {
     /// Follows the claims for as long as somebody else holds the watch.
@@ -49,31 +105,58 @@ impl ClaimsWatch {
         watch
     }
 
+    /// The block from which on claims are read: no older one is open, or anything could be done about it.
+    async fn first_block<C: ChainAccess>(
+        chain: &C,
+        audits: &AuditContracts,
+    ) -> Result<u64, AccessError> {
+        let answer = audits.claim_rules(chain).await?;
+        let answer = answer.map_or(0, |rules| rules.answer_seconds);
+        let age = Millis::from_secs(answer).0.saturating_add(TAKE_BACK.0);
+        let since = now().0.saturating_sub(age).saturating_sub(SPARE.0);
+        let head = chain.block(None).await?.map_or(0, |head| head.number);
+        let made = |number| async move {
+            let block = chain.block(Some(number)).await?;
+            Ok(block.map(|block| block.at))
+        };
+        block_since(head, Timestamp(since), made).await
+    }
+
     async fn follow<C: ChainAccess + Clone>(
         self,
         chain: &C,
         contracts: Contracts,
         audits: AuditContracts,
     ) {
-        let read_anew = || {
-            // Of the vault nothing is asked.
-            Indexer::new(chain.clone(), contracts, Cursor::starting_at(0), 0)
-                .with_audits(Some(audits))
-                .vault_from(u64::MAX)
-        };
-        let mut indexer = read_anew();
-        let mut told = false;
+        let (mut indexer, mut told) = (None, false);
         while Arc::strong_count(&self.0) > 1 {
-            let pause = match indexer.step().await {
-                Ok(progress) if progress.rolled_back_to.is_some() => {
-                    indexer = read_anew();
-                    *self.lock() = OpenClaims::default();
-                    Duration::ZERO
-                }
+            let step = async {
+                let indexer = match &mut indexer {
+                    Some(indexer) => indexer,
+                    none => {
+                        let first = Self::first_block(chain, &audits).await?;
+                        // Of the vault nothing is asked.
+                        let from = Cursor::starting_at(first);
+                        let read = Indexer::new(chain.clone(), contracts, from, 0)
+                            .with_audits(Some(audits))
+                            .vault_from(u64::MAX);
+                        none.insert(read)
+                    }
+                };
+                indexer.step().await
+            };
+            let pause = match step.await {
                 Ok(progress) => {
                     told = false;
-                    let mut open = self.lock();
-                    progress.events.iter().for_each(|e| open.take(&e.event));
+                    let mut followed = self.lock();
+                    progress
+                        .rolled_back_to
+                        .into_iter()
+                        .for_each(|block| followed.roll_back(block));
+                    for event in progress.events {
+                        followed.take(event.block, event.event);
+                    }
+                    followed.caught_up |= progress.at_head;
                     if progress.at_head {
                         POLL
                     } else {
@@ -91,12 +174,14 @@ impl ClaimsWatch {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, OpenClaims> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Followed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> Vec<OpenClaim> {
-        self.lock().all().copied().collect()
+        let followed = self.lock();
+        let open = followed.open.all().filter(|_| followed.caught_up);
+        open.copied().collect()
     }
 }
 
@@ -121,18 +206,67 @@ impl Claims {
     }
 }
 
-/// What failed a moment ago, and is left alone for a while.
+/// What was tried a moment ago, and is left alone for a while: longer each time.
 #[derive(Default)]
-struct Tried(BTreeMap<Digest, Instant>);
+struct Tried(BTreeMap<Digest, (Instant, Duration)>);
 
 impl Tried {
+    /// It was not tried after all.
+    fn forget(&mut self, what: Digest) {
+        self.0.remove(&what);
+    }
+
     /// Whether it is time to try this, which counts as trying.
-    fn again(&mut self, what: Digest) -> bool {
-        let now = Instant::now();
-        self.0.retain(|_, at| now.duration_since(*at) < PAUSE);
-        let again = !self.0.contains_key(&what);
-        self.0.entry(what).or_insert(now);
-        again
+    fn again(&mut self, what: Digest, now: Instant) -> bool {
+        self.0.retain(|_, (next, _)| now < *next + 2 * PAUSE_MAX);
+        let (next, pause) = self.0.entry(what).or_insert((now, PAUSE));
+        if now < *next {
+            return false;
+        }
+        *next = now + *pause;
+        *pause = (2 * *pause).min(PAUSE_MAX);
+        true
+    }
+}
+
+/// When each provider was connected last, as far as this process saw.
+struct Presence {
+    began: Timestamp,
+    seen: BTreeMap<Address, Timestamp>,
+}
+
+impl Presence {
+    /// Nobody seen yet.
+    fn new(began: Timestamp) -> Self {
+        let seen = BTreeMap::new();
+        Self { began, seen }
+    }
+
+    /// These are connected now.
+    fn see(&mut self, connected: impl Iterator<Item = Address>, now: Timestamp) {
+        self.seen.extend(connected.map(|provider| (provider, now)));
+    }
+
+    /// Whether a provider was not seen since then, by who looked for so long at least.
+    fn is_away(&self, provider: Address, since: Timestamp, least: Millis, now: Timestamp) -> bool {
+        let looked = since.max(self.began);
+        let seen = self.seen.get(&provider);
+        seen.is_none_or(|seen| *seen < since) && now.since(looked) >= least
+    }
+}
+
+/// Claims that this router made: what else the same provider lost within a day of one is the same fault.
+#[derive(Default)]
+struct Made(BTreeSet<(Address, Timestamp)>);
+
+impl Made {
+    fn covers(&self, provider: Address, deadline: Timestamp) -> bool {
+        let near = |made: &Timestamp| {
+            let (one, other) = (*made.max(&deadline), *made.min(&deadline));
+            one.since(other) < FAULT
+        };
+        let (first, last) = ((provider, Timestamp(0)), (provider, Timestamp(u64::MAX)));
+        self.0.range(first..=last).any(|(_, made)| near(made))
     }
 }
 
@@ -173,15 +307,21 @@ pub struct RouterClaims<C> {
 impl<C: ChainAccess + Clone> RouterClaims<C> {
     /// Runs until it is dropped.
     pub async fn run(self) {
-        let mut tried = Tried::default();
-        let mut settled = BTreeSet::new();
+        let (mut tried, mut made) = (Tried::default(), Made::default());
+        let mut presence = Presence::new(now());
         loop {
             tokio::time::sleep(POLL).await;
+            {
+                let core = self.router.core();
+                let connected = core.stock().iter().filter(|(_, standing)| standing.online);
+                presence.see(connected.map(|(provider, _)| *provider), now());
+            }
             for claim in self.watch.all() {
                 self.look_at(&claim, &mut tried).await;
             }
             if self.claims {
-                self.claim_what_is_due(&mut settled, &mut tried).await;
+                self.claim_what_is_due(&presence, &mut made, &mut tried)
+                    .await;
             }
         }
     }
@@ -198,12 +338,20 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
     }
 
     /// Whether a provider delivered anything to this router since then: it is there, would answer, and earn the deposit.
-    fn is_there(&self, provider: Address, since: Timestamp) -> bool {
+    fn delivered(&self, provider: Address, since: Timestamp) -> bool {
         let core = self.router.core();
         let newest = core.book().newest_jobs().take(JOBS_LOOKED_THROUGH);
-        let receipts = newest.filter_map(|job| core.book().receipt(job));
-        let mut later = receipts.take_while(|signed| signed.receipt.delivered_at > since);
-        later.any(|signed| signed.receipt.provider == provider)
+        let mut receipts = newest.filter_map(|job| core.book().receipt(job));
+        // Times are what each provider signed: one that is early says nothing of the others.
+        receipts.any(|signed| {
+            signed.receipt.provider == provider && signed.receipt.delivered_at > since
+        })
+    }
+
+    /// Whether the claim is still undecided, as the chain has it now; nothing is done about one that cannot be read.
+    async fn is_open(&self, ticket: Digest) -> bool {
+        let chain = self.account.account().sender().chain();
+        is_open(&self.account.contracts().claim(chain, ticket).await, ticket)
     }
 
     async fn look_at(&self, claim: &OpenClaim, tried: &mut Tried) {
@@ -212,7 +360,7 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             && claim.claimant != self.me()
             && let Some(signed) = self.receipt(claim.job, ticket)
         {
-            if tried.again(ticket) {
+            if tried.again(ticket, Instant::now()) && self.is_open(ticket).await {
                 let SignedReceipt {
                     receipt,
                     provider_signature,
@@ -225,30 +373,36 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             }
             return;
         }
-        let left = if claim.claimant == self.me() {
-            Millis(0)
-        } else {
-            LEFT_TO_OTHERS
-        };
-        if claim.answer_by.plus(left) <= now() && tried.again(ticket) {
-            tell(
-                "punish",
-                ticket,
-                self.account.punish_non_delivery(ticket).await,
-            );
+        let mine = claim.claimant == self.me();
+        let left = if mine { Millis(0) } else { LEFT_TO_OTHERS };
+        let due = claim.answer_by.plus(left) <= now();
+        if !due || !tried.again(ticket, Instant::now()) || !self.is_open(ticket).await {
+            return;
         }
+        if mine && claim.answer_by.plus(TAKE_BACK).plus(Millis::from_secs(1)) <= now() {
+            let taken = self.account.take_back_claim(ticket).await;
+            return tell("take_back", ticket, taken);
+        }
+        let punished = self.account.punish_non_delivery(ticket).await;
+        tell("punish", ticket, punished);
     }
 
-    /// The first order of each provider and day: all that was not delivered in a day is one fault.
-    async fn claim_what_is_due(&self, settled: &mut BTreeSet<Digest>, tried: &mut Tried) {
+    /// One order of each provider and day, where that provider was away ever since: all that was not delivered in a day is one fault.
+    async fn claim_what_is_due(&self, presence: &Presence, made: &mut Made, tried: &mut Tried) {
         let window = Millis::from_secs(self.rules.claim_seconds);
+        // Whoever started just now has not looked for long enough to say who is away.
+        let least = Millis(window.0 / 8);
         for due in self.router.undelivered().due(now(), window) {
             let ticket = due.acceptance.acceptance.ticket;
-            if settled.contains(&ticket) || !tried.again(ticket) {
+            let (provider, deadline) = (due.ticket.ticket.provider, due.ticket.ticket.deadline);
+            if made.covers(provider, deadline)
+                || !presence.is_away(provider, deadline, least, now())
+                || !tried.again(ticket, Instant::now())
+            {
                 continue;
             }
             match self.claim(&due, ticket).await {
-                Ok(true) => drop(settled.insert(ticket)),
+                Ok(true) => drop(made.0.insert((provider, deadline))),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%ticket, %error, "whether it is claimed cannot be read; it is tried again");
@@ -257,20 +411,16 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
         }
     }
 
-    /// Whether nothing is left to do for it.
+    /// Whether a claim stands for it, this router's or another's.
     async fn claim(&self, due: &Undelivered, ticket: Digest) -> Result<bool, AccessError> {
-        let job = due.ticket.ticket.job_id;
+        let (job, deadline) = (due.ticket.ticket.job_id, due.ticket.ticket.deadline);
         let chain = self.account.account().sender().chain();
         let provider = due.ticket.ticket.provider;
-        if self.receipt(job, ticket).is_some()
-            || self.is_there(provider, due.acceptance.acceptance.accepted_at)
-            || self
-                .account
-                .contracts()
-                .claim(chain, ticket)
-                .await?
-                .is_some()
-        {
+        if self.receipt(job, ticket).is_some() || self.delivered(provider, deadline) {
+            return Ok(false);
+        }
+        let contracts = self.account.contracts();
+        if contracts.claim(chain, ticket).await?.is_some() {
             return Ok(true);
         }
         let held = self.view.stake_token_balance(self.me()).await?;
@@ -291,31 +441,40 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
     }
 }
 
-/// A provider's part: shows its receipt for each order that is claimed of it, and computes it where it has none.
+/// A provider's part: answers every claim against it.
 pub struct ProviderClaims<C> {
     /// Sends.
     pub account: AuditAccount<C>,
-    /// Signs receipts.
-    pub key: SecretKey,
-    /// For this chain and vault.
-    pub domain: Domain,
-    /// Under these rules.
-    pub profile_hash: Digest,
     /// Claims that are open.
     pub watch: ClaimsWatch,
-    /// Receipts with both signatures.
-    pub earnings: Arc<Earnings>,
-    /// What it took.
-    pub owed: OwedFolder,
-    /// What computes.
-    pub backends: Vec<Arc<dyn Backend>>,
+    /// What it has to show.
+    pub answers: AnswerMaker,
+}
+
+/// Whether a claim that was read is undecided.
+fn is_open(read: &Result<Option<ClaimView>, AccessError>, ticket: Digest) -> bool {
+    match read {
+        Ok(claim) => claim.is_some_and(|claim| claim.state == ClaimState::Open),
+        Err(error) => {
+            tracing::warn!(%ticket, %error, "a claim of non-delivery cannot be read; it is looked at again");
+            false
+        }
+    }
 }
 
 /// What an order is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Shown {
     receipt: Receipt,
     provider: Signature,
     router: Option<Signature>,
+}
+
+/// What there is for an order that is claimed.
+enum Found {
+    Shown(Box<Shown>),
+    /// To be computed.
+    Work(Box<Owed>, Box<Work>),
 }
 
 impl<C: ChainAccess + Clone> ProviderClaims<C> {
@@ -325,76 +484,169 @@ impl<C: ChainAccess + Clone> ProviderClaims<C> {
         let mut tried = Tried::default();
         loop {
             tokio::time::sleep(POLL).await;
-            self.owed.expire(now());
+            let mut to_compute = Vec::new();
             for claim in self.watch.all() {
-                if claim.provider == me && tried.again(claim.ticket) {
-                    self.answer(&claim).await;
+                if claim.provider != me || !tried.again(claim.ticket, Instant::now()) {
+                    continue;
                 }
+                let chain = self.account.account().sender().chain();
+                let read = self.account.contracts().claim(chain, claim.ticket).await;
+                let Some(view) = read.ok().flatten() else {
+                    tracing::warn!(ticket = %claim.ticket, "a claim against this provider cannot be read; it is looked at again");
+                    continue;
+                };
+                if view.state != ClaimState::Open {
+                    continue;
+                }
+                match self.answers.find(claim.ticket, &view).await {
+                    Found::Shown(shown) => self.show(claim.ticket, &shown).await,
+                    Found::Work(owed, work) => to_compute.push((claim, view, owed, work)),
+                }
+            }
+            // Others are answered first. One at a time: what was claimed since is looked at before the next.
+            if let Some((claim, view, owed, work)) = to_compute.pop() {
+                to_compute
+                    .iter()
+                    .for_each(|(other, ..)| tried.forget(other.ticket));
+                let limit = computing_limit(claim.answer_by.since(now()));
+                tracing::warn!(job = %claim.job, ?limit, "claimed and not delivered: it is computed now, and not paid");
+                let shown = self
+                    .answers
+                    .compute(claim.ticket, &view, (owed, work), limit);
+                self.show(claim.ticket, &shown.await).await;
             }
         }
     }
 
-    async fn answer(&self, claim: &OpenClaim) {
-        let (job, ticket) = (claim.job, claim.ticket);
-        let shown = match self.shown(job, ticket).await {
-            Ok(shown) => shown,
-            Err(reason) => {
-                counted("answer", "nothing_to_show");
-                return tracing::error!(account = %claim.provider, %job, %reason, answer_by_ms = claim.answer_by.0,
-                    "a claim of non-delivery cannot be answered; this provider is slashed for it when the time is over");
-            }
-        };
+    async fn show(&self, ticket: Digest, shown: &Shown) {
         let router = shown.router.as_ref();
         let sent = self
             .account
             .answer_claim(&shown.receipt, &shown.provider, router);
         tell("answer", ticket, sent.await);
     }
+}
 
-    /// The receipt of both, the provider's own, or one that is made now.
-    async fn shown(&self, job: JobId, ticket: Digest) -> Result<Shown, String> {
+/// How long one answer may be computed where so much time is left for it.
+fn computing_limit(left: Millis) -> Duration {
+    Duration::from_millis(left.0 / 4).min(COMPUTING_MAX)
+}
+
+/// What a provider has to show for its orders. There is something for every claim against it: where it has nothing else, it signs that.
+pub struct AnswerMaker {
+    /// Signs receipts.
+    pub key: SecretKey,
+    /// For this chain and vault.
+    pub domain: Domain,
+    /// Under these rules.
+    pub profile_hash: Digest,
+    /// Receipts with both signatures.
+    pub earnings: Arc<Earnings>,
+    /// What it took.
+    pub owed: OwedFolder,
+    /// What computes.
+    pub backends: Vec<Arc<dyn Backend>>,
+}
+
+impl AnswerMaker {
+    /// The provider's own receipt or the order, while it is owed; then the receipt of both; and where there is neither, what the provider
+    /// can sign of the claim alone.
+    async fn find(&self, ticket: Digest, claim: &ClaimView) -> Found {
+        match self.owed.find(ticket) {
+            Some(owed) => match owed.holds.clone() {
+                Holds::Receipt { receipt, signature } => Found::Shown(Box::new(Shown {
+                    receipt: *receipt,
+                    provider: signature,
+                    router: None,
+                })),
+                Holds::Work(work) => Found::Work(Box::new(owed), work),
+            },
+            None => Found::Shown(Box::new(match self.earned(ticket).await {
+                Some(signed) => Shown {
+                    receipt: signed.receipt,
+                    provider: signed.provider_signature,
+                    router: Some(signed.router_signature),
+                },
+                None => {
+                    tracing::warn!(job = %claim.job, "neither a receipt nor the order is in this provider's folder: the claim is answered with nothing delivered");
+                    self.nothing(ticket, claim)
+                }
+            })),
+        }
+    }
+
+    async fn earned(&self, ticket: Digest) -> Option<SignedReceipt> {
         let earnings = self.earnings.clone();
         let found = tokio::task::spawn_blocking(move || earnings.find(ticket)).await;
-        if let Some(signed) = found.map_err(|error| error.to_string())?? {
-            return Ok(Shown {
-                receipt: signed.receipt,
-                provider: signed.provider_signature,
-                router: Some(signed.router_signature),
-            });
-        }
-        let owed = self.owed.find(ticket);
-        let owed = owed.ok_or("neither a receipt nor the order is in this folder")?;
-        let (receipt, provider) = match owed.holds.clone() {
-            Holds::Receipt { receipt, signature } => (*receipt, signature),
-            Holds::Work(work) => {
-                tracing::warn!(%job, "claimed and not delivered: it is computed now, and not paid");
-                self.compute(owed, *work).await?
-            }
-        };
-        Ok(Shown {
-            receipt,
-            provider,
-            router: None,
+        let found = found.map_err(|error| error.to_string()).flatten();
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%ticket, %error, "the journal of earned receipts cannot be read for a claim");
+            None
         })
     }
 
-    /// Does what was ordered, and keeps the receipt.
-    async fn compute(&self, owed: Owed, work: Work) -> Result<(Receipt, Signature), String> {
+    fn nothing(&self, ticket: Digest, claim: &ClaimView) -> Shown {
+        let order = OrderName {
+            ticket,
+            job: claim.job,
+            account: claim.account,
+            router: claim.router,
+            provider: claim.provider,
+        };
+        let receipt = nothing_delivered(&self.domain, self.profile_hash, &order, now());
+        Shown {
+            provider: self.key.sign(receipt_digest(&receipt)),
+            receipt,
+            router: None,
+        }
+    }
+
+    /// Does what was ordered, and keeps what there is to show for it: nothing, where it fails or takes longer than this.
+    async fn compute(
+        &self,
+        ticket: Digest,
+        claim: &ClaimView,
+        (owed, work): (Box<Owed>, Box<Work>),
+        limit: Duration,
+    ) -> Shown {
+        let shown = match self.computed(&owed, *work, limit).await {
+            Ok(receipt) => Shown {
+                provider: self.key.sign(receipt_digest(&receipt)),
+                receipt,
+                router: None,
+            },
+            Err(reason) => {
+                tracing::warn!(job = %claim.job, %reason, "a claimed order cannot be computed: the claim is answered with nothing delivered");
+                self.nothing(ticket, claim)
+            }
+        };
+        let holds = Holds::Receipt {
+            receipt: Box::new(shown.receipt.clone()),
+            signature: shown.provider,
+        };
+        self.owed.keep(ticket, Owed { holds, ..*owed });
+        shown
+    }
+
+    async fn computed(&self, owed: &Owed, work: Work, limit: Duration) -> Result<Receipt, String> {
         let model_root = owed.ticket.model_root;
         let mut backends = self.backends.iter();
         let backend = backends.find(|backend| backend.facts().model_root == model_root);
         let backend = backend
             .cloned()
-            .ok_or("it does not serve that model any more")?;
+            .ok_or("this provider does not serve that model any more")?;
         let facts = backend.facts().clone();
-        let run = move || run_to_end(&*backend, &work);
-        let run = tokio::task::spawn_blocking(run).await;
-        let (content, prompt, output) = match run.map_err(|error| error.to_string())? {
-            Ok(done) => done,
-            // Behind it is somebody else's server, which refuses. It counts nothing, and says so.
-            Err(_) if owed.ticket.tier == Tier::None => (nothing(), Vec::new(), Vec::new()),
-            Err(error) => return Err(error.to_string()),
-        };
+        let cancel = CancelFlag::new();
+        let flag = cancel.clone();
+        let run = move || run_unless(&*backend, &work, &flag);
+        let run = tokio::time::timeout(limit, tokio::task::spawn_blocking(run)).await;
+        cancel.cancel();
+        let run = run.map_err(|_| format!("it takes longer than {limit:?}"))?;
+        let done = run.map_err(|error| error.to_string())?;
+        let (content, prompt, output) = done.map_err(|error| error.to_string())?;
+        if content.finish_reason == FinishReason::Cancelled {
+            return Err("it was not computed to its end".to_owned());
+        }
         let facts = Facts {
             prompt_root: stoa_crypto::token_root(&prompt),
             runtime_digest: facts.runtime_digest,
@@ -402,26 +654,10 @@ impl<C: ChainAccess + Clone> ProviderClaims<C> {
             delivered_at: now(),
         };
         let (domain, ticket) = (&self.domain, &owed.ticket);
-        let receipt = expected_receipt(domain, self.profile_hash, ticket, &content, &output, facts)
-            .ok_or("its charge does not fit an amount")?;
-        let signature = self.key.sign(receipt_digest(&receipt));
-        let holds = Holds::Receipt {
-            receipt: Box::new(receipt.clone()),
-            signature,
-        };
-        let order = receipt.ticket_hash;
-        self.owed.keep(order, Owed { holds, ..owed });
-        Ok((receipt, signature))
+        expected_receipt(domain, self.profile_hash, ticket, &content, &output, facts)
+            .ok_or_else(|| "its charge does not fit an amount".to_owned())
     }
 }
 
-/// An answer without content.
-fn nothing() -> Content {
-    Content {
-        text: String::new(),
-        tool_calls: Vec::new(),
-        finish_reason: FinishReason::Cancelled,
-        input_units: 0,
-        output_units: 0,
-    }
-}
+#[cfg(test)]
+mod tests;

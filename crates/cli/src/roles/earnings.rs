@@ -32,6 +32,8 @@ pub fn folder(data: &Path) -> PathBuf {
 #[derive(Clone)]
 struct Unkept {
     job: JobId,
+    /// Digest of the job's ticket.
+    order: Digest,
     payload: Arc<[u8]>,
 }
 
@@ -63,6 +65,8 @@ pub struct Earnings<D: Disk = RealDisk> {
     disk: Box<dyn Fn() -> Result<D, String> + Send + Sync>,
     writing: Mutex<Writing<D>>,
     shared: Arc<Mutex<Shared>>,
+    /// Is told the order of each receipt that is on disk.
+    durable: Arc<dyn Fn(Digest) + Send + Sync>,
 }
 
 impl Earnings {
@@ -96,7 +100,14 @@ impl<D: Disk> Earnings<D> {
             disk: Box::new(disk),
             writing: Mutex::new(writing),
             shared: Arc::default(),
+            durable: Arc::new(|_| {}),
         })
+    }
+
+    /// Tells `durable` the order of each receipt once that is on disk.
+    pub fn telling(mut self, durable: impl Fn(Digest) + Send + Sync + 'static) -> Self {
+        self.durable = Arc::new(durable);
+        self
     }
 
     /// Jobs and gross charges so far.
@@ -112,6 +123,7 @@ impl<D: Disk> Earnings<D> {
         (writing.jobs, writing.gross) = add((writing.jobs, writing.gross), receipt.receipt.charge);
         writing.waiting.push_back(Unkept {
             job: receipt.receipt.job_id,
+            order: receipt.receipt.ticket_hash,
             payload: payload.into(),
         });
         // While something waits, its own time decides: a full disk is not asked for every receipt.
@@ -184,11 +196,16 @@ impl<D: Disk> Earnings<D> {
             let number = writing.next;
             // Before the journal knows of it: the answer may come at once.
             self.shared().submitted.insert(number, unkept.clone());
-            let shared = self.shared.clone();
+            let (shared, durable) = (self.shared.clone(), self.durable.clone());
+            let order = unkept.order;
             let told = move |result: Result<_, AppendError>| {
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {
-                    Ok(_) => drop(shared.submitted.remove(&number)),
+                    Ok(_) => {
+                        shared.submitted.remove(&number);
+                        drop(shared);
+                        durable(order);
+                    }
                     Err(error) => shared.failed = Some(error.to_string()),
                 }
             };
@@ -223,7 +240,9 @@ impl<D: Disk> Earnings<D> {
             std::mem::take(&mut shared.submitted)
         };
         for (_, unkept) in unsure.into_iter().rev() {
-            if !held.contains(&unkept.job) {
+            if held.contains(&unkept.job) {
+                (self.durable)(unkept.order);
+            } else {
                 writing.waiting.push_front(unkept);
             }
         }

@@ -1,22 +1,28 @@
 //! What a provider took and owes, one small file an order, so that after a kill it can still answer a claim of non-delivery: the order until
-//! there is a receipt for it, then the receipt. What both signed stands in its earnings and is erased here; so is what nobody can claim any
-//! more. The order's work is sealed to the provider's own key: who takes the folder without the key reads no prompt. Files are written beside
-//! the work, which does not wait for them: a cut of power may lose the newest.
+//! there is a receipt for it, then the receipt. What both signed is erased here once it stands in its earnings; so is what nobody can claim
+//! any more. The order's work is sealed to the provider's own key: who takes the folder without the key reads no prompt. Files are written
+//! beside the work, which does not wait for them: a cut of power may lose the newest. Nothing that was signed is let go of for lack of room:
+//! where there is none, no new orders are taken.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_crypto::{Sealed, SecretKey};
 use stoa_nodes::work::Work;
-use stoa_types::{Digest, Millis, Receipt, Signature, Ticket, Timestamp};
+use stoa_types::{Address, Digest, Millis, Receipt, Signature, Ticket, Timestamp};
 
-/// Orders that are kept: the oldest go first.
-const OWED_MAX: usize = 10_000;
-/// Orders that wait to be written: a disk that stands still must not hold more of them in memory.
+/// Bytes on disk for all orders. The orders of one router take at most half of what others leave of it, so that none takes another's room.
+const BYTES_MAX: u64 = 1 << 30;
+/// What the smallest file takes of a disk.
+const FILE_BYTES: u64 = 4096;
+/// Orders and receipts that wait to be written before new orders are refused.
 const WAITING_MAX: usize = 256;
 /// After the end of the last answer, for clocks that differ.
 const SPARE: Millis = Millis::from_secs(600);
+/// Between two looks for what nobody can claim any more.
+const EXPIRES: Millis = Millis::from_secs(10);
 
 /// Folder of these below a provider's data folder.
 pub fn folder(data: &Path) -> PathBuf {
@@ -116,25 +122,73 @@ enum Deed {
     Expire(Timestamp),
 }
 
+/// A file of the folder.
+#[derive(Debug, Clone, Copy)]
+struct Filed {
+    router: Address,
+    bytes: u64,
+    deadline: Timestamp,
+}
+
+/// What is in the folder and on its way there.
+#[derive(Default)]
+struct Room {
+    files: BTreeMap<Digest, Filed>,
+    of_router: BTreeMap<Address, u64>,
+    bytes: u64,
+    /// Handed over and not written.
+    waiting: usize,
+}
+
+impl Room {
+    fn put(&mut self, order: Digest, filed: Filed) {
+        self.take(order);
+        *self.of_router.entry(filed.router).or_default() += filed.bytes;
+        self.bytes += filed.bytes;
+        self.files.insert(order, filed);
+    }
+
+    fn take(&mut self, order: Digest) -> Option<Filed> {
+        let filed = self.files.remove(&order)?;
+        self.bytes -= filed.bytes;
+        if let Some(bytes) = self.of_router.get_mut(&filed.router) {
+            *bytes -= filed.bytes;
+            if *bytes == 0 {
+                self.of_router.remove(&filed.router);
+            }
+        }
+        Some(filed)
+    }
+
+    fn is_for(&self, router: Address, most: u64) -> bool {
+        let own = self.of_router.get(&router).copied().unwrap_or_default();
+        let left = most.saturating_sub(self.bytes - own);
+        self.waiting < WAITING_MAX && own < left / 2
+    }
+}
+
 /// The folder. Clones share its thread.
 #[derive(Clone)]
 pub struct OwedFolder {
     folder: PathBuf,
     key: SecretKey,
-    deeds: SyncSender<Deed>,
+    deeds: Sender<Deed>,
+    room: Arc<Mutex<Room>>,
 }
 
 impl OwedFolder {
     /// Opens the folder of the provider with this key; what was taken stays for so long after its deadline.
     pub fn open(folder: &Path, key: SecretKey, claimable: Millis) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let kept = read_all(folder)?;
-        let (deeds, orders) = sync_channel(WAITING_MAX);
+        let room = Arc::new(Mutex::new(read_all(folder)?));
+        let (deeds, orders) = channel();
         let writer = Writer {
             folder: folder.to_owned(),
             key: key.clone(),
             after_deadline: Millis(claimable.0.saturating_add(SPARE.0)),
-            kept,
+            room: room.clone(),
+            unwritten: VecDeque::new(),
+            expired_at: Timestamp(0),
         };
         std::thread::Builder::new()
             .name("owed".to_owned())
@@ -143,36 +197,43 @@ impl OwedFolder {
             folder: folder.to_owned(),
             key,
             deeds,
+            room,
         })
+    }
+
+    /// Whether there is room for one more order of this router. Who has none takes no order: what it signs it must be able to keep.
+    pub fn has_room(&self, router: Address) -> bool {
+        lock(&self.room).is_for(router, BYTES_MAX)
     }
 
     /// Keeps what is owed for the order with this hash, in place of what was kept for it before.
     pub fn keep(&self, order: Digest, owed: Owed) {
+        lock(&self.room).waiting += 1;
         let job = owed.ticket.job_id;
-        if self
-            .deeds
-            .try_send(Deed::Keep(order, Box::new(owed)))
-            .is_err()
-        {
-            tracing::warn!(%job, "the disk is too slow to keep what is owed for this job; a claim cannot be answered after a restart");
+        if self.deeds.send(Deed::Keep(order, Box::new(owed))).is_err() {
+            tracing::error!(%job, "what is owed for this job is not kept: the thread that writes it is gone; no new orders are taken");
         }
     }
 
     /// Nothing is owed for it any more.
     pub fn forget(&self, order: Digest) {
         // One that is not told stays until nobody can claim it.
-        let _ = self.deeds.try_send(Deed::Forget(order));
+        let _ = self.deeds.send(Deed::Forget(order));
     }
 
-    /// Erases what nobody can claim any more.
+    /// Erases what nobody can claim any more, and tries again what could not be written. Call it every now and then.
     pub fn expire(&self, now: Timestamp) {
-        let _ = self.deeds.try_send(Deed::Expire(now));
+        let _ = self.deeds.send(Deed::Expire(now));
     }
 
     /// What is owed for the order, as far as it is written.
     pub fn find(&self, order: Digest) -> Option<Owed> {
         read(&path(&self.folder, order))?.owed(order, &self.key)
     }
+}
+
+fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn path(folder: &Path, order: Digest) -> PathBuf {
@@ -183,69 +244,111 @@ fn read(path: &Path) -> Option<Written> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// Deadlines of what is kept. A file that cannot be read is of no use to anybody.
-fn read_all(folder: &Path) -> std::io::Result<BTreeMap<Digest, Timestamp>> {
-    let mut kept = BTreeMap::new();
+fn filed(ticket: &Ticket, bytes: usize) -> Filed {
+    Filed {
+        router: ticket.router,
+        bytes: u64::try_from(bytes).unwrap_or(u64::MAX).max(FILE_BYTES),
+        deadline: ticket.deadline,
+    }
+}
+
+/// What is kept. A file that cannot be read is of no use to anybody.
+fn read_all(folder: &Path) -> std::io::Result<Room> {
+    let mut room = Room::default();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|name| name.to_str());
         let order = name.and_then(|name| name.parse::<Digest>().ok());
-        match (order, read(&path)) {
-            (Some(order), Some(owed)) => drop(kept.insert(order, owed.ticket.deadline)),
+        let bytes = std::fs::read(&path)?;
+        match (order, serde_json::from_slice::<Written>(&bytes)) {
+            (Some(order), Ok(owed)) => room.put(order, filed(&owed.ticket, bytes.len())),
             _ => std::fs::remove_file(&path)?,
         }
     }
-    Ok(kept)
+    Ok(room)
 }
 
 struct Writer {
     folder: PathBuf,
     key: SecretKey,
     after_deadline: Millis,
-    kept: BTreeMap<Digest, Timestamp>,
+    room: Arc<Mutex<Room>>,
+    /// The disk refused these.
+    unwritten: VecDeque<(Digest, Box<Owed>)>,
+    expired_at: Timestamp,
 }
 
 impl Writer {
     fn run(mut self, deeds: &Receiver<Deed>) {
         while let Ok(deed) = deeds.recv() {
             match deed {
-                Deed::Keep(order, owed) => self.keep(order, &owed),
-                Deed::Forget(order) => self.forget(order),
-                Deed::Expire(now) => {
-                    let over = |deadline: &Timestamp| deadline.plus(self.after_deadline) < now;
-                    let kept = self.kept.iter().filter(|(_, deadline)| over(deadline));
-                    let old: Vec<_> = kept.map(|(order, _)| *order).collect();
-                    old.into_iter().for_each(|order| self.forget(order));
+                Deed::Keep(order, owed) => {
+                    // What came later for an order is what counts.
+                    self.drop_unwritten(order);
+                    self.keep(order, owed);
                 }
+                Deed::Forget(order) => {
+                    self.drop_unwritten(order);
+                    self.forget(order);
+                }
+                Deed::Expire(now) => self.expire(now),
             }
         }
     }
 
-    fn keep(&mut self, order: Digest, owed: &Owed) {
+    fn drop_unwritten(&mut self, order: Digest) {
+        let before = self.unwritten.len();
+        self.unwritten.retain(|(other, _)| *other != order);
+        lock(&self.room).waiting -= before - self.unwritten.len();
+    }
+
+    fn keep(&mut self, order: Digest, owed: Box<Owed>) {
         let (path, half) = (
             path(&self.folder, order),
             self.folder.join(format!("{order}.part")),
         );
-        let written = Written::of(order, owed, &self.key).and_then(|written| {
+        let written = Written::of(order, &owed, &self.key).and_then(|written| {
             let bytes = serde_json::to_vec(&written).expect("an order holds only plain values");
             let written = write(&half, &bytes).and_then(|()| std::fs::rename(&half, &path));
-            written.map_err(|error| error.to_string())
+            written.map_err(|error| error.to_string())?;
+            Ok(bytes.len())
         });
-        if let Err(error) = written {
-            let _ = std::fs::remove_file(&half);
-            return tracing::warn!(job = %owed.ticket.job_id, %error,
-                "what is owed for this job could not be written; a claim cannot be answered after a restart");
-        }
-        self.kept.insert(order, owed.ticket.deadline);
-        if self.kept.len() > OWED_MAX {
-            let oldest = self.kept.iter().min_by_key(|(_, deadline)| **deadline);
-            let oldest = oldest.map(|(order, _)| *order);
-            oldest.into_iter().for_each(|order| self.forget(order));
+        match written {
+            Ok(bytes) => {
+                let mut room = lock(&self.room);
+                room.waiting -= 1;
+                room.put(order, filed(&owed.ticket, bytes));
+            }
+            Err(error) => {
+                let _ = std::fs::remove_file(&half);
+                if self.unwritten.is_empty() {
+                    tracing::warn!(job = %owed.ticket.job_id, %error,
+                        "what is owed for this job is not written yet; it is tried again, and no new orders are taken when many wait");
+                }
+                self.unwritten.push_back((order, owed));
+            }
         }
     }
 
+    fn expire(&mut self, now: Timestamp) {
+        if now < self.expired_at.plus(EXPIRES) {
+            return;
+        }
+        self.expired_at = now;
+        for (order, owed) in std::mem::take(&mut self.unwritten) {
+            self.keep(order, owed);
+        }
+        let over = |filed: &Filed| filed.deadline.plus(self.after_deadline) < now;
+        let old: Vec<_> = {
+            let room = lock(&self.room);
+            let old = room.files.iter().filter(|(_, filed)| over(filed));
+            old.map(|(order, _)| *order).collect()
+        };
+        old.into_iter().for_each(|order| self.forget(order));
+    }
+
     fn forget(&mut self, order: Digest) {
-        if self.kept.remove(&order).is_some()
+        if lock(&self.room).take(order).is_some()
             && let Err(error) = std::fs::remove_file(path(&self.folder, order))
         {
             tracing::warn!(%order, %error, "an order that is not owed any more could not be erased");
@@ -263,13 +366,13 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::time::Duration;
     use stoa_nodes::work::{AnswerShape, Prompt};
-    use stoa_types::{Address, JobId, Price, Q16, SamplingParameters, Tier, TokenAmount};
+    use stoa_types::{JobId, Price, Q16, SamplingParameters, Tier, TokenAmount};
 
-    fn owed(deadline: u64) -> Owed {
+    pub(in crate::roles) fn owed(deadline: u64) -> Owed {
         let ticket = Ticket {
             job_id: JobId([1; 32]),
             account: Address([1; 20]),
@@ -351,5 +454,60 @@ mod tests {
         kept.expire(Timestamp(1_000 + 10_000 + SPARE.0 + 1));
         until("expired", || kept.find(first).is_none());
         assert_eq!(kept.find(second), Some(owed(5_000_000)));
+    }
+
+    #[test]
+    fn a_router_that_fills_the_folder_is_refused_and_others_are_not_and_nothing_is_let_go() {
+        let mut room = Room::default();
+        let most = 64 * FILE_BYTES;
+        let [greedy, other] = [1, 2].map(|n| Address([n; 20]));
+        let small = |router| Filed {
+            router,
+            bytes: FILE_BYTES,
+            deadline: Timestamp(1),
+        };
+        let mut taken = 0;
+        for n in 0..200 {
+            if room.is_for(greedy, most) {
+                room.put(Digest([n; 32]), small(greedy));
+                taken += 1;
+            }
+        }
+        assert_eq!((taken, room.files.len()), (32, 32), "half of the room");
+        assert!(!room.is_for(greedy, most));
+        assert!(room.is_for(other, most), "another router has room");
+        room.put(Digest([0; 32]), small(greedy));
+        assert_eq!(room.bytes, 32 * FILE_BYTES, "the same order once");
+        assert!(room.take(Digest([0; 32])).is_some());
+        assert!(room.is_for(greedy, most), "what ends makes room");
+        room.waiting = WAITING_MAX;
+        assert!(!room.is_for(other, most), "the disk is behind");
+    }
+
+    #[test]
+    fn what_a_disk_refuses_is_written_when_it_takes_it_and_not_forgotten() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = parent.path().join("owed");
+        let key = SecretKey::for_tests("provider");
+        let claimable = Millis::from_secs(10);
+        let kept = OwedFolder::open(&folder, key, claimable).expect("opens");
+        std::fs::remove_dir_all(&folder).expect("removed");
+        let router = owed(1).ticket.router;
+        for n in 0..WAITING_MAX {
+            let mut order = [0; 32];
+            order[0] = u8::try_from(n).expect("few");
+            kept.keep(Digest(order), owed(5_000_000));
+        }
+        assert!(!kept.has_room(router), "nothing more is taken");
+        std::fs::create_dir_all(&folder).expect("there again");
+        kept.expire(Timestamp(EXPIRES.0));
+        until("written", || {
+            kept.find(Digest([0; 32])).is_some() && kept.has_room(router)
+        });
+        let files = std::fs::read_dir(&folder).expect("reads").count();
+        until("all of it", || lock(&kept.room).waiting == 0);
+        assert!(files <= WAITING_MAX);
+        let files = std::fs::read_dir(&folder).expect("reads").count();
+        assert_eq!(files, WAITING_MAX);
     }
 }

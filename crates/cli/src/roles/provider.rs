@@ -12,14 +12,14 @@ use stoa_net::{
     IncomingJob, LinkState, MessageSender, NetError, ProviderEndpoint, ProviderStatus,
     RouterAddress,
 };
-use stoa_nodes::message::{Final, RefusalReason, ToProvider, ToRouter};
-use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider};
+use stoa_nodes::message::{RefusalReason, ToProvider, ToRouter};
+use stoa_nodes::provider::{Attempt, Generated, Input, Output, Provider, Shown as Owing, Taken};
 use stoa_nodes::work::Work;
 use stoa_runtime::{
     Backend, CancelFlag, Cheat, CheatingBackend, Event as Made, Executor, LocalTime, Paced,
     Prepared, ProviderPolicy,
 };
-use stoa_types::{Address, Digest, JobId, SignedAcceptance, Ticket};
+use stoa_types::{Address, Digest, JobId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::field::display;
 
@@ -59,6 +59,8 @@ pub struct ProviderParts {
     pub router: Address,
     /// Traces of its jobs.
     pub traces: JobTraces,
+    /// Orders that it takes, if it goes away for good then, as a cheat does.
+    pub vanishes_after: Option<u32>,
     /// Where it asks what to do with a planter's jobs, if it is a planter's own.
     pub desk: Option<Desk>,
 }
@@ -155,8 +157,10 @@ struct Loop {
     utc_offset_minutes: i32,
     earnings: Arc<Earnings>,
     owed: OwedFolder,
-    /// Orders that are under way; without the work once that is kept.
-    orders: HashMap<Attempt, (Ticket, Option<Work>)>,
+    /// Whose orders these are.
+    router: Address,
+    /// Orders that it may still take before it goes away for good, as a cheat does.
+    vanishes_after: Option<u32>,
     traces: JobTraces,
     desk: Option<Desk>,
     /// The attempt that is being taken in, if it is at a job of the planter's customer.
@@ -214,7 +218,8 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         utc_offset_minutes: parts.utc_offset_minutes,
         earnings: parts.earnings,
         owed: parts.owed,
-        orders: HashMap::new(),
+        router: parts.router,
+        vanishes_after: parts.vanishes_after,
         traces: parts.traces,
         desk: parts.desk,
         planted: None,
@@ -255,12 +260,17 @@ impl Loop {
                 _ = ticks.tick() => {
                     self.window();
                     self.earnings.retry(Instant::now());
+                    self.owed.expire(now());
                     self.shown.earned(&self.earnings);
                     self.handle(Input::Tick);
                 }
             }
             if self.draining && self.core.is_idle() {
                 return;
+            }
+            if self.vanishes_after == Some(0) {
+                tracing::warn!(account = %self.core.account(), "this provider goes away, as its cheat does");
+                return self.endpoint.close().await;
             }
         }
     }
@@ -353,11 +363,12 @@ impl Loop {
                         flag.cancel();
                     }
                 }
+                Output::Took(taken) => self.took(*taken),
+                Output::Owes(shown) => self.owes(*shown),
                 Output::Earned(receipt) => {
                     let attempt = (receipt.receipt.job_id, receipt.receipt.attempt);
                     self.flags.remove(&attempt);
                     self.earnings.keep(&receipt);
-                    self.owed.forget(receipt.receipt.ticket_hash);
                     self.shown.job("earned");
                     tracing::info!(account = %self.core.account(), job = %attempt.0, charge = %receipt.receipt.charge, "job earned");
                 }
@@ -367,8 +378,6 @@ impl Loop {
             }
         }
         self.streams.retain(|_, stream| !stream.is_closed());
-        self.orders
-            .retain(|attempt, _| self.streams.contains_key(attempt));
         self.traces
             .keep(|attempt| self.streams.contains_key(attempt));
     }
@@ -394,13 +403,6 @@ impl Loop {
                 match &message {
                     ToRouter::Refused { .. } => self.shown.job("refused"),
                     ToRouter::Failed { .. } => self.shown.job("failed"),
-                    ToRouter::Accepted {
-                        job,
-                        attempt,
-                        acceptance,
-                        ..
-                    } => self.took((*job, *attempt), acceptance),
-                    ToRouter::Final(end) => self.owes_receipt(end),
                     _ => {}
                 }
                 let stream = message
@@ -420,35 +422,29 @@ impl Loop {
         }
     }
 
-    /// It gave its word: what was ordered is kept until it is paid or nobody can claim it, beside the work and not before it.
-    fn took(&mut self, attempt: Attempt, acceptance: &SignedAcceptance) {
-        let Some((ticket, work)) = self.orders.get_mut(&attempt) else {
-            return;
+    /// It gives its word: what was ordered is kept until there is something to show for it, beside the work and not before it.
+    fn took(&self, taken: Taken) {
+        let owed = Owed {
+            ticket: taken.ticket,
+            accepted_at: taken.accepted_at,
+            holds: Holds::Work(Box::new(taken.work)),
         };
-        if let Some(work) = work.take() {
-            let owed = Owed {
-                ticket: ticket.clone(),
-                accepted_at: acceptance.acceptance.accepted_at,
-                holds: Holds::Work(Box::new(work)),
-            };
-            self.owed.keep(acceptance.acceptance.ticket, owed);
-        }
+        self.owed.keep(taken.order, owed);
     }
 
-    /// The receipt takes the order's place: with it a claim is answered.
-    fn owes_receipt(&mut self, end: &Final) {
-        let attempt = (end.receipt.job_id, end.receipt.attempt);
-        if let Some((ticket, _)) = self.orders.get(&attempt) {
-            let owed = Owed {
-                ticket: ticket.clone(),
-                accepted_at: end.receipt.accepted_at,
-                holds: Holds::Receipt {
-                    receipt: Box::new(end.receipt.clone()),
-                    signature: end.signature,
-                },
-            };
-            self.owed.keep(end.receipt.ticket_hash, owed);
-        }
+    /// What there is to show takes the order's place: with it a claim is answered.
+    fn owes(&mut self, shown: Owing) {
+        let order = shown.receipt.ticket_hash;
+        let owed = Owed {
+            ticket: shown.ticket,
+            accepted_at: shown.receipt.accepted_at,
+            holds: Holds::Receipt {
+                receipt: Box::new(shown.receipt),
+                signature: shown.signature,
+            },
+        };
+        self.owed.keep(order, owed);
+        self.vanishes_after = self.vanishes_after.map(|orders| orders.saturating_sub(1));
     }
 
     fn job(&mut self, mut job: IncomingJob) {
@@ -458,9 +454,6 @@ impl Loop {
         let trace_id = above.map(|above| display(above.trace));
         tracing::info!(account = %self.core.account(), job = %attempt.0, trace_id, attempt = attempt.1, "job taken");
         self.traces.ordered(attempt, above);
-        // A second order of the same attempt is not taken.
-        let order = (ticket.clone(), Some(job.dispatch.work.clone()));
-        self.orders.entry(attempt).or_insert(order);
         let customer = self.desk.as_ref().map(|desk| desk.customer);
         self.planted = (customer == Some(ticket.account)).then_some(attempt);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -481,6 +474,8 @@ impl Loop {
         let backend = backends.find(|backend| backend.facts().model_root == model_root);
         let (executor, backend, events) =
             (self.executor.clone(), backend.cloned(), self.events.clone());
+        // What it signs it must be able to keep.
+        let has_room = self.owed.has_room(self.router);
         let planted = self.planted.take() == Some(attempt);
         let desk = self.desk.as_ref().filter(|_| planted);
         let orders = desk.map(|desk| desk.orders.clone());
@@ -494,6 +489,7 @@ impl Loop {
                 false => honest,
             });
             let result = match backend {
+                _ if !has_room => Err(RefusalReason::Busy),
                 Some(backend) => {
                     let prepared = executor.prepare(backend.clone(), work).await;
                     prepared.map(|prepared| Box::new((backend, prepared)))

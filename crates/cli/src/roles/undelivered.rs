@@ -2,7 +2,6 @@
 //! restart. Both signatures, and nothing of prompt or answer.
 
 use super::records::Records;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoa_nodes::client::Undelivered;
@@ -10,7 +9,6 @@ use stoa_types::{JobId, Millis, Timestamp};
 
 /// Blocks count whole seconds: the contract's clock may be as far behind.
 const BLOCK: Millis = Millis::from_secs(1);
-const DAY_SECONDS: u64 = 86_400;
 
 /// Folder of these below a router's data folder.
 pub fn folder(router: &Path) -> PathBuf {
@@ -54,20 +52,17 @@ impl Undeliveries {
         }
     }
 
-    /// What can be claimed now: the first order of each provider and day of which nothing was delivered by its deadline, for so long after it.
-    /// All that a provider did not deliver in a day is one fault.
+    /// What can still be claimed and not much longer, for so long after its deadline as `window` says: in its last quarter, so that whoever was
+    /// only away for a while has come back before.
     pub fn due(&self, now: Timestamp, window: Millis) -> Vec<Undelivered> {
         let kept = self.lock();
-        let mut first = BTreeMap::new();
-        for undelivered in kept.records.newest().chain(&kept.unwritten) {
-            let ticket = &undelivered.ticket.ticket;
-            if ticket.deadline.plus(BLOCK) <= now {
-                let day = ticket.deadline.secs() / DAY_SECONDS;
-                first.entry((ticket.provider, day)).or_insert(undelivered);
-            }
-        }
-        let open = |u: &&Undelivered| now < u.ticket.ticket.deadline.plus(window);
-        first.into_values().filter(open).cloned().collect()
+        let late = Millis(window.0 - window.0 / 4);
+        let is_due = |undelivered: &&Undelivered| {
+            let deadline = undelivered.ticket.ticket.deadline;
+            deadline.plus(late).plus(BLOCK) <= now && now < deadline.plus(window)
+        };
+        let all = kept.records.newest().chain(&kept.unwritten);
+        all.filter(is_due).cloned().collect()
     }
 
     /// Those of one job, by attempt.
@@ -131,28 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn one_order_of_each_provider_and_day_is_due_from_its_deadline_until_the_window_ends() {
+    fn an_order_is_due_in_the_last_quarter_of_its_window() {
         let folder = tempfile::tempdir().expect("a folder");
         let kept = Undeliveries::open(folder.path()).expect("opens");
-        let day = 1_000 * DAY_SECONDS;
-        for (provider, deadline) in [(1, day), (1, day + 5), (2, day + 5), (1, 2 * day)] {
-            let mut one = undelivered(1, 0);
-            one.ticket.ticket.provider = Address([provider; 20]);
+        for (job, deadline) in [(1, 1_000_000), (2, 1_000_005)] {
+            let mut one = undelivered(job, 0);
             one.ticket.ticket.deadline = Timestamp(deadline);
             kept.keep(one);
         }
         let due = |now| {
-            let due = kept.due(Timestamp(now), Millis(day));
-            let tickets = due.iter().map(|u| &u.ticket.ticket);
-            let named = tickets.map(|t| (t.provider.0[0], t.deadline.0));
-            named.collect::<Vec<_>>()
+            let due = kept.due(Timestamp(1_000_000 + now), Millis(400_000));
+            let jobs = due.iter().map(|u| u.ticket.ticket.job_id.0[0]);
+            jobs.collect::<Vec<u8>>()
         };
-        assert_eq!(due(day + BLOCK.0 - 1), []);
-        assert_eq!(due(day + BLOCK.0), [(1, day)]);
-        assert_eq!(due(2 * day - 1), [(1, day), (2, day + 5)]);
-        // The second of the first provider's day is not claimed when the first cannot be any more.
-        assert_eq!(due(2 * day + 1), [(2, day + 5)]);
-        assert_eq!(due(2 * day + BLOCK.0), [(1, 2 * day)]);
+        assert_eq!(due(300_000 + BLOCK.0 - 1), [0_u8; 0]);
+        assert_eq!(due(300_000 + BLOCK.0), [1]);
+        assert_eq!(due(300_005 + BLOCK.0), [1, 2]);
+        assert_eq!(due(400_000), [2]);
+        assert_eq!(due(400_005), [0_u8; 0]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A provider that takes orders and delivers nothing, in a running network: it is claimed, says nothing, and pays.
+//! A provider that takes orders, delivers nothing and goes away, in a running network: it is claimed, says nothing, and pays.
 
 use super::{CHEAP_FIRST, Up, ask, told};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A ticket lives for two minutes, is claimed then, and answered for forty seconds.
+/// A ticket lives for two minutes, is claimed half a minute later, and answered for forty seconds.
 const PATIENCE: Duration = Duration::from_secs(360);
 
 /// The error of a call that only `provider` may answer.
@@ -75,6 +75,7 @@ fn who_takes_orders_and_delivers_nothing_is_slashed_and_nobody_pays_for_it() {
     assert_eq!(order["ticket"]["ticket"]["provider"], *cheat, "{error}");
     assert!(order["acceptance"]["signature"].is_string(), "{error}");
 
+    // Two orders are what it takes; then it is gone, and that is what is claimed.
     let end = Instant::now() + PATIENCE;
     let row = loop {
         let row = provider(&data, cheat);

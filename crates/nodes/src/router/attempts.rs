@@ -5,7 +5,7 @@ use super::{After, Current, Job, Keeping, Output, Phase, Router, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
-use crate::work::Prompt;
+use crate::work::{AnswerShape, Prompt};
 use std::sync::Arc;
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
@@ -16,6 +16,9 @@ use stoa_types::{
 
 /// Text that one token can stand for, in bytes: far above any vocabulary, and a bound on what a provider can make us hold.
 const TOKEN_BYTES_MAX: usize = 1024;
+
+/// How far clocks may be apart.
+const CLOCKS: Millis = Millis::from_secs(600);
 
 /// A provider that says that nobody could serve the request.
 #[derive(Debug, Clone)]
@@ -235,10 +238,23 @@ impl Router {
                         job: Some(job),
                         text: format!("provider {provider} failed {job}: {reason}"),
                     });
-                    self.lost(job, Lost::Fault(Cause::ProviderDown), now, outputs);
+                    let cause = Cause::ProviderDown;
+                    // What the model makes of a prompt need not have the shape that the client demands, and nobody's would.
+                    let how = if self.demands_shape(job) {
+                        Lost::Declined(cause)
+                    } else {
+                        Lost::Fault(cause)
+                    };
+                    self.lost(job, how, now, outputs);
                 }
             }
         }
+    }
+
+    /// Whether an answer must have a shape that a model may miss.
+    fn demands_shape(&self, job: JobId) -> bool {
+        let shape = self.jobs.get(&job).map(|state| state.request.answer);
+        matches!(shape, Some(AnswerShape::JsonObject | AnswerShape::ToolCall))
     }
 
     fn is_current(&self, provider: Address, (job, attempt): (JobId, u32)) -> bool {
@@ -849,6 +865,9 @@ fn check_taken(domain: &Domain, ticket: &Ticket, taken: &Taken) -> Result<(), &'
     }
     if recover(acceptance_digest(domain, acceptance), signature) != Ok(ticket.provider) {
         return Err("its acceptance is not signed by it");
+    }
+    if acceptance.accepted_at.plus(CLOCKS) < ticket.issued_at {
+        return Err("it accepted long before it was ordered");
     }
     if acceptance.accepted_at > ticket.deadline {
         return Err("it accepted after the ticket's deadline");

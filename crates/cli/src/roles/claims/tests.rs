@@ -1,0 +1,224 @@
+use super::*;
+use crate::roles::owed::tests::owed as order;
+use std::path::Path;
+use stoa_runtime::{Fault, Script, ScriptedBackend};
+use stoa_types::Tier;
+
+const PROVIDER: Address = Address([3; 20]);
+const TICKET: Digest = Digest([8; 32]);
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_secs(1_790_000_000 + seconds)
+}
+
+#[test]
+fn what_fails_is_tried_again_at_growing_intervals() {
+    let (mut tried, start) = (Tried::default(), Instant::now());
+    let mut times = Vec::new();
+    for second in 0..=200 {
+        if tried.again(TICKET, start + Duration::from_secs(second)) {
+            times.push(second);
+        }
+    }
+    assert_eq!(times, [0, 5, 15, 35, 75, 135, 195]);
+    tried.forget(TICKET);
+    assert!(tried.again(TICKET, start + Duration::from_secs(196)));
+}
+
+#[test]
+fn who_was_seen_since_an_order_is_not_away_nor_is_anybody_for_who_has_only_begun_to_look() {
+    let least = Millis::from_secs(100);
+    let mut presence = Presence::new(at(0));
+    let away = |presence: &Presence, now| presence.is_away(PROVIDER, at(50), least, at(now));
+    assert!(!away(&presence, 149));
+    assert!(away(&presence, 150));
+    presence.see([PROVIDER].into_iter(), at(49));
+    assert!(away(&presence, 150), "seen before the deadline only");
+    presence.see([PROVIDER].into_iter(), at(51));
+    assert!(!away(&presence, 1_000), "it was there once since");
+    // Started anew after the deadline.
+    let presence = Presence::new(at(500));
+    assert!(!away(&presence, 599));
+    assert!(away(&presence, 600));
+}
+
+#[test]
+fn what_a_provider_lost_within_a_day_of_a_claim_is_not_claimed_again() {
+    let day = 86_400;
+    let mut made = Made::default();
+    made.0.insert((PROVIDER, at(2 * day)));
+    for (deadline, covered) in [
+        (day, false),
+        (day + 1, true),
+        (2 * day, true),
+        (3 * day - 1, true),
+        (3 * day, false),
+    ] {
+        assert_eq!(made.covers(PROVIDER, at(deadline)), covered, "{deadline}");
+    }
+    assert!(!made.covers(Address([4; 20]), at(2 * day)));
+}
+
+fn claimed(ticket: Digest) -> ContractEvent {
+    ContractEvent::DeliveryClaimed {
+        ticket,
+        provider: PROVIDER,
+        router: Address([2; 20]),
+        claimant: Address([2; 20]),
+        job: JobId([1; 32]),
+        answer_by: at(9),
+    }
+}
+
+#[test]
+fn a_reorganisation_takes_back_what_it_undid_and_nothing_is_told_before_the_head_is_read() {
+    let [first, second] = [1, 2].map(|n| Digest([n; 32]));
+    let watch = ClaimsWatch::default();
+    {
+        let mut followed = watch.lock();
+        followed.take(10, claimed(first));
+        followed.take(11, claimed(second));
+        let provider = PROVIDER;
+        let ticket = first;
+        followed.take(12, ContractEvent::ClaimAnswered { ticket, provider });
+    }
+    assert_eq!(watch.all(), [], "what looks open may be decided already");
+    watch.lock().caught_up = true;
+    let open = || {
+        let open = watch.all();
+        open.into_iter().map(|claim| claim.ticket)
+    };
+    assert_eq!(open().collect::<Vec<_>>(), [second]);
+    watch.lock().roll_back(12);
+    assert_eq!(open().collect::<Vec<_>>(), [first, second]);
+    watch.lock().roll_back(11);
+    assert_eq!(open().collect::<Vec<_>>(), [first]);
+}
+
+#[tokio::test]
+async fn claims_are_read_from_the_first_block_that_is_not_too_old() {
+    let made = |number| async move { Ok(Some(at(10 * number))) };
+    for (since, block) in [(0, 0), (1, 1), (10, 1), (500, 50), (995, 100), (5_000, 100)] {
+        let found = block_since(100, at(since), made).await;
+        assert_eq!(found.expect("read"), block, "{since}");
+    }
+}
+
+fn backend(fault: Option<Fault>, tier: Tier) -> Arc<dyn Backend> {
+    let script = Script {
+        fault,
+        ..Script::default()
+    };
+    let scripted = ScriptedBackend::named("script-fixed-1", script).expect("known");
+    Arc::new(scripted.claiming(|facts| {
+        facts.model_root = Digest([4; 32]);
+        facts.tier = tier;
+    }))
+}
+
+fn maker(folder: &Path, backends: Vec<Arc<dyn Backend>>) -> AnswerMaker {
+    let key = SecretKey::for_tests("provider");
+    let owed = OwedFolder::open(&folder.join("owed"), key.clone(), Millis(1_000)).expect("opens");
+    AnswerMaker {
+        key,
+        domain: Domain {
+            chain_id: 31_337,
+            vault: Address([9; 20]),
+        },
+        profile_hash: Digest([5; 32]),
+        earnings: Arc::new(Earnings::open(&folder.join("receipts")).expect("opens")),
+        owed,
+        backends,
+    }
+}
+
+fn claim() -> ClaimView {
+    ClaimView {
+        claimant: Address([7; 20]),
+        claimed_at: at(0),
+        state: ClaimState::Open,
+        provider: SecretKey::for_tests("provider").address(),
+        deadline: at(0),
+        router: Address([2; 20]),
+        account: Address([1; 20]),
+        job: JobId([1; 32]),
+    }
+}
+
+/// What the contract asks of an answer.
+fn check_answers(shown: &Shown, ticket: Digest) {
+    let (receipt, claim) = (&shown.receipt, claim());
+    assert_eq!(
+        (receipt.chain_id, receipt.vault),
+        (31_337, Address([9; 20]))
+    );
+    assert_eq!(
+        (receipt.ticket_hash, receipt.job_id, receipt.account),
+        (ticket, claim.job, claim.account)
+    );
+    assert_eq!(receipt.router, claim.router);
+    let signer = stoa_crypto::recover(receipt_digest(receipt), &shown.provider);
+    assert_eq!(signer, Ok(claim.provider));
+    assert_eq!(shown.router, None);
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_computed_is_answered_with_nothing_delivered_whatever_its_tier() {
+    let hour = Duration::from_secs(3_600);
+    let stalls = Some(Fault::StallAfter(0));
+    for (how, backends, limit) in [
+        (
+            "it fails",
+            vec![backend(Some(Fault::FailAfter(0)), Tier::Exact)],
+            hour,
+        ),
+        (
+            "it panics",
+            vec![backend(Some(Fault::PanicAfter(0)), Tier::Exact)],
+            hour,
+        ),
+        (
+            "refused",
+            vec![backend(
+                Some(Fault::Refuse(stoa_nodes::message::RefusalReason::Policy)),
+                Tier::None,
+            )],
+            hour,
+        ),
+        ("not served any more", Vec::new(), hour),
+        (
+            "it takes for ever",
+            vec![backend(stalls, Tier::Exact)],
+            Duration::from_millis(50),
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let answers = maker(folder.path(), backends);
+        let owed = order(5_000_000);
+        let Holds::Work(work) = owed.holds.clone() else {
+            panic!("an order");
+        };
+        let taken = (Box::new(owed), work);
+        let shown = answers.compute(TICKET, &claim(), taken, limit).await;
+        check_answers(&shown, TICKET);
+        assert!(shown.receipt.charge.is_zero(), "{how}");
+        assert_eq!(shown.receipt.tier, Tier::None, "{how}: nobody can post it");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_on_an_order_that_is_not_in_the_folder_is_answered_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let answers = maker(folder.path(), Vec::new());
+    let Found::Shown(shown) = answers.find(TICKET, &claim()).await else {
+        panic!("nothing to compute");
+    };
+    check_answers(&shown, TICKET);
+    // Nor does a journal that cannot be read end the answer.
+    std::fs::remove_dir_all(folder.path().join("receipts")).expect("removed");
+    std::fs::write(folder.path().join("receipts"), "no folder").expect("written");
+    let Found::Shown(shown) = answers.find(TICKET, &claim()).await else {
+        panic!("nothing to compute");
+    };
+    check_answers(&shown, TICKET);
+}
