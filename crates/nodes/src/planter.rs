@@ -5,8 +5,9 @@
 //! sent, so that a planter that was killed names what it stored.
 //!
 //! Nobody is believed where a plant was posted: it is looked for in the leaf files, as validators do, and a file is what its post names or
-//! nothing. Where a file is kept back, the plants that may stand in it are named: a name holds for the job in whatever round, so that one
-//! that comes too early costs no more than what the plant would have shown.
+//! nothing. Where the router of a plant keeps a file back, the plants that may stand in it are named: a name holds for the job in whatever
+//! round, so that one that comes too early costs no more than what the plant would have shown. Before that the router was asked for some
+//! seconds in this life, and the phase is near its end.
 //!
 //! One set at a time: nothing is bought while a plant of the set before is not named, and could be.
 
@@ -24,6 +25,11 @@ const RETRY: Millis = Millis::from_secs(2);
 /// The same for what a phase of a few seconds waits for.
 const RETRY_NAME: Millis = Millis(500);
 
+/// A leaf file is kept back when its router was asked for it for so long in this life.
+const KEPT_BACK: Millis = Millis::from_secs(3);
+/// So long before the end of their phase plants are named that may stand in a file that is kept back.
+const LAST_CALL: Millis = Millis::from_secs(2);
+
 /// Between two purchases at least: where its provider gets few of them, they must not become a flood.
 const PAUSE_MIN: Millis = Millis(100);
 
@@ -36,6 +42,8 @@ pub struct PlanterConfig {
     pub chain_id: u64,
     /// The contract of the rounds on it.
     pub rounds: Address,
+    /// Whom it buys from.
+    pub router: Address,
     /// Plants of one set.
     pub set: u32,
     /// Sets that this customer buys; 0 for no end. A start counts anew.
@@ -60,6 +68,15 @@ pub struct Plant {
     pub salt: Digest,
     /// When its provider got it.
     pub ordered_at: Timestamp,
+    /// Who ordered it, and posts it if anybody does; records of before this do not say.
+    #[serde(default)]
+    pub router: Option<Address>,
+}
+
+impl Plant {
+    fn may_be_of(&self, router: Address) -> bool {
+        self.router.is_none_or(|of| of == router)
+    }
 }
 
 /// What a planter keeps on disk.
@@ -82,6 +99,8 @@ pub struct PlantRound {
     pub number: u64,
     /// Where it stands.
     pub phase: Phase,
+    /// Until when at the latest.
+    pub ends: Timestamp,
     /// The posts that it covers, by router and number, which is counted from one.
     pub covers: BTreeMap<(Address, u64), Post>,
 }
@@ -202,8 +221,8 @@ pub struct Planter {
     open: BTreeMap<JobId, Open>,
     /// Posts under rounds whose leaf files were read.
     read: BTreeSet<(Address, u64)>,
-    /// When a leaf file was asked for last.
-    asked: BTreeMap<(Address, u64), Timestamp>,
+    /// When a leaf file was asked for first in this life, and last.
+    asked: BTreeMap<(Address, u64), (Timestamp, Timestamp)>,
     /// Plants that are still to be ordered of the present set.
     left: u32,
     buying: bool,
@@ -308,25 +327,31 @@ impl Planter {
     /// Asks for the leaf files in which plants may stand.
     fn fetch(&mut self, now: Timestamp, outputs: &mut Vec<Output>) {
         let open = self.open.values().filter(|open| open.place.is_none());
-        let first = open.filter_map(|open| self.view.stored.get(&self.commitment(&open.plant)));
-        let Some(first) = first.min() else {
-            return;
-        };
-        let rounds = self.view.rounds.iter();
-        let rounds = rounds.filter(|round| round.number >= *first);
-        let posts = rounds.flat_map(|round| round.covers.keys());
-        let unread: Vec<_> = posts
-            .filter(|key| !self.read.contains(key))
-            .copied()
+        let unread: BTreeSet<_> = open
+            .filter_map(|open| Some((open, *self.view.stored.get(&self.commitment(&open.plant))?)))
+            .flat_map(|(open, first)| self.unread(&open.plant, first).map(|(_, key)| key))
             .collect();
         for key in unread {
-            let last = self.asked.get(&key);
-            if last.is_none_or(|at| now.since(*at) >= RETRY_NAME) {
-                self.asked.insert(key, now);
+            let (_, last) = self.asked.entry(key).or_insert((now, Timestamp(0)));
+            if now.since(*last) >= RETRY_NAME {
+                *last = now;
                 let (router, post) = key;
                 outputs.push(Output::FetchLeaves { router, post });
             }
         }
+    }
+
+    /// The posts under rounds from the `first` on in which a plant may stand and whose leaf files were not read.
+    fn unread(
+        &self,
+        plant: &Plant,
+        first: u64,
+    ) -> impl Iterator<Item = (&PlantRound, (Address, u64))> {
+        let plant = *plant;
+        let rounds = self.view.rounds.iter();
+        let rounds = rounds.filter(move |round| round.number >= first);
+        let posts = rounds.flat_map(|round| round.covers.keys().map(move |key| (round, *key)));
+        posts.filter(move |(_, key)| plant.may_be_of(key.0) && !self.read.contains(key))
     }
 
     fn ordered(&mut self, job: JobId, salt: Digest, now: Timestamp, outputs: &mut Vec<Output>) {
@@ -345,6 +370,7 @@ impl Planter {
             job,
             salt,
             ordered_at: now,
+            router: Some(self.config.router),
         };
         let mut open = Open::of(plant, false);
         open.waits = Some(now);
@@ -433,7 +459,7 @@ impl Planter {
             }
             return late && self.end(open, now, outputs);
         };
-        if let Some((round, phase)) = self.round_of(open, first, late)
+        if let Some((round, phase)) = self.round_of(open, first, now)
             && open.asks(Ask::Name, RETRY_NAME, now)
         {
             if phase > Phase::Plants && open.place.is_some() {
@@ -455,14 +481,33 @@ impl Planter {
 
     /// The round in which a plant is to be named now, if its ballots are shown: the one that covers it, or may cover it because a leaf file
     /// is kept back. One that was never posted is named in any round: then no later one waits for it.
-    fn round_of(&self, open: &Open, first: u64, late: bool) -> Option<(u64, Phase)> {
-        let mut rounds = self.view.rounds.iter().filter(|round| {
-            round.number >= first && matches!(round.phase, Phase::Plants | Phase::Rulings)
-        });
-        let found = rounds.find(|round| match open.place {
-            Some(place) => round.covers.contains_key(&place),
-            None => late || round.covers.keys().any(|key| !self.read.contains(key)),
-        });
+    fn round_of(&self, open: &Open, first: u64, now: Timestamp) -> Option<(u64, Phase)> {
+        let shown = |round: &&PlantRound| matches!(round.phase, Phase::Plants | Phase::Rulings);
+        let rounds = self.view.rounds.iter();
+        let mut rounds = rounds.filter(|round| round.number >= first).filter(shown);
+        let found = match open.place {
+            Some(place) => rounds.find(|round| round.covers.contains_key(&place)),
+            None => {
+                let unread: Vec<_> = self.unread(&open.plant, first).collect();
+                let kept_back = |key: &(Address, u64)| {
+                    let asked = self.asked.get(key);
+                    asked.is_some_and(|(since, _)| now.since(*since) >= KEPT_BACK)
+                };
+                let at_last = |(round, key): &&(&PlantRound, (Address, u64))| {
+                    let ends = round.phase > Phase::Plants || now.plus(LAST_CALL) >= round.ends;
+                    shown(round) && ends && kept_back(key)
+                };
+                // Validators have not looked at what a round before its ballots covers, and what was only just asked for may come yet.
+                let nowhere = || {
+                    let hidden = |(round, key): &(&PlantRound, (Address, u64))| {
+                        shown(round) && kept_back(key)
+                    };
+                    self.is_late(open, now) && unread.iter().all(hidden)
+                };
+                let hidden = unread.iter().find(at_last).map(|(round, _)| *round);
+                hidden.or_else(|| rounds.next().filter(|_| nowhere()))
+            }
+        };
         found.map(|round| (round.number, round.phase))
     }
 

@@ -33,6 +33,7 @@ fn config() -> PlanterConfig {
         key: customer(),
         chain_id: 31_337,
         rounds: rounds_contract(),
+        router: router(),
         set: SET,
         sets: 0,
         rest: Millis::from_secs(20),
@@ -168,6 +169,13 @@ impl World {
         }
     }
 
+    fn ends(&self, round: usize) -> u64 {
+        let passed = self.now - self.rounds[round].1;
+        let ends = [1_500, 3_500, 5_000, 8_000, u64::from(u32::MAX)];
+        let end = ends.into_iter().find(|end| passed < *end);
+        self.rounds[round].1 + end.expect("the test is shorter")
+    }
+
     fn view(&self) -> PlantView {
         let rounds = (0..self.rounds.len()).map(|n| {
             let before = n.checked_sub(1).map_or(0, |before| self.rounds[before].0);
@@ -176,6 +184,7 @@ impl World {
             PlantRound {
                 number: n as u64 + 1,
                 phase: self.phase(n),
+                ends: Timestamp(self.ends(n)),
                 covers: covers.collect(),
             }
         });
@@ -486,4 +495,110 @@ fn an_answer_that_waited_too_long_for_its_commitment_is_right() {
         wrongly: false,
     };
     assert!(outputs.contains(&right), "{outputs:?}");
+}
+
+/// A planter that was started anew, with plants of a round in `phase` of which it knows where two routers posted.
+fn started_anew(phase: Phase, ends: u64) -> (Planter, PlantView) {
+    let (job, salt) = (JobId([1; 32]), Digest([2; 32]));
+    let plant = Plant {
+        job,
+        salt,
+        ordered_at: Timestamp(1_000_000),
+        router: Some(router()),
+    };
+    let covers = [router(), Address([10; 20])].map(|of| {
+        let digest = Digest([3; 32]);
+        let post = Post {
+            job_root: digest,
+            job_count: 1,
+            content_id: digest,
+        };
+        ((of, 1), post)
+    });
+    let round = PlantRound {
+        number: 1,
+        phase,
+        ends: Timestamp(ends),
+        covers: covers.into(),
+    };
+    let view = PlantView {
+        stored: [(plant_commitment(job, customer().address(), salt), 1)].into(),
+        named: BTreeSet::new(),
+        rounds: vec![round],
+    };
+    let planter = Planter::recover(config(), [PlantRecord::Planted(plant)]);
+    (planter, view)
+}
+
+/// Whether it names the plant within `millis` of silence from routers, and after how long.
+fn named_after(planter: &mut Planter, view: &PlantView, start: u64, millis: u64) -> Option<u64> {
+    let mut times = (0..=millis).step_by(250);
+    times.find(|passed| {
+        let now = Timestamp(start + passed);
+        let outputs = planter.handle(Input::Chain(Box::new(view.clone())), now);
+        for output in &outputs {
+            if let Output::FetchLeaves { router: of, .. } = output {
+                assert_eq!(*of, router(), "no other one can have posted it");
+            }
+        }
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Name { .. }))
+    })
+}
+
+#[test]
+fn who_starts_anew_asks_for_leaf_files_for_some_seconds_before_it_names_what_it_did_not_find() {
+    let start = 1_010_000;
+    let (mut planter, view) = started_anew(Phase::Rulings, start + 600_000);
+    assert_eq!(named_after(&mut planter, &view, start, 5_000), Some(3_000));
+    // Nor before the end of the phase is near.
+    let (mut planter, view) = started_anew(Phase::Plants, start + 8_000);
+    assert_eq!(named_after(&mut planter, &view, start, 8_000), Some(6_000));
+}
+
+#[test]
+fn a_plant_whose_round_is_still_judged_is_not_named_however_old_it_is() {
+    let start = 1_000_000 + 2 * SETTLING;
+    let (mut planter, mut view) = started_anew(Phase::Ballot, start + 600_000);
+    let mut older = view.rounds[0].clone();
+    older.number = 2;
+    older.phase = Phase::Rulings;
+    older.covers.clear();
+    view.rounds.push(older);
+    assert_eq!(named_after(&mut planter, &view, start, 20_000), None);
+}
+
+#[test]
+fn a_round_that_has_only_just_opened_does_not_delay_what_another_one_waits_for() {
+    let start = 1_010_000;
+    let (mut planter, mut view) = started_anew(Phase::Plants, start + 8_000);
+    assert_eq!(named_after(&mut planter, &view, start, 5_000), None);
+    let mut newer = view.rounds[0].clone();
+    newer.number = 2;
+    newer.phase = Phase::Reveal;
+    let post = newer.covers[&(router(), 1)];
+    newer.covers = [((router(), 2), post)].into();
+    view.rounds.push(newer);
+    let named = named_after(&mut planter, &view, start + 5_250, 2_000);
+    assert_eq!(named, Some(750));
+}
+
+#[test]
+fn a_file_that_another_router_keeps_back_has_no_plant_named() {
+    let start = 1_010_000;
+    let (mut planter, mut view) = started_anew(Phase::Rulings, start + 600_000);
+    view.rounds[0].covers.remove(&(router(), 1));
+    assert_eq!(named_after(&mut planter, &view, start, 10_000), None);
+}
+
+#[test]
+fn records_of_before_routers_stood_in_them_are_read() {
+    let zero = "00".repeat(32);
+    let text = format!(r#"{{"planted":{{"job":"0x{zero}","salt":"0x{zero}","ordered_at":7}}}}"#);
+    let read: PlantRecord = serde_json::from_str(&text).expect("an older record");
+    assert!(matches!(
+        read,
+        PlantRecord::Planted(Plant { router: None, .. })
+    ));
 }

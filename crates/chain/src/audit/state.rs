@@ -375,6 +375,9 @@ impl AuditState {
                 cap,
                 ..
             } => {
+                if cap.is_zero() {
+                    return; // Anybody may allot nothing to anybody.
+                }
                 let posts = self.posts.entry(*router).or_default();
                 let (count, settled) = (posts.count(), posts.dropped);
                 posts
@@ -546,12 +549,18 @@ impl AuditState {
         let newest = self.committees.keys().next_back().copied();
         self.committees
             .retain(|id, _| used.contains(id) || Some(*id) == newest);
-        for (router, posts) in &mut self.posts {
-            let covers = self.rounds.values().flat_map(|round| &round.covers);
-            let first = covers
-                .filter(|(of, ..)| of == router)
-                .map(|(_, from, _)| *from);
-            posts.prune(first.min().unwrap_or(posts.covered));
+        let mut first: BTreeMap<Address, u64> = BTreeMap::new();
+        for (router, from, _) in self.rounds.values().flat_map(|round| &round.covers) {
+            let least = first.entry(*router).or_insert(*from);
+            *least = (*least).min(*from);
+        }
+        // Of others no post was ever covered, so that there is nothing to forget; strangers can name any number of those.
+        let followed: BTreeSet<Address> = first.keys().chain(self.over.keys()).copied().collect();
+        for router in followed {
+            if let Some(posts) = self.posts.get_mut(&router) {
+                let needed = first.get(&router).copied().unwrap_or(posts.covered);
+                posts.prune(needed);
+            }
         }
     }
 
@@ -634,9 +643,11 @@ impl AuditState {
         let rounds = self.rounds.iter().filter_map(|(number, round)| {
             let members = self.committees.get(&round.committee)?;
             let shown = round.opened_at > 0 && self.is_followed(round, members, now);
+            let (phase, ends) = self.phase(round, members, now);
             shown.then(|| PlantRound {
                 number: *number,
-                phase: self.phase(round, members, now).0,
+                phase,
+                ends: Timestamp(ends.saturating_mul(1_000)),
                 covers: self.posts_under(round),
             })
         });
@@ -816,10 +827,9 @@ mod tests {
         told(state, ContractEvent::Drawn { round, beacon });
     }
 
-    #[test]
-    fn a_round_shows_what_its_payout_roots_are_measured_by_and_keeps_it_as_long() {
+    fn nothing_yet() -> AuditState {
         let bps = |value| Bps::new(value).expect("valid");
-        let mut state = AuditState::new(AuditParams {
+        AuditState::new(AuditParams {
             times: RoundsParams {
                 interval: 1,
                 reveal: 10,
@@ -835,7 +845,33 @@ mod tests {
                 least: bps(500),
                 first_jobs: 20,
             },
-        });
+        })
+    }
+
+    #[test]
+    fn who_allots_nothing_to_strangers_leaves_nothing_behind() {
+        let mut state = nothing_yet();
+        let mut allot = |router: u8, cap: u128| {
+            let allotted = ContractEvent::Allotted {
+                developer: Address([1; 20]),
+                router: Address([router; 20]),
+                generation: 1,
+                cap: TokenAmount::from_units(cap),
+                expiry: Timestamp(0),
+            };
+            told(&mut state, allotted);
+        };
+        for router in 1..=100 {
+            allot(router, 0);
+        }
+        allot(200, 1);
+        let kept: Vec<_> = state.posts.keys().collect();
+        assert_eq!(kept, [&Address([200; 20])]);
+    }
+
+    #[test]
+    fn a_round_shows_what_its_payout_roots_are_measured_by_and_keeps_it_as_long() {
+        let mut state = nothing_yet();
         let member = Member {
             validator: Address([5; 20]),
             weight: 1,

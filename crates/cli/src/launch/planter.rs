@@ -185,31 +185,49 @@ impl<C: ChainAccess + Clone> Ground<C> {
     ) -> Vec<ProviderHandle> {
         let mut changes = self.audits.1.changes();
         loop {
-            let over = tokio::select! {
+            let ended = tokio::select! {
                 () = stop(&mut stopped) => return acting.stop().await,
-                () = acting.planter.over() => true,
+                over = acting.planter.over() => Some(over),
                 changed = changes.changed() => {
                     if changed.is_err() {
                         return acting.stop().await;
                     }
                     self.follow(&mut acting);
-                    false
+                    None
                 }
             };
+            let Some(over) = ended else {
+                continue;
+            };
+            acting.retire().await;
             if over {
-                acting.retire().await;
                 n = n.saturating_add(1);
                 tracing::info!(
                     identity = n,
-                    "another customer and another provider plant from now on"
+                    "another customer and another provider plant from now on; those before hold what they have left"
                 );
-                acting = tokio::select! {
-                    () = stop(&mut stopped) => return Vec::new(),
-                    next = self.begin_at_last(n, &client) => next,
-                };
+            } else {
+                tracing::error!(
+                    identity = n,
+                    "the planter's loop ended before its sets were bought; it begins again"
+                );
+            }
+            acting = tokio::select! {
+                () = stop(&mut stopped) => return Vec::new(),
+                next = self.begin_after(n, over, &client) => next,
+            };
+            if over {
                 self.announce(n.saturating_add(1));
             }
         }
+    }
+
+    /// The next identity at once; the same one after a while, so that a defect does not come back in a hurry.
+    async fn begin_after(&self, n: u32, over: bool, client: &Arc<AuditClient>) -> Acting {
+        if !over {
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.begin_at_last(n, client).await
     }
 
     /// Tells the operator whom the router has to know before this identity takes over, where nobody here can let it in.
@@ -336,6 +354,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
             key: customer_key(data, n)?,
             chain_id: self.joined.chain_id,
             rounds: contracts.rounds,
+            router: self.router,
             set: self.set,
             sets: if ends { settings.sets_per_identity } else { 0 },
             rest: Millis::from_secs(settings.rest_seconds),

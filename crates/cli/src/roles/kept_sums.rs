@@ -1,5 +1,6 @@
 //! What payout roots hold that later ones are measured by, on a validator's disk: a file for each. Nothing waits for them and what is lost is
-//! fetched from its router, so that they are not synced; one that is damaged is as good as none.
+//! fetched from its router, so that they are not synced; one that is damaged is as good as none and goes. One that cannot be read stays: it may
+//! be whole, and a router that is asked for it again could refuse.
 
 use std::fs;
 use std::io;
@@ -43,9 +44,14 @@ impl KeptSums {
         let mut kept = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            match read(&path) {
-                Some(set) => kept.push(set),
-                None => drop(fs::remove_file(&path)),
+            match fs::read(&path) {
+                Ok(bytes) => match whole(&path, &bytes) {
+                    Some(set) => kept.push(set),
+                    None => drop(fs::remove_file(&path)),
+                },
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "kept sums cannot be read and stay where they are; routers are asked for their leaf files again");
+                }
             }
         }
         let (items, receiver) = channel();
@@ -98,11 +104,11 @@ fn named(path: &Path) -> Option<(Address, u64)> {
     is_ours.then_some(key)
 }
 
-fn read(path: &Path) -> Option<KeptSet> {
-    let bytes = fs::read(path).ok()?;
+/// What a file holds, if it is the whole of what its name says.
+fn whole(path: &Path, bytes: &[u8]) -> Option<KeptSet> {
     let (digest, body) = bytes.split_at_checked(DIGEST)?;
-    let whole = blake3::hash(body).as_bytes() == digest;
-    let set = KeptSet::decode(body).ok().filter(|_| whole)?;
+    let is_whole = blake3::hash(body).as_bytes() == digest;
+    let set = KeptSet::decode(body).ok().filter(|_| is_whole)?;
     (named(path) == Some((set.router, set.post))).then_some(set)
 }
 
@@ -171,5 +177,26 @@ mod tests {
         let (_, kept) = KeptSums::open(&folder).expect("opens");
         assert_eq!(kept, [set(1, 10)]);
         assert!(!damaged.exists());
+    }
+
+    /// A link whose target is away stands for a file that the disk does not give at the moment.
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_read_stays_and_is_there_again_when_it_can() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let folder = folder(temporary.path());
+        let (sums, _) = KeptSums::open(&folder).expect("opens");
+        sums.keep(Box::new(set(1, 9)));
+        drop(sums);
+        let here = folder.join(name(Address([1; 20]), 9));
+        let away = temporary.path().join("away");
+        let back = temporary.path().join("back");
+        fs::rename(&here, &back).expect("moved");
+        std::os::unix::fs::symlink(&away, &here).expect("linked");
+        let (_, kept) = KeptSums::open(&folder).expect("opens");
+        assert_eq!(kept, []);
+        fs::rename(&back, &away).expect("moved");
+        let (_, kept) = KeptSums::open(&folder).expect("opens");
+        assert_eq!(kept, [set(1, 9)]);
     }
 }

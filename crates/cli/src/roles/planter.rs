@@ -79,13 +79,14 @@ pub struct PlanterParts<C> {
 /// A running planter.
 pub struct PlanterHandle {
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
+    /// Whether its customer has bought all its sets.
+    task: tokio::task::JoinHandle<bool>,
 }
 
 impl PlanterHandle {
-    /// Waits until its customer has bought all its sets; not to be asked again after that.
-    pub async fn over(&mut self) {
-        let _ = (&mut self.task).await;
+    /// Waits for the end: whether its customer has bought all its sets, or the loop failed. Not to be asked again after that.
+    pub async fn over(&mut self) -> bool {
+        (&mut self.task).await.unwrap_or(false)
     }
 
     /// Stops. What was promised is on disk and on chain.
@@ -148,30 +149,31 @@ impl<C: ChainAccess + Clone> Loop<C> {
         mut receiver: mpsc::UnboundedReceiver<Event>,
         mut orders: mpsc::UnboundedReceiver<PlantOrder>,
         mut stopped: watch::Receiver<bool>,
-    ) {
+    ) -> bool {
         let mut changes = self.watch.changes();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.core.is_over() {
             tokio::select! {
-                _ = stopped.wait_for(|stop| *stop) => return,
+                _ = stopped.wait_for(|stop| *stop) => return false,
                 event = receiver.recv() => match event {
                     Some(Event::Input(input)) => self.handle(input),
                     Some(Event::Sent) => self.look(),
                     Some(Event::Asked(router, post)) => self.questions.ended(&(router, post)),
-                    None => return,
+                    None => return false,
                 },
                 order = orders.recv() => match order {
                     Some(order) => self.ordered(order),
-                    None => return,
+                    None => return false,
                 },
                 changed = changes.changed() => {
-                    if changed.is_err() { return }
+                    if changed.is_err() { return false }
                     self.look();
                 }
                 _ = ticks.tick() => self.look(),
             }
         }
+        true
     }
 
     /// Shows the state machine what the contracts say now.
@@ -299,12 +301,12 @@ impl<C: ChainAccess + Clone> Loop<C> {
         let body = self.purchases.body(self.bought, u16::from_be_bytes(random));
         self.bought += 1;
         let (api, events, open) = (self.api.clone(), self.events.clone(), self.open.clone());
-        let told = self.told.clone();
+        let (told, customer) = (self.told.clone(), self.core.account());
         tokio::spawn(async move {
             let bought = purchase(&api, &body.to_string(), open.as_deref()).await;
             let said = told.swap(bought.is_err(), Ordering::Relaxed);
             if let (Err(error), false) = (&bought, said) {
-                tracing::warn!(%error, "a planter's purchase failed; it is tried again");
+                tracing::warn!(%customer, %error, "a planter's purchase failed; it is tried again. Where the key is refused, the router's operator has to let this customer in");
             }
             let answered = bought.is_ok();
             let _ = events.send(Event::Input(Input::Bought { answered }));
@@ -342,4 +344,23 @@ async fn purchase(
         open.send_replace(false);
     }
     bought
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_failed_is_not_taken_for_one_whose_sets_are_bought() {
+        let ends: [(fn() -> bool, bool); 3] = [
+            (|| true, true),
+            (|| false, false),
+            (|| panic!("a defect"), false),
+        ];
+        for (end, expected) in ends {
+            let task = tokio::spawn(async move { end() });
+            let (stop, _) = watch::channel(false);
+            assert_eq!(PlanterHandle { stop, task }.over().await, expected);
+        }
+    }
 }

@@ -6,21 +6,31 @@ use stoa_types::{Address, TokenAmount};
 
 /// Rising caps, each with the posts that the router had when it came.
 type Steps = Vec<(u64, TokenAmount)>;
+/// By developer and generation.
+type Part = BTreeMap<(Address, u32), Steps>;
 
 /// The caps that each allotment to one router ever had, and how many posts the router had when it got them. They are kept for good: lifetime
-/// totals hold the debits of every generation. Copies share what is in them.
+/// totals hold the debits of every generation. Anybody may allot to anybody: a cap of nothing is not kept, and copies share all but the part
+/// that a new allotment falls in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caps {
-    rising: Arc<BTreeMap<(Address, u32), Steps>>,
+    /// By the last byte of the developer.
+    rising: BTreeMap<u8, Arc<Part>>,
+}
+
+const fn part_of(allotment: &(Address, u32)) -> u8 {
+    allotment.0.0[19]
 }
 
 impl Caps {
     /// An allotment got a cap when the router had so many posts. What it had before its first `settled` posts becomes one: no root
     /// of those is measured any more.
     pub fn raise(&mut self, allotment: (Address, u32), posts: u64, cap: TokenAmount, settled: u64) {
-        let steps = Arc::make_mut(&mut self.rising)
-            .entry(allotment)
-            .or_default();
+        if cap.is_zero() {
+            return; // No allotment says the same.
+        }
+        let part = self.rising.entry(part_of(&allotment)).or_default();
+        let steps = Arc::make_mut(part).entry(allotment).or_default();
         if steps.last().is_some_and(|(_, highest)| *highest >= cap) {
             return;
         }
@@ -31,7 +41,9 @@ impl Caps {
 
     /// The highest cap that an allotment had before a post.
     pub fn before(&self, allotment: (Address, u32), post: u64) -> TokenAmount {
-        let steps = self.rising.get(&allotment).map_or(&[][..], Vec::as_slice);
+        let part = self.rising.get(&part_of(&allotment));
+        let steps = part.and_then(|part| part.get(&allotment));
+        let steps = steps.map_or(&[][..], Vec::as_slice);
         let known = steps.partition_point(|(posts, _)| *posts < post);
         let highest = known.checked_sub(1).and_then(|at| steps.get(at));
         highest.map_or(TokenAmount::ZERO, |(_, cap)| *cap)
@@ -72,8 +84,23 @@ mod tests {
             let cap = units(u128::from(posts) + 1);
             caps.raise(ALLOTMENT, posts, cap, posts.saturating_sub(3));
         }
-        assert!(caps.rising[&ALLOTMENT].len() <= 6);
+        assert!(caps.rising[&1][&ALLOTMENT].len() <= 6);
         let before = |post| caps.before(ALLOTMENT, post).units();
         assert_eq!([97, 98, 99, 100].map(before), [97, 98, 99, 100]);
+    }
+
+    #[test]
+    fn allotments_of_nothing_take_no_room_and_a_copy_shares_what_others_do_not_touch() {
+        let mut caps = Caps::default();
+        for n in 0..=255 {
+            caps.raise((Address([n; 20]), 1), 1, units(0), 0);
+        }
+        assert_eq!(caps, Caps::default());
+        caps.raise(ALLOTMENT, 1, units(10), 0);
+        let copy = caps.clone();
+        caps.raise((Address([2; 20]), 1), 1, units(10), 0);
+        assert!(Arc::ptr_eq(&copy.rising[&1], &caps.rising[&1]));
+        assert_eq!(copy.before((Address([2; 20]), 1), 9), units(0));
+        assert_eq!(caps.before((Address([2; 20]), 1), 9), units(10));
     }
 }
