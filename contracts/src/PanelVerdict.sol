@@ -49,13 +49,14 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
     address public immutable CLAIMS;
 
     /// @dev Two slots. `duty`: every member of the panel had to have a verdict. `seen` holds one bit for each seat whose verdict was shown,
-    /// or that showed none in time.
+    /// or that showed none in time. `combined`: no two votes were alike.
     struct Ruling {
         uint40 ruledAt;
         uint8 outcome;
         bool duty;
         bool plant;
         uint8 seen;
+        bool combined;
         bytes32 batch;
     }
 
@@ -137,14 +138,15 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         _unruled(c);
         bool duty = _audited(c);
         Panel memory panel = _panel(c.round, c.subject);
-        (uint8 outcome, uint8 seen) = _count(c, panel, votes);
+        (uint8 outcome, uint8 seen,) = _count(c, panel, votes);
         _checkJob(outcome, receipt, c.router, evidence.providerSignature);
         bool plant = ROUNDS.isPlant(c.round, c.job, c.account);
         bytes32 batch = AuditLib.batchSubject(c.router, evidence.place.post());
-        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, duty, plant, seen, batch), votes);
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, duty, plant, seen, false, batch), votes);
     }
 
-    /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that must not become claimable.
+    /// @notice Rules on a whole batch, post `post` of `router`: data withheld, or a payout root that must not become claimable. A ruling that
+    /// was reached only by adding up different votes gives way to a heavier one, so that whoever brings it gains nothing by leaving votes out.
     function ruleBatch(uint64 round, address router, uint64 post, Vote[] calldata votes) external {
         _inRulings(round);
         Case memory c;
@@ -152,12 +154,15 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         Snapshot memory here = ROUNDS.snapshot(round, router);
         Snapshot memory before = ROUNDS.snapshot(here.previous, router);
         if (post <= before.posts || post > here.posts) revert PlaceLib.NotCovered(round, router);
-        _unruled(c);
+        Ruling storage old = _rulings[_key(round, c.subject)];
+        if (!old.combined) _unruled(c);
         Panel memory panel = _panel(round, c.subject);
-        (uint8 outcome, uint8 seen) = _count(c, panel, votes);
+        (uint8 outcome, uint8 seen, bool combined) = _count(c, panel, votes);
         if (outcome != Outcomes.WITHHELD && !Outcomes.isOfSums(outcome)) revert Errors.WrongSubject(outcome);
+        bool heavier = outcome == Outcomes.BAD_SUMS || (outcome == Outcomes.WITHHELD && old.outcome == Outcomes.VOID);
+        if (!heavier) _unruled(c);
         c.voids = _voids(c, before);
-        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, false, seen, c.subject), votes);
+        _settle(c, panel, Ruling(uint40(block.timestamp), outcome, false, false, seen, combined, c.subject), votes);
     }
 
     /// @notice Shows the verdict of a panel member that a ruling did not count.
@@ -170,7 +175,7 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         if (excuse && vote.outcome != Outcomes.WITHHELD) revert Errors.WrongSubject(vote.outcome);
         ruling.seen |= uint8(1 << seat);
         if (!excuse && vote.outcome != ruling.outcome) {
-            _dissent(subject, ruling.outcome, ruling.plant, vote, address(0));
+            _dissent(subject, ruling, vote, address(0));
         }
     }
 
@@ -340,11 +345,11 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         if (vote.outcome >= Outcomes.COUNT) revert Errors.UnknownOutcome(vote.outcome);
     }
 
-    /// @dev The outcome that enough votes share, and the seats that voted.
+    /// @dev The outcome that enough votes share, the seats that voted, and whether it took different votes on a batch to reach it.
     function _count(Case memory c, Panel memory panel, Vote[] calldata votes)
         private
         view
-        returns (uint8 outcome, uint8 seen)
+        returns (uint8 outcome, uint8 seen, bool combined)
     {
         if (votes.length > PANEL) revert Errors.TooManyVotes(votes.length);
         uint256[8] memory tally;
@@ -357,10 +362,13 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         uint256 needed = ROUNDS.votesNeeded(c.round);
         // A router that gives the files of a wrong root to one and not to another must not make them disagree.
         uint256 bad = tally[Outcomes.BAD_SUMS];
-        if (!c.isJob && bad == 0) tally[Outcomes.VOID] += tally[Outcomes.WITHHELD];
+        (uint256 withheld, uint256 void_) = (tally[Outcomes.WITHHELD], tally[Outcomes.VOID]);
+        if (!c.isJob && bad == 0) tally[Outcomes.VOID] += withheld;
         else if (!c.isJob && bad < needed) tally[Outcomes.WITHHELD] += bad;
         while (outcome < Outcomes.COUNT && (outcome == Outcomes.UNABLE || tally[outcome] < needed)) ++outcome;
         if (outcome == Outcomes.COUNT) revert Errors.NoMajority(needed);
+        if (outcome == Outcomes.WITHHELD) combined = withheld < needed;
+        if (outcome == Outcomes.VOID) combined = void_ < needed;
     }
 
     /// @dev What an outcome about a job demands of the receipt.
@@ -377,12 +385,13 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
 
     function _settle(Case memory c, Panel memory panel, Ruling memory ruling, Vote[] calldata votes) private {
         uint8 outcome = ruling.outcome;
+        Ruling storage stored = _rulings[_key(c.round, c.subject)];
         _rulings[_key(c.round, c.subject)] = ruling;
         emit Ruled(c.round, c.subject, outcome, ruling.plant);
         if (!ruling.plant) _carryOut(c, panel, outcome, votes);
         address accused = outcome == Outcomes.GOOD ? c.provider : address(0);
         for (uint256 i; i < votes.length; ++i) {
-            if (votes[i].outcome != outcome) _dissent(c.subject, outcome, ruling.plant, votes[i], accused);
+            if (votes[i].outcome != outcome) _dissent(c.subject, stored, votes[i], accused);
         }
     }
 
@@ -437,10 +446,11 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         emit JobReversed(c.job, c.router, c.account, c.charge);
     }
 
-    /// @dev A plant that was called good is known to be false: who said so is not to pay for it.
-    function _dissent(bytes32 subject, uint8 ruled, bool plant, Vote calldata vote, address accused) private {
-        bool wrongly = plant && ruled == Outcomes.GOOD;
-        if (wrongly || !Outcomes.isContent(vote.outcome) || !Outcomes.isContent(ruled)) {
+    /// @dev A plant that was called good is known to be false: who said so is not to pay for it. And no two agreed on what is combined.
+    function _dissent(bytes32 subject, Ruling storage ruling, Vote calldata vote, address accused) private {
+        uint8 ruled = ruling.outcome;
+        bool wrongly = ruling.plant && ruled == Outcomes.GOOD;
+        if (wrongly || ruling.combined || !Outcomes.isContent(vote.outcome) || !Outcomes.isContent(ruled)) {
             emit Events.Differed(subject, vote.validator, vote.outcome);
             return;
         }

@@ -211,6 +211,40 @@ contract PanelVerdictTest is AuditMarket {
         }
     }
 
+    function test_two_who_found_the_sums_wrong_overrule_what_was_only_added_up() public {
+        (uint64 round, bytes32 subject) = batch([WITHHELD, BAD_SUMS, BAD_SUMS]);
+        Vote[] memory few = votes(subject, [WITHHELD, BAD_SUMS, SILENT]);
+        court.ruleBatch(round, router, 1, few);
+        vm.assertEq(stakeOf(2, router), STAKE * 95 / 100);
+        expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
+        court.ruleBatch(round, router, 1, few);
+        Vote[] memory bad = votes(subject, [SILENT, BAD_SUMS, BAD_SUMS]);
+        court.ruleBatch(round, router, 1, bad);
+        (, uint8 outcome,) = court.rulingOf(round, subject);
+        vm.assertEq(outcome, BAD_SUMS);
+        vm.assertEq(stakeOf(2, router), 0);
+        expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
+        court.ruleBatch(round, router, 1, bad);
+        court.show(round, subject, vote(seats[0], subject, WITHHELD), false);
+        vm.assertEq(stakeOf(3, seats[0]), STAKE);
+    }
+
+    function test_who_differs_from_a_ruling_that_no_two_voted_for_pays_nothing() public {
+        (uint64 round, bytes32 subject) = batch([VOID, WITHHELD, BAD_SUMS]);
+        court.ruleBatch(round, router, 1, votes(subject, [VOID, WITHHELD, SILENT]));
+        vm.assertEq(stakeOf(2, router), STAKE);
+        court.show(round, subject, vote(seats[2], subject, BAD_SUMS), false);
+        // Whichever votes are brought first, it ends the same.
+        court.ruleBatch(round, router, 1, votes(subject, [SILENT, WITHHELD, BAD_SUMS]));
+        vm.assertEq(stakeOf(2, router), STAKE * 95 / 100);
+        court.show(round, subject, vote(seats[0], subject, VOID), false);
+        for (uint256 i; i < 3; ++i) {
+            vm.assertEq(stakeOf(3, seats[i]), STAKE, "nobody dissents");
+        }
+        expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
+        court.ruleBatch(round, router, 1, votes(subject, [VOID, WITHHELD, SILENT]));
+    }
+
     function test_a_cancelled_root_that_is_posted_again_is_cancelled_again() public {
         uint8[3] memory withheld = [WITHHELD, WITHHELD, WITHHELD];
         (uint8 outcome, bool isPending) = batchOf(1, PAY, withheld);

@@ -787,6 +787,36 @@ fn lacking_ballot() -> Voted {
     }
 }
 
+#[test]
+fn two_who_found_the_sums_wrong_are_brought_against_a_ruling_that_was_only_added_up() {
+    let (router, mut bad) = (key("router").address(), lacking_ballot());
+    bad.verdicts[0].1 = Outcome::BadSums;
+    let batch = hash::batch_subject(router, 1);
+    for (outcome, overruled) in [
+        (Outcome::Void, true),
+        (Outcome::Withheld, true),
+        (Outcome::BadSums, false),
+    ] {
+        let mut world = after_ballots(false, [bad.clone(), bad.clone()]);
+        let ruling = RulingView {
+            outcome,
+            seen: members().iter().map(|m| m.validator).collect(),
+            answer_until: world.now.plus(Millis::from_secs(600)),
+        };
+        world.view.rulings.insert(batch, ruling);
+        world.look();
+        world.outputs.clear();
+        world.pass(60_000);
+        let brought = world.outputs.iter().any(|output| match output {
+            Output::Bring(claim) => {
+                matches!(&**claim, Claim::RuleBatch { votes, .. } if votes.len() == 3)
+            }
+            _ => false,
+        });
+        assert_eq!(brought, overruled, "{outcome:?}");
+    }
+}
+
 /// All jobs are ruled good by the votes of `seen`; answers are taken for another 600 s.
 fn ruled_good(world: &mut World, seen: &[usize]) {
     for n in 0..JOBS {

@@ -92,6 +92,15 @@ impl Outcome {
         matches!(self, Self::BadSums | Self::Void)
     }
 
+    /// Whether a ruling on a batch takes the place of one that was reached by adding up different votes: `BadSums` weighs more than `Withheld`,
+    /// and that more than `Void`. So it does not matter which votes are brought first.
+    pub const fn overrules(self, combined: Self) -> bool {
+        matches!(
+            (self, combined),
+            (Self::BadSums, Self::Withheld | Self::Void) | (Self::Withheld, Self::Void)
+        )
+    }
+
     /// The outcome that `needed` of the votes share. About a batch, a vote that its payout root is wrong counts with those that could not
     /// measure it, where it does not decide alone, and those with a vote that cancels it: a router that gives the files of a wrong root to
     /// one validator and not to another must not make them disagree.

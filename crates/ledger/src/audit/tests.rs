@@ -1104,6 +1104,47 @@ fn votes_on_a_batch_agree_that_its_root_must_not_stand_whatever_files_each_was_g
     ));
 }
 
+/// Posts a batch, has the three say this of it, and brings those two and then those.
+fn overruled(says: [Outcome; 3], first: [usize; 2], then: [usize; 2]) -> (World, Vec<Outcome>) {
+    let mut world = World::new(3, TIMES);
+    world.post(&[receipt(8)], keccak256("pay root"));
+    let (round, router) = (world.draw(), name("router"));
+    let subject = hash::batch_subject(router, 1);
+    let ballots: Vec<_> = says
+        .map(|outcome| Some(ballot_of(subject, Some(outcome))))
+        .into();
+    world.cast(round, &ballots);
+    let mut ruled = Vec::new();
+    for pair in [first, then, first] {
+        let of = |n: usize| world.vote(round, subject, ballots[n].as_ref()?, n);
+        let votes: Vec<_> = pair.into_iter().filter_map(of).collect();
+        let now = world.now;
+        let (verdict, mut market) = world.parts();
+        match verdict.rule_batch(&mut market, round, router, 1, &votes, now) {
+            Ok(_) => ruled.extend(verdict.ruling(round, subject).map(|r| r.outcome)),
+            Err(error) => assert_eq!(error, VerdictError::AlreadyRuled { subject }),
+        }
+    }
+    (world, ruled)
+}
+
+#[test]
+fn whoever_brings_a_ruling_gains_nothing_by_leaving_votes_out() {
+    use Outcome::{BadSums, Void, Withheld};
+    let left = |world: &World| world.stake(Role::Router, name("router"));
+    let (world, ruled) = overruled([Withheld, BadSums, BadSums], [0, 1], [1, 2]);
+    assert_eq!((ruled, left(&world)), (vec![Withheld, BadSums], 0));
+    let (world, ruled) = overruled([Withheld, BadSums, BadSums], [1, 2], [0, 1]);
+    assert_eq!((ruled, left(&world)), (vec![BadSums], 0));
+    let (world, ruled) = overruled([Void, Withheld, BadSums], [0, 1], [1, 2]);
+    assert_eq!(ruled, [Void, Withheld]);
+    assert_eq!(left(&world), STAKE / 100 * 95);
+    // Who was right and not counted pays nothing, nor does who could not know.
+    for n in 0..3 {
+        assert_eq!(world.stake(Role::Validator, validator(n)), STAKE);
+    }
+}
+
 #[test]
 fn a_cancelled_root_that_is_posted_again_is_cancelled_again() {
     let mut world = World::new(3, TIMES);

@@ -86,6 +86,8 @@ pub struct Ruling {
     pub batch: Digest,
     /// Seats of the panel whose verdict was shown or that showed none in time, one bit each.
     pub seen: u8,
+    /// No two votes were alike: they were added up. A heavier ruling overrules it, and nobody who differs from it pays.
+    pub combined: bool,
 }
 
 impl Ruling {
@@ -281,7 +283,7 @@ impl PanelVerdict {
         let case = open_case(market, evidence)?;
         self.unruled(round, case.subject)?;
         let duty = self.audited(market.rounds, &case)?;
-        let (outcome, seen) = count(market.rounds, round, case.subject, votes, false)?;
+        let (outcome, seen, combined) = count(market.rounds, round, case.subject, votes, false)?;
         self.check_job(outcome, evidence)?;
         let (job, account) = (receipt.job_id, receipt.account);
         let ruling = Ruling {
@@ -291,11 +293,13 @@ impl PanelVerdict {
             plant: market.rounds.is_plant(round, job, account),
             batch: hash::batch_subject(case.router, evidence.place.post()),
             seen,
+            combined,
         };
         self.settle(market, round, &case, ruling, votes)
     }
 
-    /// The same for a whole batch, post `post` of `router`.
+    /// The same for a whole batch, post `post` of `router`. A ruling that was reached only by adding up different votes gives way to a heavier
+    /// one, so that whoever brings it gains nothing by leaving votes out.
     pub fn rule_batch(
         &mut self,
         market: &mut Market<'_>,
@@ -312,10 +316,16 @@ impl PanelVerdict {
             return Err(PlaceError::NotCovered { round, router }.into());
         }
         let subject = hash::batch_subject(router, post);
-        self.unruled(round, subject)?;
-        let (outcome, seen) = count(market.rounds, round, subject, votes, true)?;
+        let old = self.ruling(round, subject).copied();
+        if old.is_some_and(|old| !old.combined) {
+            return Err(VerdictError::AlreadyRuled { subject });
+        }
+        let (outcome, seen, combined) = count(market.rounds, round, subject, votes, true)?;
         if outcome != Outcome::Withheld && !outcome.is_of_sums() {
             return Err(VerdictError::WrongSubject { outcome });
+        }
+        if old.is_some_and(|old| !outcome.overrules(old.outcome)) {
+            return Err(VerdictError::AlreadyRuled { subject });
         }
         let ruling = Ruling {
             at: now,
@@ -324,6 +334,7 @@ impl PanelVerdict {
             plant: false,
             batch: subject,
             seen,
+            combined,
         };
         let case = Case {
             round,
@@ -650,7 +661,7 @@ impl PanelVerdict {
         Ok(events)
     }
 
-    /// A plant that was called good is known to be false: who said so is not to pay for it.
+    /// A plant that was called good is known to be false: who said so is not to pay for it. And no two agreed on what is combined.
     fn dissent(
         &mut self,
         market: &mut Market<'_>,
@@ -662,7 +673,7 @@ impl PanelVerdict {
     ) -> Result<VerdictEvent, VerdictError> {
         let (validator, outcome) = (vote.validator, vote.verdict.outcome);
         let content = outcome.is_content() && ruling.outcome.is_content();
-        if ruling.wrongly_good() || !content {
+        if ruling.wrongly_good() || ruling.combined || !content {
             return Ok(VerdictEvent::Differed {
                 subject,
                 validator,
@@ -970,13 +981,14 @@ fn in_ballot(
 }
 
 /// The outcome that enough votes share, and the seats that voted.
+/// The outcome, the seats that voted, and whether it took different votes on a batch to reach it.
 fn count(
     rounds: &AuditRounds,
     round: u64,
     subject: Digest,
     votes: &[Vote],
     is_batch: bool,
-) -> Result<(Outcome, u8), VerdictError> {
+) -> Result<(Outcome, u8, bool), VerdictError> {
     if votes.len() > PANEL {
         return Err(VerdictError::TooManyVotes { votes: votes.len() });
     }
@@ -991,7 +1003,9 @@ fn count(
     let outcomes = votes.iter().map(|vote| vote.verdict.outcome);
     let ruled = Outcome::decided(outcomes, needed, is_batch);
     let outcome = ruled.ok_or(VerdictError::NoMajority { needed })?;
-    Ok((outcome, seen))
+    let alike = votes.iter().filter(|vote| vote.verdict.outcome == outcome);
+    let combined = alike.count() < needed;
+    Ok((outcome, seen, combined))
 }
 
 /// Who gets the challenger's share: the first seat that voted for the ruling. A seat before it that has a ballot and whose vote was left

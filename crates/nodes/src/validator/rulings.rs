@@ -69,10 +69,42 @@ impl Validator {
         let all_ruled = own.all(|(subject, ..)| {
             let seats = panel(&view.committee, view.beacon, *subject, PANEL);
             let mut seated = seats.iter().filter_map(|place| view.committee.get(*place));
-            let ruling = view.rulings.get(subject);
-            ruling.is_some_and(|ruling| seated.all(|m| ruling.seen.contains(&m.validator)))
+            let Some(ruling) = view.rulings.get(subject) else {
+                return false;
+            };
+            seated.all(|m| ruling.seen.contains(&m.validator))
+                && self.is_final(view, *subject, ruling.outcome)
         });
         duties_over && all_here && all_ruled
+    }
+
+    /// Whether no ballot of the panel, known or still to come, could overrule a ruling on a batch.
+    fn is_final(&self, view: &RoundView, subject: Digest, outcome: Outcome) -> bool {
+        if !Outcome::BadSums.overrules(outcome) || !is_batch(view, subject) {
+            return true;
+        }
+        let seats = panel(&view.committee, view.beacon, subject, PANEL);
+        let members = seats.iter().filter_map(|place| view.committee.get(*place));
+        let seated: Vec<_> = members.map(|member| member.validator).collect();
+        let here = |who: &Address| {
+            let empty = view.committed.get(who) == Some(&Digest::ZERO);
+            empty || !view.shown.contains(who) || self.ballots.contains_key(&(view.number, *who))
+        };
+        seated.iter().all(here) && !self.overrules(view, subject, outcome, &seated)
+    }
+
+    /// Whether the verdicts known here come to a heavier ruling on a batch.
+    fn overrules(
+        &self,
+        view: &RoundView,
+        subject: Digest,
+        outcome: Outcome,
+        seated: &[Address],
+    ) -> bool {
+        let said = seated.iter();
+        let said = said.filter_map(|who| Some(self.verdict_of(view, *who, subject)?.outcome));
+        let decided = Outcome::decided(said, view.votes_needed, true);
+        is_batch(view, subject) && decided.is_some_and(|ruling| ruling.overrules(outcome))
     }
 
     fn is_convicted(&self, kind: u8, offender: Address, about: Digest) -> bool {
@@ -154,13 +186,14 @@ impl Validator {
         if !seated.contains(&self.me) {
             return;
         }
-        if let Some(ruling) = view.rulings.get(&subject) {
+        if let Some(ruling) = view.rulings.get(&subject)
+            && !self.overrules(view, subject, ruling.outcome, &seated)
+        {
             return self.after_ruling(view, subject, ruling, &seated, now, outputs);
         }
         let said = seated.iter();
         let said = said.filter_map(|who| Some(self.verdict_of(view, *who, subject)?.outcome));
-        let mut batches = posts_of(view).map(|(router, post)| hash::batch_subject(router, post));
-        let is_batch = batches.any(|batch| batch == subject);
+        let is_batch = is_batch(view, subject);
         // Ballots still on their way come before the deadline; votes left out cost nobody anything if they are shown later.
         let decided = Outcome::decided(said, view.votes_needed, is_batch).is_some();
         if !decided || !self.ask(Ask::Rule(round, subject), now) {
@@ -399,6 +432,11 @@ fn show(round: u64, subject: Digest, vote: Vote, excuse: bool) -> Output {
 }
 
 /// All posts that a round covers.
+fn is_batch(view: &RoundView, subject: Digest) -> bool {
+    let mut batches = posts_of(view).map(|(router, post)| hash::batch_subject(router, post));
+    batches.any(|batch| batch == subject)
+}
+
 fn posts_of(view: &RoundView) -> impl Iterator<Item = (Address, u64)> + '_ {
     let of_router = |covered: &'_ Covered| {
         let (router, numbers) = (covered.router, covered.before + 1..);
