@@ -146,3 +146,34 @@ fn a_receipt_is_found_by_its_order_whether_it_is_on_disk_or_waits_and_nothing_is
     drop(earnings);
     assert_eq!(kept(&disk), [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn an_order_is_told_as_paid_when_its_receipt_is_on_disk_and_not_before() {
+    let disk = FaultyDisk::new(1);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = told.clone();
+    let earnings = open(&disk).telling(move |order| tell.lock().expect("unpoisoned").push(order));
+    let order = |n: u32| {
+        let mut order = [0; 32];
+        order[..4].copy_from_slice(&n.to_be_bytes());
+        Digest(order)
+    };
+    let keep = |n: u32| {
+        let mut receipt = earned(1);
+        receipt.receipt.ticket_hash = order(n);
+        earnings.keep(&receipt);
+        quiet(&earnings);
+    };
+    keep(0);
+    // No further segment: the open one fills up, and what comes then must wait.
+    disk.set_capacity(Some(disk.used()));
+    let mut kept = 1;
+    while earnings.writing().waiting.is_empty() {
+        assert!(kept < 10_000, "a segment ends");
+        keep(kept);
+        kept += 1;
+    }
+    let durable = told.lock().expect("unpoisoned").clone();
+    assert!(durable.contains(&order(0)));
+    assert!(!durable.contains(&order(kept - 1)), "it waits");
+}
