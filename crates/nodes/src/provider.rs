@@ -7,7 +7,7 @@
 //! counts from somebody else's server while it runs ([`Counted`]); they can only lower what is claimed.
 
 use crate::message::{Dispatch, Final, Hello, ModelOffer, RefusalReason, ToProvider, ToRouter};
-use crate::receipts::{Facts, OrderName, expected_receipt, nothing_delivered};
+use crate::receipts::{Facts, expected_receipt};
 use crate::work::Work;
 use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
@@ -153,6 +153,10 @@ pub enum Output {
     Took(Box<Taken>),
     /// Keep this in place of the order: with it a claim of non-delivery is answered.
     Owes(Box<Shown>),
+    /// The order with this hash ended, and there is nothing to show for it: keep nothing of it. A claim of it is answered by
+    /// [`nothing_delivered`](crate::receipts::nothing_delivered), which the claim alone is enough for. Whoever orders and leaves, which
+    /// costs nothing, must not fill the disk.
+    Lapsed(Digest),
     /// Keep durably: both signatures are there and the work can be claimed.
     Earned(Box<SignedReceipt>),
     /// Something for the operator's log.
@@ -291,7 +295,7 @@ impl Provider {
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Output> {
         match input {
             Input::Connected => self.on_connected(),
-            Input::Disconnected => self.on_disconnected(now),
+            Input::Disconnected => self.on_disconnected(),
             Input::Router(ToProvider::Dispatch(dispatch)) => self.on_dispatch(*dispatch, now),
             Input::Router(ToProvider::Cancel {
                 job,
@@ -336,29 +340,18 @@ impl Provider {
         outputs
     }
 
-    /// Ends an attempt. Where it gave its word and has nothing to show, it signs that: whatever is claimed of it later can be answered.
-    fn let_go(&mut self, attempt: Attempt, now: Timestamp) -> Option<Output> {
+    /// Ends an attempt that has nothing to show, also one for which it gave its word.
+    fn let_go(&mut self, attempt: Attempt) -> Option<Output> {
         self.offered.remove(&attempt);
         let running = self.attempts.remove(&attempt)?;
         if running.phase != Phase::Generating {
             return None;
         }
-        let domain = &self.config.domain;
-        let order = OrderName::of(domain, &running.ticket);
-        let receipt = nothing_delivered(domain, self.config.profile_hash, &order, now);
-        Some(self.owes(running.ticket, receipt))
+        let order = ticket_digest(&self.config.domain, &running.ticket);
+        Some(Output::Lapsed(order))
     }
 
-    fn owes(&self, ticket: Ticket, receipt: Receipt) -> Output {
-        let signature = self.config.key.sign(receipt_digest(&receipt));
-        Output::Owes(Box::new(Shown {
-            ticket,
-            receipt,
-            signature,
-        }))
-    }
-
-    fn on_disconnected(&mut self, now: Timestamp) -> Vec<Output> {
+    fn on_disconnected(&mut self) -> Vec<Output> {
         self.connected = false;
         let running: Vec<_> = self
             .attempts
@@ -369,7 +362,7 @@ impl Provider {
         running
             .into_iter()
             .flat_map(|attempt| {
-                let owes = self.let_go(attempt, now);
+                let owes = self.let_go(attempt);
                 [Output::Stop(attempt)].into_iter().chain(owes)
             })
             .collect()
@@ -616,7 +609,7 @@ impl Provider {
                     attempt: attempt.1,
                     reason,
                 };
-                self.without_receipt(attempt, refused, now)
+                self.without_receipt(attempt, refused)
             }
             Generated::Refused { reason } => {
                 let reason = format!("refused after the answer had begun: {reason:?}");
@@ -628,14 +621,14 @@ impl Provider {
                     attempt: attempt.1,
                     reason,
                 };
-                self.without_receipt(attempt, failed, now)
+                self.without_receipt(attempt, failed)
             }
         }
     }
 
     /// Ends an attempt that was taken with this word to the router.
-    fn without_receipt(&mut self, attempt: Attempt, word: ToRouter, now: Timestamp) -> Vec<Output> {
-        let mut outputs: Vec<_> = self.let_go(attempt, now).into_iter().collect();
+    fn without_receipt(&mut self, attempt: Attempt, word: ToRouter) -> Vec<Output> {
+        let mut outputs: Vec<_> = self.let_go(attempt).into_iter().collect();
         outputs.extend([Output::Send(word), Output::Send(self.status())]);
         outputs
     }
@@ -651,7 +644,7 @@ impl Provider {
                 attempt: attempt.1,
                 reason: "the ticket's deadline passed".to_owned(),
             };
-            return self.without_receipt(attempt, failed, now);
+            return self.without_receipt(attempt, failed);
         }
         running.facts.delivered_at = now.max(running.facts.accepted_at);
         let (domain, profile) = (&self.config.domain, self.config.profile_hash);
@@ -670,11 +663,7 @@ impl Provider {
                     attempt.0
                 ),
             };
-            return self
-                .let_go(attempt, now)
-                .into_iter()
-                .chain([warn])
-                .collect();
+            return self.let_go(attempt).into_iter().chain([warn]).collect();
         };
         running.phase = Phase::Offered;
         let signature = self.config.key.sign(receipt_digest(&receipt));
@@ -711,7 +700,7 @@ impl Provider {
             .find(|(tokens, _)| *tokens as u64 == delivered)
             .copied();
         let Some((tokens, bytes)) = mark.filter(|_| delivered > 0) else {
-            outputs.extend(self.let_go(attempt, now));
+            outputs.extend(self.let_go(attempt));
             outputs.push(Output::Send(self.status()));
             return outputs;
         };
@@ -792,7 +781,7 @@ impl Provider {
             .collect();
         let mut outputs = Vec::new();
         for attempt in dead {
-            outputs.extend(self.let_go(attempt, now));
+            outputs.extend(self.let_go(attempt));
             outputs.push(Output::Stop(attempt));
             outputs.push(Output::Warn {
                 job: attempt.0,

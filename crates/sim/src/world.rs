@@ -898,6 +898,7 @@ impl World {
                 provider::Output::Stop(_)
                 | provider::Output::Took(_)
                 | provider::Output::Owes(_)
+                | provider::Output::Lapsed(_)
                 | provider::Output::Warn { .. } => {}
             }
         }

@@ -247,11 +247,12 @@ impl Presence {
         self.seen.extend(connected.map(|provider| (provider, now)));
     }
 
-    /// Whether a provider was not seen since then, by who looked for so long at least.
+    /// Whether a provider was not seen since then by who looked for so long, or has not been seen for twice that time: that it was there once
+    /// since says nothing about who is gone now.
     fn is_away(&self, provider: Address, since: Timestamp, least: Millis, now: Timestamp) -> bool {
-        let looked = since.max(self.began);
-        let seen = self.seen.get(&provider);
-        seen.is_none_or(|seen| *seen < since) && now.since(looked) >= least
+        let looked = now.since(since.max(self.began)) >= least;
+        let seen = self.seen.get(&provider).filter(|seen| **seen >= since);
+        looked && seen.is_none_or(|seen| now.since(*seen).0 >= least.0.saturating_mul(2))
     }
 }
 
@@ -568,7 +569,7 @@ impl AnswerMaker {
                     router: Some(signed.router_signature),
                 },
                 None => {
-                    tracing::warn!(job = %claim.job, "neither a receipt nor the order is in this provider's folder: the claim is answered with nothing delivered");
+                    tracing::warn!(job = %claim.job, "there is neither a receipt nor the order to compute: the claim is answered with nothing delivered");
                     self.nothing(ticket, claim)
                 }
             })),
@@ -617,7 +618,8 @@ impl AnswerMaker {
             },
             Err(reason) => {
                 tracing::warn!(job = %claim.job, %reason, "a claimed order cannot be computed: the claim is answered with nothing delivered");
-                self.nothing(ticket, claim)
+                self.owed.forget(ticket);
+                return self.nothing(ticket, claim);
             }
         };
         let holds = Holds::Receipt {

@@ -252,14 +252,21 @@ fn filed(ticket: &Ticket, bytes: usize) -> Filed {
     }
 }
 
-/// What is kept. A file that cannot be read is of no use to anybody.
+/// What is kept. What is no order, or half written, is of no use to anybody. A file that the disk does not give back is left alone: without
+/// it a claim is answered with nothing, and a provider that did not start for it would answer none.
 fn read_all(folder: &Path) -> std::io::Result<Room> {
     let mut room = Room::default();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
+        let Ok(bytes) = std::fs::read(&path).inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "an order that was taken cannot be read");
+        }) else {
+            continue;
+        };
+        let is_whole = path.extension().is_some_and(|ending| ending == "json");
         let name = path.file_stem().and_then(|name| name.to_str());
         let order = name.and_then(|name| name.parse::<Digest>().ok());
-        let bytes = std::fs::read(&path)?;
+        let order = order.filter(|_| is_whole);
         match (order, serde_json::from_slice::<Written>(&bytes)) {
             (Some(order), Ok(owed)) => room.put(order, filed(&owed.ticket, bytes.len())),
             _ => std::fs::remove_file(&path)?,

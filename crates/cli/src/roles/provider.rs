@@ -365,6 +365,10 @@ impl Loop {
                 }
                 Output::Took(taken) => self.took(*taken),
                 Output::Owes(shown) => self.owes(*shown),
+                Output::Lapsed(order) => {
+                    self.owed.forget(order);
+                    self.took_enough();
+                }
                 Output::Earned(receipt) => {
                     let attempt = (receipt.receipt.job_id, receipt.receipt.attempt);
                     self.flags.remove(&attempt);
@@ -444,6 +448,11 @@ impl Loop {
             },
         };
         self.owed.keep(order, owed);
+        self.took_enough();
+    }
+
+    /// One order less until a cheat vanishes.
+    fn took_enough(&mut self) {
         self.vanishes_after = self.vanishes_after.map(|orders| orders.saturating_sub(1));
     }
 

@@ -7,9 +7,15 @@ use crate::launch::routers;
 use crate::roles::audit_watch::AuditWatch;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use stoa_net::{Answer, AuditClient, NetError, RouterAddress};
 use stoa_nodes::audit::Question;
 use stoa_types::Address;
+use tokio::time::timeout;
+
+/// How long a question may take, its wait for others to the same router included: what a slow router keeps waiting must not pile up. Whoever
+/// still wants an answer asks again.
+const LIFE: Duration = Duration::from_secs(60);
 
 /// Asks routers; `K` names what is asked for.
 pub struct Questions<K> {
@@ -56,7 +62,9 @@ impl<K: Ord> Questions<K> {
         let client = self.client.clone();
         tokio::spawn(async move {
             let now_at = || reached().unwrap_or_else(|| address.clone());
-            then(client.ask_where(address.endpoint, now_at, &question).await);
+            let asked = client.ask_where(address.endpoint, now_at, &question);
+            let late = |_| NetError::Connect(format!("no answer within {LIFE:?}"));
+            then(timeout(LIFE, asked).await.map_err(late).flatten());
         });
     }
 
@@ -70,7 +78,6 @@ impl<K: Ord> Questions<K> {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
-    use std::time::Duration;
     use stoa_net::{EndpointSecret, RouterConfig, RouterEndpoint, Timeouts, Welcome};
     use stoa_types::Digest;
     use tokio::sync::mpsc;

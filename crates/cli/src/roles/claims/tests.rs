@@ -26,7 +26,7 @@ fn what_fails_is_tried_again_at_growing_intervals() {
 }
 
 #[test]
-fn who_was_seen_since_an_order_is_not_away_nor_is_anybody_for_who_has_only_begun_to_look() {
+fn who_was_seen_lately_is_not_away_nor_is_anybody_for_who_has_only_begun_to_look() {
     let least = Millis::from_secs(100);
     let mut presence = Presence::new(at(0));
     let away = |presence: &Presence, now| presence.is_away(PROVIDER, at(50), least, at(now));
@@ -35,7 +35,8 @@ fn who_was_seen_since_an_order_is_not_away_nor_is_anybody_for_who_has_only_begun
     presence.see([PROVIDER].into_iter(), at(49));
     assert!(away(&presence, 150), "seen before the deadline only");
     presence.see([PROVIDER].into_iter(), at(51));
-    assert!(!away(&presence, 1_000), "it was there once since");
+    assert!(!away(&presence, 250), "it was there a while ago");
+    assert!(away(&presence, 251), "and left for good");
     // Started anew after the deadline.
     let presence = Presence::new(at(500));
     assert!(!away(&presence, 599));
