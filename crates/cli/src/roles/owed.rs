@@ -1,8 +1,8 @@
 //! What a provider took and owes, one small file an order, so that after a kill it can still answer a claim of non-delivery: the order until
-//! there is a receipt for it, then the receipt. What both signed is erased here once it stands in its earnings; so is what nobody can claim
-//! any more. The order's work is sealed to the provider's own key: who takes the folder without the key reads no prompt. Files are written
-//! beside the work, which does not wait for them: a cut of power may lose the newest. Nothing that was signed is let go of for lack of room:
-//! where there is none, no new orders are taken.
+//! there is a receipt for it, then the receipt. What both signed is erased here once it stands in its earnings; so is an order that came to
+//! nothing, for the claim alone is enough to answer for it, and what nobody can claim any more. The order's work is sealed to the provider's
+//! own key: who takes the folder without the key reads no prompt. Files are written beside the work, which does not wait for them: a cut of
+//! power may lose the newest. Nothing that was signed is let go of for lack of room: where there is none, no new orders are taken.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
