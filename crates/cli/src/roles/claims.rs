@@ -1,16 +1,19 @@
 //! Claims of non-delivery (docs/decisions/0030-non-delivery.md): what a router does about orders that were taken and not delivered, and a
 //! provider about claims against it.
 
+mod made;
+mod watch;
+
 use super::earnings::Earnings;
 use super::owed::{Holds, Owed, OwedFolder};
 use super::router::{RouterHandle, now};
-use crate::launch::Joined;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use made::{Made, Presence};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_chain::{
-    AccessError, AuditAccount, AuditContracts, ChainAccess, ClaimRules, ClaimState, ClaimView,
-    ContractEvent, Contracts, Cursor, Indexer, OpenClaim, OpenClaims, SendError, View,
+    AccessError, AuditAccount, ChainAccess, ClaimRules, ClaimState, ClaimView, OpenClaim,
+    SendError, View,
 };
 use stoa_crypto::{Domain, SecretKey, receipt_digest};
 use stoa_nodes::client::Undelivered;
@@ -20,6 +23,7 @@ use stoa_runtime::{Backend, CancelFlag, run_unless};
 use stoa_types::{
     Address, Digest, FinishReason, JobId, Millis, Receipt, Signature, SignedReceipt, Timestamp,
 };
+pub use watch::{Claims, ClaimsWatch};
 
 /// How often the chain is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -30,181 +34,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const LEFT_TO_OTHERS: Millis = Millis::from_secs(60);
 /// Newest jobs among which one of a provider is looked for.
 const JOBS_LOOKED_THROUGH: usize = 20_000;
-/// Claims whose deadlines lie closer than this are one fault, as the contract counts.
-const FAULT: Millis = Millis::from_secs(86_400);
 /// After its time to answer a claim that nobody decided can be taken back, as the contract counts.
 const TAKE_BACK: Millis = Millis::from_secs(7 * 86_400);
-/// Before the oldest claim that anything can be done about, for clocks that differ.
-const SPARE: Millis = Millis::from_secs(3_600);
 /// Longest that one answer is computed.
 const COMPUTING_MAX: Duration = Duration::from_secs(600);
-
-/// The open claims of the network. Clones share them.
-#[derive(Clone, Default)]
-pub struct ClaimsWatch(Arc<Mutex<Followed>>);
-
-#[derive(Default)]
-struct Followed {
-    /// What was read of them, by block: a reorganisation takes the newest back.
-    events: Vec<(u64, ContractEvent)>,
-    open: OpenClaims,
-    /// Whether the chain was read to its head once: before that, what looks open may be decided long ago.
-    caught_up: bool,
-}
-
-impl Followed {
-    fn take(&mut self, block: u64, event: ContractEvent) {
-        let before = self.open.clone();
-        self.open.take(&event);
-        // Events of other contracts change nothing, and are not kept.
-        if self.open != before {
-            self.events.push((block, event));
-        }
-    }
-
-    /// Forgets what happened in this block and after it.
-    fn roll_back(&mut self, to: u64) {
-        self.events.retain(|(block, _)| *block < to);
-        self.open = OpenClaims::default();
-        for (_, event) in &self.events {
-            self.open.take(event);
-        }
-    }
-}
-
-/// The first block up to `head` that is not older than `since`, by when blocks were made.
-async fn block_since<F>(
-    head: u64,
-    since: Timestamp,
-    made: impl Fn(u64) -> F,
-) -> Result<u64, AccessError>
-where
-    F: Future<Output = Result<Option<Timestamp>, AccessError>>,
-{
-    let (mut low, mut high) = (0, head);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match made(middle).await? {
-            Some(at) if at >= since => high = middle,
-            _ => low = middle + 1,
-        }
-    }
-    Ok(low)
-}
-
-impl ClaimsWatch {
-    /// Follows the claims for as long as somebody else holds the watch.
-    pub fn start<C: ChainAccess + Clone>(
-        chain: C,
-        contracts: Contracts,
-        audits: AuditContracts,
-    ) -> Self {
-        let watch = Self::default();
-        let followed = watch.clone();
-        tokio::spawn(async move { followed.follow(&chain, contracts, audits).await });
-        watch
-    }
-
-    /// The block from which on claims are read: no older one is open, or anything could be done about it.
-    async fn first_block<C: ChainAccess>(
-        chain: &C,
-        audits: &AuditContracts,
-    ) -> Result<u64, AccessError> {
-        let answer = audits.claim_rules(chain).await?;
-        let answer = answer.map_or(0, |rules| rules.answer_seconds);
-        let age = Millis::from_secs(answer).0.saturating_add(TAKE_BACK.0);
-        let since = now().0.saturating_sub(age).saturating_sub(SPARE.0);
-        let head = chain.block(None).await?.map_or(0, |head| head.number);
-        let made = |number| async move {
-            let block = chain.block(Some(number)).await?;
-            Ok(block.map(|block| block.at))
-        };
-        block_since(head, Timestamp(since), made).await
-    }
-
-    async fn follow<C: ChainAccess + Clone>(
-        self,
-        chain: &C,
-        contracts: Contracts,
-        audits: AuditContracts,
-    ) {
-        let (mut indexer, mut told) = (None, false);
-        while Arc::strong_count(&self.0) > 1 {
-            let step = async {
-                let indexer = match &mut indexer {
-                    Some(indexer) => indexer,
-                    none => {
-                        let first = Self::first_block(chain, &audits).await?;
-                        // Of the vault nothing is asked.
-                        let from = Cursor::starting_at(first);
-                        let read = Indexer::new(chain.clone(), contracts, from, 0)
-                            .with_audits(Some(audits))
-                            .vault_from(u64::MAX);
-                        none.insert(read)
-                    }
-                };
-                indexer.step().await
-            };
-            let pause = match step.await {
-                Ok(progress) => {
-                    told = false;
-                    let mut followed = self.lock();
-                    progress
-                        .rolled_back_to
-                        .into_iter()
-                        .for_each(|block| followed.roll_back(block));
-                    for event in progress.events {
-                        followed.take(event.block, event.event);
-                    }
-                    followed.caught_up |= progress.at_head;
-                    if progress.at_head {
-                        POLL
-                    } else {
-                        Duration::ZERO
-                    }
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, "claims of non-delivery cannot be followed; they are read on when the chain answers");
-                    }
-                    PAUSE
-                }
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Followed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn all(&self) -> Vec<OpenClaim> {
-        let followed = self.lock();
-        let open = followed.open.all().filter(|_| followed.caught_up);
-        open.copied().collect()
-    }
-}
-
-/// The claims of a network, and where they are made. Clones share the watch.
-#[derive(Clone)]
-pub struct Claims {
-    /// Who judges.
-    pub audits: AuditContracts,
-    /// Claims that are open.
-    pub watch: ClaimsWatch,
-}
-
-impl Claims {
-    /// Follows them, where the network has any.
-    pub fn start<C: ChainAccess + Clone>(
-        joined: &Joined<C>,
-        audits: AuditContracts,
-    ) -> Option<Self> {
-        audits.claims?;
-        let watch = ClaimsWatch::start(joined.chain.clone(), joined.contracts, audits);
-        Some(Self { audits, watch })
-    }
-}
 
 /// What was tried a moment ago, and is left alone for a while: longer each time.
 #[derive(Default)]
@@ -226,48 +59,6 @@ impl Tried {
         *next = now + *pause;
         *pause = (2 * *pause).min(PAUSE_MAX);
         true
-    }
-}
-
-/// When each provider was connected last, as far as this process saw.
-struct Presence {
-    began: Timestamp,
-    seen: BTreeMap<Address, Timestamp>,
-}
-
-impl Presence {
-    /// Nobody seen yet.
-    fn new(began: Timestamp) -> Self {
-        let seen = BTreeMap::new();
-        Self { began, seen }
-    }
-
-    /// These are connected now.
-    fn see(&mut self, connected: impl Iterator<Item = Address>, now: Timestamp) {
-        self.seen.extend(connected.map(|provider| (provider, now)));
-    }
-
-    /// Whether a provider was not seen since then by who looked for so long, or has not been seen for twice that time: that it was there once
-    /// since says nothing about who is gone now.
-    fn is_away(&self, provider: Address, since: Timestamp, least: Millis, now: Timestamp) -> bool {
-        let looked = now.since(since.max(self.began)) >= least;
-        let seen = self.seen.get(&provider).filter(|seen| **seen >= since);
-        looked && seen.is_none_or(|seen| now.since(*seen).0 >= least.0.saturating_mul(2))
-    }
-}
-
-/// Claims that this router made: what else the same provider lost within a day of one is the same fault.
-#[derive(Default)]
-struct Made(BTreeSet<(Address, Timestamp)>);
-
-impl Made {
-    fn covers(&self, provider: Address, deadline: Timestamp) -> bool {
-        let near = |made: &Timestamp| {
-            let (one, other) = (*made.max(&deadline), *made.min(&deadline));
-            one.since(other) < FAULT
-        };
-        let (first, last) = ((provider, Timestamp(0)), (provider, Timestamp(u64::MAX)));
-        self.0.range(first..=last).any(|(_, made)| near(made))
     }
 }
 
@@ -320,7 +111,7 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             for claim in self.watch.all() {
                 self.look_at(&claim, &mut tried).await;
             }
-            if self.claims {
+            if self.claims && self.knows_what_was_claimed(&mut made).await {
                 self.claim_what_is_due(&presence, &mut made, &mut tried)
                     .await;
             }
@@ -329,6 +120,19 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
 
     fn me(&self) -> Address {
         self.account.account().address()
+    }
+
+    /// Whether all is known that was claimed, by this process or one before it.
+    async fn knows_what_was_claimed(&self, made: &mut Made) -> bool {
+        let Some(tickets) = self.watch.made(self.me()) else {
+            return false;
+        };
+        let (contracts, chain) = (
+            self.account.contracts(),
+            self.account.account().sender().chain(),
+        );
+        let read = |ticket| contracts.claim(chain, ticket);
+        made.recall(&tickets, read).await
     }
 
     /// The receipt of both for this very order.
@@ -403,7 +207,7 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
                 continue;
             }
             match self.claim(&due, ticket).await {
-                Ok(true) => drop(made.0.insert((provider, deadline))),
+                Ok(true) => made.add(ticket, provider, deadline),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%ticket, %error, "whether it is claimed cannot be read; it is tried again");

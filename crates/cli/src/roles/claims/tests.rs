@@ -1,10 +1,15 @@
+use super::made::FAULT;
+use super::watch::block_since;
 use super::*;
 use crate::roles::owed::tests::owed as order;
 use std::path::Path;
+use stoa_chain::ContractEvent;
 use stoa_runtime::{Fault, Script, ScriptedBackend};
 use stoa_types::Tier;
 
 const PROVIDER: Address = Address([3; 20]);
+const ROUTER: Address = Address([2; 20]);
+const DEVELOPER: Address = Address([1; 20]);
 const TICKET: Digest = Digest([8; 32]);
 
 fn at(seconds: u64) -> Timestamp {
@@ -37,17 +42,44 @@ fn who_was_seen_lately_is_not_away_nor_is_anybody_for_who_has_only_begun_to_look
     presence.see([PROVIDER].into_iter(), at(51));
     assert!(!away(&presence, 250), "it was there a while ago");
     assert!(away(&presence, 251), "and left for good");
-    // Started anew after the deadline.
+    // Started anew after the deadline: whom it would have seen before is not known.
     let presence = Presence::new(at(500));
-    assert!(!away(&presence, 599));
-    assert!(away(&presence, 600));
+    assert!(!away(&presence, 699));
+    assert!(away(&presence, 700));
+}
+
+#[test]
+fn a_restart_only_delays_a_claim_whoever_was_seen_before_it() {
+    let (deadline, least) = (3, Millis::from_secs(2));
+    let mut delayed = 0;
+    // Each bit is a second in which the provider is connected.
+    for connected in 0_u32..1 << 8 {
+        for restart in 0..8 {
+            let (mut whole, mut anew) = (Presence::new(at(0)), Presence::new(at(restart)));
+            for second in 0..14 {
+                let here = (connected >> second & 1 == 1).then_some(PROVIDER);
+                whole.see(here.into_iter(), at(second));
+                if second >= restart {
+                    anew.see(here.into_iter(), at(second));
+                }
+                let away = |presence: &Presence| {
+                    presence.is_away(PROVIDER, at(deadline), least, at(second))
+                };
+                if second >= restart && away(&anew) {
+                    assert!(away(&whole), "{connected:b}, {restart}, {second}");
+                }
+                delayed += u32::from(away(&whole) && !away(&anew));
+            }
+        }
+    }
+    assert!(delayed > 0);
 }
 
 #[test]
 fn what_a_provider_lost_within_a_day_of_a_claim_is_not_claimed_again() {
     let day = 86_400;
     let mut made = Made::default();
-    made.0.insert((PROVIDER, at(2 * day)));
+    made.add(TICKET, PROVIDER, at(2 * day));
     for (deadline, covered) in [
         (day, false),
         (day + 1, true),
@@ -61,11 +93,15 @@ fn what_a_provider_lost_within_a_day_of_a_claim_is_not_claimed_again() {
 }
 
 fn claimed(ticket: Digest) -> ContractEvent {
+    claimed_by(ROUTER, ROUTER, ticket)
+}
+
+fn claimed_by(claimant: Address, router: Address, ticket: Digest) -> ContractEvent {
     ContractEvent::DeliveryClaimed {
         ticket,
         provider: PROVIDER,
-        router: Address([2; 20]),
-        claimant: Address([2; 20]),
+        router,
+        claimant,
         job: JobId([1; 32]),
         answer_by: at(9),
     }
@@ -94,6 +130,73 @@ fn a_reorganisation_takes_back_what_it_undid_and_nothing_is_told_before_the_head
     assert_eq!(open().collect::<Vec<_>>(), [first, second]);
     watch.lock().roll_back(11);
     assert_eq!(open().collect::<Vec<_>>(), [first]);
+}
+
+#[tokio::test]
+async fn a_router_that_starts_anew_claims_nothing_before_it_knows_what_it_claimed_before() {
+    let tickets: [Digest; 6] = std::array::from_fn(|n| Digest([n as u8; 32]));
+    let watch = ClaimsWatch::default();
+    let provider = PROVIDER;
+    {
+        let mut followed = watch.lock();
+        let stranger = Address([6; 20]);
+        // Its own, decided and not; another router's; and a developer's on its orders: open, punished, shown to be untrue.
+        followed.take(10, claimed(tickets[0]));
+        followed.take(11, claimed_by(stranger, stranger, tickets[1]));
+        for ticket in &tickets[2..5] {
+            followed.take(12, claimed_by(DEVELOPER, ROUTER, *ticket));
+        }
+        let [ticket, punished, refuted] = [0, 3, 4].map(|n| tickets[n]);
+        followed.take(13, ContractEvent::ClaimAnswered { ticket, provider });
+        followed.take(
+            13,
+            ContractEvent::NonDeliveryPunished {
+                ticket: punished,
+                provider,
+                slashed: true,
+            },
+        );
+        followed.take(
+            13,
+            ContractEvent::ClaimRefuted {
+                ticket: refuted,
+                provider,
+                router: ROUTER,
+                accused: false,
+            },
+        );
+        followed.take(14, claimed(tickets[5]));
+    }
+    assert_eq!(
+        watch.made(ROUTER),
+        None,
+        "the newest may not have been read"
+    );
+    watch.lock().caught_up = true;
+    let known = watch.made(ROUTER).expect("read");
+    let of_router = [0, 2, 3, 5].map(|n| tickets[n]);
+    assert_eq!(known.iter().copied().collect::<Vec<_>>(), of_router);
+
+    let mut made = Made::default();
+    let view = ClaimView {
+        provider: PROVIDER,
+        deadline: at(1_000),
+        ..claim()
+    };
+    let away = |_| async { Err(AccessError::Unreachable("away".to_owned())) };
+    assert!(!made.recall(&known, away).await);
+    let read = |_| async move { Ok(Some(view)) };
+    assert!(!made.recall(&known, |_| async { Ok(None) }).await);
+    assert!(made.recall(&known, read).await);
+    assert!(made.covers(PROVIDER, at(999)) && made.covers(PROVIDER, at(1_001)));
+    assert!(!made.covers(PROVIDER, at(1_000).plus(FAULT)));
+    // What is known is not read again, and what was taken back stands no more; what was sent just now does.
+    watch.lock().roll_back(0);
+    let none = watch.made(ROUTER).expect("read");
+    made.add(TICKET, Address([5; 20]), at(1_000));
+    assert!(made.recall(&none, away).await);
+    assert!(!made.covers(PROVIDER, at(1_000)));
+    assert!(made.covers(Address([5; 20]), at(1_000)));
 }
 
 #[tokio::test]
