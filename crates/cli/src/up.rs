@@ -6,7 +6,7 @@ use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
 use crate::launch::planter::{self, Ground, PlanterUp};
-use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
+use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, ProviderUp, Router};
 use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{gone, listen, local, serve_metrics, until};
 use crate::launch::stake::StakeSource;
@@ -16,7 +16,6 @@ use crate::network::{Network, contract_names};
 use crate::process::{Failure, StopSignal, complain, say};
 use crate::profile::Profile;
 use crate::roles::gateway::RouterGateway;
-use crate::roles::provider::ProviderHandle;
 use crate::roles::router::{RouterStopped, now};
 use crate::roles::validator::ValidatorHandle;
 use crate::telemetry::TelemetryArgs;
@@ -178,7 +177,7 @@ struct Running {
     login: String,
     models: Vec<String>,
     router: RouterUp,
-    providers: Vec<ProviderHandle>,
+    providers: Vec<ProviderUp>,
     validators: Vec<ValidatorHandle>,
     planter: Option<PlanterUp>,
     chain: Arc<Chain>,
@@ -252,7 +251,7 @@ async fn start(
             None => machine.clone(),
         };
         let claims = (None, router.claims.as_ref());
-        providers.extend(provider::start(&joined, data, config, &own, n, to, claims).await?);
+        providers.push(provider::start(&joined, data, config, &own, n, to, claims).await?);
     }
 
     let key = api_key(data)?;

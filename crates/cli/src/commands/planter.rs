@@ -70,8 +70,8 @@ pub async fn planter(data: &Path, args: &Args) -> Outcome {
     }
     let _ = complain("stopping: its provider's jobs may end; a second Ctrl-C stops at once");
     let ending = async {
-        for provider in running.stop().await {
-            provider.drain(DRAIN_PATIENCE).await;
+        if let Some(provider) = running.stop().await {
+            provider.end(DRAIN_PATIENCE).await;
         }
     };
     tokio::select! {

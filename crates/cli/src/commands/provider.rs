@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::cheats::{ProviderCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
-use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, Router};
+use crate::launch::provider::{self, Answering, DEFAULT_MODEL_NAME, Machine, Router};
 use crate::launch::routers::{Registration, Routers};
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
@@ -89,6 +89,8 @@ pub async fn provider(data: &Path, args: &Args) -> Outcome {
 struct Work {
     directory: Routers<Rpc>,
     links: Vec<Link>,
+    /// Answers claims for as long as it works.
+    answering: Option<Answering>,
 }
 
 /// The loop that works for one router.
@@ -167,8 +169,8 @@ async fn start(
     let audits = AuditContracts::find(&patient.chain, &patient.contracts).await?;
     let claims = audits.and_then(|audits| Claims::start(&joined, audits));
     let claims = (None, claims.as_ref());
-    let loops = provider::start(&joined, data, config, &machine, 0, to, claims).await?;
-    let links = found.into_iter().zip(loops);
+    let up = provider::start(&joined, data, config, &machine, 0, to, claims).await?;
+    let links = found.into_iter().zip(up.links);
     let links: Vec<_> = links
         .map(|((router, registration), handle)| Link {
             router,
@@ -183,7 +185,11 @@ async fn start(
     if let Err(error) = tell(args, &joined, account, found) {
         tracing::warn!(%error, "nobody reads what was printed");
     }
-    Ok(Work { directory, links })
+    Ok(Work {
+        directory,
+        links,
+        answering: up.answering,
+    })
 }
 
 /// Each router is dialled from a socket of its own.
@@ -310,8 +316,14 @@ impl Work {
         for link in self.links {
             draining.spawn(link.handle.drain(DRAIN_PATIENCE));
         }
+        let ending = async {
+            draining.join_all().await;
+            if let Some(answering) = self.answering {
+                answering.end().await;
+            }
+        };
         tokio::select! {
-            _ = draining.join_all() => Ok(()),
+            () = ending => Ok(()),
             () = signal.wait() => Err("stopped at once; jobs under way were not waited for".into()),
         }
     }

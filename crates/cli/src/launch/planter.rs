@@ -2,7 +2,7 @@
 //! and its loop. After the first plant that is named both are known, so that both change together.
 
 use super::developer::{self, Allowance};
-use super::provider::{self, Machine, OF_PLANTER, Router};
+use super::provider::{self, Answering, Machine, OF_PLANTER, ProviderUp, Router};
 use super::stake::StakeSource;
 use super::validator::settling;
 use super::{Joined, customer, routers};
@@ -13,19 +13,19 @@ use crate::process::{Failure, complain};
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::claims::Claims;
 use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
-use crate::roles::provider::{Desk, ProviderHandle};
+use crate::roles::provider::Desk;
 use crate::roles::records::{self, Records};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_api::KeyHash;
-use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess};
+use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess, StakeRole};
 use stoa_crypto::SecretKey;
 use stoa_net::{AuditClient, RouterAddress, Timeouts};
 use stoa_nodes::planter::{Planter, PlanterConfig};
 use stoa_types::{Address, Digest, Millis, Tier};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How long its provider waits for a commitment to be in a block: well within the time that a router waits for a first token.
 const PATIENCE: Millis = Millis::from_secs(5);
@@ -39,12 +39,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A planter at work.
 pub struct PlanterUp {
     stop: watch::Sender<bool>,
-    task: JoinHandle<Vec<ProviderHandle>>,
+    task: JoinHandle<Option<ProviderUp>>,
 }
 
 impl PlanterUp {
     /// Stops the planter; gives its provider, which may still have work.
-    pub async fn stop(self) -> Vec<ProviderHandle> {
+    pub async fn stop(self) -> Option<ProviderUp> {
         let _ = self.stop.send(true);
         self.task.await.unwrap_or_default()
     }
@@ -135,25 +135,28 @@ pub struct Ground<C> {
 /// The loops of one identity.
 struct Acting {
     planter: PlanterHandle,
-    provider: Vec<ProviderHandle>,
-    allowance: JoinHandle<()>,
+    provider: ProviderUp,
+    /// Keeps its customer's allotment.
+    allowance: JoinSet<()>,
     /// Where its router was when it was dialled last.
     router: RouterAddress,
 }
 
 impl Acting {
-    async fn stop(self) -> Vec<ProviderHandle> {
+    async fn stop(self) -> Option<ProviderUp> {
         self.planter.stop().await;
-        self.allowance.abort();
-        self.provider
+        Some(self.provider)
     }
 
-    /// Its provider has nothing to do any more.
-    async fn retire(self) {
-        self.allowance.abort();
-        for provider in self.provider {
-            provider.drain(DRAIN_PATIENCE).await;
+    /// Its provider takes no work any more. Claims against it are answered on where its identity is over; where that begins again, it does so
+    /// with a provider of its own.
+    async fn retire(mut self, over: bool) -> Option<Answering> {
+        self.allowance.shutdown().await;
+        if over {
+            return self.provider.drain(DRAIN_PATIENCE).await;
         }
+        self.provider.end(DRAIN_PATIENCE).await;
+        None
     }
 }
 
@@ -168,21 +171,51 @@ pub async fn start<C: ChainAccess + Clone>(ground: Ground<C>) -> Result<PlanterU
     let client = AuditClient::bind(ground.bind, Timeouts::default()).await?;
     let client = Arc::new(client);
     let n = present(&ground.data)?;
+    let answering = ground.answer_for_those_before(n).await;
     let acting = ground.begin(n, &client).await?;
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(ground.go_on(n, acting, client, stopped));
+    let task = tokio::spawn(ground.go_on(n, acting, answering, client, stopped));
     Ok(PlanterUp { stop, task })
 }
 
 impl<C: ChainAccess + Clone> Ground<C> {
+    /// Claims against providers of identities that are over are answered as long as they have anything at stake.
+    async fn answer_for_those_before(&self, present: u32) -> Vec<Answering> {
+        let mut answering = Vec::new();
+        for n in 0..present {
+            match self.answer_for(n).await {
+                Ok(answers) => answering.extend(answers),
+                Err(error) => {
+                    tracing::warn!(identity = n, %error, "claims against the provider of an identity that is over are not answered until the next start");
+                }
+            }
+        }
+        answering
+    }
+
+    async fn answer_for(&self, n: u32) -> Result<Option<Answering>, Failure> {
+        let Some(claims) = &self.claims else {
+            return Ok(None);
+        };
+        let (joined, data, number) = (&self.joined, &self.data, provider_of(n));
+        let provider = provider::key(data, number)?.address();
+        let stake = joined.view().stake(StakeRole::Provider, provider).await?;
+        if stake.active.is_zero() && stake.unbonding.is_zero() {
+            return Ok(None);
+        }
+        let answering = provider::answer_for(joined, data, &self.machine, number, claims).await?;
+        Ok(Some(answering))
+    }
+
     /// Lets one identity follow the other until it is told to stop; gives the provider of the last.
     async fn go_on(
         self,
         mut n: u32,
         mut acting: Acting,
+        mut answering: Vec<Answering>,
         client: Arc<AuditClient>,
         mut stopped: watch::Receiver<bool>,
-    ) -> Vec<ProviderHandle> {
+    ) -> Option<ProviderUp> {
         let mut changes = self.audits.1.changes();
         loop {
             let ended = tokio::select! {
@@ -199,7 +232,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
             let Some(over) = ended else {
                 continue;
             };
-            acting.retire().await;
+            answering.extend(acting.retire(over).await);
             if over {
                 n = n.saturating_add(1);
                 tracing::info!(
@@ -213,7 +246,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
                 );
             }
             acting = tokio::select! {
-                () = stop(&mut stopped) => return Vec::new(),
+                () = stop(&mut stopped) => return None,
                 next = self.begin_after(n, over, &client) => next,
             };
             if over {
@@ -250,8 +283,8 @@ impl<C: ChainAccess + Clone> Ground<C> {
         let Some(now_at) = self.reached().filter(|now_at| *now_at != acting.router) else {
             return;
         };
-        for provider in &acting.provider {
-            if let Err(error) = provider.redial(&now_at) {
+        for link in &acting.provider.links {
+            if let Err(error) = link.redial(&now_at) {
                 tracing::warn!(router = %self.router, %error, "the router cannot be dialled where it says");
             }
         }
@@ -290,7 +323,8 @@ impl<C: ChainAccess + Clone> Ground<C> {
         })?;
         let paying = self.pay(n).await?;
         let money = config.developer.clone();
-        let allowance = Allowance::new(joined, paying, self.router, money).keep_alive();
+        let keeping = Allowance::new(joined, paying, self.router, money).keep_alive();
+        let mut allowance = JoinSet::new();
         let (machine, number) = (&self.machine, provider_of(n));
         let source = match &self.giver {
             Some(giver) => StakeSource::Granted(giver),
@@ -312,10 +346,11 @@ impl<C: ChainAccess + Clone> Ground<C> {
         let duties = (Some(&desk), self.claims.as_ref());
         let provider = provider::start(joined, data, config, machine, number, to, duties).await?;
         let parts = self.parts(n, client, asked, open).await?;
+        allowance.spawn(keeping);
         Ok(Acting {
             planter: planter::start(parts),
             provider,
-            allowance: tokio::spawn(allowance),
+            allowance,
             router: address,
         })
     }
@@ -468,3 +503,6 @@ fn made_up() -> Vec<String> {
     let pair = |n: usize| format!("{} {}.", WANTS[n % 5], THINGS[n % 7]);
     (0..35).map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests;

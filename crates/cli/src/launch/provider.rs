@@ -14,6 +14,7 @@ use crate::telemetry::tracer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use stoa_chain::{Account, AuditAccount, ChainAccess, Offer, StakeRole};
 use stoa_crypto::SecretKey;
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
@@ -22,6 +23,7 @@ use stoa_runtime::{
     Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
 };
 use stoa_types::{Address, Hardware, Millis, Region};
+use tokio::task::JoinSet;
 
 /// The default model, so that the binary alone is a network.
 pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
@@ -47,6 +49,43 @@ pub struct Machine {
     pub providers: u32,
     /// Whether its provider goes away after some orders and leaves claims against it unanswered, as a cheat does.
     pub silent: bool,
+}
+
+/// A provider at work. What it runs ends with it.
+pub struct ProviderUp {
+    /// Its loops, one for each router, in their order.
+    pub links: Vec<ProviderHandle>,
+    /// Absent where the network has no claims, or nobody answers them.
+    pub answering: Option<Answering>,
+}
+
+impl ProviderUp {
+    /// Takes no new work, lets running work end (up to `patience`). Claims against it are answered on.
+    pub async fn drain(self, patience: Duration) -> Option<Answering> {
+        let mut draining = JoinSet::new();
+        for link in self.links {
+            draining.spawn(link.drain(patience));
+        }
+        draining.join_all().await;
+        self.answering
+    }
+
+    /// Drains, and answers no claims any more: its receipts and what it owes can be opened again.
+    pub async fn end(self, patience: Duration) {
+        if let Some(answering) = self.drain(patience).await {
+            answering.end().await;
+        }
+    }
+}
+
+/// Answers claims of non-delivery against a provider until it is dropped.
+pub struct Answering(JoinSet<()>);
+
+impl Answering {
+    /// Ends it. Nothing of it runs any more when this returns.
+    pub async fn end(mut self) {
+        self.0.shutdown().await;
+    }
 }
 
 /// A router that a provider dials.
@@ -149,26 +188,20 @@ pub async fn start<C: ChainAccess + Clone>(
     n: u32,
     (routers, bind): (&[Router], SocketAddr),
     (desk, claims): (Option<&Desk>, Option<&Claims>),
-) -> Result<Vec<ProviderHandle>, Failure> {
+) -> Result<ProviderUp, Failure> {
     let key = key(data, n)?;
-    let own = data.folder(&format!("provider-{n}"))?;
-    let folder = earnings::folder(&own);
-    let owed = open_owed(joined, &own, key.clone())?;
-    let paid = owed.clone();
-    let earnings = Earnings::open(&folder).map_err(|e| format!("provider {n}'s receipts: {e}"))?;
-    // What is durable there is not owed any more.
-    let earnings = Arc::new(earnings.telling(move |order| paid.forget(order)));
-    let (jobs, gross) = earnings.total();
+    let kept = Kept::open(joined, data, n)?;
+    let (jobs, gross) = kept.earnings.total();
     tracing::info!(account = %key.address(), jobs, %gross, "provider's receipts");
-    let answers = claims.filter(|_| !machine.silent);
-    if let Some(claims) = answers {
-        answer_claims(joined, claims, key.clone(), (&earnings, &owed), machine).await?;
-    }
+    let answering = match claims.filter(|_| !machine.silent) {
+        Some(claims) => Some(kept.answer(joined, claims, key.clone(), machine).await?),
+        None => None,
+    };
     let policy = config.policy(config.offer(n));
     let slots = slots(machine, &policy);
     let executor = Arc::new(Executor::new(slots)?);
     let share = u32::try_from(routers.len()).unwrap_or(u32::MAX).max(1);
-    let mut loops = Vec::new();
+    let mut links = Vec::new();
     for router in routers {
         let core = core(
             joined,
@@ -185,22 +218,84 @@ pub async fn start<C: ChainAccess + Clone>(
             backoff: Backoff::default(),
             timeouts: stoa_net::Timeouts::default(),
         };
-        loops.push(provider::start(ProviderParts {
+        links.push(provider::start(ProviderParts {
             core,
             endpoint: Arc::new(ProviderEndpoint::connect(link).await?),
             backends: machine.backends.clone(),
             executor: executor.clone(),
             policy: policy.clone(),
             utc_offset_minutes: config.provider.utc_offset_minutes,
-            earnings: earnings.clone(),
-            owed: owed.clone(),
+            earnings: kept.earnings.clone(),
+            owed: kept.owed.clone(),
             router: router.account,
             traces: JobTraces::new(tracer("stoa-provider", key.address())),
             vanishes_after: machine.silent.then_some(SILENT_ORDERS),
             desk: desk.cloned(),
         }));
     }
-    Ok(loops)
+    Ok(ProviderUp { links, answering })
+}
+
+/// Answers claims against provider `n`, which takes no work any more: what it took can still be claimed, and its stake is within reach.
+pub async fn answer_for<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    machine: &Machine,
+    n: u32,
+    claims: &Claims,
+) -> Result<Answering, Failure> {
+    let kept = Kept::open(joined, data, n)?;
+    kept.answer(joined, claims, key(data, n)?, machine).await
+}
+
+/// What a provider keeps in its folder. Nobody else can open it meanwhile.
+struct Kept {
+    earnings: Arc<Earnings>,
+    owed: OwedFolder,
+}
+
+impl Kept {
+    /// Opens what provider `n` keeps.
+    fn open<C: ChainAccess + Clone>(
+        joined: &Joined<C>,
+        data: &DataDir,
+        n: u32,
+    ) -> Result<Self, Failure> {
+        let own = data.folder(&format!("provider-{n}"))?;
+        let earnings = Earnings::open(&earnings::folder(&own))
+            .map_err(|error| format!("provider {n}'s receipts: {error}"))?;
+        let owed = open_owed(joined, &own, key(data, n)?)?;
+        let paid = owed.clone();
+        // What is durable there is not owed any more.
+        let earnings = Arc::new(earnings.telling(move |order| paid.forget(order)));
+        Ok(Self { earnings, owed })
+    }
+
+    /// Answers claims of non-delivery against this provider from now on.
+    async fn answer<C: ChainAccess + Clone>(
+        &self,
+        joined: &Joined<C>,
+        claims: &Claims,
+        key: SecretKey,
+        machine: &Machine,
+    ) -> Result<Answering, Failure> {
+        let account = joined.account(key.clone()).await?;
+        let duty = ProviderClaims {
+            account: AuditAccount::new(account, claims.audits),
+            watch: claims.watch.clone(),
+            answers: AnswerMaker {
+                key,
+                domain: joined.domain(),
+                profile_hash: joined.profile.hash,
+                earnings: self.earnings.clone(),
+                owed: self.owed.clone(),
+                backends: machine.backends.clone(),
+            },
+        };
+        let mut task = JoinSet::new();
+        task.spawn(duty.run());
+        Ok(Answering(task))
+    }
 }
 
 /// What was taken and can still be claimed.
@@ -216,31 +311,6 @@ fn open_owed<C: ChainAccess + Clone>(
     let folder = owed::folder(folder);
     OwedFolder::open(&folder, key, Millis::from_secs(seconds))
         .map_err(|error| format!("{} cannot be used: {error}", folder.display()).into())
-}
-
-/// Answers claims of non-delivery against this provider from now on.
-async fn answer_claims<C: ChainAccess + Clone>(
-    joined: &Joined<C>,
-    claims: &Claims,
-    key: SecretKey,
-    (earnings, owed): (&Arc<Earnings>, &OwedFolder),
-    machine: &Machine,
-) -> Result<(), Failure> {
-    let account = joined.account(key.clone()).await?;
-    let duty = ProviderClaims {
-        account: AuditAccount::new(account, claims.audits),
-        watch: claims.watch.clone(),
-        answers: AnswerMaker {
-            key,
-            domain: joined.domain(),
-            profile_hash: joined.profile.hash,
-            earnings: earnings.clone(),
-            owed: owed.clone(),
-            backends: machine.backends.clone(),
-        },
-    };
-    tokio::spawn(duty.run());
-    Ok(())
 }
 
 fn core<C: ChainAccess + Clone>(

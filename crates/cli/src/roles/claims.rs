@@ -289,6 +289,9 @@ impl<C: ChainAccess + Clone> ProviderClaims<C> {
         let mut tried = Tried::default();
         loop {
             tokio::time::sleep(POLL).await;
+            // Where it has no loop any more, nobody else does.
+            self.answers.owed.expire(now());
+            self.answers.earnings.retry(Instant::now());
             let mut to_compute = Vec::new();
             for claim in self.watch.all() {
                 if claim.provider != me || !tried.again(claim.ticket, Instant::now()) {
@@ -335,6 +338,15 @@ impl<C: ChainAccess + Clone> ProviderClaims<C> {
 /// How long one answer may be computed where so much time is left for it.
 fn computing_limit(left: Millis) -> Duration {
     Duration::from_millis(left.0 / 4).min(COMPUTING_MAX)
+}
+
+/// Nobody waits for it any more, whoever stopped waiting.
+struct CancelOnDrop(CancelFlag);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// What a provider has to show for its orders. There is something for every claim against it: where it has nothing else, it signs that.
@@ -442,11 +454,11 @@ impl AnswerMaker {
             .cloned()
             .ok_or("this provider does not serve that model any more")?;
         let facts = backend.facts().clone();
-        let cancel = CancelFlag::new();
-        let flag = cancel.clone();
+        let cancel = CancelOnDrop(CancelFlag::new());
+        let flag = cancel.0.clone();
         let run = move || run_unless(&*backend, &work, &flag);
         let run = tokio::time::timeout(limit, tokio::task::spawn_blocking(run)).await;
-        cancel.cancel();
+        drop(cancel);
         let run = run.map_err(|_| format!("it takes longer than {limit:?}"))?;
         let done = run.map_err(|error| error.to_string())?;
         let (content, prompt, output) = done.map_err(|error| error.to_string())?;

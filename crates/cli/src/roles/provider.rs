@@ -21,6 +21,7 @@ use stoa_runtime::{
 };
 use stoa_types::{Address, Digest, JobId};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tracing::field::display;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -119,11 +120,14 @@ impl Shown {
     }
 }
 
-/// A running provider.
+/// A running provider. Dropped it ends where it stands: what it holds open is free for who begins again.
 pub struct ProviderHandle {
     events: mpsc::UnboundedSender<Event>,
     endpoint: Arc<ProviderEndpoint>,
-    task: tokio::task::JoinHandle<()>,
+    /// The loop.
+    task: JoinSet<()>,
+    /// What brings it jobs and late messages.
+    feeders: JoinSet<()>,
 }
 
 impl ProviderHandle {
@@ -140,11 +144,11 @@ impl ProviderHandle {
     /// Takes no new work, lets running work end (up to `patience`), and closes the link.
     pub async fn drain(self, patience: Duration) {
         let _ = self.events.send(Event::Input(Box::new(Input::Drain(true))));
-        let end = tokio::time::Instant::now() + patience;
-        let mut task = self.task;
-        let _ = tokio::time::timeout_at(end, &mut task).await;
-        task.abort();
+        let (mut task, mut feeders) = (self.task, self.feeders);
+        let _ = tokio::time::timeout(patience, task.join_next()).await;
+        task.shutdown().await;
         self.endpoint.close().await;
+        feeders.shutdown().await;
     }
 }
 
@@ -183,7 +187,8 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
     let endpoint = parts.endpoint;
     let jobs = endpoint.clone();
     let job_events = events.clone();
-    tokio::spawn(async move {
+    let (mut task, mut feeders) = (JoinSet::new(), JoinSet::new());
+    feeders.spawn(async move {
         while let Some(job) = jobs.next_job().await {
             if job_events.send(Event::Job(Box::new(job))).is_err() {
                 return;
@@ -191,7 +196,7 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         }
     });
     let (late, late_events) = (endpoint.clone(), events.clone());
-    tokio::spawn(async move {
+    feeders.spawn(async move {
         while let Some(message) = late.next_late().await {
             if late_events
                 .send(Event::Input(Box::new(Input::Router(message))))
@@ -231,11 +236,12 @@ pub fn start(parts: ProviderParts) -> ProviderHandle {
         draining: false,
         closed: false,
     };
-    let task = tokio::spawn(state.run(receiver));
+    task.spawn(state.run(receiver));
     ProviderHandle {
         events,
         endpoint,
         task,
+        feeders,
     }
 }
 

@@ -1,0 +1,102 @@
+use super::*;
+use crate::launch::chain;
+use crate::launch::provider::DEFAULT_MODEL_NAME;
+use crate::launch::service::local;
+use crate::launch::validator;
+use crate::profile::Profile;
+use stoa_chain::Embedded;
+use stoa_net::EndpointSecret;
+use stoa_runtime::discover_hardware;
+use stoa_types::NetworkProfile;
+
+/// A network on an embedded chain with a registered router that is never there.
+struct Field {
+    ground: Ground<Embedded>,
+    client: Arc<AuditClient>,
+    _folder: tempfile::TempDir,
+}
+
+impl Field {
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = Profile::of(text).expect("valid");
+        let embedded = chain::open(&data, &profile).expect("a chain");
+        let founded = chain::found(&data, profile, &embedded).await;
+        let (joined, deployer) = founded.expect("contracts");
+        let router = register_router(&joined, &data).await;
+        let audits = validator::watch(&joined).await.expect("read");
+        let audits = audits.expect("they judge");
+        let config = Config::load(None).expect("valid");
+        let model = provider::default_model(&data).expect("written");
+        let exact = provider::open_exact(&config, 1, &model, Some(DEFAULT_MODEL_NAME));
+        let machine = Machine {
+            hardware: discover_hardware(),
+            upstream_places: None,
+            backends: provider::backends(None, exact.expect("a model")),
+            providers: 1,
+            silent: false,
+        };
+        let client = AuditClient::bind(local(0), Timeouts::default()).await;
+        let ground = Ground {
+            claims: Claims::start(&joined, audits.0),
+            joined,
+            data,
+            config,
+            audits,
+            router,
+            api: "http://127.0.0.1:9/v1".to_owned(),
+            bind: local(0),
+            machine,
+            set: 1,
+            giver: Some(Arc::new(deployer)),
+            last: None,
+        };
+        assert!(ground.claims.is_some(), "it can be claimed against");
+        Self {
+            ground,
+            client: Arc::new(client.expect("bound")),
+            _folder: folder,
+        }
+    }
+}
+
+async fn register_router(joined: &Joined<Embedded>, data: &DataDir) -> Address {
+    let key = data.account_key("router").expect("a key");
+    let router = joined.account(key).await.expect("an account");
+    let secret = EndpointSecret::from_bytes([7; 32]);
+    let registry = joined.contracts.provider_registry;
+    let proof = secret.prove(joined.chain_id, registry, router.address());
+    let registered = router.register_router(secret.endpoint_id(), proof, "127.0.0.1:9");
+    registered.await.expect("registered");
+    router.address()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_whose_loop_failed_begins_again_in_the_same_process() {
+    let field = Field::open().await;
+    let (ground, client) = (&field.ground, &field.client);
+    let acting = ground.begin(0, client).await.expect("begins");
+    assert!(
+        acting.retire(false).await.is_none(),
+        "nothing is left of it"
+    );
+    let again = ground.begin(0, client).await.expect("begins again");
+    // One whose beginning was given up, whatever was there of it, stands in nobody's way either.
+    drop(again);
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    let third = loop {
+        match ground.begin(0, client).await {
+            Ok(acting) => break acting,
+            Err(error) => assert!(tokio::time::Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // Whose identity is over is answered for, and by nobody else.
+    let answering = third.retire(true).await.expect("answered for");
+    assert!(ground.answer_for(0).await.is_err(), "twice");
+    answering.end().await;
+    let after_a_restart = ground.answer_for_those_before(2).await;
+    assert_eq!(after_a_restart.len(), 1, "the second holds no stake");
+}
