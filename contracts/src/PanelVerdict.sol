@@ -252,9 +252,12 @@ contract PanelVerdict is IVerdict, IClaimVerdict {
         return (ruling.ruledAt, ruling.outcome, ruling.plant);
     }
 
-    /// @notice Seats of the panel whose verdict on `subject` was shown, or that were punished for showing none; one bit each.
-    function seenOf(uint64 round, bytes32 subject) external view returns (uint8) {
-        return _rulings[_key(round, subject)].seen;
+    /// @notice What of a ruling may still change.
+    /// @return seen Seats of the panel whose verdict on `subject` was shown, or that were punished for showing none; one bit each.
+    /// @return combined Whether different votes on a batch were added up to reach it: then alone a heavier ruling may take its place.
+    function seenOf(uint64 round, bytes32 subject) external view returns (uint8 seen, bool combined) {
+        Ruling storage ruling = _rulings[_key(round, subject)];
+        return (ruling.seen, ruling.combined);
     }
 
     /// @notice Convictions of `offender` for faults of the class of `kind`, and when the last one was.

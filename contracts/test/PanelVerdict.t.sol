@@ -218,10 +218,14 @@ contract PanelVerdictTest is AuditMarket {
         vm.assertEq(stakeOf(2, router), STAKE * 95 / 100);
         expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
         court.ruleBatch(round, router, 1, few);
+        (, bool combined) = court.seenOf(round, subject);
+        vm.assertTrue(combined, "may be overruled");
         Vote[] memory bad = votes(subject, [SILENT, BAD_SUMS, BAD_SUMS]);
         court.ruleBatch(round, router, 1, bad);
         (, uint8 outcome,) = court.rulingOf(round, subject);
         vm.assertEq(outcome, BAD_SUMS);
+        (, combined) = court.seenOf(round, subject);
+        vm.assertFalse(combined, "holds");
         vm.assertEq(stakeOf(2, router), 0);
         expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
         court.ruleBatch(round, router, 1, bad);
@@ -285,7 +289,8 @@ contract PanelVerdictTest is AuditMarket {
         pass(ANSWER);
         court.punishSilence(round, subject, seats[2]);
         vm.assertEq(stakeOf(3, seats[2]), STAKE);
-        vm.assertEq(court.seenOf(round, subject), 7, "and is not asked again");
+        (uint8 seen,) = court.seenOf(round, subject);
+        vm.assertEq(seen, 7, "and is not asked again");
     }
 
     // ----------------------------------------------------------------------------------------------------- votes and panels
@@ -365,7 +370,8 @@ contract PanelVerdictTest is AuditMarket {
         for (uint256 i; i < 3; ++i) {
             vm.assertEq(stakes.owed(seats[i]), 0);
         }
-        vm.assertEq(court.seenOf(e.round, subject), 6);
+        (uint8 seen,) = court.seenOf(e.round, subject);
+        vm.assertEq(seen, 6);
         Vote memory left = vote(order[0], subject, WRONG);
         expect(abi.encodeWithSelector(Errors.TooEarly.selector, block.timestamp + ANSWER));
         court.punishSilence(e.round, subject, order[0]);

@@ -1513,12 +1513,21 @@ impl World {
             assert_eq!(reversed, self.model.verdict.is_reversed(subject));
             let round = self.round_of(at);
             let ruling = self.model.verdict.ruling(round, subject).copied();
-            let call = V::seenOfCall {
-                round,
-                subject: word(subject),
-            };
-            let seen = self.evm.view(verdict, &call);
-            assert_eq!(seen, ruling.map_or(0, |ruling| ruling.seen), "seen");
+            let batch = hash::batch_subject(self.jobs[at].router, self.jobs[at].post);
+            let ruled = [
+                (subject, ruling),
+                (batch, self.model.verdict.ruling(round, batch).copied()),
+            ];
+            for (subject, ruling) in ruled {
+                let call = V::seenOfCall {
+                    round,
+                    subject: word(subject),
+                };
+                let told = self.evm.view(verdict, &call);
+                let held = ruling.map(|ruling| (ruling.seen, ruling.combined));
+                let told = (told.seen, told.combined);
+                assert_eq!(told, held.unwrap_or_default(), "seen");
+            }
             let call = R::panelCall {
                 round: latest,
                 subject: word(subject),

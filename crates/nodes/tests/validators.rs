@@ -743,6 +743,16 @@ fn a_receipt_that_no_provider_signed_is_forged_though_its_router_keeps_the_work_
 
 /// A round after its ballots: this validator found all jobs good, or lacks the leaf file, and both others showed `peers`.
 fn after_ballots(has_leaves: bool, peers: [Voted; 2]) -> World {
+    let mut world = before_others_come(has_leaves, &peers);
+    for (member, voted) in members()[1..].iter().zip(peers) {
+        let validator = member.validator;
+        world.input(Input::Ballot { validator, voted });
+    }
+    world
+}
+
+/// The same before it got the ballots of the others.
+fn before_others_come(has_leaves: bool, peers: &[Voted; 2]) -> World {
     let mut world = World::new(&jobs());
     if has_leaves {
         world.leaves();
@@ -755,7 +765,7 @@ fn after_ballots(has_leaves: bool, peers: [Voted; 2]) -> World {
     world.sync();
     world.phase(Phase::Unseal);
     world.look();
-    for (member, voted) in members()[1..].iter().zip(&peers) {
+    for (member, voted) in members()[1..].iter().zip(peers) {
         world
             .view
             .committed
@@ -763,10 +773,6 @@ fn after_ballots(has_leaves: bool, peers: [Voted; 2]) -> World {
         world.view.shown.insert(member.validator);
     }
     world.phase(Phase::Rulings);
-    for (member, voted) in members()[1..].iter().zip(peers) {
-        let validator = member.validator;
-        world.input(Input::Ballot { validator, voted });
-    }
     world
 }
 
@@ -792,15 +798,18 @@ fn two_who_found_the_sums_wrong_are_brought_against_a_ruling_that_was_only_added
     let (router, mut bad) = (key("router").address(), lacking_ballot());
     bad.verdicts[0].1 = Outcome::BadSums;
     let batch = hash::batch_subject(router, 1);
-    for (outcome, overruled) in [
-        (Outcome::Void, true),
-        (Outcome::Withheld, true),
-        (Outcome::BadSums, false),
+    for (outcome, combined, overruled) in [
+        (Outcome::Void, true, true),
+        (Outcome::Withheld, true, true),
+        // The contract would refuse it.
+        (Outcome::Withheld, false, false),
+        (Outcome::BadSums, false, false),
     ] {
         let mut world = after_ballots(false, [bad.clone(), bad.clone()]);
         let ruling = RulingView {
             outcome,
             seen: members().iter().map(|m| m.validator).collect(),
+            combined,
             answer_until: world.now.plus(Millis::from_secs(600)),
         };
         world.view.rulings.insert(batch, ruling);
@@ -813,7 +822,36 @@ fn two_who_found_the_sums_wrong_are_brought_against_a_ruling_that_was_only_added
             }
             _ => false,
         });
-        assert_eq!(brought, overruled, "{outcome:?}");
+        assert_eq!(brought, overruled, "{outcome:?}, {combined}");
+    }
+}
+
+#[test]
+fn a_ruling_on_a_batch_on_which_two_agreed_is_not_looked_at_until_all_ballots_are_here() {
+    let batch = hash::batch_subject(key("router").address(), 1);
+    for (outcome, combined) in [
+        (Outcome::Withheld, false),
+        (Outcome::Void, false),
+        (Outcome::Withheld, true),
+        (Outcome::Void, true),
+    ] {
+        let peers = [lacking_ballot(), lacking_ballot()];
+        let mut world = before_others_come(false, &peers);
+        // The file came after the ballot.
+        world.leaves();
+        let ruling = RulingView {
+            outcome,
+            seen: members().iter().map(|m| m.validator).collect(),
+            combined,
+            answer_until: world.now.plus(Millis::from_secs(600)),
+        };
+        world.view.rulings.insert(batch, ruling);
+        world.look();
+        world.outputs.clear();
+        world.pass(600_000);
+        let asks = |output: &&Output| matches!(output, Output::FetchBallot { .. });
+        let asked = world.outputs.iter().filter(asks).count();
+        assert_eq!(asked > 0, combined, "{outcome:?}, {combined}: {asked}");
     }
 }
 
@@ -823,6 +861,7 @@ fn ruled_good(world: &mut World, seen: &[usize]) {
         let ruling = RulingView {
             outcome: Outcome::Good,
             seen: seen.iter().map(|n| members()[*n].validator).collect(),
+            combined: false,
             answer_until: world.now.plus(Millis::from_secs(600)),
         };
         let about = subject(&signed(n).receipt);

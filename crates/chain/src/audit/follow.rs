@@ -169,7 +169,7 @@ impl<C: ChainAccess + Clone> AuditFollower<C> {
         }
     }
 
-    /// Which seats of a ruling were seen, until all were: not every call that shows one emits an event.
+    /// What of a ruling may still change, until all seats were seen: not every call that shows one emits an event.
     async fn ask_seen(&mut self, now: Timestamp) -> Result<(), AccessError> {
         let next = self.indexer.cursor().next_block();
         if next == self.seen_at {
@@ -181,8 +181,9 @@ impl<C: ChainAccess + Clone> AuditFollower<C> {
                 round,
                 subject: evm_digest(subject),
             };
-            let seen = view(&self.chain, self.audits.verdict, &call).await?;
-            self.state().set_seen(round, subject, seen);
+            let now = view(&self.chain, self.audits.verdict, &call).await?;
+            let mut state = self.state();
+            state.set_seen(round, subject, now.seen, now.combined);
         }
         self.seen_at = next;
         Ok(())

@@ -110,6 +110,8 @@ struct RulingState {
     at: u64,
     /// One bit for each seat.
     seen: u8,
+    /// Whether a heavier ruling may take its place. Taken for so until the contract was asked.
+    combined: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -467,6 +469,7 @@ impl AuditState {
                     outcome: *outcome,
                     at,
                     seen: 0,
+                    combined: true,
                 };
                 self.round(*round).rulings.insert(*subject, ruling);
             }
@@ -518,12 +521,12 @@ impl AuditState {
         unseen
     }
 
-    pub(super) fn set_seen(&mut self, round: u64, subject: Digest, seen: u8) {
+    pub(super) fn set_seen(&mut self, round: u64, subject: Digest, seen: u8, combined: bool) {
         let rulings = self.rounds.get_mut(&round).map(|r| &mut r.rulings);
         if let Some(ruling) = rulings.and_then(|rulings| rulings.get_mut(&subject))
-            && ruling.seen != seen
+            && (ruling.seen, ruling.combined) != (seen, combined)
         {
-            ruling.seen = seen;
+            (ruling.seen, ruling.combined) = (seen, combined);
             self.version += 1;
         }
     }
@@ -739,6 +742,7 @@ impl AuditState {
             let view = RulingView {
                 outcome: ruling.outcome,
                 seen: seen.collect(),
+                combined: ruling.combined,
                 answer_until: Timestamp((ruling.at + self.params.answer).saturating_mul(1_000)),
             };
             (*subject, view)

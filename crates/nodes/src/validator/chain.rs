@@ -142,6 +142,8 @@ pub struct RulingView {
     pub outcome: Outcome,
     /// Members of the panel whose verdicts were counted, shown, or punished.
     pub seen: BTreeSet<Address>,
+    /// Whether different votes on a batch were added up to reach it, so that a heavier one may take its place.
+    pub combined: bool,
     /// From when on the silent ones can be punished.
     pub answer_until: Timestamp,
 }

@@ -73,14 +73,14 @@ impl Validator {
                 return false;
             };
             seated.all(|m| ruling.seen.contains(&m.validator))
-                && self.is_final(view, *subject, ruling.outcome)
+                && self.is_final(view, *subject, ruling)
         });
         duties_over && all_here && all_ruled
     }
 
-    /// Whether no ballot of the panel, known or still to come, could overrule a ruling on a batch.
-    fn is_final(&self, view: &RoundView, subject: Digest, outcome: Outcome) -> bool {
-        if !Outcome::BadSums.overrules(outcome) || !is_batch(view, subject) {
+    /// Whether no ballot of the panel, known or still to come, could overrule a ruling.
+    fn is_final(&self, view: &RoundView, subject: Digest, ruling: &RulingView) -> bool {
+        if !ruling.combined {
             return true;
         }
         let seats = panel(&view.committee, view.beacon, subject, PANEL);
@@ -90,21 +90,24 @@ impl Validator {
             let empty = view.committed.get(who) == Some(&Digest::ZERO);
             empty || !view.shown.contains(who) || self.ballots.contains_key(&(view.number, *who))
         };
-        seated.iter().all(here) && !self.overrules(view, subject, outcome, &seated)
+        seated.iter().all(here) && !self.overrules(view, subject, ruling, &seated)
     }
 
-    /// Whether the verdicts known here come to a heavier ruling on a batch.
+    /// Whether the verdicts known here come to a heavier ruling than one that was added up.
     fn overrules(
         &self,
         view: &RoundView,
         subject: Digest,
-        outcome: Outcome,
+        ruling: &RulingView,
         seated: &[Address],
     ) -> bool {
+        if !ruling.combined {
+            return false;
+        }
         let said = seated.iter();
         let said = said.filter_map(|who| Some(self.verdict_of(view, *who, subject)?.outcome));
         let decided = Outcome::decided(said, view.votes_needed, true);
-        is_batch(view, subject) && decided.is_some_and(|ruling| ruling.overrules(outcome))
+        is_batch(view, subject) && decided.is_some_and(|heavier| heavier.overrules(ruling.outcome))
     }
 
     fn is_convicted(&self, kind: u8, offender: Address, about: Digest) -> bool {
@@ -187,7 +190,7 @@ impl Validator {
             return;
         }
         if let Some(ruling) = view.rulings.get(&subject)
-            && !self.overrules(view, subject, ruling.outcome, &seated)
+            && !self.overrules(view, subject, ruling, &seated)
         {
             return self.after_ruling(view, subject, ruling, &seated, now, outputs);
         }

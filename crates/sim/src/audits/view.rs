@@ -112,6 +112,7 @@ impl World {
                 seen: seen
                     .filter_map(|(_, at)| Some(committee.get(*at)?.validator))
                     .collect(),
+                combined: ruling.combined,
                 answer_until: Timestamp((ruling.at + 20) * 1_000),
             };
             Some((*subject, view))
