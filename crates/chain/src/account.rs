@@ -169,6 +169,19 @@ impl<C: ChainAccess> Account<C> {
         self.sender.send(self.contracts.payment_token, &call).await
     }
 
+    /// Sends payment tokens.
+    pub async fn send_payment_tokens(
+        &self,
+        to: Address,
+        amount: TokenAmount,
+    ) -> Result<TransactionReceipt, SendError> {
+        let call = TestDollar::transferCall {
+            to: evm_address(to),
+            value: U256::from(amount.units()),
+        };
+        self.sender.send(self.contracts.payment_token, &call).await
+    }
+
     /// Sends stake tokens.
     pub async fn send_stake_tokens(
         &self,

@@ -56,6 +56,8 @@ pub struct StakeView {
     pub active: StakeAmount,
     /// On its way out, still slashable.
     pub unbonding: StakeAmount,
+    /// From when on that can be withdrawn; means nothing while there is none.
+    pub withdrawable_at: Timestamp,
     /// Least active stake.
     pub minimum: StakeAmount,
     /// Whether the active stake reaches the minimum.
@@ -259,6 +261,7 @@ impl<C: ChainAccess> View<C> {
         Ok(StakeView {
             active: StakeAmount::from_units(held.active),
             unbonding: StakeAmount::from_units(held.unbonding),
+            withdrawable_at: Timestamp::from_secs(held.withdrawableAt),
             // A minimum beyond 128 bits cannot be reached by any stake.
             minimum: StakeAmount::from_units(narrow(minimum).unwrap_or(u128::MAX)),
             is_active,

@@ -1,5 +1,6 @@
 //! Contract logs, read at once from the first block: for commands and starts, not for who follows the chain.
 
+use std::collections::BTreeSet;
 use stoa_chain::{ChainAccess, ContractEvent, Contracts, StakeRole};
 use stoa_types::{Address, Digest, StakeAmount};
 
@@ -60,6 +61,26 @@ pub async fn batch_head(
         _ => None,
     });
     Ok(heads.await?.into_iter().next())
+}
+
+/// To which routers these developers ever allotted.
+pub async fn allotted(
+    chain: &impl ChainAccess,
+    contracts: &Contracts,
+    developers: &BTreeSet<Address>,
+) -> Result<BTreeSet<(Address, Address)>, String> {
+    if developers.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let found = events(chain, contracts, contracts.vault, |event| match event {
+        ContractEvent::Allotted {
+            developer, router, ..
+        } => developers
+            .contains(&developer)
+            .then_some((developer, router)),
+        _ => None,
+    });
+    Ok(found.await?.into_iter().collect())
 }
 
 /// What each slash took from an account in a role.

@@ -22,7 +22,7 @@ mod upstream;
 use clap::{Parser, Subcommand};
 use commands::{
     Outcome, ask, audit, backup, chain, claim, connect, doctor, fund, keys, money, planter,
-    provider, router, show, validator, validators, verify,
+    provider, router, show, take_back, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,6 +96,8 @@ enum Command {
     Claim(claim::Args),
     /// Withdraws free balance from the vault to the developer's wallet.
     Withdraw(money::WithdrawArgs),
+    /// Takes back what a planter's identities that are over hold: allotments, deposits, stake.
+    TakeBack(take_back::Args),
     /// Copies the data folder of a stopped role into one file.
     Backup(backup::Args),
     /// Makes a data folder of such a copy.
@@ -167,6 +169,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Keys(args) => keys::keys(data, args).await,
         Command::Claim(args) => claim::claim(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,
+        Command::TakeBack(args) => take_back::run(data, args).await,
         Command::Backup(args) => backup::backup(data, args),
         Command::Restore(args) => backup::restore(data, args),
         Command::Audit(args) => audit::audit(data, args),

@@ -16,6 +16,7 @@ pub mod router;
 pub mod router_faults;
 pub mod ruling;
 pub mod show;
+pub mod take_back;
 pub mod validator;
 pub mod validators;
 pub mod verify;

@@ -9,13 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use stoa_chain::{Account, Beneficiaries, Embedded, Sender, deploy, evm_address};
 use stoa_crypto::keccak256;
-use stoa_evm::{Allocation, Chain, ChainConfig, Genesis};
+use stoa_evm::{Allocation, Chain, ChainConfig, Clock, Genesis, SystemClock};
 
 /// Native coin of each account: gas costs nothing here, but wallets like to see a balance.
 const NATIVE_WEI: u128 = 1_000_000_000_000_000_000_000;
 
 /// Opens the chain of the data folder, or makes it with the accounts that a network wants.
 pub fn open(data: &DataDir, profile: &Profile) -> Result<Arc<Chain>, Failure> {
+    open_by(data, profile, Arc::new(SystemClock))
+}
+
+/// The same; this clock dates its blocks.
+pub fn open_by(
+    data: &DataDir,
+    profile: &Profile,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Chain>, Failure> {
     let path = data.path("chain.redb");
     let genesis = if path.exists() {
         None
@@ -32,6 +41,7 @@ pub fn open(data: &DataDir, profile: &Profile) -> Result<Arc<Chain>, Failure> {
     let config = ChainConfig {
         genesis,
         seal_window,
+        clock,
         ..ChainConfig::default()
     };
     Ok(Arc::new(Chain::open(path, config)?))

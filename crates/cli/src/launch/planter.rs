@@ -1,6 +1,8 @@
 //! Brings up a planter: the right to plant, and one identity after the other, each a customer with money, a provider with stake, its plants
 //! and its loop. After the first plant that is named both are known, so that both change together.
 
+pub mod take_back;
+
 use super::developer::{self, Allowance};
 use super::provider::{self, Answering, Machine, OF_PLANTER, ProviderUp, Router};
 use super::stake::StakeSource;
@@ -16,6 +18,7 @@ use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
 use crate::roles::provider::Desk;
 use crate::roles::records::{self, Records};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_api::KeyHash;
@@ -71,7 +74,12 @@ pub fn identity(data: &DataDir, n: u32) -> Result<Identity, Failure> {
 
 /// The identity that acts, or will when the planter starts.
 pub fn present(data: &DataDir) -> Result<u32, Failure> {
-    let path = data.folder("planter")?.join("identity");
+    present_in(&data.path(""))
+}
+
+/// The same of a folder that may be in use.
+pub fn present_in(root: &Path) -> Result<u32, Failure> {
+    let path = root.join("planter").join("identity");
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let number = text.trim().parse();
@@ -96,7 +104,11 @@ fn provider_of(n: u32) -> u32 {
 
 /// The key of the account that pays for plants.
 fn customer_key(data: &DataDir, n: u32) -> Result<SecretKey, DataError> {
-    data.account_key(&named("planter-customer", n))
+    data.account_key(&customer_key_name(n))
+}
+
+fn customer_key_name(n: u32) -> String {
+    named("planter-customer", n)
 }
 
 fn api_key(data: &DataDir, n: u32) -> Result<String, DataError> {
@@ -237,7 +249,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
                 n = n.saturating_add(1);
                 tracing::info!(
                     identity = n,
-                    "another customer and another provider plant from now on; those before hold what they have left"
+                    "another customer and another provider plant from now on; what those before hold comes back with `stoa take-back`"
                 );
             } else {
                 tracing::error!(

@@ -72,6 +72,28 @@ fn network(data: &Path) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// What the identity that is over holds begins to come back while the next one plants.
+fn take_back_from_the_first(own: &Path, identity: &Value) {
+    let whats = |listed: &Value| -> Vec<String> {
+        let listed = listed.as_array().expect("a list").iter();
+        let what = listed.map(|one| one["what"].as_str().expect("a word").to_owned());
+        what.collect()
+    };
+    let first = told(own, &["take-back", "--json"]);
+    assert_eq!(first.as_array().map(Vec::len), Some(1), "{first}");
+    assert_eq!(first[0]["customer"], identity["customer"]);
+    assert_eq!(first[0]["provider"], identity["provider"]);
+    let moved = ["revoked", "leaving", "unbonding"];
+    assert_eq!(whats(&first[0]["moved"]), moved, "{first}");
+    let again = told(own, &["take-back", "--json"]);
+    assert_eq!(again[0]["moved"], json!([]), "{again}");
+    let waits = ["allotment", "stake"];
+    assert_eq!(whats(&again[0]["waits"]), waits, "{again}");
+    let said = stoa(own, &["take-back", "--all"]).output().expect("starts");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("in use by another process"), "{said}");
+}
+
 #[test]
 fn a_planter_of_its_own_costs_the_lazy_validator_stake_and_goes_on_as_another_customer() {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -113,6 +135,7 @@ fn a_planter_of_its_own_costs_the_lazy_validator_stake_and_goes_on_as_another_cu
         let mut rows = providers.as_array().expect("a list").iter();
         rows.any(|row| row["id"] == *second)
     });
+    take_back_from_the_first(&own, &identities[0]);
     for row in rows().as_array().expect("a list") {
         let faults = &row["faults"];
         if row["id"] == network["validators"][0] {
