@@ -76,8 +76,8 @@ struct Told {
     paid: Option<Account>,
 }
 
-/// Lets a request in, with what its handler needs to know of its caller. A page of an account takes from its rate and has a place; a
-/// paid call takes from its caller's when it was read.
+/// Lets a request in, with what its handler needs to know of its caller. A page of an account takes from its rate and has a place; what is
+/// asked by key and not paid takes from the rate of its account; a paid call takes from its caller's when it was read.
 fn admit(
     app: &App,
     caller: Caller,
@@ -91,6 +91,10 @@ fn admit(
             if is_paid(row) {
                 told.rated = Some(app.rates.caller(&account));
                 told.paid = Some(account.clone());
+            } else {
+                let party = app.rates.reader(account.address);
+                told.rated = Some(party.clone());
+                app.rates.take(party, 0)?;
             }
             request.extensions_mut().insert(account);
             request.extensions_mut().insert(secret);

@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::keys::RateLimit;
 use crate::port::{Account, Gateway, ModelEntry, RequestLimits};
 use crate::server::App;
+use crate::visits::look_up;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
@@ -122,7 +123,7 @@ pub(crate) async fn receipt(
     let viewer = account.viewer();
     let none = ApiError::NotFound { what: "receipt" };
     let id = job_id(&job).ok_or(none.clone())?;
-    let found = documents(&app, move |gateway| gateway.receipt(viewer, id)).await?;
+    let found = look_up(&app, viewer, move |gateway| gateway.receipt(viewer, id)).await?;
     let view = found.ok_or(none)?;
     Ok(Json(Body {
         object: "stoa.receipt",
@@ -139,7 +140,7 @@ pub(crate) async fn explain(
 ) -> Result<Json<Value>, ApiError> {
     let viewer = account.viewer();
     let found = match job_id(&job) {
-        Some(id) => documents(&app, move |gateway| gateway.explain(viewer, id)).await?,
+        Some(id) => look_up(&app, viewer, move |gateway| gateway.explain(viewer, id)).await?,
         None => None,
     };
     Ok(Json(found.ok_or(ApiError::NotFound {
@@ -167,11 +168,13 @@ pub(crate) async fn limits(
         limits: RequestLimits,
         rate_limit: RateLimit,
         key_rate_limit: Option<RateLimit>,
+        reads_per_minute: u32,
     }
     Json(Body {
         limits: app.gateway.limits(),
         rate_limit: app.rates.of_accounts(),
         key_rate_limit: account.grant.rate_limit,
+        reads_per_minute: app.rates.reads_per_minute(),
     })
     .into_response()
 }
@@ -194,12 +197,17 @@ pub(crate) async fn account(
 pub(crate) async fn jobs(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
-) -> Json<Value> {
-    Json(json!({"object": "list", "data": app.gateway.jobs(account.viewer())}))
+) -> Result<Json<Value>, ApiError> {
+    let viewer = account.viewer();
+    let jobs = look_up(&app, viewer, move |gateway| gateway.jobs(viewer)).await?;
+    Ok(Json(json!({"object": "list", "data": jobs})))
 }
 
-pub(crate) async fn claims(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    let claims = documents(&app, |gateway| gateway.claims()).await?;
+pub(crate) async fn claims(
+    State(app): State<Arc<App>>,
+    Extension(account): Extension<Account>,
+) -> Result<Json<Value>, ApiError> {
+    let claims = look_up(&app, account.viewer(), |gateway| gateway.claims()).await?;
     Ok(Json(json!({"object": "list", "data": claims})))
 }
 

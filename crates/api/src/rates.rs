@@ -1,5 +1,5 @@
-//! How fast each key and each account may call, and how fast an account may ask for pages: buckets of requests and of tokens, refilled all
-//! the time. One counter for the whole process; who has shown no credential has none, so strangers cost no memory.
+//! How fast each key and each account may call, and how fast an account may ask for pages and for what it pays nothing for: buckets of requests
+//! and of tokens, refilled all the time. One counter for the whole process; who has shown no credential has none, so strangers cost no memory.
 
 use crate::error::ApiError;
 use crate::keys::RateLimit;
@@ -22,9 +22,11 @@ enum Whose {
     Key(KeyId),
     /// An account in a browser. However many sessions it has, it has one.
     Viewer(Address),
+    /// An account that asks by key for what is not paid. However many keys it has, it has one.
+    Reader(Address),
 }
 
-/// What fills a pair of buckets. Pages have no tokens.
+/// What fills a pair of buckets. What is not paid has no tokens.
 #[derive(Debug, Clone, Copy)]
 struct Limit {
     requests: u32,
@@ -40,7 +42,7 @@ impl From<RateLimit> for Limit {
     }
 }
 
-/// Whose buckets a request takes from: a caller's account's, and its key's where that has a limit; or a viewer's.
+/// Whose buckets a request takes from: a caller's account's, and its key's where that has a limit; or a viewer's, or a reader's.
 #[derive(Debug, Clone)]
 pub(crate) struct Party(Vec<(Whose, Limit)>);
 
@@ -131,19 +133,28 @@ impl Pair {
     }
 }
 
+/// How often an account may ask in a minute, and at once, for what it pays nothing for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unpaid {
+    /// In a browser.
+    pub(crate) pages: u32,
+    /// By key.
+    pub(crate) reads: u32,
+}
+
 /// The counters of one server.
 #[derive(Debug)]
 pub(crate) struct Rates {
     account: RateLimit,
-    pages_per_minute: u32,
+    unpaid: Unpaid,
     pairs: Mutex<HashMap<Whose, Pair>>,
 }
 
 impl Rates {
-    pub(crate) fn new(account: RateLimit, pages_per_minute: u32) -> Self {
+    pub(crate) fn new(account: RateLimit, unpaid: Unpaid) -> Self {
         Self {
             account,
-            pages_per_minute,
+            unpaid,
             pairs: Mutex::default(),
         }
     }
@@ -151,6 +162,11 @@ impl Rates {
     /// What an account without a limit of its own may do.
     pub(crate) fn of_accounts(&self) -> RateLimit {
         self.account
+    }
+
+    /// What an account may ask for by key in a minute without paying.
+    pub(crate) fn reads_per_minute(&self) -> u32 {
+        self.unpaid.reads
     }
 
     fn pairs(&self) -> MutexGuard<'_, HashMap<Whose, Pair>> {
@@ -169,11 +185,20 @@ impl Rates {
 
     /// The bucket of an account that signed in to the dashboard.
     pub(crate) fn viewer(&self, account: Address) -> Party {
+        Self::of_requests(Whose::Viewer(account), self.unpaid.pages)
+    }
+
+    /// The bucket of an account that asks by key for what is not paid.
+    pub(crate) fn reader(&self, account: Address) -> Party {
+        Self::of_requests(Whose::Reader(account), self.unpaid.reads)
+    }
+
+    fn of_requests(whose: Whose, requests: u32) -> Party {
         let limit = Limit {
-            requests: self.pages_per_minute,
+            requests,
             tokens: None,
         };
-        Party(vec![(Whose::Viewer(account), limit)])
+        Party(vec![(whose, limit)])
     }
 
     /// The party's pairs as they are now; those that were not known are full.
@@ -326,6 +351,7 @@ mod tests {
     };
 
     const PAGES: u32 = 3;
+    const READS: u32 = 2;
 
     /// Counters and a clock that moves when it is told to.
     struct Turnstile {
@@ -336,7 +362,13 @@ mod tests {
     impl Turnstile {
         fn new() -> Self {
             Self {
-                rates: Rates::new(LIMIT, PAGES),
+                rates: Rates::new(
+                    LIMIT,
+                    Unpaid {
+                        pages: PAGES,
+                        reads: READS,
+                    },
+                ),
                 now: Instant::now(),
             }
         }
@@ -422,8 +454,15 @@ mod tests {
     }
 
     #[test]
-    fn an_account_s_pages_and_its_calls_take_nothing_from_each_other() {
+    fn an_account_s_pages_its_reads_and_its_calls_take_nothing_from_each_other() {
         let (gate, caller) = (Turnstile::new(), caller(1, None));
+        let reader = gate.rates.reader(caller.address);
+        for _ in 0..READS {
+            gate.rates.take_at(&reader, 0, gate.now).expect("room");
+        }
+        gate.rates
+            .take_at(&reader, 0, gate.now)
+            .expect_err("no more of them");
         let viewer = gate.rates.viewer(caller.address);
         for _ in 0..PAGES {
             gate.rates.take_at(&viewer, 0, gate.now).expect("room");

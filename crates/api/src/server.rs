@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::keys::RateLimit;
 use crate::places::Places;
 use crate::port::Gateway;
-use crate::rates::Rates;
+use crate::rates::{Rates, Unpaid};
 use crate::replay::Recordings;
 use crate::routes::{Endpoint, ROUTES, allow};
 use crate::sessions::Sessions;
@@ -76,6 +76,8 @@ pub struct ServerConfig {
     pub rates: RateLimit,
     /// How many pages, live pages and checks of receipt files an account may ask for in a minute, and at once.
     pub pages_per_minute: u32,
+    /// How many requests by key that pay nothing an account may send in a minute, and at once.
+    pub reads_per_minute: u32,
 }
 
 /// State shared by all handlers.
@@ -116,6 +118,10 @@ fn build(
     config: ServerConfig,
     closing: watch::Receiver<bool>,
 ) -> Router {
+    let unpaid = Unpaid {
+        pages: config.pages_per_minute,
+        reads: config.reads_per_minute,
+    };
     let app = Arc::new(App {
         gateway,
         timings: config.timings,
@@ -123,7 +129,7 @@ fn build(
         nonces: Nonces::new(&config.seed),
         strangers: Strangers::default(),
         hosts: config.hosts,
-        rates: Arc::new(Rates::new(config.rates, config.pages_per_minute)),
+        rates: Arc::new(Rates::new(config.rates, unpaid)),
         recordings: Recordings::default(),
         watchers: Places::new(dashboard::WATCHES),
         visits: Visits::new(),

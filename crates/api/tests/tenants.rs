@@ -525,6 +525,7 @@ async fn random_requests_of_two_tenants_leak_no_byte_between_them() {
             tokens_per_minute: 100_000_000_000,
         },
         pages_per_minute: 100_000_000,
+        reads_per_minute: 100_000_000,
     };
     let service = TowerToHyperService::new(app(Arc::new(House::new()), config));
     let (mut dice, mut seen) = (Dice(0x9e37_79b9_7f4a_7c15), Seen::default());

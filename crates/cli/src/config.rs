@@ -178,6 +178,8 @@ pub struct AccountRate {
     pub tokens_per_minute: u64,
     /// Pages, live pages and checks of receipt files on the dashboard in a minute, and at once.
     pub pages_per_minute: u32,
+    /// Requests by API key that pay nothing, in a minute and at once.
+    pub reads_per_minute: u32,
 }
 
 impl From<AccountRate> for RateLimit {
@@ -513,6 +515,10 @@ impl Router {
                 "router.account_rate.pages_per_minute",
                 rate.pages_per_minute.into(),
             ),
+            (
+                "router.account_rate.reads_per_minute",
+                rate.reads_per_minute.into(),
+            ),
         ] {
             let allowed = (1..=RATE_MAX).contains(&found);
             range(key, found, allowed, "1 to 1000000000")?;
@@ -616,6 +622,7 @@ mod tests {
             "requests_per_minute = 0",
             "tokens_per_minute = 0",
             "pages_per_minute = 0",
+            "reads_per_minute = 0",
         ] {
             let config = over(&format!("[router.account_rate]\n{wrong}")).expect("reads");
             let refused = config.check(1).expect_err("nobody could call").to_string();

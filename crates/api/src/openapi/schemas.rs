@@ -112,13 +112,14 @@ fn own() -> Vec<(&'static str, Value)> {
             object(
                 json!({
                     "body_bytes_max": count, "output_tokens_max": count, "output_tokens_default": count,
-                    "calls_max": nullable("integer"), "rate_limit": reference("RateLimit"),
+                    "calls_max": nullable("integer"), "rate_limit": reference("RateLimit"), "reads_per_minute": count,
                 }),
                 &[
                     "body_bytes_max",
                     "output_tokens_max",
                     "output_tokens_default",
                     "rate_limit",
+                    "reads_per_minute",
                 ],
             ),
         ),

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use serde_json::json;
-use stoa_api::RateLimit;
+use stoa_api::{Access, KeyHash, Need, ROUTES, RateLimit, Scope};
 use stoa_nodes::client::Cause;
 
 async fn server(requests: u32, refuses: Option<Cause>) -> Server {
@@ -11,6 +11,7 @@ async fn server(requests: u32, refuses: Option<Cause>) -> Server {
         requests_per_minute: requests,
         tokens_per_minute: 10_000_000,
     };
+    hall.reads_per_minute = 60;
     hall.refuses = refuses;
     Server::with(hall, quick()).await
 }
@@ -33,7 +34,11 @@ async fn every_paid_answer_says_where_its_caller_stands() {
         "errors too"
     );
     let models = server.get("/v1/models").await;
-    assert!(!models.headers.contains_key("x-ratelimit-limit-requests"));
+    assert_eq!(
+        models.headers["x-ratelimit-limit-requests"], "60",
+        "no call"
+    );
+    assert!(!models.headers.contains_key("x-ratelimit-limit-tokens"));
     let stranger = server.send("POST", "/v1/completions", &[], b"{}").await;
     assert!(!stranger.headers.contains_key("x-ratelimit-limit-requests"));
 }
@@ -64,4 +69,47 @@ async fn who_cannot_pay_is_told_that_and_not_to_come_back_soon() {
     server.chat(request(json!({}))).await;
     let reply = server.chat(request(json!({}))).await;
     assert_eq!(reply.error(), (429, "insufficient_quota".to_owned(), false));
+}
+
+#[tokio::test]
+async fn what_is_read_by_key_has_a_rate_of_its_own_however_many_keys_the_account_has() {
+    let mut hall = Hall::new(answer(&["four"], content("four", &[])));
+    hall.reads_per_minute = 3;
+    let other = "sk-stoa-another-of-alice";
+    hall.ring
+        .lock()
+        .expect("no panic")
+        .add(KeyHash::of(other), alice());
+    let server = Server::with(hall, quick()).await;
+    let by = |key: &'static str| [("x-api-key", key), JSON];
+    for (key, left) in [(KEY, "2"), (other, "1"), (KEY, "0")] {
+        let reply = server.send("GET", "/v1/stoa/jobs", &by(key), b"").await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.headers["x-ratelimit-limit-requests"], "3");
+        assert_eq!(reply.headers["x-ratelimit-remaining-requests"], left);
+    }
+    let unpaid = ROUTES.iter().filter(|route| route.access == Access::Key);
+    let unpaid = unpaid.filter(|route| route.need != Need::Scope(Scope::Inference));
+    let mut refused = 0;
+    for route in unpaid {
+        let method = route.method.as_str();
+        let reply = server.send(method, route.example, &by(other), b"").await;
+        assert_eq!(
+            reply.error(),
+            (429, "rate_limit_exceeded".to_owned(), true),
+            "{}",
+            route.path
+        );
+        let wait: u64 = reply.headers["retry-after-ms"].parse().expect("a number");
+        assert!((15_000..=25_000).contains(&wait), "{wait}");
+        assert!(reply.headers.contains_key("retry-after"));
+        assert!(reply.text().contains("more than 3 requests a minute"));
+        refused += 1;
+    }
+    assert!(refused > 10, "{refused} routes");
+    assert_eq!(server.hall.submissions(), 0);
+    // Its calls have their own, and so has another account.
+    assert_eq!(server.chat(request(json!({}))).await.status, 200);
+    let bob = server.send("GET", "/v1/stoa/jobs", &by(BOB_KEY), b"").await;
+    assert_eq!(bob.status, 200);
 }

@@ -89,6 +89,7 @@ pub struct Hall {
     pub refuses: Option<Cause>,
     pub rates: RateLimit,
     pub pages_per_minute: u32,
+    pub reads_per_minute: u32,
     script: Vec<Step>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     /// The client's span of each call.
@@ -129,6 +130,7 @@ impl Hall {
                 tokens_per_minute: 100_000_000,
             },
             pages_per_minute: 120,
+            reads_per_minute: 600,
             script,
             submitted: Mutex::default(),
             above: Mutex::default(),
@@ -842,6 +844,7 @@ impl Server {
             timings,
             rates: hall.rates,
             pages_per_minute: hall.pages_per_minute,
+            reads_per_minute: hall.reads_per_minute,
         };
         let gateway = hall.clone();
         tokio::spawn(async move {

@@ -53,6 +53,11 @@ const ROWS: &[(&str, &str, &str)] = &[
         "requests/min",
         "up, router",
     ),
+    (
+        "router.account_rate.reads_per_minute",
+        "requests/min",
+        "up, router",
+    ),
     ("router.keys.account", "", "up, router"),
     ("router.keys.hash", "", "up, router"),
     ("validator.stake", "stake tokens", "up, validator"),

@@ -337,6 +337,7 @@ pub fn serve_api(
         timings,
         rates: config.router.account_rate.into(),
         pages_per_minute: config.router.account_rate.pages_per_minute,
+        reads_per_minute: config.router.account_rate.reads_per_minute,
     };
     tokio::spawn(stoa_api::serve(listener, gateway, server, stopped));
     Ok(login_token)
