@@ -302,6 +302,8 @@ async fn whole(
     keeper: Option<Arc<Keeper>>,
 ) -> Response {
     let (mut tokens, mut taken) = (0, Some(taken));
+    // What was kept before the charge is what is sent after it.
+    let mut kept = None;
     while let Some(event) = call.events.recv().await {
         settle(&mut taken, &event);
         match event {
@@ -309,16 +311,21 @@ async fn whole(
             ClientEvent::Delta { tokens: more, .. } => tokens += u64::from(more),
             // The client still waits: it gets all of it at once, with the receipt.
             ClientEvent::Complete(done) => {
-                if let (Some(keeper), Ok(body)) = (&keeper, framing.whole(&done)) {
-                    let headers = whole_headers(call.job, &done.started);
-                    keeper.prepare(&headers, body.into_bytes()).await;
+                if let Some(keeper) = &keeper {
+                    let body = framing.whole(&done).map(Bytes::from);
+                    if let Ok(body) = &body {
+                        let headers = whole_headers(call.job, &done.started);
+                        keeper.prepare(&headers, body).await;
+                    }
+                    kept = Some(body);
                 }
                 call.client.deliver(tokens);
             }
             ClientEvent::Done(done) => {
                 call.client.disarm();
                 let headers = whole_headers(call.job, &done.started);
-                let Ok(body) = framing.whole(&done) else {
+                let body = kept.unwrap_or_else(|| framing.whole(&done).map(Bytes::from));
+                let Ok(body) = body else {
                     tracing::error!(job = %call.job, "the text of an answer is no vectors");
                     let billed = done.receipt.receipt.charge;
                     let cause = Cause::Internal;
@@ -444,7 +451,7 @@ impl Transcript {
             body.extend_from_slice(data(piece).as_bytes());
         }
         body.extend_from_slice(replay::DONE);
-        self.keeper.prepare(&self.headers, body).await;
+        self.keeper.prepare(&self.headers, &body).await;
     }
 }
 

@@ -212,18 +212,25 @@ struct Head {
     request: JobId,
 }
 
-impl Answer {
-    fn to_bytes(&self) -> Vec<u8> {
+impl Head {
+    /// An answer as it is kept.
+    fn with(&self, body: &[u8]) -> Vec<u8> {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = self.head.headers.iter();
+        let headers = self.headers.iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (name.as_str(), text(value)))
             .collect();
-        let head = (self.head.status.as_u16(), self.head.request, headers);
+        let head = (self.status.as_u16(), self.request, headers);
         let mut bytes = serde_json::to_vec(&head).expect("headers are text");
         bytes.push(b'\n');
-        bytes.extend_from_slice(&self.body);
+        bytes.extend_from_slice(body);
         bytes
+    }
+}
+
+impl Answer {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.head.with(&self.body)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -393,13 +400,13 @@ impl Keeper {
     }
 
     /// Keeps the answer of a call that is about to be charged: whatever breaks off afterwards, who paid for it finds it.
-    pub(crate) async fn prepare(&self, headers: &HeaderMap, body: Vec<u8>) {
+    pub(crate) async fn prepare(&self, headers: &HeaderMap, body: &[u8]) {
         let head = Head {
             status: StatusCode::OK,
             headers: headers.clone(),
             request: self.claim.job,
         };
-        let bytes = Answer { head, body }.to_bytes();
+        let bytes = head.with(body);
         let hash = blake3::hash(&bytes);
         let (id, claim) = (self.id, self.claim);
         let kept = self.sealed(bytes, move |kept, sealed| kept.prepare(id, &claim, sealed));
