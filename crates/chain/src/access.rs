@@ -113,6 +113,8 @@ pub trait ChainAccess: Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64, AccessError>> + Send;
     /// What gas costs now.
     fn fees(&self) -> impl Future<Output = Result<Fees, AccessError>> + Send;
+    /// Native coin of an account, in wei, at the newest state.
+    fn balance(&self, account: Address) -> impl Future<Output = Result<u128, AccessError>> + Send;
     /// Transactions an account has in blocks, and with `pending` also those that wait.
     fn nonce(
         &self,
@@ -179,6 +181,7 @@ impl<C: ChainAccess> ChainAccess for Arc<C> {
         call(from: Address, to: Address, input: Vec<u8>) -> Vec<u8>;
         estimate(from: Address, to: Option<Address>, input: Vec<u8>) -> u64;
         fees() -> Fees;
+        balance(account: Address) -> u128;
         nonce(account: Address, pending: bool) -> u64;
         submit(raw: Vec<u8>) -> ();
         receipt(transaction: Digest) -> Option<TransactionReceipt>;

@@ -9,7 +9,7 @@ use stoa_evm::{
 use stoa_types::{Address, Digest, Timestamp};
 
 use crate::access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionReceipt};
-use crate::convert::{address, digest, evm_address, evm_digest};
+use crate::convert::{address, digest, evm_address, evm_digest, narrow};
 
 /// [`ChainAccess`] to the embedded chain. Clones share it.
 #[derive(Clone)]
@@ -119,6 +119,13 @@ impl ChainAccess for Embedded {
 
     async fn fees(&self) -> Result<Fees, AccessError> {
         Ok(Fees::default())
+    }
+
+    async fn balance(&self, account: Address) -> Result<u128, AccessError> {
+        let account = evm_address(account);
+        let wei = self.ask(move |chain| chain.balance(account, None)).await?;
+        // More than 128 bits of wei were never made.
+        Ok(narrow(wei).unwrap_or(u128::MAX))
     }
 
     async fn nonce(&self, account: Address, pending: bool) -> Result<u64, AccessError> {

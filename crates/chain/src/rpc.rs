@@ -197,10 +197,14 @@ fn bytes(value: &Value) -> Option<Vec<u8>> {
 }
 
 fn number(value: &Value) -> Option<u64> {
+    u64::try_from(wide_number(value)?).ok()
+}
+
+fn wide_number(value: &Value) -> Option<u128> {
     let digits = value.as_str()?.strip_prefix("0x")?;
     // `from_str_radix` would also take a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    u64::from_str_radix(digits, 16).ok().filter(|_| plain)
+    u128::from_str_radix(digits, 16).ok().filter(|_| plain)
 }
 
 fn digest(value: &Value) -> Option<Digest> {
@@ -306,6 +310,14 @@ impl ChainAccess for Rpc {
         })
     }
 
+    async fn balance(&self, account: Address) -> Result<u128, AccessError> {
+        let method = "eth_getBalance";
+        let answer = self.ask(method, json!([hex0x(&account.0), "latest"]));
+        wide_number(&answer.await?).ok_or_else(|| AccessError::Malformed {
+            what: method.to_owned(),
+        })
+    }
+
     async fn nonce(&self, account: Address, pending: bool) -> Result<u64, AccessError> {
         let tag = if pending { "pending" } else { "latest" };
         self.ask_number("eth_getTransactionCount", json!([hex0x(&account.0), tag]))
@@ -404,4 +416,29 @@ fn optional<T>(
         .ok_or_else(|| AccessError::Malformed {
             what: what.to_owned(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wei_may_be_more_than_64_bits_and_a_nonce_may_not() {
+        let thousand_coins = json!("0x3635c9adc5dea00000");
+        assert_eq!(
+            wide_number(&thousand_coins),
+            Some(1_000_000_000_000_000_000_000)
+        );
+        assert_eq!(number(&thousand_coins), None);
+        assert_eq!(number(&json!("0xff")), Some(255));
+        for wrong in [
+            "ff",
+            "0x",
+            "0x-1",
+            "0xg",
+            "0x100000000000000000000000000000000",
+        ] {
+            assert_eq!(wide_number(&json!(wrong)), None, "{wrong}");
+        }
+    }
 }

@@ -440,6 +440,7 @@ impl ChainAccess for Overtaken {
         chain_id() -> u64;
         call(from: Address, to: Address, input: Vec<u8>) -> Vec<u8>;
         fees() -> Fees;
+        balance(account: Address) -> u128;
         nonce(account: Address, pending: bool) -> u64;
         submit(raw: Vec<u8>) -> ();
         receipt(transaction: Digest) -> Option<TransactionReceipt>;

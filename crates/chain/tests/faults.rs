@@ -59,6 +59,9 @@ impl ChainAccess for Faulty {
     async fn fees(&self) -> Result<Fees, AccessError> {
         self.inner.fees().await
     }
+    async fn balance(&self, account: Address) -> Result<u128, AccessError> {
+        self.inner.balance(account).await
+    }
     async fn nonce(&self, account: Address, pending: bool) -> Result<u64, AccessError> {
         self.inner.nonce(account, pending).await
     }
@@ -265,6 +268,9 @@ impl ChainAccess for Rewritable {
     async fn fees(&self) -> Result<Fees, AccessError> {
         Err(broken())
     }
+    async fn balance(&self, _: Address) -> Result<u128, AccessError> {
+        Err(broken())
+    }
     async fn nonce(&self, _: Address, _: bool) -> Result<u64, AccessError> {
         Err(broken())
     }
@@ -414,6 +420,9 @@ impl ChainAccess for Liar {
         Err(broken())
     }
     async fn fees(&self) -> Result<Fees, AccessError> {
+        Err(broken())
+    }
+    async fn balance(&self, _: Address) -> Result<u128, AccessError> {
         Err(broken())
     }
     async fn nonce(&self, _: Address, _: bool) -> Result<u64, AccessError> {

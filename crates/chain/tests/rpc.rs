@@ -37,6 +37,11 @@ async fn everything_reads_the_same_embedded_and_over_rpc() {
         .await
         .expect("allots");
     assert!(receipt.success);
+    let (far, near) = (
+        rpc.balance(who("developer")).await.expect("answers"),
+        embedded.balance(who("developer")).await.expect("answers"),
+    );
+    assert_eq!(far, near);
     for (far, near) in [
         (
             rpc.receipt(receipt.hash).await,

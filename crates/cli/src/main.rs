@@ -150,7 +150,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
     let data = &cli.data;
     match &cli.command {
         Command::Up(args) => up::run(data, args, started).await,
-        Command::Doctor(args) => doctor::doctor(args).await,
+        Command::Doctor(args) => doctor::doctor(data, args).await,
         Command::Chain(args) => chain::chain(data, args).await,
         Command::Router(args) => router::router(data, args).await,
         Command::Provider(args) => provider::provider(data, args).await,

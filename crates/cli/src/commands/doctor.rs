@@ -2,9 +2,12 @@
 
 use super::Outcome;
 use crate::config::{Config, market_slots};
+use crate::data::{providers, read_secret};
+use crate::join::JoinFile;
 use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
 use crate::launch::random;
 use crate::process::say;
+use crate::roles::gas::{ANSWERS_LEAST, answers_paid};
 use crate::upstream::{UpstreamArgs, connect};
 use serde::Serialize;
 use serde_json::json;
@@ -12,13 +15,15 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use stoa_chain::Rpc;
+use stoa_crypto::SecretKey;
 use stoa_ledger::fees::{FeeSchedule, Usage, reserve, split};
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
     Backend, CancelFlag, ExactBackend, ExactOptions, ModelFacts, UpstreamInfo, available_memory,
     discover_hardware,
 };
-use stoa_types::{Hardware, NetworkProfile, Price, Q16, SamplingParameters, TokenAmount};
+use stoa_types::{Address, Hardware, NetworkProfile, Price, Q16, SamplingParameters, TokenAmount};
 
 /// Arguments of `stoa doctor`.
 #[derive(Debug, clap::Args)]
@@ -100,7 +105,7 @@ impl Found {
 }
 
 /// Looks, measures and tells; fails when nothing could be served.
-pub async fn doctor(args: &Args) -> Outcome {
+pub async fn doctor(data: &Path, args: &Args) -> Outcome {
     let mut config = Config::load(args.config.as_deref())?;
     args.upstream.apply(&mut config);
     let profile = config.asked_profile(None)?;
@@ -126,6 +131,7 @@ pub async fn doctor(args: &Args) -> Outcome {
         look_at_upstream(&config, &mut found).await;
     }
     judge(&config, &profile, &mut found);
+    look_at_gas(data, &mut found).await;
     tell(&found, &profile, args.json)?;
     match found.findings.iter().filter(|f| f.hinders).count() {
         0 => Ok(()),
@@ -263,6 +269,34 @@ fn measure(backend: &dyn Backend) -> Result<Speed, String> {
     Ok(Speed::new(first - start, tokens, first.elapsed()))
 }
 
+/// Whether the providers of a folder that joined a network can pay for an answer to a claim. Anywhere else there is no account to look at.
+async fn look_at_gas(data: &Path, found: &mut Found) {
+    let Ok(file) = JoinFile::load(data) else {
+        return;
+    };
+    for name in providers(data).unwrap_or_default() {
+        match gas_of(data, &file, &name).await {
+            Ok((account, Some(answers))) if answers < ANSWERS_LEAST => found.note(
+                false,
+                format!("{account}, the account of {name}, has gas for {answers} answers to claims of non-delivery"),
+                "send native coin of the chain to it: who does not answer a claim is slashed",
+            ),
+            Ok(_) => {}
+            Err(error) => found.note(
+                false,
+                format!("whether the account of {name} has gas for an answer to a claim of non-delivery is not known: {error}"),
+                "look again when the network's chain can be reached",
+            ),
+        }
+    }
+}
+
+async fn gas_of(data: &Path, file: &JoinFile, name: &str) -> Outcome<(Address, Option<u64>)> {
+    let account = SecretKey::from_bytes(read_secret(data, name)?)?.address();
+    let chain = Rpc::new(&file.rpc)?;
+    Ok((account, answers_paid(&chain, account).await?))
+}
+
 /// What the settings make of it.
 fn judge(config: &Config, profile: &NetworkProfile, found: &mut Found) {
     let most = profile.limits.price_max;
@@ -382,6 +416,8 @@ fn tell(found: &Found, profile: &NetworkProfile, as_json: bool) -> std::io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::DataDir;
+    use stoa_chain::Contracts;
 
     fn found(speed: Option<Speed>) -> Found {
         Found {
@@ -456,5 +492,63 @@ mod tests {
             "{finding:?}"
         );
         assert!(finding.remedy.contains("--upstream"), "{finding:?}");
+    }
+
+    /// A chain whose gas costs a little, and on which nobody has any coin.
+    async fn dear_chain() -> String {
+        let answer = |body: axum::Json<serde_json::Value>| async move {
+            let result = match body["method"].as_str() {
+                Some("eth_gasPrice") => "0x3b9aca00",
+                Some("eth_maxPriorityFeePerGas") => "0x1",
+                _ => "0x0",
+            };
+            axum::Json(json!({"jsonrpc": "2.0", "id": body["id"], "result": result}))
+        };
+        let app = axum::Router::new().route("/", axum::routing::post(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_joined_a_network_without_coin_for_gas_is_warned() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut nowhere = found(None);
+        look_at_gas(folder.path(), &mut nowhere).await;
+        assert!(nowhere.findings.is_empty(), "it joined no network");
+
+        let data = DataDir::open(folder.path()).expect("opens");
+        let account = data.account_key("provider-0").expect("a key").address();
+        let at = |n: u8| Address([n; 20]);
+        let mut file = JoinFile {
+            rpc: dear_chain().await,
+            chain_id: 1,
+            contracts: Contracts {
+                payment_token: at(1),
+                stake_token: at(2),
+                provider_registry: at(3),
+                stake_registry: at(4),
+                vault: at(5),
+            },
+            profile: NetworkProfile::builtin_text("stoa")
+                .expect("built in")
+                .to_owned(),
+        };
+        file.save(&data).expect("written");
+        let mut poor = found(None);
+        look_at_gas(folder.path(), &mut poor).await;
+        let [finding] = &poor.findings[..] else {
+            panic!("{:?}", poor.findings);
+        };
+        assert!(!finding.hinders && finding.what.contains(&account.to_string()));
+        assert!(finding.what.contains("gas for 0 answers"), "{finding:?}");
+
+        file.rpc = "http://127.0.0.1:1".to_owned();
+        file.save(&data).expect("written");
+        let mut away = found(None);
+        look_at_gas(folder.path(), &mut away).await;
+        assert!(away.findings[0].what.contains("is not known"));
     }
 }

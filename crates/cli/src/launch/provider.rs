@@ -7,6 +7,7 @@ use crate::data::{DataDir, DataError, write_private};
 use crate::process::Failure;
 use crate::roles::claims::{AnswerMaker, Claims, ProviderClaims};
 use crate::roles::earnings::{self, Earnings};
+use crate::roles::gas;
 use crate::roles::owed::{self, OwedFolder};
 use crate::roles::provider::{self, Desk, ProviderHandle, ProviderParts};
 use crate::roles::traces::JobTraces;
@@ -292,9 +293,13 @@ impl Kept {
                 backends: machine.backends.clone(),
             },
         };
-        let mut task = JoinSet::new();
-        task.spawn(duty.run());
-        Ok(Answering(task))
+        let mut tasks = JoinSet::new();
+        tasks.spawn(gas::watch(
+            joined.chain.clone(),
+            duty.account.account().address(),
+        ));
+        tasks.spawn(duty.run());
+        Ok(Answering(tasks))
     }
 }
 

@@ -6,6 +6,7 @@ pub mod board;
 pub mod claims;
 pub mod earnings;
 pub mod forger;
+pub mod gas;
 pub mod gateway;
 pub mod journal;
 pub mod kept_sums;

@@ -1,0 +1,116 @@
+//! Whether a provider's account can pay the gas of what it may have to send at any time: an answer to a claim of non-delivery. Who cannot
+//! answer is slashed.
+
+use std::time::Duration;
+use stoa_chain::{AccessError, ChainAccess, Fees};
+use stoa_types::Address;
+
+/// Gas that an account must be able to pay for an answer: the dearest one uses 224,000, the sender allows a quarter more and 100,000.
+const ANSWER_GAS: u128 = 400_000;
+/// Answers that it should be able to pay for.
+pub const ANSWERS_LEAST: u64 = 5;
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Answers that an account can pay for at what gas costs now; `None` where gas costs nothing.
+pub async fn answers_paid(
+    chain: &impl ChainAccess,
+    account: Address,
+) -> Result<Option<u64>, AccessError> {
+    let fees = chain.fees().await?;
+    Ok(affordable(chain.balance(account).await?, fees))
+}
+
+fn affordable(balance: u128, fees: Fees) -> Option<u64> {
+    let one = fees.max_fee.saturating_mul(ANSWER_GAS);
+    let count = balance.checked_div(one)?;
+    Some(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// What is told of a change.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    /// It has too little.
+    Short(u64),
+    /// It has enough again.
+    Enough,
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    short: bool,
+}
+
+impl Told {
+    fn see(&mut self, answers: Option<u64>) -> Option<Word> {
+        let short = answers.filter(|answers| *answers < ANSWERS_LEAST);
+        let was = std::mem::replace(&mut self.short, short.is_some());
+        match short {
+            Some(answers) if !was => Some(Word::Short(answers)),
+            None if was => Some(Word::Enough),
+            _ => None,
+        }
+    }
+}
+
+/// Looks after the gas of a provider's account for ever: says once when it becomes too little, and once when there is enough again.
+pub async fn watch<C: ChainAccess>(chain: C, provider: Address) {
+    let (mut told, mut ticks) = (Told::default(), tokio::time::interval(LOOK));
+    let shown =
+        metrics::gauge!("stoa_provider_answers_affordable", "provider" => provider.to_string());
+    loop {
+        ticks.tick().await;
+        let answers = match answers_paid(&chain, provider).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::debug!(%provider, %error, "whether the account has gas cannot be read");
+                continue;
+            }
+        };
+        shown.set(answers.map_or(f64::INFINITY, |answers| answers as f64));
+        match told.see(answers) {
+            Some(Word::Short(answers)) => {
+                tracing::warn!(%provider, answers, wanted = ANSWERS_LEAST,
+                    "the provider's account has hardly any gas: it could not answer claims of non-delivery, and who does not answer is slashed; \
+                     send native coin of the chain to it");
+            }
+            Some(Word::Enough) => tracing::info!(%provider, "the provider's account has gas again"),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_pays_for_as_many_answers_as_it_has_coin_for_and_where_gas_is_free_nobody_counts()
+    {
+        let fees = |max_fee| Fees { max_fee, tip: 0 };
+        let one = 400_000 * 30;
+        for (balance, answers) in [(0, 0), (one - 1, 0), (one, 1), (7 * one + 3, 7)] {
+            assert_eq!(affordable(balance, fees(30)), Some(answers));
+        }
+        assert_eq!(affordable(0, fees(0)), None);
+        assert_eq!(affordable(u128::MAX, fees(1)), Some(u64::MAX));
+        assert_eq!(affordable(u128::MAX, fees(u128::MAX)), Some(1));
+    }
+
+    #[test]
+    fn too_little_gas_is_said_once_and_so_is_enough_of_it() {
+        let mut told = Told::default();
+        let words = [None, Some(9), Some(4), Some(0), Some(5), Some(4), None].map(|a| told.see(a));
+        let expected = [
+            None,
+            None,
+            Some(Word::Short(4)),
+            None,
+            Some(Word::Enough),
+            Some(Word::Short(4)),
+            Some(Word::Enough),
+        ];
+        assert_eq!(words, expected);
+    }
+}
