@@ -1,9 +1,8 @@
-//! Static analysis and symbolic proofs of the contracts, with tools from PyPI in an environment below `contracts/cache`.
+//! Static analysis of the contracts, and where tools from PyPI are found: in an environment below `contracts/cache`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::Deserialize;
 
@@ -11,19 +10,6 @@ use crate::contracts::{ContractsError, call, file, parse, read};
 
 /// Where the explained findings stand.
 const FINDINGS: &str = "../docs/contracts.md";
-/// Halmos, and how it reaches both solvers; arrays of one entry and texts of 65 bytes bound calls with unknown arguments.
-const HALMOS: [&str; 10] = [
-    "--no-status",
-    "--forge-build-out",
-    "cache/halmos/out",
-    "--default-array-lengths",
-    "1",
-    "--default-bytes-lengths",
-    "65",
-    "--solver-timeout-assertion",
-    "900s",
-    "--solver-command",
-];
 
 /// What slither wrote.
 #[derive(Deserialize)]
@@ -56,16 +42,6 @@ struct Element {
 #[derive(Default, Deserialize)]
 struct Within {
     parent: Option<Box<Element>>,
-}
-
-/// A change of a contract that a proof must notice.
-#[derive(Deserialize)]
-struct Mutation {
-    proof: String,
-    contract: String,
-    file: String,
-    find: String,
-    put: String,
 }
 
 /// Findings by detector and place; line numbers would change with every edit above them.
@@ -150,86 +126,8 @@ fn explained(page: &str) -> Findings {
         .collect()
 }
 
-/// Proves all `check_` functions, then shows that each mutation is refuted by its proof.
-pub fn proofs(contracts: &Path) -> Result<(), ContractsError> {
-    let path = search_path(contracts)?;
-    let env = [("PATH", path.as_str()), ("FOUNDRY_PROFILE", "halmos")];
-    let all = [&HALMOS[..], &["python tools/solve", "--function", "check_"]].concat();
-    call(contracts, "halmos", &all, &env)?;
-    let mutations: Vec<Mutation> = parse(&contracts.join("test/halmos/mutations.json"))?;
-    let copy = contracts.join("cache/mutant");
-    for mutation in &mutations {
-        refute(contracts, &copy, mutation, &env)?;
-        println!("contracts: a mutation is refuted by {}", mutation.proof);
-    }
-    Ok(())
-}
-
-/// Changes one place in a copy; the proof must fail there, and the copy must compile.
-fn refute(
-    contracts: &Path,
-    copy: &Path,
-    mutation: &Mutation,
-    env: &[(&str, &str)],
-) -> Result<(), ContractsError> {
-    if copy.join("src").exists() {
-        fs::remove_dir_all(copy).map_err(|source| file(copy, source))?;
-    }
-    for folder in ["src", "test", "tools"] {
-        copy_folder(&contracts.join(folder), &copy.join(folder))?;
-    }
-    for name in ["foundry.toml", "package.json", "package-lock.json"] {
-        copy_file(&contracts.join(name), &copy.join(name))?;
-    }
-    call(
-        copy,
-        "ln",
-        &["-s", "../../node_modules", "node_modules"],
-        env,
-    )?;
-    let changed = copy.join(&mutation.file);
-    let text = String::from_utf8_lossy(&read(&changed)?).into_owned();
-    let survives = || ContractsError::Mutation {
-        proof: mutation.proof.clone(),
-        find: mutation.find.clone(),
-    };
-    if text.matches(&mutation.find).count() != 1 {
-        return Err(survives());
-    }
-    let text = text.replace(&mutation.find, &mutation.put);
-    fs::write(&changed, text).map_err(|source| file(&changed, source))?;
-    call(copy, "forge", &["build", "-q"], env)?;
-    let name = format!("^{}", mutation.proof);
-    let which = [
-        "--contract",
-        &mutation.contract,
-        "--early-exit",
-        "--match-test",
-        &name,
-    ];
-    match refuted(copy, &which, env)? {
-        true => Ok(()),
-        false => Err(survives()),
-    }
-}
-
-/// A counterexample, and not merely a solver that gave up.
-fn refuted(folder: &Path, which: &[&str], env: &[(&str, &str)]) -> Result<bool, ContractsError> {
-    let output = Command::new("halmos")
-        .args(HALMOS)
-        .arg("python tools/solve")
-        .args(which)
-        .envs(env.iter().copied())
-        .current_dir(folder)
-        .output()
-        .map_err(|source| ContractsError::Start {
-            program: "halmos".to_owned(),
-            source,
-        })?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains("Counterexample"))
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<(), ContractsError> {
+/// Copies a folder with all that is in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<(), ContractsError> {
     fs::create_dir_all(to).map_err(|source| file(to, source))?;
     for entry in fs::read_dir(from).map_err(|source| file(from, source))? {
         let path = entry.map_err(|source| file(from, source))?.path();
@@ -243,14 +141,15 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), ContractsError> {
     Ok(())
 }
 
-fn copy_file(from: &Path, to: &Path) -> Result<(), ContractsError> {
+/// Copies one file, over an older one if need be.
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), ContractsError> {
     fs::copy(from, to)
         .map(|_| ())
         .map_err(|source| file(from, source))
 }
 
 /// The search path under which the tools and forge are found; installs the pinned versions unless they are there.
-fn search_path(contracts: &Path) -> Result<String, ContractsError> {
+pub(crate) fn search_path(contracts: &Path) -> Result<String, ContractsError> {
     let venv = contracts.join("cache/venv");
     let stamp = venv.join("requirements.txt");
     let wanted = contracts.join("tools/requirements.txt");

@@ -13,7 +13,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::contract_tools;
+use crate::{contract_proofs, contract_tools};
 
 /// Options of `cargo xtask contracts`.
 #[derive(clap::Args)]
@@ -30,6 +30,12 @@ pub struct Args {
     /// Then prove the properties with halmos and refute the mutations. Needs Python and installs from PyPI.
     #[arg(long)]
     proofs: bool,
+    /// Then refute the mutations alone, without the proofs of the contracts as they are.
+    #[arg(long, conflicts_with = "proofs")]
+    mutations: bool,
+    /// Of the proofs and their mutations only those with this in their names.
+    #[arg(long, default_value = "")]
+    only: String,
     /// All of it, with the invariants at 1,000 runs of 100 calls: for a night or before a release.
     #[arg(long)]
     deep: bool,
@@ -88,15 +94,14 @@ pub enum ContractsError {
         /// What differs.
         findings: Vec<String>,
     },
-    /// A proof does not notice a mutation, so it proves too little.
+    /// Some proofs failed or were given up, or do not refute their mutations. All others were tried too.
     #[error(
-        "{proof} does not refute its mutation of `{find}`, or the mutation no longer fits the source"
+        "these do not hold (`--proofs --only NAME` runs one of them again): {}",
+        rows.join("; ")
     )]
-    Mutation {
-        /// The proof.
-        proof: String,
-        /// The text that is mutated.
-        find: String,
+    Unproved {
+        /// Which, and what came of each.
+        rows: Vec<String>,
     },
 }
 
@@ -144,8 +149,9 @@ pub fn run(args: &Args) -> Result<(), ContractsError> {
     if args.slither || args.deep {
         contract_tools::slither(&contracts)?;
     }
-    if args.proofs || args.deep {
-        contract_tools::proofs(&contracts)?;
+    let proofs = args.proofs || args.deep;
+    if proofs || args.mutations {
+        contract_proofs::proofs(&contracts, proofs, &args.only)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Project tasks: one command for each thing a developer does.
 
 mod ci;
+mod contract_proofs;
 mod contract_tools;
 mod contracts;
 mod e2e;

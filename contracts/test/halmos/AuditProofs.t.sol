@@ -217,10 +217,14 @@ contract AuditProofs is Proofs {
         Receipt memory r;
         (r.inputUnits, r.outputUnits, r.inputPrice, r.outputPrice) = (units[0], units[1], prices[0], prices[1]);
         uint256 most = Faults.mostCharge(r);
-        uint256 cost = uint256(units[0]) * prices[0] + uint256(units[1]) * prices[1];
         assert((most == 0) == (units[1] == 0));
         if (units[1] == 0) return;
-        if (most != 1) assert(most * 1e6 <= cost && cost < (most + 1) * 1e6);
-        else assert(cost < 2e6);
+        unchecked {
+            // Products of two numbers below 2^64 do not overflow; nor does `most`, which is asserted to be below 2^130.
+            uint256 cost = uint256(units[0]) * prices[0] + uint256(units[1]) * prices[1];
+            assert(most < 1 << 130);
+            if (most != 1) assert(most * 1e6 <= cost && cost < (most + 1) * 1e6);
+            else assert(cost < 2e6);
+        }
     }
 }

@@ -38,9 +38,11 @@ contract FeeProofs is Proofs {
         floored(parts.challenger, sigma, 4_000);
     }
 
-    /// @notice `part = floor(whole x bps / 10000)`, said without division.
-    function floored(uint256 part, uint256 whole, uint256 bps) internal pure {
-        assert(part * 10_000 <= whole * bps);
-        assert((part + 1) * 10_000 > whole * bps);
+    /// @notice `part = floor(whole x bps / 10000)`, said without division. All three are below 2^128: no product overflows.
+    function floored(uint128 part, uint128 whole, uint16 bps) internal pure {
+        unchecked {
+            assert(uint256(part) * 10_000 <= uint256(whole) * bps);
+            assert((uint256(part) + 1) * 10_000 > uint256(whole) * bps);
+        }
     }
 }

@@ -76,12 +76,15 @@ contract StakeProofs is Proofs {
         if (!slash("fault", bps, charged ? 1 : 0, challenged)) return;
         uint128 whole = uint128(h.active) + h.unbonding;
         SlashParts memory parts = SlashLib.split(SlashLib.sigma(whole, bps));
-        assert(stakes.slashable(PROVIDER, OFFENDER) == whole - parts.sigma);
         assert(stakes.owed(DEV) == (charged ? parts.developer : 0));
         assert(stakes.owed(CHALLENGER) == (challenged ? parts.challenger : 0));
-        uint256 burned = uint256(parts.sigma) - stakes.owed(DEV) - stakes.owed(CHALLENGER);
-        assert(stoa.totalSupply() == stoa.SUPPLY() - burned);
-        assert(stoa.balanceOf(address(stakes)) == uint256(whole) + h.asRouter + h.other - burned);
+        // A slash is at most the stake and its two shares at most the slash: check_S1_the_split_of_a_slash_is_exact.
+        unchecked {
+            assert(stakes.slashable(PROVIDER, OFFENDER) == whole - parts.sigma);
+            uint256 burned = uint256(parts.sigma) - stakes.owed(DEV) - stakes.owed(CHALLENGER);
+            assert(stoa.totalSupply() == stoa.SUPPLY() - burned);
+            assert(stoa.balanceOf(address(stakes)) == uint256(whole) + h.asRouter + h.other - burned);
+        }
     }
 
     function check_S2_a_fault_is_slashed_once(Held calldata h, bytes32 fault, uint16 bps, uint16 again) external {
