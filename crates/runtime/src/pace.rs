@@ -11,9 +11,9 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 /// Least time between two messages with text.
-const INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(20);
 /// Text that is put together at most, in bytes; a longer piece leaves as it came.
-const TEXT_BYTES_MAX: usize = 16 << 10;
+pub(crate) const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// The events of one job, in their order, with text put together where it comes fast.
 pub struct Paced {

@@ -30,6 +30,9 @@ pub enum UpstreamError {
     /// The key cannot stand in a header.
     #[error("the upstream server's key holds characters that no header can carry")]
     Key,
+    /// The thread for its connections could not be started.
+    #[error("no thread could be started for the upstream server's connections: {0}")]
+    Thread(#[source] std::io::Error),
     /// The client could not be made.
     #[error("the HTTP client could not be set up: {0}")]
     Client(String),

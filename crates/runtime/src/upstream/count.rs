@@ -7,14 +7,14 @@
 
 use super::UpstreamFault;
 use super::stream::Usage;
-use std::ops::ControlFlow;
-
 /// Bytes of text that one unit may stand for; the router takes no more than 1,024.
 const UNIT_BYTES_MAX: usize = 1000;
 
-/// Hands pieces on and counts them.
-pub(crate) struct Teller<'a> {
-    emit: &'a mut crate::Emit<'a>,
+/// Units with the text that leaves with them; none where nothing leaves yet.
+type Units = (Vec<u32>, String);
+
+/// Counts pieces and says what of them may be handed on.
+pub(crate) struct Teller {
     /// Units that were ordered.
     most: u32,
     /// Units handed on or waiting.
@@ -30,10 +30,9 @@ pub(crate) struct Teller<'a> {
     withhold: bool,
 }
 
-impl<'a> Teller<'a> {
-    pub fn new(emit: &'a mut crate::Emit<'a>, most: u32, withhold: bool) -> Self {
+impl Teller {
+    pub fn new(most: u32, withhold: bool) -> Self {
         Self {
-            emit,
             most,
             units: 0,
             counted: 0,
@@ -53,28 +52,28 @@ impl<'a> Teller<'a> {
         &self.text
     }
 
-    /// Takes one piece: `text`, beside `hidden` bytes that are not shown now.
+    /// Takes one piece: `text`, beside `hidden` bytes that are not shown now. Gives what leaves.
     pub fn piece(
         &mut self,
         text: &str,
         hidden: usize,
         so_far: Option<u64>,
-    ) -> Result<ControlFlow<()>, UpstreamFault> {
+    ) -> Result<Units, UpstreamFault> {
         let bytes = text.len() + hidden;
         if bytes == 0 {
-            return Ok(ControlFlow::Continue(()));
+            return Ok(Units::default());
         }
         let ids = self.ids(bytes, so_far);
         if ids.is_empty() {
             // More pieces than ordered tokens: their text belongs to the last one.
             self.text.push_str(text);
-            return self.check_held().map(|()| ControlFlow::Continue(()));
+            return self.check_held().map(|()| Units::default());
         }
         if self.withhold {
             let before = std::mem::replace(&mut self.waiting, ids);
             self.text.push_str(text);
             self.check_held()?;
-            return Ok(self.tell(before, String::new()));
+            return Ok((before, String::new()));
         }
         let mut all = std::mem::take(&mut self.waiting);
         let mut shown = std::mem::take(&mut self.text);
@@ -86,24 +85,17 @@ impl<'a> Teller<'a> {
             all.extend(ids);
             shown.push_str(text);
         }
-        Ok(self.tell(all, shown))
+        Ok((all, shown))
     }
 
-    /// Hands on what waits, with the text that is certain now. Nothing is left to say after it.
-    pub fn end(&mut self, text: String) -> ControlFlow<()> {
+    /// What waits, with the text that is certain now. Nothing is left to say after it.
+    pub fn end(&mut self, text: String) -> Units {
         let mut ids = std::mem::take(&mut self.waiting);
         self.text.clear();
         if ids.is_empty() && !text.is_empty() {
             ids = self.ids(text.len(), None);
         }
-        self.tell(ids, text)
-    }
-
-    fn tell(&mut self, ids: Vec<u32>, text: String) -> ControlFlow<()> {
-        if ids.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        (self.emit)(ids, text)
+        (ids, text)
     }
 
     /// The units of a piece of so many bytes, as far as they were ordered.
@@ -168,22 +160,20 @@ mod tests {
 
     type Told = Vec<(Vec<u32>, String)>;
 
+    fn leaves(units: &Units) -> bool {
+        !units.0.is_empty()
+    }
+
     /// Pieces of text, hidden bytes and running count; gives what was handed on before the end, and with it.
     fn tell(most: u32, withhold: bool, pieces: &[(&str, usize, Option<u64>)]) -> (Told, Told) {
-        let mut told = Vec::new();
-        let mut emit = |ids: Vec<u32>, text: String| {
-            told.push((ids, text));
-            ControlFlow::Continue(())
+        let mut teller = Teller::new(most, withhold);
+        let mut take = |(text, hidden, so_far): &(&str, usize, Option<u64>)| {
+            teller.piece(text, *hidden, *so_far).expect("in bounds")
         };
-        let mut teller = Teller::new(&mut emit, most, withhold);
-        for (text, hidden, so_far) in pieces {
-            let _ = teller.piece(text, *hidden, *so_far).expect("in bounds");
-        }
+        let told = pieces.iter().map(&mut take).filter(leaves).collect();
         let held = teller.held().to_owned();
-        let waiting = teller.waiting.clone();
-        let _ = teller.end(held.clone());
-        let at_end = told.split_off(told.len() - usize::from(!waiting.is_empty()));
-        (told, at_end)
+        let end = teller.end(held);
+        (told, [end].into_iter().filter(leaves).collect())
     }
 
     fn told(list: &[(&[u32], &str)]) -> Told {
@@ -229,8 +219,7 @@ mod tests {
         assert_eq!(before, told(&[(&[1], "a")]));
         assert_eq!(end, told(&[(&[1], "bc")]));
         let long = "a".repeat(2500);
-        let mut emit = |_: Vec<u32>, _: String| ControlFlow::Continue(());
-        let mut teller = Teller::new(&mut emit, 2, false);
+        let mut teller = Teller::new(2, false);
         let fault = teller.piece(&long, 0, None).expect_err("too much");
         assert_eq!(fault.label(), "too_much");
     }

@@ -8,7 +8,10 @@ mod client;
 mod count;
 mod fault;
 mod health;
+mod job;
 mod kind;
+mod lane;
+mod outlet;
 mod request;
 mod sse;
 mod stream;
@@ -20,12 +23,11 @@ pub use kind::ServerKind;
 pub use request::upstream_prompt_root;
 
 use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
-use client::{Client, reason};
-use count::{Teller, reconcile};
+use client::Client;
 use health::{Asked, Health};
 use kind::{About, Listed, listed, recognise};
+use lane::Lane;
 use request::Request;
-use sse::EventReader;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +36,8 @@ use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Counted;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_types::{Digest, FinishReason, Q16, SamplingParameters, Tier};
-use stream::StreamReader;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How to use a server.
 #[derive(Clone)]
@@ -132,14 +133,8 @@ struct Shared {
     timeouts: UpstreamTimeouts,
     permits: Semaphore,
     health: Arc<Health>,
-    watch: tokio::task::AbortHandle,
-    runtime: tokio::runtime::Handle,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
+    /// Carries every connection and the watch over the server's health.
+    lane: Lane,
 }
 
 /// How a test answer went.
@@ -157,52 +152,23 @@ pub struct Probe {
     pub input_units: u64,
 }
 
-/// An answer with its counts.
-struct Answer {
-    generation: Generation,
-    told: stream::Usage,
-    billed: stream::Usage,
-}
-
-impl Answer {
-    fn empty(finish_reason: FinishReason) -> Self {
-        let nothing = stream::Usage {
-            prompt_tokens: 0,
-            completion_tokens: 0,
-        };
-        Self {
-            generation: Generation {
-                tool_calls: Vec::new(),
-                finish_reason,
-            },
-            told: nothing,
-            billed: nothing,
-        }
-    }
-}
-
 impl UpstreamBackend {
-    /// Finds out what the server is and serves, and watches its health from then on. Needs to run within a tokio runtime, whose
-    /// threads then carry the connections.
+    /// Finds out what the server is and serves, and watches its health from then on, all on one thread of its own.
     pub async fn connect(options: UpstreamOptions) -> Result<Self, UpstreamError> {
-        let client = Client::new(
-            &options.url,
-            options.key.as_deref(),
-            options.timeouts.connect,
-        )?;
-        let models = listed(&client.get_json("/v1/models").await?);
-        let model = choose(models, options.model.as_deref())?;
-        let about = recognise(&client, &model).await?;
+        let lane = Lane::start().map_err(UpstreamError::Thread)?;
+        let found = lane.run(find(options.clone())).await?;
         let health = Arc::new(Health::default());
-        let asked = Asked {
-            client: client.clone(),
-            kind: about.kind,
-            model: model.id.clone(),
-        };
-        asked.check().await?;
-        let watch = tokio::spawn(health::keep_watch(asked, health.clone())).abort_handle();
-        let limit = about.slots.and_then(|slots| u32::try_from(slots).ok());
+        lane.spawn(health::keep_watch(found.asked(), health.clone()));
+        let limit = found
+            .about
+            .slots
+            .and_then(|slots| u32::try_from(slots).ok());
         let concurrency = options.concurrency.or(limit).unwrap_or(CONCURRENCY).max(1);
+        let Found {
+            client,
+            model,
+            about,
+        } = found;
         let facts = facts(&options, &model, &about);
         let info = UpstreamInfo {
             url: client.base().to_owned(),
@@ -221,8 +187,7 @@ impl UpstreamBackend {
                 timeouts: options.timeouts,
                 permits: Semaphore::new(concurrency as usize),
                 health,
-                watch,
-                runtime: tokio::runtime::Handle::current(),
+                lane,
             }),
         })
     }
@@ -274,7 +239,7 @@ impl UpstreamBackend {
         };
         let cancel = CancelFlag::new();
         let answer = shared
-            .answer(&work, &request, &cancel, &mut emit, &mut |_| {})
+            .answer(&work, request, &cancel, &mut emit, &mut |_| {})
             .await?;
         let first = first.unwrap_or_else(Instant::now);
         Ok(Probe {
@@ -285,6 +250,41 @@ impl UpstreamBackend {
             input_units: answer.billed.prompt_tokens,
         })
     }
+}
+
+/// A server that is well and serves the model.
+struct Found {
+    client: Client,
+    model: Listed,
+    about: About,
+}
+
+impl Found {
+    fn asked(&self) -> Asked {
+        Asked {
+            client: self.client.clone(),
+            kind: self.about.kind,
+            model: self.model.id.clone(),
+        }
+    }
+}
+
+async fn find(options: UpstreamOptions) -> Result<Found, UpstreamError> {
+    let client = Client::new(
+        &options.url,
+        options.key.as_deref(),
+        options.timeouts.connect,
+    )?;
+    let models = listed(&client.get_json("/v1/models").await?);
+    let model = choose(models, options.model.as_deref())?;
+    let about = recognise(&client, &model).await?;
+    let found = Found {
+        client,
+        model,
+        about,
+    };
+    found.asked().check().await?;
+    Ok(found)
 }
 
 fn choose(mut models: Vec<Listed>, wanted: Option<&str>) -> Result<Listed, UpstreamError> {
@@ -346,180 +346,6 @@ impl Shared {
         let (kind, context) = (self.info.kind, self.facts.context);
         Request::new(work, kind, self.message_overhead, context)
     }
-
-    /// One answer, from the request to the judged end. The counts known so far are told by `counted`.
-    async fn answer(
-        &self,
-        work: &Work,
-        request: &Request,
-        cancel: &CancelFlag,
-        emit: &mut Emit<'_>,
-        counted: &mut dyn FnMut(Counted),
-    ) -> Result<Answer, UpstreamFault> {
-        let most = work.sampling.max_output_tokens;
-        if most == 0 {
-            return Ok(Answer::empty(FinishReason::Length));
-        }
-        // Several providers may serve through one server: their slots together can be more than its places.
-        let place = tokio::time::timeout(self.timeouts.place, self.permits.acquire());
-        let _place = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Ok(Answer::empty(FinishReason::Cancelled)),
-            place = place => place.map_err(|_| UpstreamFault::Busy { by: "the limit of requests at once" })?,
-        };
-        // Until the server says how long the prompt is, nobody has counted it, and a client that leaves owes nothing for it.
-        counted(Counted {
-            input_units: 0,
-            output_units: None,
-        });
-        if work.prompt.vectors().is_some() {
-            return self.vectors(work, request, cancel, emit, counted).await;
-        }
-        let begun = Instant::now();
-        let head = timeout_at(begun + self.timeouts.first_event, self.ask(work, request));
-        let response = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Ok(Answer::empty(FinishReason::Cancelled)),
-            head = head => head.map_err(|_| self.silent(true))??,
-        };
-        let mut teller = Teller::new(emit, most, request.wanted.withholds());
-        let mut counted_input = |tokens: u64| {
-            counted(Counted {
-                input_units: tokens.min(request.input_bound),
-                output_units: None,
-            });
-        };
-        let read = self.read(response, begun, cancel, &mut teller, &mut counted_input);
-        let Some(ending) = read.await? else {
-            return Ok(Answer::empty(FinishReason::Cancelled));
-        };
-        let judged = request.wanted.judge(&ending, teller.held())?;
-        if teller.end(judged.tail).is_break() {
-            return Ok(Answer::empty(FinishReason::Cancelled));
-        }
-        let billed = reconcile(ending.usage, request.input_bound, teller.units());
-        counted(Counted {
-            input_units: billed.prompt_tokens,
-            output_units: Some(billed.completion_tokens),
-        });
-        Ok(Answer {
-            generation: Generation {
-                tool_calls: judged.tool_calls,
-                finish_reason: judged.finish,
-            },
-            told: ending.usage,
-            billed,
-        })
-    }
-
-    /// Reads a stream to its end and hands its pieces on; `None` when nobody wants more of it, which closes the connection.
-    async fn read(
-        &self,
-        mut response: reqwest::Response,
-        begun: Instant,
-        cancel: &CancelFlag,
-        teller: &mut Teller<'_>,
-        counted_input: &mut dyn FnMut(u64),
-    ) -> Result<Option<stream::Ending>, UpstreamFault> {
-        let (mut events, mut reader) = (EventReader::default(), StreamReader::default());
-        let (mut last_event, mut input) = (None, 0);
-        while !reader.is_done() {
-            let until = match last_event {
-                None => begun + self.timeouts.first_event,
-                Some(at) => at + self.timeouts.silence,
-            };
-            let chunk = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Ok(None),
-                chunk = timeout_at(until, response.chunk()) => chunk,
-            };
-            let chunk = chunk.map_err(|_| self.silent(last_event.is_none()))?;
-            let chunk = chunk.map_err(|error| UpstreamFault::Broken {
-                reason: reason(error),
-            })?;
-            let Some(bytes) = chunk else { break };
-            for data in events.push(&bytes)? {
-                let step = reader.event(&data)?;
-                let so_far = step.so_far.filter(|so_far| so_far.prompt_tokens != 0);
-                if let Some(so_far) = so_far.filter(|so_far| so_far.prompt_tokens != input) {
-                    input = so_far.prompt_tokens;
-                    counted_input(input);
-                }
-                let told = step.so_far.map(|so_far| so_far.completion_tokens);
-                if teller.piece(&step.text, step.hidden, told)?.is_break() {
-                    return Ok(None);
-                }
-                if last_event.is_none() {
-                    metrics::histogram!("stoa_upstream_first_event_seconds")
-                        .record(begun.elapsed().as_secs_f64());
-                }
-                // After the piece was handed on: a reader that lets us wait is not the server's silence.
-                last_event = Some(Instant::now());
-            }
-        }
-        if reader.is_done() {
-            self.drain(response);
-        }
-        reader.end().map(Some)
-    }
-
-    fn silent(&self, first: bool) -> UpstreamFault {
-        if first {
-            UpstreamFault::Silent {
-                waited: self.timeouts.first_event,
-                during: "the first event",
-            }
-        } else {
-            UpstreamFault::Silent {
-                waited: self.timeouts.silence,
-                during: "the next event",
-            }
-        }
-    }
-
-    /// Sends the request. Servers that refuse a limit which only the context's end would cut are asked again with what fits.
-    async fn ask(
-        &self,
-        work: &Work,
-        request: &Request,
-    ) -> Result<reqwest::Response, UpstreamFault> {
-        let (kind, model) = (self.info.kind, self.info.model.as_str());
-        let context = u64::from(self.facts.context);
-        let send = |most| {
-            let (route, body) = request::body(work, &request.wanted, kind, model, most);
-            self.client.post_stream(route, body)
-        };
-        let most = work.sampling.max_output_tokens;
-        let fault = match send(most).await {
-            Err(fault) => fault,
-            response => return response,
-        };
-        let UpstreamFault::ContextLength { tokens, .. } = fault else {
-            return Err(fault);
-        };
-        let room = context.saturating_sub(tokens);
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        if room > 0 && room < most {
-            return send(room).await;
-        }
-        Err(if tokens > context {
-            UpstreamFault::ContextLength { tokens, context }
-        } else {
-            UpstreamFault::Rejected {
-                status: 400,
-                kind: "context_length_exceeded".to_owned(),
-                parameter: Some("messages".to_owned()),
-            }
-        })
-    }
-
-    /// Reads the few bytes after `[DONE]`, so that the connection can be used again.
-    fn drain(&self, mut response: reqwest::Response) {
-        self.runtime.spawn(async move {
-            let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
-            let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
-        });
-    }
 }
 
 impl Backend for UpstreamBackend {
@@ -569,8 +395,8 @@ impl Backend for UpstreamBackend {
         let request = shared
             .request(work)
             .map_err(|reason| RunError::Failed(format!("{reason:?}")))?;
-        let answer = shared.answer(work, &request, cancel, emit, counted);
-        let answer = shared.runtime.block_on(answer);
+        let answer = shared.answer(work, request, cancel, emit, counted);
+        let answer = shared.lane.block_on(answer);
         let outcome = match &answer {
             Ok(answer) if answer.generation.finish_reason == FinishReason::Cancelled => "cancelled",
             Ok(_) => "ok",

@@ -1,11 +1,12 @@
 //! Vectors of texts from an upstream server (0026): asked for whole, judged whole, then handed on in the one form that a receipt commits
 //! to. The server's numbers become the nearest 32-bit floats, which is what nearly every server computes with.
 
+use super::job::{Answer, Stopped, counts, unless};
+use super::outlet::Outlet;
 use super::stream::Usage;
-use super::{Answer, Request, Shared, UpstreamFault, request};
-use crate::backend::{CancelFlag, Emit, Generation};
+use super::{Request, Shared, UpstreamFault, request};
+use crate::backend::{CancelFlag, Generation};
 use serde::Deserialize;
-use stoa_nodes::provider::Counted;
 use stoa_nodes::work::{Prompt, Work};
 use stoa_types::FinishReason;
 use stoa_verify::{VECTOR_BYTES_MAX, VECTORS_BYTES_MAX, vector_line};
@@ -89,20 +90,23 @@ impl Shared {
         work: &Work,
         request: &Request,
         cancel: &CancelFlag,
-        emit: &mut Emit<'_>,
-        counted: &mut dyn FnMut(Counted),
-    ) -> Result<Answer, UpstreamFault> {
+        outlet: &mut Outlet,
+    ) -> Result<Answer, Stopped> {
         let (kind, model) = (self.info.kind, self.info.model.as_str());
         let (route, body) = request::body(work, &request.wanted, kind, model, 0);
         let asked = self.client.post_json(route, body, ANSWER_BYTES_MAX);
         let asked = tokio::time::timeout(self.timeouts.first_event, asked);
-        let answer = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Ok(Answer::empty(FinishReason::Cancelled)),
-            answer = asked => answer.map_err(|_| self.silent(true))?,
-        };
+        let answer = unless(cancel, asked)
+            .await?
+            .map_err(|_| self.silent(true))?;
         let answer = answer.map_err(|fault| self.declined(fault))?;
-        let (lines, tokens) = judge(&answer, &work.prompt)?;
+        let prompt = work.prompt.clone();
+        // Millions of numbers, while the streams beside it want the lane.
+        let judged = tokio::task::spawn_blocking(move || judge(&answer, &prompt));
+        let judged = judged.await.map_err(|_| UpstreamFault::Malformed {
+            what: "vectors on which their reader failed",
+        })?;
+        let (lines, tokens) = judged?;
         let told = Usage {
             prompt_tokens: tokens,
             completion_tokens: lines.len() as u64,
@@ -111,14 +115,11 @@ impl Shared {
             prompt_tokens: tokens.min(request.input_bound),
             ..told
         };
-        counted(Counted {
-            input_units: billed.prompt_tokens,
-            output_units: None,
-        });
+        outlet.counted(counts(billed.prompt_tokens, None)).await?;
         for (elements, line) in lines {
-            if emit(vec![elements], line).is_break() {
-                return Ok(Answer::empty(FinishReason::Cancelled));
-            }
+            // One by one: each line is a vector of its own.
+            outlet.text(vec![elements], &line).await?;
+            outlet.flush().await?;
         }
         Ok(Answer {
             generation: Generation {
