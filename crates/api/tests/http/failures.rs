@@ -13,228 +13,147 @@ fn amount(units: u128) -> TokenAmount {
     TokenAmount::from_units(units)
 }
 
-/// Cause, status, type, code, retry, `stoa.cause`, code inside a stream.
-type Case = (
-    Cause,
-    u16,
-    &'static str,
-    &'static str,
-    bool,
-    &'static str,
-    &'static str,
-);
+/// One row of the table.
+struct Case {
+    cause: Cause,
+    status: u16,
+    kind: &'static str,
+    code: &'static str,
+    retry: bool,
+    /// `stoa.cause`.
+    fine: &'static str,
+    /// The code inside a stream.
+    in_stream: &'static str,
+}
+
+impl Case {
+    /// Where it is told as `fine` in `stoa.cause`, and has that code inside a stream.
+    fn told(self, fine: &'static str, in_stream: &'static str) -> Self {
+        Self {
+            fine,
+            in_stream,
+            ..self
+        }
+    }
+}
+
+/// A row whose three codes are one.
+fn row(cause: Cause, status: u16, kind: &'static str, code: &'static str, retry: bool) -> Case {
+    Case {
+        cause,
+        status,
+        kind,
+        code,
+        retry,
+        fine: code,
+        in_stream: code,
+    }
+}
 
 fn cases() -> Vec<Case> {
-    let model = || "m".to_owned();
-    let reason = || "why".to_owned();
-    let quota = "insufficient_quota";
+    let mut cases = of_requests();
+    cases.extend(of_money_and_market());
+    cases.extend(of_answers());
+    cases
+}
+
+fn of_requests() -> Vec<Case> {
+    let (model, reason) = ("m".to_owned(), "why".to_owned());
+    let invalid = "invalid_request_error";
+    let missing = Cause::UnknownModel {
+        model: model.clone(),
+    };
+    let long = Cause::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    };
+    let tools = Cause::Unsupported {
+        parameter: "tools".to_owned(),
+        reason,
+    };
     vec![
-        (
-            Cause::UnknownModel { model: model() },
-            404,
-            "not_found_error",
-            "model_not_found",
-            false,
-            "model_not_found",
-            "model_not_found",
-        ),
-        (
-            Cause::ModelOffline { model: model() },
+        row(missing, 404, "not_found_error", "model_not_found", false),
+        row(
+            Cause::ModelOffline { model },
             503,
             "provider_error",
             "model_offline",
             true,
-            "model_offline",
-            "model_offline",
         ),
-        (
-            Cause::ContextLength {
-                tokens: 2000,
-                context: 1024,
-            },
-            400,
-            "invalid_request_error",
-            "context_length_exceeded",
-            false,
-            "context_length_exceeded",
-            "context_length_exceeded",
-        ),
-        (
-            Cause::Unsupported {
-                parameter: "tools".to_owned(),
-                reason: reason(),
-            },
-            400,
-            "invalid_request_error",
-            "unsupported_parameter",
-            false,
-            "unsupported_parameter",
-            "unsupported_parameter",
-        ),
-        (
-            Cause::NoAllotment,
-            429,
-            quota,
-            quota,
-            false,
-            "no_allotment",
-            quota,
-        ),
-        (
-            Cause::AllotmentExpired,
-            429,
-            quota,
-            quota,
-            false,
-            "allotment_expired",
-            quota,
-        ),
-        (
-            Cause::CapReached {
-                needed: amount(9),
-                available: amount(3),
-            },
-            429,
-            quota,
-            quota,
-            false,
-            "cap_reached",
-            quota,
-        ),
-        (
-            Cause::BudgetExceeded {
-                needed: amount(9),
-                available: amount(3),
-                resets_at: None,
-            },
-            429,
-            quota,
-            "budget_exceeded",
-            false,
-            "budget_exceeded",
-            "budget_exceeded",
-        ),
-        (
-            Cause::PriceCeiling {
-                lowest: Price::per_million(amount(400_000)),
-            },
-            422,
-            "constraint_error",
-            "price_ceiling_exceeded",
-            false,
-            "price_ceiling_exceeded",
-            "price_ceiling_exceeded",
-        ),
-        (
-            Cause::NoProviderMatches {
-                excluded: BTreeMap::from([("region".to_owned(), 3)]),
-            },
-            422,
-            "constraint_error",
-            "no_provider_matches_policy",
-            false,
-            "no_provider_matches_policy",
-            "no_provider_matches_policy",
-        ),
-        (
-            Cause::OverCapacity { retry_ms: 700 },
-            503,
-            "capacity_error",
-            "over_capacity",
-            true,
-            "over_capacity",
-            "over_capacity",
-        ),
-        (
-            Cause::RouterUnavailable { reason: reason() },
-            503,
-            "capacity_error",
-            "router_overloaded",
-            true,
-            "router_overloaded",
-            "router_overloaded",
-        ),
-        (
-            Cause::ProviderDown,
-            502,
-            "provider_error",
-            "provider_down",
-            true,
-            "provider_down",
-            "provider_lost",
-        ),
-        (
-            Cause::ProviderLost,
-            502,
-            "provider_error",
-            "provider_down",
-            true,
-            "provider_lost",
-            "provider_lost",
-        ),
-        (
-            Cause::DeadlineExceeded,
-            504,
-            "provider_error",
-            "deadline_exceeded",
-            true,
-            "deadline_exceeded",
-            "deadline_exceeded",
-        ),
-        (
-            Cause::ProviderInvalid { reason: reason() },
-            502,
-            "provider_error",
-            "provider_invalid_response",
-            true,
-            "provider_invalid_response",
-            "verification_failed",
-        ),
-        (
-            Cause::VerificationFailed { reason: reason() },
-            502,
-            "provider_error",
-            "verification_failed",
-            true,
-            "verification_failed",
-            "verification_failed",
-        ),
-        (
+        row(long, 400, invalid, "context_length_exceeded", false),
+        row(tools, 400, invalid, "unsupported_parameter", false),
+        row(
             Cause::ContentPolicy,
             400,
-            "invalid_request_error",
+            invalid,
             "content_policy_violation",
             false,
-            "content_policy_violation",
-            "content_policy_violation",
         ),
-        (
-            Cause::ClientTooSlow,
-            408,
-            "invalid_request_error",
-            "request_timeout",
-            true,
-            "client_too_slow",
-            "deadline_exceeded",
-        ),
-        (
+        row(Cause::ClientTooSlow, 408, invalid, "request_timeout", true)
+            .told("client_too_slow", "deadline_exceeded"),
+    ]
+}
+
+fn of_money_and_market() -> Vec<Case> {
+    let (needed, available) = (amount(9), amount(3));
+    let (quota, constraint) = ("insufficient_quota", "constraint_error");
+    let cap = Cause::CapReached { needed, available };
+    let budget = Cause::BudgetExceeded {
+        needed,
+        available,
+        resets_at: None,
+    };
+    let ceiling = Cause::PriceCeiling {
+        lowest: Price::per_million(amount(400_000)),
+    };
+    let nobody = Cause::NoProviderMatches {
+        excluded: BTreeMap::from([("region".to_owned(), 3)]),
+    };
+    let busy = Cause::OverCapacity { retry_ms: 700 };
+    let away = Cause::RouterUnavailable {
+        reason: "why".to_owned(),
+    };
+    vec![
+        row(Cause::NoAllotment, 429, quota, quota, false).told("no_allotment", quota),
+        row(Cause::AllotmentExpired, 429, quota, quota, false).told("allotment_expired", quota),
+        row(cap, 429, quota, quota, false).told("cap_reached", quota),
+        row(budget, 429, quota, "budget_exceeded", false),
+        row(ceiling, 422, constraint, "price_ceiling_exceeded", false),
+        row(nobody, 422, constraint, "no_provider_matches_policy", false),
+        row(busy, 503, "capacity_error", "over_capacity", true),
+        row(away, 503, "capacity_error", "router_overloaded", true),
+        row(
             Cause::SettlementUnavailable,
             503,
             "settlement_error",
             "settlement_unavailable",
             true,
-            "settlement_unavailable",
-            "settlement_unavailable",
         ),
-        (
-            Cause::Internal,
-            500,
-            "server_error",
-            "internal_error",
+    ]
+}
+
+fn of_answers() -> Vec<Case> {
+    let (reason, provider) = ("why".to_owned(), "provider_error");
+    let wrong = Cause::ProviderInvalid {
+        reason: reason.clone(),
+    };
+    let unverified = Cause::VerificationFailed { reason };
+    vec![
+        row(Cause::ProviderDown, 502, provider, "provider_down", true)
+            .told("provider_down", "provider_lost"),
+        row(Cause::ProviderLost, 502, provider, "provider_down", true)
+            .told("provider_lost", "provider_lost"),
+        row(
+            Cause::DeadlineExceeded,
+            504,
+            provider,
+            "deadline_exceeded",
             true,
-            "internal_error",
-            "internal_error",
         ),
+        row(wrong, 502, provider, "provider_invalid_response", true)
+            .told("provider_invalid_response", "verification_failed"),
+        row(unverified, 502, provider, "verification_failed", true),
+        row(Cause::Internal, 500, "server_error", "internal_error", true),
     ]
 }
 
@@ -244,13 +163,15 @@ fn fail(cause: Cause, billed: u128) -> Step {
 
 #[tokio::test]
 async fn every_cause_is_one_row_before_the_first_byte_streamed_or_not() {
-    for (cause, status, kind, code, retry, fine, _) in cases() {
+    for case in cases() {
+        let (cause, fine) = (case.cause, case.fine);
         for stream in [false, true] {
             let server = Server::start(vec![fail(cause.clone(), 0)]).await;
             let reply = server.chat(request(json!({"stream": stream}))).await;
-            assert_eq!(reply.error(), (status, code.to_owned(), retry), "{cause:?}");
+            let told = (case.status, case.code.to_owned(), case.retry);
+            assert_eq!(reply.error(), told, "{cause:?}");
             let error = &reply.json()["error"];
-            assert_eq!(error["type"], kind);
+            assert_eq!(error["type"], case.kind);
             assert_eq!(error["stoa"]["cause"], fine);
             assert_eq!(error["stoa"]["billed"], "0");
             assert!(
@@ -291,7 +212,8 @@ async fn a_call_that_was_taken_and_not_delivered_carries_both_signatures() {
 
 #[tokio::test]
 async fn every_cause_inside_a_stream_is_one_error_event_and_no_done() {
-    for (cause, _, kind, _, _, fine, code) in cases() {
+    for case in cases() {
+        let cause = case.cause;
         let script = vec![
             Step::Say(ClientEvent::Started(started())),
             delta("par"),
@@ -303,9 +225,9 @@ async fn every_cause_inside_a_stream_is_one_error_event_and_no_done() {
         assert_eq!(reply.status, 200);
         let events = reply.chunks();
         let (error, before) = events.split_last().expect("events");
-        assert_eq!(error["error"]["code"], code, "{cause:?}");
-        assert_eq!(error["error"]["type"], kind);
-        assert_eq!(error["error"]["stoa"]["cause"], fine);
+        assert_eq!(error["error"]["code"], case.in_stream, "{cause:?}");
+        assert_eq!(error["error"]["type"], case.kind);
+        assert_eq!(error["error"]["stoa"]["cause"], case.fine);
         assert!(error["error"].get("param").is_some());
         assert!(!reply.text().contains("[DONE]"));
         assert!(
