@@ -591,6 +591,14 @@ impl<C: ChainAccess> Account<C> {
         self.sender.send(self.contracts.stake_registry, &call).await
     }
 
+    /// Pays out what slashes awarded to an account.
+    pub async fn collect_awards(&self, who: Address) -> Result<TransactionReceipt, SendError> {
+        let call = StakeRegistry::collectCall {
+            who: evm_address(who),
+        };
+        self.sender.send(self.contracts.stake_registry, &call).await
+    }
+
     /// Takes unbonded stake home.
     pub async fn withdraw_stake(&self, role: StakeRole) -> Result<TransactionReceipt, SendError> {
         self.sender

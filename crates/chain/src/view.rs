@@ -236,6 +236,15 @@ impl<C: ChainAccess> View<C> {
         view(&self.chain, self.contracts.provider_registry, &call).await
     }
 
+    /// Stake tokens that slashes awarded to an account and that it has not collected.
+    pub async fn awards(&self, who: Address) -> Result<StakeAmount, AccessError> {
+        let call = StakeRegistry::owedCall {
+            who: evm_address(who),
+        };
+        let units = view(&self.chain, self.contracts.stake_registry, &call).await?;
+        Ok(StakeAmount::from_units(units))
+    }
+
     /// Stake of somebody in a role.
     pub async fn stake(&self, role: StakeRole, who: Address) -> Result<StakeView, AccessError> {
         let (role, who) = (role as u8, evm_address(who));

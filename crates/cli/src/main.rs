@@ -21,8 +21,8 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, backup, chain, claim, connect, doctor, fund, keys, money, planter,
-    provider, router, show, take_back, validator, validators, verify,
+    Outcome, ask, audit, backup, chain, claim, claim_undelivered, connect, doctor, fund, keys,
+    money, planter, provider, router, show, take_back, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,6 +94,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Claims and collects what the providers of this data folder earned.
     Claim(claim::Args),
+    /// Claims on chain that a provider took a call and delivered nothing, with a deposit that it gets if it answers.
+    ClaimUndelivered(claim_undelivered::Args),
     /// Withdraws free balance from the vault to the developer's wallet.
     Withdraw(money::WithdrawArgs),
     /// Takes back what a planter's identities that are over hold: allotments, deposits, stake.
@@ -168,6 +170,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Validators(args) => validators::validators(data, args).await,
         Command::Keys(args) => keys::keys(data, args).await,
         Command::Claim(args) => claim::claim(data, args).await,
+        Command::ClaimUndelivered(args) => claim_undelivered::run(data, args).await,
         Command::Withdraw(args) => money::withdraw(data, args).await,
         Command::TakeBack(args) => take_back::run(data, args).await,
         Command::Backup(args) => backup::backup(data, args),

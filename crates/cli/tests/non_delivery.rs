@@ -69,6 +69,15 @@ fn a_provider_killed_over_an_order_computes_it_when_it_is_claimed_and_keeps_its_
     let account = json(stoa(&hall.data("developer")).args(["account", "--json"]));
     assert_eq!(account["charged"], "0", "{account}");
 
+    // It could claim itself, when the deadline is over.
+    let jobs = json(stoa(&hall.data("developer")).args(["jobs", "--json"]));
+    let job = jobs[0]["job"].as_str().expect("a job").to_owned();
+    let ask = ["claim-undelivered", &job, "--json"];
+    let mine = json(stoa(&hall.data("developer")).args(ask));
+    assert_eq!(mine["claims"][0]["state"], "too_early", "{mine}");
+    assert_eq!(mine["claims"][0]["ticket"], order.to_string());
+    assert_eq!(mine["claims"][0]["provider"], provider);
+
     let (_, staked) = claim_on(&hall, order);
     // It stays away until it is claimed: of one that came back before, the router would claim nothing.
     until("claimed", || claim_on(&hall, order).0);
@@ -81,6 +90,8 @@ fn a_provider_killed_over_an_order_computes_it_when_it_is_claimed_and_keeps_its_
     assert_eq!(claim.state, ClaimState::Answered);
     assert_eq!((claim.provider, claim.claimant), (hall.paid, claim.router));
     assert_eq!(claim_on(&hall, order).1, staked, "not slashed");
+    let mine = json(stoa(&hall.data("developer")).args(ask));
+    assert_eq!(mine["claims"][0]["state"], "answered", "{mine}");
     // It works again, and is paid as ever.
     told(stoa(&hall.data("developer")).args(["ask", "Say more", "--max-tokens", "4"]));
     hall.provider.stop();

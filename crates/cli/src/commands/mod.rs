@@ -5,6 +5,7 @@ pub mod audit;
 pub mod backup;
 pub mod chain;
 pub mod claim;
+pub mod claim_undelivered;
 pub mod connect;
 pub mod doctor;
 pub mod fund;

@@ -16,10 +16,12 @@ use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::process::{Failure, complain};
 use crate::profile::Profile;
+use crate::roles::router::now;
 use std::path::PathBuf;
 use std::time::Duration;
-use stoa_chain::{Account, ChainAccess, Contracts, Rpc, Sender, View};
+use stoa_chain::{AccessError, Account, ChainAccess, Contracts, Rpc, Sender, View};
 use stoa_crypto::{Domain, SecretKey};
+use stoa_types::Timestamp;
 
 /// How long a transaction may take to be mined before it is sent again.
 const MINING_PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +68,12 @@ impl<C: ChainAccess + Clone> Joined<C> {
             vault: self.contracts.vault,
         }
     }
+}
+
+/// What time it is for a contract: a chain that makes blocks only for transactions has none of the newest time.
+pub async fn chain_time<C: ChainAccess>(chain: &C) -> Result<Timestamp, AccessError> {
+    let head = chain.block(None).await?;
+    Ok(head.map_or_else(now, |head| head.at.max(now())))
 }
 
 /// Fresh random bytes.

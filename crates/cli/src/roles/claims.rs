@@ -35,7 +35,7 @@ const LEFT_TO_OTHERS: Millis = Millis::from_secs(60);
 /// Newest jobs among which one of a provider is looked for.
 const JOBS_LOOKED_THROUGH: usize = 20_000;
 /// After its time to answer a claim that nobody decided can be taken back, as the contract counts.
-const TAKE_BACK: Millis = Millis::from_secs(7 * 86_400);
+pub const TAKE_BACK: Millis = Millis::from_secs(7 * 86_400);
 /// Longest that one answer is computed.
 const COMPUTING_MAX: Duration = Duration::from_secs(600);
 

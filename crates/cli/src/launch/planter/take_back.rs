@@ -4,16 +4,15 @@
 
 use super::{customer_key_name, provider_of};
 use crate::data::read_secret;
-use crate::launch::Joined;
+use crate::launch::{Joined, chain_time};
 use crate::logs;
 use crate::process::Failure;
-use crate::roles::router::now;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use stoa_api::rfc3339;
-use stoa_chain::{AccessError, Account, ChainAccess, StakeRole};
+use stoa_chain::{Account, ChainAccess, StakeRole};
 use stoa_crypto::SecretKey;
 use stoa_types::{Address, Millis, StakeAmount, Timestamp, TokenAmount};
 
@@ -75,6 +74,13 @@ pub enum Moved {
         /// How much.
         amount: StakeAmount,
     },
+    /// What slashes awarded to an account, to its own hands.
+    Awarded {
+        /// To the customer, or the provider.
+        to: Address,
+        /// How much.
+        amount: StakeAmount,
+    },
     /// Payment tokens, to whom they were to be sent.
     Sent {
         /// From the customer, or the provider.
@@ -108,6 +114,12 @@ impl Display for Moved {
             Self::Unbonding { amount } => write!(out, "{amount} of stake begin to unbond"),
             Self::Unbonded { amount } => {
                 write!(out, "{amount} of stake withdrawn to the provider")
+            }
+            Self::Awarded { to, amount } => {
+                write!(
+                    out,
+                    "{amount} stake tokens that slashes awarded collected to {to}"
+                )
             }
             Self::Sent { from, amount } => write!(out, "{amount} payment tokens sent from {from}"),
             Self::SentStake { from, amount } => {
@@ -217,12 +229,6 @@ async fn take_one<C: ChainAccess + Clone>(
     told
 }
 
-/// What time it is for a contract: a chain that makes blocks only for transactions has none of the newest time.
-async fn time<C: ChainAccess>(chain: &C) -> Result<Timestamp, AccessError> {
-    let head = chain.block(None).await?;
-    Ok(head.map_or_else(now, |head| head.at.max(now())))
-}
-
 async fn of_customer<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     key: &SecretKey,
@@ -258,7 +264,7 @@ async fn end_allotment<C: ChainAccess + Clone>(
     if !allotment.live {
         return Ok(());
     }
-    let time = time(&joined.chain).await?;
+    let time = chain_time(&joined.chain).await?;
     if time >= allotment.expiry.plus(delay) {
         customer.release(me, router).await?;
         let amount = view.allotment(me, router).await?.released;
@@ -294,7 +300,7 @@ async fn of_provider<C: ChainAccess + Clone>(
         told.moved.push(Moved::Leaving);
     }
     let stake = view.stake(role, me).await?;
-    let due = stake.withdrawable_at <= time(&joined.chain).await?;
+    let due = stake.withdrawable_at <= chain_time(&joined.chain).await?;
     // Before more unbonds, which would keep all of it for as long again.
     if due && !stake.unbonding.is_zero() {
         provider.withdraw_stake(role).await?;
@@ -316,7 +322,7 @@ async fn of_provider<C: ChainAccess + Clone>(
     send_on(joined, &provider, to, told).await
 }
 
-/// Sends what an account holds in its own hands.
+/// Collects what slashes awarded to an account, and sends what it then holds in its own hands.
 async fn send_on<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     account: &Account<C>,
@@ -324,6 +330,11 @@ async fn send_on<C: ChainAccess + Clone>(
     told: &mut TakenBack,
 ) -> Result<(), Failure> {
     let (view, from) = (joined.view(), account.address());
+    let amount = view.awards(from).await?;
+    if !amount.is_zero() {
+        account.collect_awards(from).await?;
+        told.moved.push(Moved::Awarded { to: from, amount });
+    }
     let Some(to) = to.filter(|to| *to != from) else {
         return Ok(());
     };

@@ -3,6 +3,7 @@ use crate::data::DataDir;
 use crate::launch::chain;
 use crate::launch::killed::cut;
 use crate::profile::Profile;
+use crate::roles::router::now;
 use std::sync::Arc;
 use stoa_chain::Embedded;
 use stoa_evm::{Clock, ManualClock};
@@ -71,7 +72,7 @@ impl Field {
             .mint_test_dollars(customer.address(), dollars("100"));
         minted.await.expect("minted");
         customer.deposit(dollars("100")).await.expect("deposited");
-        let end = time(&self.joined.chain).await.expect("read");
+        let end = chain_time(&self.joined.chain).await.expect("read");
         let end = end.plus(Millis::from_secs(86_400));
         let allotted = customer.allot(ROUTER, dollars("60"), end).await;
         allotted.expect("allotted");
