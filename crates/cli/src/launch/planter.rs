@@ -211,7 +211,9 @@ impl<C: ChainAccess + Clone> Ground<C> {
         };
         let (joined, data, number) = (&self.joined, &self.data, provider_of(n));
         let provider = provider::key(data, number)?.address();
-        let stake = joined.view().stake(StakeRole::Provider, provider).await?;
+        // A chain that is away for a moment must not leave it unanswered for until the next start.
+        let view = joined.patiently().view();
+        let stake = view.stake(StakeRole::Provider, provider).await?;
         if stake.active.is_zero() && stake.unbonding.is_zero() {
             return Ok(None);
         }
