@@ -3,6 +3,7 @@
 use crate::network::Network;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use stoa_types::JobId;
 
 /// Why a call over HTTP failed.
 #[derive(Debug, thiserror::Error)]
@@ -203,12 +204,22 @@ fn refused(status: u16, bytes: &[u8]) -> HttpError {
     let text = |key: &str| {
         let text = error["error"][key].as_str().unwrap_or_default();
         let plain = text.chars().filter(|c| !c.is_control() || *c == '\n');
-        plain.take(MESSAGE_CHARS_MAX).collect()
+        plain.take(MESSAGE_CHARS_MAX).collect::<String>()
     };
+    let facts = &error["error"]["stoa"];
+    let taken = facts["undelivered"]
+        .as_array()
+        .is_some_and(|all| !all.is_empty());
+    let job = facts["request_id"].as_str();
+    let job = job.and_then(|job| job.parse::<JobId>().ok());
+    let mut message = text("message");
+    if let Some(job) = job.filter(|_| taken) {
+        message += &format!(" It can be claimed: stoa claim-undelivered {job}");
+    }
     HttpError::Refused {
         status,
         code: text("code"),
-        message: text("message"),
+        message,
     }
 }
 
@@ -279,6 +290,21 @@ mod tests {
         let body = r#"{"error": {"code": "x\u001b[2J", "message": "a\u001b]0;b\u0007\nc"}}"#;
         let shown = refused(500, body.as_bytes()).to_string();
         assert_eq!(shown, "a]0;b\nc (status 500, x[2J)");
+    }
+
+    #[test]
+    fn who_was_not_delivered_is_told_how_to_claim_it() {
+        let job = JobId([7; 32]);
+        let body = |taken: &str| {
+            format!(
+                r#"{{"error": {{"code": "c", "message": "m.", "stoa": {{"request_id": "{job}", "undelivered": {taken}}}}}}}"#
+            )
+        };
+        let shown = |taken| refused(504, body(taken).as_bytes()).to_string();
+        let expected =
+            format!("m. It can be claimed: stoa claim-undelivered {job} (status 504, c)");
+        assert_eq!(shown("[{}]"), expected);
+        assert_eq!(shown("[]"), "m. (status 504, c)");
     }
 
     #[test]
