@@ -24,7 +24,7 @@ pub use access::{AccessError, BlockId, ChainAccess, Fees, RawLog, TransactionRec
 pub use account::{Account, Claim, CoverError, Debit, Done, PayRoots, Post, PostError};
 pub use audit::{
     AuditAccount, AuditContracts, AuditFollower, AuditParams, AuditState, ClaimRules, ClaimState,
-    ClaimView, OpenClaim, OpenClaims, Reached, evidence_words, vote_words,
+    ClaimView, Judged, OpenClaim, OpenClaims, Reached, evidence_words, vote_words,
 };
 pub use convert::{address, digest, evm_address, evm_digest};
 pub use deploy::{Beneficiaries, Contracts, DeployError, deploy, job_price_max};

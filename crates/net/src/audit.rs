@@ -16,11 +16,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_nodes::audit::{KeptWork, Question};
 use stoa_nodes::payout::Payout;
 use stoa_nodes::validator::Voted;
 use stoa_types::{EndpointId, SignedTicket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// Largest question: a ballot of some thousand verdicts.
@@ -44,6 +46,14 @@ const IDLE: Duration = Duration::from_secs(60);
 const PIECE: usize = 64 << 10;
 /// Bytes per second at which an answer must be taken.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+/// Larger answers than this need room: as many as there are connections of smaller ones are no burden.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// Large answers that may lie in memory at once: of routers whose last one came whole in time, and of the others.
+const ROOMS_PROMPT: usize = 2;
+const ROOMS_LATE: usize = 1;
+/// Bytes per second at which a large answer must come to leave its room to others soon; who is slower has its next ones among the late.
+const PROMPT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
 /// What a router answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,14 +208,65 @@ impl Asker {
     }
 }
 
-/// One router to ask, and the connection to it.
-type Line = Arc<tokio::sync::Mutex<Option<Connection>>>;
+/// How soon an answer is needed: what comes later stands behind all others to the same router, but for one that is next already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// As soon as may be.
+    Now,
+    /// After the rest.
+    Later,
+}
 
-/// Asks routers for what audits and claims need. Questions to one router wait for each other, those to several do not.
+/// One router to ask.
+#[derive(Default)]
+struct Line {
+    /// Whose turn it is, and the connection.
+    turn: tokio::sync::Mutex<Option<Connection>>,
+    /// Of those that can wait, the one that waits for its turn: the others wait for it.
+    later: tokio::sync::Mutex<()>,
+    /// Whether its last large answer did not come whole in time.
+    is_late: AtomicBool,
+}
+
+/// Room in memory for large answers of all routers together.
+struct Rooms {
+    /// For routers whose last one came whole in time.
+    prompt: Arc<Semaphore>,
+    /// For the others, which keep none waiting but each other.
+    late: Arc<Semaphore>,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            prompt: Arc::new(Semaphore::new(ROOMS_PROMPT)),
+            late: Arc::new(Semaphore::new(ROOMS_LATE)),
+        }
+    }
+}
+
+/// An answer, and the room that it takes up: until it is dropped, a large one keeps others waiting.
+#[derive(Debug)]
+pub struct Received {
+    /// What was answered.
+    pub answer: Answer,
+    /// To be kept as long as the answer lies in memory as it came.
+    pub room: Room,
+}
+
+/// Room of one answer; none is needed for a small one.
+#[derive(Debug, Default)]
+pub struct Room {
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// Asks routers for what audits and claims need. Questions to one router wait for each other, those to several do not, but for room: so many large
+/// answers as there is room for lie in memory at once, whoever sends them.
 pub struct AuditClient {
     endpoint: Endpoint,
     timeouts: Timeouts,
-    lines: std::sync::Mutex<BTreeMap<EndpointId, Line>>,
+    lines: std::sync::Mutex<BTreeMap<EndpointId, Arc<Line>>>,
+    rooms: Rooms,
 }
 
 impl AuditClient {
@@ -216,6 +277,7 @@ impl AuditClient {
             endpoint: endpoint::bind(&secret, address, Role::Validator, &timeouts).await?,
             timeouts,
             lines: std::sync::Mutex::default(),
+            rooms: Rooms::default(),
         })
     }
 
@@ -226,7 +288,8 @@ impl AuditClient {
         question: &Question,
     ) -> Result<Answer, NetError> {
         let at = || router.clone();
-        self.ask_where(router.endpoint, at, question).await
+        let asked = self.ask_where(router.endpoint, at, question, Urgency::Now);
+        Ok(asked.await?.answer)
     }
 
     /// Asks the router of an endpoint. Where it is reached is looked up when its turn comes: it may have moved while questions waited.
@@ -235,21 +298,27 @@ impl AuditClient {
         router: EndpointId,
         at: impl Fn() -> RouterAddress,
         question: &Question,
-    ) -> Result<Answer, NetError> {
+        urgency: Urgency,
+    ) -> Result<Received, NetError> {
         let line = {
             let lines = self.lines.lock();
             let mut lines = lines.unwrap_or_else(std::sync::PoisonError::into_inner);
             lines.entry(router).or_default().clone()
         };
-        let mut line = line.lock().await;
-        let open = line.take().filter(|open| open.close_reason().is_none());
+        let later = match urgency {
+            Urgency::Now => None,
+            Urgency::Later => Some(line.later.lock().await),
+        };
+        let mut turn = line.turn.lock().await;
+        drop(later);
+        let open = turn.take().filter(|open| open.close_reason().is_none());
         let connection = match open {
             Some(open) => open,
             None => self.dial(&at()).await?,
         };
-        let asked = ask_on(&connection, question, &self.timeouts).await;
+        let asked = ask_on(&connection, question, &self.timeouts, (&self.rooms, &line)).await;
         match &asked {
-            Ok(_) => *line = Some(connection),
+            Ok(_) => *turn = Some(connection),
             // A stream that broke may leave the next one waiting: a new connection is surer.
             Err(error) => close(&connection, error.close_code(), ""),
         }
@@ -280,7 +349,8 @@ async fn ask_on(
     connection: &Connection,
     question: &Question,
     timeouts: &Timeouts,
-) -> Result<Answer, StreamError> {
+    (rooms, line): (&Rooms, &Line),
+) -> Result<Received, StreamError> {
     let patience = timeouts.handshake;
     let opened = timeout(patience, connection.open_bi()).await;
     let (send, recv) = opened
@@ -306,10 +376,33 @@ async fn ask_on(
             limit: usize::try_from(most).unwrap_or(usize::MAX),
         });
     }
-    let limit = patience + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+    let (room, pace) = rooms.take(bytes, line).await;
+    // Who is given up in the middle, by whom ever, was late.
+    let is_large = bytes > SMALL_BYTES_MAX;
+    line.is_late.fetch_or(is_large, Ordering::Relaxed);
+    let limit = patience + Duration::from_secs(bytes / pace);
     let body = timeout(limit, read_body(&mut reads, bytes));
     let body = body.await.map_err(|_| StreamError::Silent(limit))??;
-    whole(head, body)
+    line.is_late.fetch_and(!is_large, Ordering::Relaxed);
+    let answer = whole(head, body)?;
+    Ok(Received { answer, room })
+}
+
+impl Rooms {
+    /// Waits for the room that an answer of so many bytes takes up, and says how fast it must come.
+    async fn take(&self, bytes: u64, line: &Line) -> (Room, u64) {
+        if bytes <= SMALL_BYTES_MAX {
+            return (Room::default(), BYTES_PER_SECOND_MIN);
+        }
+        let (rooms, pace) = if line.is_late.load(Ordering::Relaxed) {
+            (&self.late, BYTES_PER_SECOND_MIN)
+        } else {
+            (&self.prompt, PROMPT_BYTES_PER_SECOND_MIN)
+        };
+        // Nobody closes it.
+        let room = rooms.clone().acquire_owned().await.ok();
+        (Room { _held: room }, pace)
+    }
 }
 
 /// Memory grows with what has arrived, never with what was announced.

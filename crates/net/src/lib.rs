@@ -29,7 +29,9 @@ mod provider;
 mod router;
 mod stream;
 
-pub use audit::{Answer, Answerer, AuditClient, BODY_BYTES_MAX, QUESTION_BYTES_MAX};
+pub use audit::{
+    Answer, Answerer, AuditClient, BODY_BYTES_MAX, QUESTION_BYTES_MAX, Received, Room, Urgency,
+};
 pub use backoff::Backoff;
 pub use control::{ProviderStatus, RouterControl, Welcome};
 pub use endpoint::{EndpointSecret, PathInfo, RouterAddress, Timeouts};

@@ -39,6 +39,19 @@ pub struct AuditContracts {
     pub claims: Option<Address>,
 }
 
+/// Whether a router has a seat under those who judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    /// It has one.
+    Yes,
+    /// It has none. There are free ones, which validators give to routers with stake.
+    NotYet,
+    /// It has none, and all are taken.
+    SeatsTaken,
+    /// No validator has a seat: nobody is judged on this network.
+    NobodyIs,
+}
+
 impl AuditContracts {
     /// Where they are when `deployer` sends their creations as its transactions after the first five.
     pub fn of_deployer(deployer: Address) -> Self {
@@ -98,6 +111,27 @@ pub(crate) async fn is_left_out<C: ChainAccess>(
 }
 
 impl AuditContracts {
+    /// Whether anybody judges what a router posts.
+    pub async fn judged<C: ChainAccess>(
+        &self,
+        chain: &C,
+        router: Address,
+    ) -> Result<Judged, AccessError> {
+        let routers = view(chain, self.rounds, &AuditRounds::routersCall {}).await?;
+        if routers.iter().any(|seated| address(*seated) == router) {
+            return Ok(Judged::Yes);
+        }
+        let validators = view(chain, self.rounds, &AuditRounds::validatorsCall {}).await?;
+        let most = view(chain, self.rounds, &AuditRounds::MAX_SEATSCall {}).await?;
+        Ok(if validators.is_empty() {
+            Judged::NobodyIs
+        } else if alloy_primitives::U256::from(routers.len()) < most {
+            Judged::NotYet
+        } else {
+            Judged::SeatsTaken
+        })
+    }
+
     /// Whether an account may plant.
     pub async fn is_planter<C: ChainAccess>(
         &self,

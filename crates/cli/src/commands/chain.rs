@@ -1,7 +1,7 @@
 //! `stoa chain`: the embedded chain with the network's contracts, alone.
 
 use super::Outcome;
-use crate::config::Config;
+use crate::config::{Config, Rhythm};
 use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::chain as embedded;
@@ -34,9 +34,8 @@ pub struct Args {
     /// Network profile: stoa or infera.
     #[arg(long)]
     profile: Option<String>,
-    /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
-    #[arg(long, value_name = "N")]
-    batch_seconds: Option<u64>,
+    #[command(flatten)]
+    rhythm: Rhythm,
     /// Leaves the network's contracts out: an empty chain for other uses, which nobody can join.
     #[arg(long, conflicts_with = "announce")]
     bare: bool,
@@ -54,8 +53,8 @@ pub async fn chain(data: &Path, args: &Args) -> Outcome {
     if let Some(profile) = &args.profile {
         config.up.profile.clone_from(profile);
     }
-    let asked = config.asked_profile(args.batch_seconds)?;
-    let named = args.profile.is_some() || args.batch_seconds.is_some();
+    let asked = config.asked_profile(&args.rhythm)?;
+    let named = args.profile.is_some() || args.rhythm.is_named();
     let data = DataDir::open(data)?;
     let address = args
         .listen

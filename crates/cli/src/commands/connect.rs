@@ -3,15 +3,19 @@
 use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
-use crate::launch::customer::{allot, check_router, checked_api};
+use crate::launch::customer::{allot, check_router, check_seat, checked_api};
 use crate::launch::{JoinArgs, Joined};
 use crate::network::{Network, RouterAccess};
 use crate::process::say;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use stoa_api::KeyHash;
 use stoa_chain::Rpc;
 use stoa_types::{Address, Digest, TokenAmount};
+
+/// How long a router that staked just now may be without its seat: validators look after seats every few seconds.
+const SEAT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Arguments of `stoa connect`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +31,9 @@ pub struct Args {
     /// Whole payment tokens that it may debit.
     #[arg(long, value_name = "AMOUNT")]
     allot: Option<String>,
+    /// Allots also to a router without a seat: no validator judges what it posts.
+    #[arg(long)]
+    unjudged: bool,
     /// Lays the settings of this file over the defaults: [developer] counts.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -46,6 +53,9 @@ pub async fn connect(data: &Path, args: &Args) -> Outcome {
     let data = DataDir::open(data)?;
     let joined = args.join.join(&data).await?;
     check_router(&joined, args.router).await?;
+    if !args.unjudged {
+        check_seat(&joined, args.router, SEAT_PATIENCE).await?;
+    }
     let developer = joined.account(data.account_key("developer")?).await?;
     allot(&joined, &developer, args.router, &config.developer).await?;
     // Its own for each router: who has the key can spend what is allotted there.

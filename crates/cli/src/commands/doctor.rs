@@ -1,7 +1,7 @@
 //! `stoa doctor`: what a provider would serve with on this machine, what that would earn, what is wrong and what to do about it.
 
 use super::Outcome;
-use crate::config::{Config, market_slots};
+use crate::config::{Config, Rhythm, market_slots};
 use crate::data::{providers, read_secret};
 use crate::join::JoinFile;
 use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
@@ -108,7 +108,7 @@ impl Found {
 pub async fn doctor(data: &Path, args: &Args) -> Outcome {
     let mut config = Config::load(args.config.as_deref())?;
     args.upstream.apply(&mut config);
-    let profile = config.asked_profile(None)?;
+    let profile = config.asked_profile(&Rhythm::default())?;
     let offer = config.providers.first();
     let offer = offer.ok_or("the settings name no [[providers]]: add one with its prices")?;
     let hardware = discover_hardware();
@@ -437,7 +437,7 @@ mod tests {
 
     fn settings() -> (Config, NetworkProfile) {
         let config = Config::load(None).expect("valid");
-        let profile = config.asked_profile(None).expect("built in");
+        let profile = config.asked_profile(&Rhythm::default()).expect("built in");
         (config, profile)
     }
 

@@ -3,8 +3,9 @@
 use super::Outcome;
 use crate::data::read_secret;
 use crate::http::Api;
+use crate::launch::customer::unjudged;
 use crate::network::Network;
-use crate::process::say;
+use crate::process::{complain, say};
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
@@ -107,6 +108,19 @@ pub(super) async fn account_of(
     Ok(Account::new(sender, contracts(network)?))
 }
 
+/// Says so where the router lost its seat, or never had one, though others are judged.
+async fn warn_of_no_seat(network: &Network) -> Outcome {
+    let (chain, contracts) = (Rpc::new(&network.rpc)?, contracts(network)?);
+    let Some(audits) = AuditContracts::find(&chain, &contracts).await? else {
+        return Ok(());
+    };
+    let judged = audits.judged(&chain, network.router).await?;
+    if let Some(why) = unjudged(judged) {
+        complain(format_args!("router {} {why}", network.router))?;
+    }
+    Ok(())
+}
+
 /// `stoa account`: where the developer's money is, on chain and at the router.
 pub async fn account(data: &Path, args: &super::show::ShowArgs) -> Outcome {
     #[derive(Deserialize)]
@@ -123,6 +137,7 @@ pub async fn account(data: &Path, args: &super::show::ShowArgs) -> Outcome {
         view.token_balance(developer).await?,
     );
     let allotment = view.allotment(developer, network.router).await?;
+    warn_of_no_seat(&network).await?;
     let router: AtRouter = Api::new(&network).get("/stoa/account").await?;
     if args.json {
         let told = json!({

@@ -4,7 +4,8 @@ use super::Joined;
 use crate::config::Developer;
 use crate::process::{Failure, complain};
 use crate::roles::router::now;
-use stoa_chain::{Account, ChainAccess, StakeRole};
+use std::time::{Duration, Instant};
+use stoa_chain::{Account, AuditContracts, ChainAccess, Judged, StakeRole};
 use stoa_types::{Address, Millis, Timestamp, TokenAmount};
 
 /// The base URL of an API, before anything is paid. Says when what is sent there can be read on the way.
@@ -39,18 +40,52 @@ pub async fn check_router<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     router: Address,
 ) -> Result<(), Failure> {
-    if joined
-        .view()
-        .stake(StakeRole::Router, router)
-        .await?
-        .is_active
-    {
+    let staked = joined.view().stake(StakeRole::Router, router).await?;
+    if staked.is_active {
         return Ok(());
     }
     Err(format!(
         "{router} has no stake as a router of this network; compare the address with what its operator names; nothing was deposited"
     )
     .into())
+}
+
+/// What a router without a seat posts nobody judges: it could overcharge. Validators give free seats to routers with stake within seconds, for
+/// which this waits so long.
+pub async fn check_seat<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    router: Address,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let Some(audits) = AuditContracts::find(&joined.chain, &joined.contracts).await? else {
+        return Ok(());
+    };
+    let end = Instant::now() + patience;
+    loop {
+        let judged = audits.judged(&joined.chain, router).await?;
+        let Some(why) = unjudged(judged) else {
+            return Ok(());
+        };
+        if judged != Judged::NotYet || Instant::now() >= end {
+            return Err(format!("router {router} {why}; nothing was deposited").into());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// What to know of a router that is not judged though others are, and what to do.
+pub fn unjudged(judged: Judged) -> Option<&'static str> {
+    match judged {
+        Judged::Yes | Judged::NobodyIs => None,
+        Judged::NotYet => Some(
+            "has no seat yet, so that no validator judges what it posts; validators give routers with stake theirs within seconds: try again in \
+             a minute, or choose another router",
+        ),
+        Judged::SeatsTaken => Some(
+            "has no seat, and all of them are taken, so that no validator judges what it posts; choose another router, or trust this one and use \
+             --unjudged",
+        ),
+    }
 }
 
 /// Allots what the settings name, deposited where it is missing. Again it brings the allotment up to that and prolongs it.
@@ -130,7 +165,68 @@ async fn deposit<C: ChainAccess + Clone>(
 
 #[cfg(test)]
 mod tests {
-    use super::checked_api;
+    use super::*;
+    use crate::data::DataDir;
+    use crate::launch::chain;
+    use crate::launch::stake::{StakeSource, ensure};
+    use crate::profile::Profile;
+    use stoa_chain::AuditAccount;
+    use stoa_crypto::SecretKey;
+    use stoa_types::{Digest, NetworkProfile, StakeAmount};
+
+    #[tokio::test]
+    async fn nothing_is_allotted_to_a_router_that_nobody_judges_though_validators_are_there() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let text = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = Profile::of(text).expect("valid");
+        let embedded = chain::open(&data, &profile).expect("a chain");
+        let founded = chain::found(&data, profile, &embedded).await;
+        let (joined, deployer) = founded.expect("contracts");
+        let (wanted, source) = (
+            StakeAmount::parse("50000").expect("a number"),
+            StakeSource::Granted(&deployer),
+        );
+        let mut accounts = Vec::new();
+        for (n, role) in [(1, StakeRole::Router), (2, StakeRole::Validator)] {
+            let key = SecretKey::from_bytes([n; 32]).expect("a key");
+            let account = joined.account(key.clone()).await.expect("an account");
+            let staked = ensure(&joined, &account, role, wanted, &source).await;
+            staked.expect("staked");
+            accounts.push((account, key));
+        }
+        let (validator, key) = accounts.pop().expect("two");
+        let router = accounts.pop().expect("two").0.address();
+        let check = async || check_seat(&joined, router, Duration::ZERO).await;
+        check_router(&joined, router).await.expect("it has stake");
+        check().await.expect("nobody is judged here");
+
+        let audits = AuditContracts::find(&joined.chain, &joined.contracts).await;
+        let audits = audits.expect("read").expect("deployed");
+        let validator = AuditAccount::new(validator, audits);
+        let key = key.public_key();
+        let joined_in = validator.join(Digest([7; 32]), &key).await;
+        joined_in.expect("a seat");
+        let refused = check().await.expect_err("it has no seat").to_string();
+        assert!(refused.contains("nothing was deposited"), "{refused}");
+        assert!(refused.contains("in a minute"), "{refused}");
+        // It comes while one waits.
+        let patience = Duration::from_secs(600);
+        let (checked, given) = tokio::join!(
+            check_seat(&joined, router, patience),
+            validator.enrol(router)
+        );
+        given.expect("a seat");
+        checked.expect("it has its seat");
+        check().await.expect("it has its seat");
+    }
+
+    #[test]
+    fn who_gets_no_seat_is_told_what_else_can_be_done() {
+        assert!(unjudged(Judged::Yes).is_none() && unjudged(Judged::NobodyIs).is_none());
+        let taken = unjudged(Judged::SeatsTaken).expect("a reason");
+        assert!(taken.contains("choose another router"), "{taken}");
+    }
 
     #[test]
     fn what_is_no_base_of_an_api_is_refused_before_anything_is_paid() {

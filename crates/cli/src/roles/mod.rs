@@ -28,3 +28,29 @@ pub mod trail;
 pub mod undelivered;
 pub mod validator;
 pub mod watch;
+
+/// A ticket of tests: of this job, for this attempt, until then.
+#[cfg(test)]
+fn test_ticket(job: u8, attempt: u32, deadline: u64) -> stoa_types::Ticket {
+    use stoa_types::{Address, Digest, JobId, Price, Ticket, Tier, Timestamp, TokenAmount};
+    Ticket {
+        job_id: JobId([job; 32]),
+        account: Address([1; 20]),
+        router: Address([2; 20]),
+        provider: Address([3; 20]),
+        model_root: Digest([4; 32]),
+        parameters_digest: Digest([5; 32]),
+        request_digest: Digest([6; 32]),
+        work_digest: Digest([7; 32]),
+        input_price: Price::default(),
+        output_price: Price::default(),
+        input_units_max: 1,
+        output_units_max: 1,
+        reserve: TokenAmount::ZERO,
+        fee_version: 1,
+        tier: Tier::Exact,
+        attempt,
+        issued_at: Timestamp(1),
+        deadline: Timestamp(deadline),
+    }
+}

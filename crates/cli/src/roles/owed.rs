@@ -375,31 +375,13 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::roles::test_ticket;
     use std::time::Duration;
     use stoa_nodes::work::{AnswerShape, Prompt};
-    use stoa_types::{JobId, Price, Q16, SamplingParameters, Tier, TokenAmount};
+    use stoa_types::{Q16, SamplingParameters};
 
     pub(in crate::roles) fn owed(deadline: u64) -> Owed {
-        let ticket = Ticket {
-            job_id: JobId([1; 32]),
-            account: Address([1; 20]),
-            router: Address([2; 20]),
-            provider: Address([3; 20]),
-            model_root: Digest([4; 32]),
-            parameters_digest: Digest([5; 32]),
-            request_digest: Digest([6; 32]),
-            work_digest: Digest([7; 32]),
-            input_price: Price::default(),
-            output_price: Price::default(),
-            input_units_max: 1,
-            output_units_max: 1,
-            reserve: TokenAmount::ZERO,
-            fee_version: 1,
-            tier: Tier::Exact,
-            attempt: 0,
-            issued_at: Timestamp(1),
-            deadline: Timestamp(deadline),
-        };
+        let ticket = test_ticket(1, 0, deadline);
         let work = Work {
             prompt: Prompt::Text("say it".to_owned()),
             sampling: SamplingParameters {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_chain::{AccessError, AuditAccount, ChainAccess, SendError};
-use stoa_net::{Answer, AuditClient};
+use stoa_net::{Answer, AuditClient, Received, Room, Urgency};
 use stoa_nodes::audit::Question;
 use stoa_nodes::planter::{Input, Output, PlantRecord, Planter};
 use stoa_types::{Address, Digest, JobId};
@@ -98,6 +98,8 @@ impl PlanterHandle {
 
 enum Event {
     Input(Input),
+    /// A leaf file, and the room that it takes up until it is read.
+    Came(Input, Room),
     /// A call was carried out or refused.
     Sent,
     /// A router was asked for the leaf file of a post.
@@ -158,6 +160,10 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 _ = stopped.wait_for(|stop| *stop) => return false,
                 event = receiver.recv() => match event {
                     Some(Event::Input(input)) => self.handle(input),
+                    Some(Event::Came(input, room)) => {
+                        self.handle(input);
+                        drop(room);
+                    }
                     Some(Event::Sent) => self.look(),
                     Some(Event::Asked(router, post)) => self.questions.ended(&(router, post)),
                     None => return false,
@@ -272,14 +278,17 @@ impl<C: ChainAccess + Clone> Loop<C> {
         let events = self.events.clone();
         let then = move |answer| {
             match answer {
-                Ok(Answer::Leaves(bytes)) => {
+                Ok(Received {
+                    answer: Answer::Leaves(bytes),
+                    room,
+                }) => {
                     let bytes = bytes.to_vec();
                     let leaves = Input::Leaves {
                         router,
                         post,
                         bytes,
                     };
-                    let _ = events.send(Event::Input(leaves));
+                    let _ = events.send(Event::Came(leaves, room));
                 }
                 // It is asked again, and what may stand in the file is named where it does not come.
                 Ok(_) => tracing::debug!(%router, post, "a router gives no leaf file"),
@@ -288,7 +297,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
             let _ = events.send(Event::Asked(router, post));
         };
         let reached = questions::reached(&self.watch, router);
-        let question = Question::Leaves { post };
+        let question = (Question::Leaves { post }, Urgency::Now);
         self.questions
             .ask((router, post), router, reached, question, then);
     }

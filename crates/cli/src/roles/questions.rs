@@ -1,14 +1,15 @@
 //! Questions to routers that are under way, each asked once at a time.
 //!
 //! Those to one router wait for each other (`AuditClient`) and for no other router's: what a slow one keeps waiting is its own. Nothing is
-//! held meanwhile that the others need, so that a question counts as asked from when it was made: all it can wait for is its own router.
+//! held meanwhile that the others need, so that a question counts as asked from when it was made: all it can wait for is its own router, and room
+//! for a large answer.
 
 use crate::launch::routers;
 use crate::roles::audit_watch::AuditWatch;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use stoa_net::{Answer, AuditClient, NetError, RouterAddress};
+use stoa_net::{AuditClient, NetError, Received, RouterAddress, Urgency};
 use stoa_nodes::audit::Question;
 use stoa_types::Address;
 use tokio::time::timeout;
@@ -50,8 +51,8 @@ impl<K: Ord> Questions<K> {
         what: K,
         router: Address,
         reached: impl Fn() -> Option<RouterAddress> + Send + Sync + 'static,
-        question: Question,
-        then: impl FnOnce(Result<Answer, NetError>) + Send + 'static,
+        (question, urgency): (Question, Urgency),
+        then: impl FnOnce(Result<Received, NetError>) + Send + 'static,
     ) {
         let Some(address) = reached() else {
             return tracing::warn!(%router, "the registry names no address of this router that can be dialled");
@@ -62,7 +63,7 @@ impl<K: Ord> Questions<K> {
         let client = self.client.clone();
         tokio::spawn(async move {
             let now_at = || reached().unwrap_or_else(|| address.clone());
-            let asked = client.ask_where(address.endpoint, now_at, &question);
+            let asked = client.ask_where(address.endpoint, now_at, &question, urgency);
             let late = |_| NetError::Connect(format!("no answer within {LIFE:?}"));
             then(timeout(LIFE, asked).await.map_err(late).flatten());
         });
@@ -78,7 +79,7 @@ impl<K: Ord> Questions<K> {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
-    use stoa_net::{EndpointSecret, RouterConfig, RouterEndpoint, Timeouts, Welcome};
+    use stoa_net::{Answer, EndpointSecret, RouterConfig, RouterEndpoint, Timeouts, Welcome};
     use stoa_types::Digest;
     use tokio::sync::mpsc;
 
@@ -119,10 +120,10 @@ mod tests {
         let (events, mut answers) = mpsc::unbounded_channel();
         let mut ask = |n: u8, router: &RouterEndpoint, post| {
             let (at, events) = (router.address(), events.clone());
-            let then = move |answer: Result<Answer, NetError>| {
-                let _ = events.send((n, answer.ok()));
+            let then = move |answer: Result<Received, NetError>| {
+                let _ = events.send((n, answer.ok().map(|received| received.answer)));
             };
-            let question = Question::Leaves { post };
+            let question = (Question::Leaves { post }, Urgency::Now);
             questions.ask(
                 (n, post),
                 Address([n; 20]),

@@ -85,32 +85,11 @@ const UNWRITTEN_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stoa_types::{
-        Acceptance, Address, Digest, Price, Signature, SignedAcceptance, SignedTicket, Ticket,
-        Tier, Timestamp, TokenAmount,
-    };
+    use crate::roles::test_ticket;
+    use stoa_types::{Acceptance, Digest, Signature, SignedAcceptance, SignedTicket};
 
     fn undelivered(job: u8, attempt: u32) -> Undelivered {
-        let ticket = Ticket {
-            job_id: JobId([job; 32]),
-            account: Address([1; 20]),
-            router: Address([2; 20]),
-            provider: Address([3; 20]),
-            model_root: Digest([4; 32]),
-            parameters_digest: Digest([5; 32]),
-            request_digest: Digest([6; 32]),
-            work_digest: Digest([7; 32]),
-            input_price: Price::default(),
-            output_price: Price::default(),
-            input_units_max: 1,
-            output_units_max: 1,
-            reserve: TokenAmount::ZERO,
-            fee_version: 1,
-            tier: Tier::Exact,
-            attempt,
-            issued_at: Timestamp(1),
-            deadline: Timestamp(2),
-        };
+        let ticket = test_ticket(job, attempt, 2);
         let acceptance = Acceptance {
             ticket: Digest([8; 32]),
             accepted_at: Timestamp(1),

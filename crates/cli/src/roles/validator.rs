@@ -15,7 +15,7 @@ use stoa_chain::{AccessError, AuditAccount, ChainAccess, SendError, StakeRole};
 use stoa_crypto::PublicKey;
 use stoa_ledger::audit::Outcome;
 use stoa_ledger::audit::rounds::Phase;
-use stoa_net::{Answer, AuditClient};
+use stoa_net::{Answer, AuditClient, Received, Room, Urgency};
 use stoa_nodes::audit::Question;
 use stoa_nodes::validator::{Input, Output, Validator, Voted};
 use stoa_runtime::ExactJudge;
@@ -72,6 +72,8 @@ impl ValidatorHandle {
 
 enum Event {
     Input(Box<Input>),
+    /// What a router gave, and the room that it takes up until it is read.
+    Came(Box<Input>, Room),
     /// A call was carried out or refused, as the metrics say.
     Sent(Box<Output>, &'static str),
     /// A question was answered or not.
@@ -187,6 +189,10 @@ impl<C: ChainAccess + Clone> Loop<C> {
                 self.trace(&input);
                 self.handle(*input);
             }
+            Event::Came(input, room) => {
+                self.event(Event::Input(input));
+                drop(room);
+            }
             Event::Sent(output, result) => {
                 self.traces.sent(&output, result);
                 if self.sending.as_ref() == Some(&*output) {
@@ -285,9 +291,19 @@ impl<C: ChainAccess + Clone> Loop<C> {
             | Output::Commit { .. }
             | Output::Unseal { .. }
             | Output::Bring(_) => self.call(output),
-            Output::FetchLeaves { router, post, .. } => {
+            Output::FetchLeaves {
+                router,
+                post,
+                is_older,
+                ..
+            } => {
                 let question = Question::Leaves { post };
-                self.ask(Asking::Leaves(router, post), router, question);
+                let urgency = if is_older {
+                    Urgency::Later
+                } else {
+                    Urgency::Now
+                };
+                self.ask_for(Asking::Leaves(router, post), router, (question, urgency));
             }
             Output::FetchWork {
                 router,
@@ -396,14 +412,21 @@ impl<C: ChainAccess + Clone> Loop<C> {
     // ---- routers
 
     fn ask(&mut self, what: Asking, router: Address, question: Question) {
+        self.ask_for(what, router, (question, Urgency::Now));
+    }
+
+    fn ask_for(&mut self, what: Asking, router: Address, question: (Question, Urgency)) {
         let (events, asked) = (self.events.clone(), what.clone());
         let then = move |answer| {
             match answer {
-                Ok(Answer::Nothing(reason)) => {
+                Ok(Received {
+                    answer: Answer::Nothing(reason),
+                    ..
+                }) => {
                     tracing::debug!(%router, ?what, reason, "a router has nothing");
                 }
-                Ok(answer) => {
-                    if let Some(event) = told(&what, router, answer) {
+                Ok(received) => {
+                    if let Some(event) = told(&what, router, received) {
                         let _ = events.send(event);
                     }
                 }
@@ -542,7 +565,7 @@ async fn send<C: ChainAccess>(account: &AuditAccount<C>, call: &Output) -> Resul
 }
 
 /// What an answer means; `None` for one that was not asked for.
-fn told(what: &Asking, router: Address, answer: Answer) -> Option<Event> {
+fn told(what: &Asking, router: Address, Received { answer, room }: Received) -> Option<Event> {
     let input = match (what, answer) {
         (Asking::Leaves(router, post), Answer::Leaves(bytes)) => Input::Leaves {
             router: *router,
@@ -561,5 +584,5 @@ fn told(what: &Asking, router: Address, answer: Answer) -> Option<Event> {
         (Asking::Leave(round, _), Answer::Taken) => return Some(Event::Left(*round, router)),
         _ => return None,
     };
-    Some(Event::Input(Box::new(input)))
+    Some(Event::Came(Box::new(input), room))
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_net::{
     Answer, Answerer, AuditClient, EndpointSecret, NetError, RouterAddress, RouterConfig,
-    RouterEndpoint, StreamError,
+    RouterEndpoint, StreamError, Urgency,
 };
 use stoa_nodes::audit::{KeptWork, Question};
 use stoa_nodes::payout::{Payout, PayoutProof, PayoutRequest};
@@ -221,15 +221,16 @@ async fn a_question_that_waited_is_asked_where_the_router_is_by_then() {
         };
         let question = Question::Leaves { post: 5 };
         let (before, after, ()) = tokio::join!(
-            client.ask_where(router.endpoint, at, &question),
-            client.ask_where(router.endpoint, at, &question),
+            client.ask_where(router.endpoint, at, &question, Urgency::Now),
+            client.ask_where(router.endpoint, at, &question, Urgency::Now),
             async {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 moved.store(true, Ordering::SeqCst);
             }
         );
         assert!(before.is_err(), "nobody is there any more");
-        assert_eq!(after.expect("answered"), Answer::Leaves(vec![1; 5].into()));
+        let after = after.expect("answered").answer;
+        assert_eq!(after, Answer::Leaves(vec![1; 5].into()));
     })
     .await;
 }
@@ -262,6 +263,143 @@ async fn who_talked_to_a_router_finds_it_where_it_was_started_anew_after_dials_t
         let asked = client.ask(&new, &question).await;
         assert_eq!(asked.expect("answered"), Answer::Leaves(vec![1; 5].into()));
         drop(silent);
+    })
+    .await;
+}
+
+/// A router that listens on a port of its own.
+async fn another(n: u8, answerer: Answerer) -> RouterEndpoint {
+    let config = RouterConfig {
+        secret: EndpointSecret::from_bytes([n; 32]),
+        ..router_config()
+    };
+    let bound = RouterEndpoint::bind(config, everyone()).await;
+    let router = bound.expect("a socket");
+    router.answer_audits(answerer);
+    router
+}
+
+/// Larger than what needs no room.
+const LARGE: Question = Question::Leaves {
+    post: (1 << 20) + 1,
+};
+
+#[tokio::test]
+async fn no_more_large_answers_lie_in_memory_than_there_is_room_for_and_small_ones_pass() {
+    patient(async {
+        let (client, at) = (
+            client().await,
+            [
+                another(41, answerer()).await,
+                another(42, answerer()).await,
+                another(43, answerer()).await,
+            ],
+        );
+        let ask = async |router: &RouterEndpoint, question: Question| {
+            let at = router.address();
+            let asked = client.ask_where(at.endpoint, || at.clone(), &question, Urgency::Now);
+            asked.await.expect("answered")
+        };
+        let first = ask(&at[0], LARGE).await;
+        let second = ask(&at[1], LARGE).await;
+        let mut third = Box::pin(ask(&at[2], LARGE));
+        tokio::select! {
+            _ = &mut third => panic!("there is no room for a third one"),
+            small = ask(&at[0], Question::Leaves { post: 5 }) => {
+                assert_eq!(small.answer, Answer::Leaves(vec![1; 5].into()));
+            }
+        }
+        drop(first.answer);
+        tokio::select! {
+            _ = &mut third => panic!("it takes its room until that is dropped"),
+            _ = ask(&at[1], Question::Leaves { post: 5 }) => {}
+        }
+        drop(first.room);
+        let third = third.await.answer;
+        assert_eq!(third, Answer::Leaves(vec![1; (1 << 20) + 1].into()));
+        drop(second);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_router_whose_large_answer_did_not_come_takes_no_room_from_those_whose_did() {
+    patient(async {
+        let (client, at) = (
+            client().await,
+            [
+                another(44, answerer()).await,
+                another(45, answerer()).await,
+                another(46, answerer()).await,
+            ],
+        );
+        let ask = async |router: &RouterEndpoint| {
+            let at = router.address();
+            let asked = client.ask_where(at.endpoint, || at.clone(), &LARGE, Urgency::Now);
+            asked.await.expect("answered")
+        };
+        let long = Question::Leaves { post: 60 << 20 };
+        let moment = Duration::from_secs(1);
+        for patience in [20, 50, 100, 200, 400] {
+            // Given up by who asked: in the middle, unless it was too soon.
+            let to = at[0].address();
+            let asked = client.ask_where(to.endpoint, || to.clone(), &long, Urgency::Now);
+            let given_up = tokio::time::timeout(Duration::from_millis(patience), asked).await;
+            drop(given_up);
+            let late = ask(&at[0]).await;
+            // Both rooms of those that were in time are free.
+            let first = tokio::time::timeout(moment, ask(&at[1])).await;
+            let second = tokio::time::timeout(moment, ask(&at[2])).await;
+            drop(late);
+            if first.is_ok() && second.is_ok() {
+                return;
+            }
+        }
+        panic!("a late answer always took room from others");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_wait_is_asked_after_all_that_cannot() {
+    patient(async {
+        let (started, order) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+        let gate = started.clone();
+        let asked: Arc<std::sync::Mutex<Vec<u64>>> = order;
+        let seen = asked.clone();
+        let answers: Answerer = Arc::new(move |question| {
+            let (gate, seen) = (gate.clone(), seen.clone());
+            Box::pin(async move {
+                if let Question::Leaves { post } = question {
+                    seen.lock().expect("unpoisoned").push(post);
+                }
+                gate.acquire().await.expect("open").forget();
+                Answer::Taken
+            })
+        });
+        let router = another(47, answers).await;
+        let (client, at) = (client().await, router.address());
+        let ask = |post, urgency| {
+            let (client, at) = (&client, at.clone());
+            async move {
+                let question = Question::Leaves { post };
+                let asked = client.ask_where(at.endpoint, || at.clone(), &question, urgency);
+                asked.await.expect("answered");
+            }
+        };
+        let (now, later) = (Urgency::Now, Urgency::Later);
+        tokio::join!(
+            biased;
+            ask(1, later),
+            ask(2, later),
+            ask(3, later),
+            ask(4, later),
+            ask(5, now),
+            ask(6, now),
+            async { started.add_permits(6) },
+        );
+        // The first had its turn, and the second was next already.
+        assert_eq!(*asked.lock().expect("unpoisoned"), [1, 2, 5, 6, 3, 4]);
     })
     .await;
 }

@@ -111,6 +111,7 @@ impl Validator {
                         router: key.0,
                         post,
                         content_id: posted.content_id,
+                        is_older: false,
                     });
                 }
             }

@@ -147,6 +147,8 @@ pub enum Output {
         post: u64,
         /// BLAKE3 of the file.
         content_id: Digest,
+        /// Whether a root is measured by it and no round covers it any more: whatever else is asked for goes before.
+        is_older: bool,
     },
     /// Ask a router for what it kept of a job.
     FetchWork {

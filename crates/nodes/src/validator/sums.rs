@@ -195,6 +195,7 @@ impl Validator {
                     router: key.0,
                     post: key.1,
                     content_id,
+                    is_older: true,
                 });
             }
         }
