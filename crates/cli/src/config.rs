@@ -311,6 +311,24 @@ pub struct ProviderOffer {
     pub windows: Option<Vec<Window>>,
 }
 
+/// How fast a devnet goes, where it is not as the profile says.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Rhythm {
+    /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
+    #[arg(long, value_name = "N")]
+    pub batch_seconds: Option<u64>,
+    /// Life of a ticket in seconds, for devnets: what was not delivered by then can be claimed. 5 at least.
+    #[arg(long, value_name = "N")]
+    pub ticket_seconds: Option<u64>,
+}
+
+impl Rhythm {
+    /// Whether anything of it was asked for.
+    pub const fn is_named(&self) -> bool {
+        self.batch_seconds.is_some() || self.ticket_seconds.is_some()
+    }
+}
+
 impl Config {
     /// The defaults, with the settings of `file` laid over them.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
@@ -324,16 +342,27 @@ impl Config {
         }
     }
 
-    /// The profile that the settings name, with the rhythm of `--batch-seconds`.
-    pub fn asked_profile(&self, batch_seconds: Option<u64>) -> Result<NetworkProfile, Failure> {
+    /// The profile that the settings name, in this rhythm.
+    pub fn asked_profile(&self, rhythm: &Rhythm) -> Result<NetworkProfile, Failure> {
         let mut profile = NetworkProfile::parse(NetworkProfile::builtin_text(&self.up.profile)?)?;
-        let Some(seconds) = batch_seconds else {
+        if rhythm.is_named() && !profile.devnet {
+            let name = profile.name;
+            return Err(format!(
+                "--batch-seconds and --ticket-seconds are for devnets; profile `{name}` is none"
+            )
+            .into());
+        }
+        if let Some(seconds) = rhythm.ticket_seconds {
+            // A job that takes longer is lost, and one of no time could not be done at all.
+            let most = profile.settlement.ticket_seconds;
+            if !(5..=most).contains(&seconds) {
+                return Err(format!("--ticket-seconds takes 5 to {most}").into());
+            }
+            profile.settlement.ticket_seconds = seconds;
+        }
+        let Some(seconds) = rhythm.batch_seconds else {
             return Ok(profile);
         };
-        if !profile.devnet {
-            let name = profile.name;
-            return Err(format!("--batch-seconds is for devnets; profile `{name}` is none").into());
-        }
         if !(1..=3600).contains(&seconds) {
             return Err("--batch-seconds takes 1 to 3600".into());
         }
@@ -343,12 +372,9 @@ impl Config {
         // A batch and two windows must fit between the end of an allotment and its return.
         settlement.settle_delay_seconds = settlement.settle_delay_seconds.max(6 * seconds);
         settlement.claim_min = TokenAmount::from_units(1);
-        // A day to claim, and one to answer, become twenty batches each, half a minute at least.
-        let day = (20 * seconds).max(30);
-        (
-            profile.delivery.claim_seconds,
-            profile.delivery.answer_seconds,
-        ) = (day, day);
+        // A day to claim, and one to answer, become twenty batches each. A claim is made in the last quarter of its time, which must be some seconds.
+        profile.delivery.claim_seconds = (20 * seconds).max(24);
+        profile.delivery.answer_seconds = 20 * seconds;
         // A ruling must come while the payout root can still be voided.
         profile.audit = profile.audit.within(2 * seconds);
         Ok(profile)

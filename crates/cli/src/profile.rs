@@ -33,7 +33,7 @@ impl Profile {
             Ok(kept) if !named || kept == asked.to_text() => kept,
             Ok(_) => {
                 return Err(format!(
-                    "the network in {} was started with another profile or --batch-seconds, and its contracts keep those numbers; leave the options out, or use --fresh or another --data",
+                    "the network in {} was started with another profile, --batch-seconds or --ticket-seconds, and its contracts keep those numbers; leave the options out, or use --fresh or another --data",
                     data.path("").display()
                 )
                 .into());

@@ -1,7 +1,7 @@
 //! `stoa up`: a whole network in one process on loopback, of the same roles that `stoa router` and its like start alone.
 
 use crate::cheats::{Cheat, ValidatorCheat, may_cheat};
-use crate::config::Config;
+use crate::config::{Config, Rhythm};
 use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
@@ -52,9 +52,8 @@ pub struct Args {
     /// False answers that a planter buys at a time to see which validators look, 0 to 20; 0 is no planter.
     #[arg(long, value_name = "N")]
     plants: Option<u32>,
-    /// Seconds per batch, for devnets: the challenge window becomes twice that, the smallest claim 1 unit.
-    #[arg(long, value_name = "N")]
-    batch_seconds: Option<u64>,
+    #[command(flatten)]
+    rhythm: Rhythm,
     /// Serves this GGUF file or safetensors folder instead of the default model.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -80,9 +79,9 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     config.apply(args);
     config.check(hardware.cores)?;
     args.telemetry.start(&config.telemetry)?;
-    let asked = config.asked_profile(args.batch_seconds)?;
+    let asked = config.asked_profile(&args.rhythm)?;
     may_cheat(!args.cheat.is_empty(), &asked)?;
-    let named = args.profile.is_some() || args.batch_seconds.is_some();
+    let named = args.profile.is_some() || args.rhythm.is_named();
     let data = DataDir::open(data)?;
     // Whatever can be refused is refused before anything is deleted or changed.
     let listeners = Listeners::bind(&config).await?;

@@ -108,7 +108,7 @@ fn claim_and_leave(hall: &Hall, router: Address, row: ClaimRow) -> bool {
 
 #[test]
 fn a_provider_alone_claims_all_that_it_earned_and_is_told_what_must_wait() {
-    let mut hall = Hall::open("1", &[]);
+    let mut hall = Hall::open(&["--batch-seconds", "1"], &[]);
     assert_eq!(claim(&hall), Vec::<Value>::new(), "nothing was earned yet");
     for n in 0..3 {
         let ask = format!("What is {n} + 2?");

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use stoa_chain::{AuditContracts, ClaimState, ClaimView, Contracts, Rpc, StakeRole, View};
 use stoa_types::Digest;
 
-/// A ticket lives for two minutes, and is claimed in the last quarter of the time for it.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A ticket lives for ten seconds, and is claimed in the last quarter of the forty for it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the chain says of the claim on an order, once there is one, and how much the provider was slashed.
 fn claim_on(hall: &Hall, order: Digest) -> (Option<ClaimView>, u128) {
@@ -48,7 +48,10 @@ fn until<T>(what: &str, found: impl Fn() -> Option<T>) -> T {
 #[test]
 fn a_provider_killed_over_an_order_computes_it_when_it_is_claimed_and_keeps_its_stake() {
     // In its first life it takes orders and sits on them: that is where the kill meets it. In its second it is honest.
-    let mut hall = Hall::open("2", &["--cheat", "no-delivery"]);
+    let mut hall = Hall::open(
+        &["--batch-seconds", "2", "--ticket-seconds", "10"],
+        &["--cheat", "no-delivery"],
+    );
     let developer = hall.data("developer");
     let asked = std::thread::spawn(move || refused(stoa(&developer).args(["ask", "Say it"])));
     let owed = hall.data("provider").join("provider-0/owed");

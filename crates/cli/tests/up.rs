@@ -216,6 +216,10 @@ fn a_start_that_is_refused_changes_and_deletes_nothing() {
             &["--fresh", "--port", "0", "--batch-seconds", "0"],
             "1 to 3600",
         ),
+        (
+            &["--fresh", "--port", "0", "--ticket-seconds", "4"],
+            "5 to 120",
+        ),
         (&["--fresh", "--port", "0", "--profile", "none"], "none"),
         (
             &["--fresh", "--port", "0", "--model", "/no/such.gguf"],

@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A ticket lives for two minutes, is claimed half a minute later, and answered for forty seconds.
-const PATIENCE: Duration = Duration::from_secs(360);
+/// A ticket lives for twelve seconds, is claimed in the last six of twenty-four, and answered for twenty seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The error of a call that only `provider` may answer.
 fn refused(data: &Path, provider: &str) -> Value {
@@ -49,8 +49,9 @@ fn who_takes_orders_and_delivers_nothing_is_slashed_and_nobody_pays_for_it() {
     let (data, settings) = (folder.path().join("data"), folder.path().join("my.toml"));
     std::fs::write(&settings, CHEAP_FIRST).expect("writes");
     let settings = settings.to_str().expect("UTF-8");
-    let mut args = vec!["--batch-seconds", "2", "--providers", "2"];
-    args.extend(["--config", settings, "--cheat", "no-delivery"]);
+    let mut args = vec!["--batch-seconds", "1", "--ticket-seconds", "12"];
+    args.extend(["--providers", "2", "--config", settings]);
+    args.extend(["--cheat", "no-delivery"]);
     let up = Up::start(&data, &args);
     let network = std::fs::read_to_string(data.join("network.json")).expect("a network");
     let network: Value = serde_json::from_str(&network).expect("JSON");
@@ -86,7 +87,7 @@ fn who_takes_orders_and_delivers_nothing_is_slashed_and_nobody_pays_for_it() {
         std::thread::sleep(Duration::from_millis(500));
     };
     assert_eq!(row["slashed"], "200", "1 % of its stake: {row}");
-    // Both orders are of one day, as days go where they last forty seconds of answers: one fault.
+    // Both orders are of one day, as the contract counts: one fault.
     let kept = provider(&data, honest);
     assert_eq!(kept["slashed"], "0", "{kept}");
     assert!(

@@ -106,15 +106,12 @@ impl Hall {
         self.folder.path().join(name)
     }
 
-    /// Chain, router that knows the developer's key, provider with these options.
-    pub fn open(batch_seconds: &str, of_provider: &[&str]) -> Self {
+    /// Chain of this rhythm, router that knows the developer's key, provider with these options.
+    pub fn open(rhythm: &[&str], of_provider: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let text = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
-        let mut chain = Role::spawn(
-            &at("chain"),
-            &["chain", "--port", "0", "--batch-seconds", batch_seconds],
-        );
+        let mut chain = Role::spawn(&at("chain"), &[&["chain", "--port", "0"], rhythm].concat());
         let ready = chain.ready();
         let fund = |account: Address| {
             let account = account.to_string();
