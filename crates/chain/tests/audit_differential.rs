@@ -4,19 +4,18 @@
 //! about rounds, seats, stakes, rulings, reputation and payout roots.
 #![allow(missing_docs)]
 
+mod machine;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use alloy_primitives::{Bytes, FixedBytes, LogData, U256};
+use alloy_primitives::{Bytes, FixedBytes, Log, LogData, U256};
 use alloy_sol_types::{SolCall, SolConstructor, SolError, SolEvent};
+use machine::{
+    Machine, Reverted, bps, contract_stake_params, contract_times, contract_vault_params,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-use revm::context::result::{ExecutionResult, Output};
-use revm::context::{Context, TxEnv};
-use revm::database::{CacheDB, EmptyDB, InMemoryDB};
-use revm::handler::{MainnetContext, MainnetEvm};
-use revm::primitives::TxKind;
-use revm::{ExecuteCommitEvm, ExecuteEvm, MainBuilder, MainContext};
 use stoa_chain::bindings::{
     AuditRounds as R, PanelVerdict as V, PaymentVault as P, ProviderRegistry, Reputation,
     StakeRegistry as S, StoaToken, TestDollar,
@@ -80,10 +79,6 @@ fn provider(n: usize) -> SecretKey {
     key(["provider", "second provider"][n % 2])
 }
 
-fn bps(value: u16) -> Bps {
-    Bps::new(value).expect("at most 10,000")
-}
-
 fn word(value: Digest) -> FixedBytes<32> {
     evm_digest(value)
 }
@@ -137,10 +132,8 @@ fn stake_params() -> StakeParams {
 
 // ---- the bytecode
 
-type Reverted = Vec<u8>;
-
 struct Evm {
-    inner: MainnetEvm<MainnetContext<InMemoryDB>>,
+    machine: Machine,
     stoa: Address,
     dollar: Address,
     stakes: Address,
@@ -150,30 +143,10 @@ struct Evm {
     verdict: Address,
 }
 
-fn start(database: InMemoryDB) -> MainnetEvm<MainnetContext<InMemoryDB>> {
-    Context::mainnet()
-        .with_db(database)
-        .modify_cfg_chained(|cfg| {
-            cfg.set_spec_and_mainnet_gas_params(stoa_evm::FORK);
-            cfg.disable_nonce_check = true;
-        })
-        .build_mainnet()
-}
-
-fn transaction(from: Address, kind: TxKind, input: Vec<u8>) -> TxEnv {
-    TxEnv {
-        caller: evm_address(from),
-        kind,
-        data: Bytes::from(input),
-        gas_limit: 1 << 24,
-        ..TxEnv::default()
-    }
-}
-
 impl Evm {
     fn deploy() -> Self {
         let mut evm = Self {
-            inner: start(CacheDB::new(EmptyDB::new())),
+            machine: Machine::new(),
             stoa: Address::ZERO,
             dollar: Address::ZERO,
             stakes: Address::ZERO,
@@ -191,21 +164,21 @@ impl Evm {
         let stakes = S::constructorCall::new((
             evm_address(evm.stoa),
             evm_address(registry),
-            contract_stake_params(),
+            contract_stake_params(&stake_params()),
             admin,
         ));
         evm.stakes = evm.create(&S::BYTECODE, stakes.abi_encode());
         let vault = P::constructorCall::new((
             evm_address(evm.dollar),
             evm_address(registry),
-            contract_vault_params(),
+            contract_vault_params(&vault_params()),
             admin,
         ));
         evm.vault = evm.create(&P::BYTECODE, vault.abi_encode());
         let rounds = R::constructorCall::new((
             evm_address(evm.stakes),
             evm_address(evm.vault),
-            contract_times(),
+            contract_times(&TIMES),
             ANSWER,
             admin,
         ));
@@ -284,30 +257,17 @@ impl Evm {
 
     fn fork(&self) -> Self {
         Self {
-            inner: start(self.inner.ctx.journaled_state.database.clone()),
+            machine: self.machine.fork(),
             ..*self
         }
     }
 
     fn set_block(&mut self, seconds: u64, number: u64) {
-        self.inner.ctx.modify_block(|block| {
-            block.timestamp = U256::from(seconds);
-            block.number = U256::from(number);
-        });
+        self.machine.set_block(seconds, number);
     }
 
     fn create(&mut self, code: &[u8], arguments: Vec<u8>) -> Address {
-        let code = [code, &arguments].concat();
-        let created = self
-            .inner
-            .transact_commit(transaction(who("admin"), TxKind::Create, code));
-        match created.expect("valid") {
-            ExecutionResult::Success {
-                output: Output::Create(_, Some(created)),
-                ..
-            } => address(created),
-            other => panic!("{other:?}"),
-        }
+        self.machine.create(who("admin"), code, arguments)
     }
 
     /// Sends a transaction; gives the verdict's own events, or the revert data.
@@ -317,67 +277,13 @@ impl Evm {
         to: Address,
         call: &impl SolCall,
     ) -> Result<Vec<LogData>, Reverted> {
-        let call = transaction(from, TxKind::Call(evm_address(to)), call.abi_encode());
-        match self.inner.transact_commit(call).expect("valid") {
-            ExecutionResult::Success { logs, .. } => {
-                let own = |log: &alloy_primitives::Log| log.address == evm_address(to);
-                Ok(logs.into_iter().filter(own).map(|log| log.data).collect())
-            }
-            ExecutionResult::Revert { output, .. } => Err(output.to_vec()),
-            halted @ ExecutionResult::Halt { .. } => panic!("{halted:?}"),
-        }
+        let own = |log: &Log| log.address == evm_address(to);
+        let logs = self.machine.send(from, to, call)?.into_iter();
+        Ok(logs.filter(own).map(|log| log.data).collect())
     }
 
     fn view<C: SolCall>(&mut self, to: Address, call: &C) -> C::Return {
-        let to = TxKind::Call(evm_address(to));
-        let ask = transaction(Address::ZERO, to, call.abi_encode());
-        let answer = self.inner.transact(ask).expect("valid").result;
-        let output = answer.into_output().expect("an answer");
-        C::abi_decode_returns(&output).expect("decodes")
-    }
-}
-
-fn contract_stake_params() -> S::StakeParams {
-    let p = stake_params();
-    let [provider, router, validator] = p.floors.map(TokenAmount::units);
-    S::StakeParams {
-        unbonding: p.unbonding,
-        exposure: p.exposure,
-        providerFloor: provider,
-        routerFloor: router,
-        validatorFloor: validator,
-        jobMax: p.job_max.units(),
-        samplingFloorBps: p.sampling_floor.get(),
-        stakePrice: p.stake_price.units(),
-    }
-}
-
-fn contract_vault_params() -> P::VaultParams {
-    let p = vault_params();
-    P::VaultParams {
-        window: p.window,
-        notice: p.notice,
-        settleDelay: p.settle_delay,
-        claimMin: p.claim_min.units(),
-        routerBps: p.fees.router.get(),
-        treasuryBps: p.fees.treasury.get(),
-        validatorsBps: p.fees.validators.get(),
-        buybackBps: p.fees.buyback.get(),
-        treasury: evm_address(p.treasury),
-        validatorsPool: evm_address(p.validators_pool),
-        buyback: evm_address(p.buyback),
-    }
-}
-
-fn contract_times() -> R::RoundsParams {
-    R::RoundsParams {
-        interval: TIMES.interval,
-        reveal: TIMES.reveal,
-        ballot: TIMES.ballot,
-        unseal: TIMES.unseal,
-        plants: TIMES.plants,
-        rulings: TIMES.rulings,
-        devnet: TIMES.devnet,
+        self.machine.view(to, call)
     }
 }
 

@@ -4,27 +4,24 @@
 //! and stake must be conserved, in the model and in the token. The same for the vault is in `differential`.
 #![allow(missing_docs)]
 
+mod machine;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use alloy_primitives::{Address as EvmAddress, Bytes, FixedBytes, LogData, U256};
+use alloy_primitives::{Address as EvmAddress, Bytes, FixedBytes, Log, LogData, U256};
 use alloy_sol_types::{SolCall, SolConstructor, SolError, SolEvent};
+use machine::{Machine, Reverted, bps, contract_stake_params};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-use revm::context::result::{ExecutionResult, Output};
-use revm::context::{Context, TxEnv};
-use revm::database::{CacheDB, EmptyDB, InMemoryDB};
-use revm::handler::{MainnetContext, MainnetEvm};
-use revm::primitives::TxKind;
-use revm::{ExecuteCommitEvm, ExecuteEvm, MainBuilder, MainContext};
 use stoa_chain::bindings::{ProviderRegistry, StakeRegistry as S, StoaToken};
-use stoa_chain::{address, evm_address, evm_digest, explain_revert};
+use stoa_chain::{evm_address, evm_digest, explain_revert};
 use stoa_crypto::keccak256;
 use stoa_ledger::fees::SlashShares;
 use stoa_ledger::stake::{
     MAX_DEVELOPERS, Role, SlashOrder, StakeError, StakeEvent, StakeParams, StakeRegistry,
 };
-use stoa_types::{Address, Bps, Digest, StakeAmount, TokenAmount};
+use stoa_types::{Address, Digest, StakeAmount, TokenAmount};
 
 const START: u64 = 1_800_000_000;
 const UNBONDING: u64 = 604_800;
@@ -61,10 +58,6 @@ fn fault(number: u8) -> Digest {
     keccak256([number % FAULTS])
 }
 
-fn bps(value: u16) -> Bps {
-    Bps::new(value).expect("at most 10,000")
-}
-
 /// Numbers that leave a remainder wherever something is divided.
 fn params() -> StakeParams {
     StakeParams {
@@ -81,58 +74,20 @@ fn params() -> StakeParams {
     }
 }
 
-fn contract_params() -> S::StakeParams {
-    let p = params();
-    let [provider, router, validator] = p.floors.map(TokenAmount::units);
-    S::StakeParams {
-        unbonding: p.unbonding,
-        exposure: p.exposure,
-        providerFloor: provider,
-        routerFloor: router,
-        validatorFloor: validator,
-        jobMax: p.job_max.units(),
-        samplingFloorBps: p.sampling_floor.get(),
-        stakePrice: p.stake_price.units(),
-    }
-}
-
 // ---- the bytecode
 
-/// Revert data of a call that failed.
-type Reverted = Vec<u8>;
-
 struct Evm {
-    inner: MainnetEvm<MainnetContext<InMemoryDB>>,
+    machine: Machine,
     token: Address,
     providers: Address,
     stakes: Address,
-}
-
-fn start(database: InMemoryDB) -> MainnetEvm<MainnetContext<InMemoryDB>> {
-    Context::mainnet()
-        .with_db(database)
-        .modify_cfg_chained(|cfg| {
-            cfg.set_spec_and_mainnet_gas_params(stoa_evm::FORK);
-            cfg.disable_nonce_check = true;
-        })
-        .build_mainnet()
-}
-
-fn transaction(from: Address, kind: TxKind, input: Vec<u8>) -> TxEnv {
-    TxEnv {
-        caller: evm_address(from),
-        kind,
-        data: Bytes::from(input),
-        gas_limit: 1 << 24,
-        ..TxEnv::default()
-    }
 }
 
 impl Evm {
     /// Token, both registries, and accounts with tokens, approvals and a registration.
     fn deploy() -> Self {
         let mut evm = Self {
-            inner: start(CacheDB::new(EmptyDB::new())),
+            machine: Machine::new(),
             token: Address::ZERO,
             providers: Address::ZERO,
             stakes: Address::ZERO,
@@ -143,7 +98,7 @@ impl Evm {
         let arguments = S::constructorCall::new((
             evm_address(evm.token),
             evm_address(evm.providers),
-            contract_params(),
+            contract_stake_params(&params()),
             evm_address(admin()),
         ));
         evm.stakes = evm.create(&S::BYTECODE, arguments.abi_encode());
@@ -174,29 +129,17 @@ impl Evm {
     /// The same state in another EVM.
     fn fork(&self) -> Self {
         Self {
-            inner: start(self.inner.ctx.journaled_state.database.clone()),
+            machine: self.machine.fork(),
             ..*self
         }
     }
 
     fn set_time(&mut self, seconds: u64) {
-        self.inner
-            .ctx
-            .modify_block(|block| block.timestamp = U256::from(seconds));
+        self.machine.set_time(seconds);
     }
 
     fn create(&mut self, code: &[u8], arguments: Vec<u8>) -> Address {
-        let code = [code, &arguments].concat();
-        let created = self
-            .inner
-            .transact_commit(transaction(admin(), TxKind::Create, code));
-        match created.expect("valid") {
-            ExecutionResult::Success {
-                output: Output::Create(_, Some(created)),
-                ..
-            } => address(created),
-            other => panic!("{other:?}"),
-        }
+        self.machine.create(admin(), code, arguments)
     }
 
     /// Sends a transaction; gives the registry's events, or the revert data.
@@ -206,26 +149,13 @@ impl Evm {
         to: Address,
         call: &impl SolCall,
     ) -> Result<Vec<LogData>, Reverted> {
-        let call = transaction(from, TxKind::Call(evm_address(to)), call.abi_encode());
-        match self.inner.transact_commit(call).expect("valid") {
-            ExecutionResult::Success { logs, .. } => {
-                let own = |log: &alloy_primitives::Log| log.address == evm_address(self.stakes);
-                Ok(logs.into_iter().filter(own).map(|log| log.data).collect())
-            }
-            ExecutionResult::Revert { output, .. } => Err(output.to_vec()),
-            halted @ ExecutionResult::Halt { .. } => panic!("{halted:?}"),
-        }
+        let own = |log: &Log| log.address == evm_address(self.stakes);
+        let logs = self.machine.send(from, to, call)?.into_iter();
+        Ok(logs.filter(own).map(|log| log.data).collect())
     }
 
     fn view<C: SolCall>(&mut self, to: Address, call: &C) -> C::Return {
-        let ask = transaction(
-            Address::ZERO,
-            TxKind::Call(evm_address(to)),
-            call.abi_encode(),
-        );
-        let answer = self.inner.transact(ask).expect("valid").result;
-        let output = answer.into_output().expect("an answer");
-        C::abi_decode_returns(&output).expect("decodes")
+        self.machine.view(to, call)
     }
 }
 

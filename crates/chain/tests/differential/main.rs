@@ -6,12 +6,15 @@
 
 mod error;
 mod evm;
+#[path = "../machine/mod.rs"]
+mod machine;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Bytes, FixedBytes, U256};
-use evm::{Evm, Reverted, STRANGER};
+use evm::{Evm, STRANGER};
+use machine::Reverted;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use stoa_chain::bindings::{PaymentVault as V, ProviderRegistry, TestDollar};
