@@ -225,7 +225,7 @@ contract PanelVerdictTest is AuditMarket {
         (, uint8 outcome,) = court.rulingOf(round, subject);
         vm.assertEq(outcome, BAD_SUMS);
         (, combined) = court.seenOf(round, subject);
-        vm.assertFalse(combined, "holds");
+        vm.assertTrue(!combined, "holds");
         vm.assertEq(stakeOf(2, router), 0);
         expect(abi.encodeWithSelector(Errors.AlreadyRuled.selector, subject));
         court.ruleBatch(round, router, 1, bad);
