@@ -2,6 +2,7 @@
 //! does for all backends, but before another thread is woken for it.
 
 use crate::pace::{INTERVAL, TEXT_BYTES_MAX};
+use std::time::Duration;
 use stoa_nodes::provider::Counted;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ pub(super) struct Outlet {
     tell: mpsc::Sender<Told>,
     ids: Vec<u32>,
     text: String,
+    interval: Duration,
     /// When text left last.
     left: Option<Instant>,
 }
@@ -34,11 +36,16 @@ pub(super) struct Outlet {
 impl Outlet {
     /// An outlet and what comes out of it.
     pub fn new() -> (Self, mpsc::Receiver<Told>) {
+        Self::every(INTERVAL)
+    }
+
+    fn every(interval: Duration) -> (Self, mpsc::Receiver<Told>) {
         let (tell, told) = mpsc::channel(QUEUE);
         let outlet = Self {
             tell,
             ids: Vec::new(),
             text: String::new(),
+            interval,
             left: None,
         };
         (outlet, told)
@@ -66,7 +73,10 @@ impl Outlet {
     /// When what waits has to leave; `None` while nothing waits.
     pub fn due(&self) -> Option<Instant> {
         let waits = !self.ids.is_empty();
-        waits.then(|| self.left.map_or_else(Instant::now, |left| left + INTERVAL))
+        waits.then(|| {
+            self.left
+                .map_or_else(Instant::now, |left| left + self.interval)
+        })
     }
 
     /// Sends what waits.
@@ -95,31 +105,39 @@ mod tests {
         Ok(Told::Text(ids.to_vec(), text.to_owned()))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn text_leaves_at_once_then_once_in_an_interval_and_before_any_count() {
-        let (mut outlet, mut told) = Outlet::new();
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn the_first_text_leaves_at_once_then_what_came_in_an_interval_and_all_before_a_count() {
+        let (mut outlet, mut told) = Outlet::every(NEVER);
         outlet.text(vec![1], "a").await.expect("heard");
         assert_eq!(told.try_recv(), text(&[1], "a"));
+        assert_eq!(outlet.due(), None);
         outlet.text(vec![1], "b").await.expect("heard");
         outlet.text(vec![1, 0], "c").await.expect("heard");
         assert!(told.try_recv().is_err());
-        tokio::time::sleep_until(outlet.due().expect("text waits")).await;
-        outlet.text(vec![1], "d").await.expect("heard");
-        assert_eq!(told.try_recv(), text(&[1, 1, 0, 1], "bcd"));
-        assert_eq!(outlet.due(), None);
+        assert!(outlet.due().is_some_and(|due| due > Instant::now()));
         let counted = Counted {
             input_units: 1,
             output_units: None,
         };
-        outlet.text(vec![1], "e").await.expect("heard");
         outlet.counted(counted).await.expect("heard");
-        assert_eq!(told.try_recv(), text(&[1], "e"));
+        assert_eq!(told.try_recv(), text(&[1, 1, 0], "bc"));
         assert_eq!(told.try_recv(), Ok(Told::Counted(counted)));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn text_that_comes_an_interval_after_the_last_leaves_at_once() {
+        let (mut outlet, mut told) = Outlet::every(Duration::ZERO);
+        for piece in ["a", "b"] {
+            outlet.text(vec![1], piece).await.expect("heard");
+            assert_eq!(told.try_recv(), text(&[1], piece));
+        }
+    }
+
+    #[tokio::test]
     async fn text_is_put_together_up_to_a_bound_and_a_listener_that_left_is_noticed() {
-        let (mut outlet, mut told) = Outlet::new();
+        let (mut outlet, mut told) = Outlet::every(NEVER);
         let half = "x".repeat(TEXT_BYTES_MAX / 2);
         for id in 0..4 {
             outlet.text(vec![id], &half).await.expect("heard");
