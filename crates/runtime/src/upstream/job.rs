@@ -3,7 +3,7 @@
 use super::count::{Teller, reconcile};
 use super::lane::end_of;
 use super::outlet::{Outlet, Told, Unheard};
-use super::request::{self, Request};
+use super::request::{self, Body, Request};
 use super::sse::EventReader;
 use super::stream::{Ending, StreamReader, Usage};
 use super::{Shared, UpstreamFault};
@@ -41,6 +41,14 @@ impl Answer {
     }
 }
 
+/// What the lane makes an answer of.
+pub(super) struct Job {
+    pub work: Work,
+    pub request: Request,
+    pub body: Body,
+    pub cancel: CancelFlag,
+}
+
 /// Why there is no answer.
 pub(super) enum Stopped {
     /// Nobody wants it any more.
@@ -72,10 +80,17 @@ impl Shared {
         counted: &mut dyn FnMut(Counted),
     ) -> Result<Answer, UpstreamFault> {
         let (outlet, mut told) = Outlet::new();
-        let (shared, work, cancel) = (Arc::clone(self), work.clone(), cancel.clone());
+        let (kind, model) = (self.info.kind, self.info.model.as_str());
+        let job = Job {
+            body: request::body(work, &request.wanted, kind, model),
+            work: work.clone(),
+            request,
+            cancel: cancel.clone(),
+        };
+        let shared = Arc::clone(self);
         let job = self
             .lane
-            .begin(async move { shared.make(&work, &request, &cancel, outlet).await });
+            .begin(async move { shared.make(&job, outlet).await });
         while let Some(told) = told.recv().await {
             match told {
                 Told::Counted(counts) => counted(counts),
@@ -94,13 +109,13 @@ impl Shared {
     }
 
     /// The same, on the lane.
-    async fn make(
-        &self,
-        work: &Work,
-        request: &Request,
-        cancel: &CancelFlag,
-        mut outlet: Outlet,
-    ) -> Result<Answer, Stopped> {
+    async fn make(&self, job: &Job, mut outlet: Outlet) -> Result<Answer, Stopped> {
+        let Job {
+            work,
+            request,
+            cancel,
+            ..
+        } = job;
         if work.sampling.max_output_tokens == 0 {
             return Ok(Answer::empty(FinishReason::Length));
         }
@@ -114,10 +129,10 @@ impl Shared {
         // Until the server says how long the prompt is, nobody has counted it, and a client that leaves owes nothing for it.
         outlet.counted(counts(0, None)).await?;
         if work.prompt.vectors().is_some() {
-            return self.vectors(work, request, cancel, &mut outlet).await;
+            return self.vectors(job, &mut outlet).await;
         }
         let begun = Instant::now();
-        let head = timeout_at(begun + self.timeouts.first_event, self.ask(work, request));
+        let head = timeout_at(begun + self.timeouts.first_event, self.ask(job));
         let response = unless(cancel, head)
             .await?
             .map_err(|_| self.silent(true))??;
@@ -165,7 +180,10 @@ impl Shared {
                     if outlet.due().is_none() {
                         return Err(self.silent(first).into());
                     }
+                    let from = Instant::now();
                     outlet.flush().await?;
+                    // A reader that lets us wait is not the server's silence.
+                    silence += from.elapsed();
                     continue;
                 }
             };
@@ -188,7 +206,7 @@ impl Shared {
                     metrics::histogram!("stoa_upstream_first_event_seconds")
                         .record(begun.elapsed().as_secs_f64());
                 }
-                // After the piece was handed on: a reader that lets us wait is not the server's silence.
+                // After the piece was handed on, for the same reason.
                 silence = Instant::now() + self.timeouts.silence;
             }
         }
@@ -213,18 +231,13 @@ impl Shared {
     }
 
     /// Sends the request. Servers that refuse a limit which only the context's end would cut are asked again with what fits.
-    async fn ask(
-        &self,
-        work: &Work,
-        request: &Request,
-    ) -> Result<reqwest::Response, UpstreamFault> {
-        let (kind, model) = (self.info.kind, self.info.model.as_str());
+    async fn ask(&self, job: &Job) -> Result<reqwest::Response, UpstreamFault> {
         let context = u64::from(self.facts.context);
         let send = |most| {
-            let (route, body) = request::body(work, &request.wanted, kind, model, most);
-            self.client.post_stream(route, body)
+            let text = job.body.with_limit(most);
+            self.client.post_stream(job.body.route, text)
         };
-        let most = work.sampling.max_output_tokens;
+        let most = job.work.sampling.max_output_tokens;
         let fault = match send(most).await {
             Err(fault) => fault,
             response => return response,

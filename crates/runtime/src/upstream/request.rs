@@ -180,58 +180,87 @@ fn id_bytes(ids: &[u32]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 
-/// Route and body. Messages and tools keep the client's bytes; `most` may be less than was ordered where the context ends before.
-pub(crate) fn body(
-    work: &Work,
-    wanted: &Wanted,
-    kind: ServerKind,
-    model: &str,
-    most: u32,
-) -> (&'static str, String) {
+/// What is sent, but for the limit of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Body {
+    pub route: &'static str,
+    text: String,
+    /// Where the limit goes; nowhere in a request for vectors.
+    limit_at: Option<usize>,
+}
+
+impl Body {
+    /// The whole with a limit, which may be less than was ordered where the context ends before.
+    pub fn with_limit(&self, most: u32) -> String {
+        let Some((before, after)) = self.limit_at.and_then(|at| self.text.split_at_checked(at))
+        else {
+            return self.text.clone();
+        };
+        format!("{before}{most}{after}")
+    }
+}
+
+/// Makes the body. Messages and tools keep the client's bytes. Some MB of prompt take their time: this belongs on the job's own thread.
+pub(crate) fn body(work: &Work, wanted: &Wanted, kind: ServerKind, model: &str) -> Body {
     let sampling = &work.sampling;
-    let mut body = format!(r#"{{"model":{},"#, Value::from(model));
+    let mut text = format!(r#"{{"model":{},"#, Value::from(model));
     let route = match &work.prompt {
         Prompt::Chat { messages, tools } => {
-            body += &format!(r#""messages":{messages}"#);
-            match wanted {
-                Wanted::Tools { required, .. } => {
-                    body += &format!(r#","tools":{tools}"#);
-                    if *required {
-                        body += r#","tool_choice":"required""#;
-                    }
-                }
-                Wanted::JsonObject => body += r#","response_format":{"type":"json_object"}"#,
-                Wanted::Text => {}
-            }
+            chat_body(&mut text, messages, tools, wanted);
             "/v1/chat/completions"
         }
-        Prompt::Text(text) => {
-            body += &format!(r#""prompt":{}"#, Value::from(text.as_str()));
+        Prompt::Text(prompt) => {
+            text += &format!(r#""prompt":{}"#, Value::from(prompt.as_str()));
             "/v1/completions"
         }
         Prompt::Tokens(ids) => {
-            body += &format!(r#""prompt":{}"#, json!(ids));
+            text += &format!(r#""prompt":{}"#, json!(ids));
             "/v1/completions"
         }
         Prompt::Embed { inputs, dimensions } => {
-            body += &vectors_body(inputs, *dimensions);
-            return ("/v1/embeddings", body);
+            text += &vectors_body(inputs, *dimensions);
+            return Body {
+                route: "/v1/embeddings",
+                text,
+                limit_at: None,
+            };
         }
     };
+    text += r#","max_tokens":"#;
+    let limit_at = Some(text.len());
     let (temperature, min_p) = (sampling.temperature.to_f64(), sampling.min_p.to_f64());
     let seed = kind.seed(sampling.seed);
-    body += &format!(r#","max_tokens":{most},"temperature":{temperature},"seed":{seed}"#);
+    text += &format!(r#","temperature":{temperature},"seed":{seed}"#);
     if kind.takes_min_p() {
-        body += &format!(r#","min_p":{min_p}"#);
+        text += &format!(r#","min_p":{min_p}"#);
     }
     if !sampling.stop.is_empty() {
-        body += &format!(r#","stop":{}"#, json!(sampling.stop));
+        text += &format!(r#","stop":{}"#, json!(sampling.stop));
     }
-    body += kind.plain_sampling();
-    body += r#","stream":true"#;
-    body += kind.counting();
-    body.push('}');
-    (route, body)
+    text += kind.plain_sampling();
+    text += r#","stream":true"#;
+    text += kind.counting();
+    text.push('}');
+    Body {
+        route,
+        text,
+        limit_at,
+    }
+}
+
+/// What follows the model in a request for a chat's next message.
+fn chat_body(text: &mut String, messages: &str, tools: &str, wanted: &Wanted) {
+    *text += &format!(r#""messages":{messages}"#);
+    match wanted {
+        Wanted::Tools { required, .. } => {
+            *text += &format!(r#","tools":{tools}"#);
+            if *required {
+                *text += r#","tool_choice":"required""#;
+            }
+        }
+        Wanted::JsonObject => *text += r#","response_format":{"type":"json_object"}"#,
+        Wanted::Text => {}
+    }
 }
 
 /// What follows the model in a request for vectors. Floats are what every server gives; some know no base64.
@@ -379,8 +408,9 @@ mod tests {
         ] {
             let work = work(TOOLS, AnswerShape::ToolCall);
             let wanted = wanted(&work).expect("tools are there");
-            let (route, text) = body(&work, &wanted, kind, "a\"b", 5);
-            assert_eq!(route, "/v1/chat/completions");
+            let body = body(&work, &wanted, kind, "a\"b");
+            assert_eq!(body.route, "/v1/chat/completions");
+            let text = body.with_limit(5);
             assert!(
                 text.contains(r#"[{"role":"user",  "content":"h\u00e9"}]"#),
                 "{text}"

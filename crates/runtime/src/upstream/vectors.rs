@@ -1,13 +1,13 @@
 //! Vectors of texts from an upstream server (0026): asked for whole, judged whole, then handed on in the one form that a receipt commits
 //! to. The server's numbers become the nearest 32-bit floats, which is what nearly every server computes with.
 
-use super::job::{Answer, Stopped, counts, unless};
+use super::job::{Answer, Job, Stopped, counts, unless};
 use super::outlet::Outlet;
 use super::stream::Usage;
-use super::{Request, Shared, UpstreamFault, request};
-use crate::backend::{CancelFlag, Generation};
+use super::{Shared, UpstreamFault};
+use crate::backend::Generation;
 use serde::Deserialize;
-use stoa_nodes::work::{Prompt, Work};
+use stoa_nodes::work::Prompt;
 use stoa_types::FinishReason;
 use stoa_verify::{VECTOR_BYTES_MAX, VECTORS_BYTES_MAX, vector_line};
 
@@ -85,22 +85,17 @@ fn rejected(status: u16, kind: &str, parameter: &str) -> UpstreamFault {
 
 impl Shared {
     /// All vectors of one call.
-    pub(super) async fn vectors(
-        &self,
-        work: &Work,
-        request: &Request,
-        cancel: &CancelFlag,
-        outlet: &mut Outlet,
-    ) -> Result<Answer, Stopped> {
-        let (kind, model) = (self.info.kind, self.info.model.as_str());
-        let (route, body) = request::body(work, &request.wanted, kind, model, 0);
-        let asked = self.client.post_json(route, body, ANSWER_BYTES_MAX);
+    pub(super) async fn vectors(&self, job: &Job, outlet: &mut Outlet) -> Result<Answer, Stopped> {
+        let body = job.body.with_limit(0);
+        let asked = self
+            .client
+            .post_json(job.body.route, body, ANSWER_BYTES_MAX);
         let asked = tokio::time::timeout(self.timeouts.first_event, asked);
-        let answer = unless(cancel, asked)
+        let answer = unless(&job.cancel, asked)
             .await?
             .map_err(|_| self.silent(true))?;
         let answer = answer.map_err(|fault| self.declined(fault))?;
-        let prompt = work.prompt.clone();
+        let prompt = job.work.prompt.clone();
         // Millions of numbers, while the streams beside it want the lane.
         let judged = tokio::task::spawn_blocking(move || judge(&answer, &prompt));
         let judged = judged.await.map_err(|_| UpstreamFault::Malformed {
@@ -112,7 +107,7 @@ impl Shared {
             completion_tokens: lines.len() as u64,
         };
         let billed = Usage {
-            prompt_tokens: tokens.min(request.input_bound),
+            prompt_tokens: tokens.min(job.request.input_bound),
             ..told
         };
         outlet.counted(counts(billed.prompt_tokens, None)).await?;
