@@ -176,16 +176,21 @@ impl<C: ChainAccess + Clone> AuditFollower<C> {
             return Ok(());
         }
         let unseen = self.state().unseen(now);
+        let mut is_behind = false;
         for (round, subject) in unseen {
             let call = PanelVerdict::seenOfCall {
                 round,
                 subject: evm_digest(subject),
             };
             let now = view(&self.chain, self.audits.verdict, &call).await?;
+            // Whoever answered has not got the block of the ruling yet: it is asked again.
+            is_behind |= now.seen == 0;
             let mut state = self.state();
             state.set_seen(round, subject, now.seen, now.combined);
         }
-        self.seen_at = next;
+        if !is_behind {
+            self.seen_at = next;
+        }
         Ok(())
     }
 }

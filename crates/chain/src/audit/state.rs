@@ -521,7 +521,11 @@ impl AuditState {
         unseen
     }
 
+    /// What the contract says of a ruling. It says nothing where no seat was seen: whoever was asked has not got the ruling yet.
     pub(super) fn set_seen(&mut self, round: u64, subject: Digest, seen: u8, combined: bool) {
+        if seen == 0 {
+            return;
+        }
         let rulings = self.rounds.get_mut(&round).map(|r| &mut r.rulings);
         if let Some(ruling) = rulings.and_then(|rulings| rulings.get_mut(&subject))
             && (ruling.seen, ruling.combined) != (seen, combined)
@@ -850,6 +854,27 @@ mod tests {
                 first_jobs: 20,
             },
         })
+    }
+
+    #[test]
+    fn a_chain_server_that_is_behind_does_not_say_that_a_ruling_is_final() {
+        let (mut state, subject) = (nothing_yet(), Digest([9; 32]));
+        let ruled = ContractEvent::Ruled {
+            round: 1,
+            subject,
+            outcome: Outcome::Withheld,
+            plant: false,
+        };
+        told(&mut state, ruled);
+        let ruling = |state: &AuditState| {
+            let ruling = &state.rounds[&1].rulings[&subject];
+            (ruling.seen, ruling.combined)
+        };
+        // What a contract without the ruling answers.
+        state.set_seen(1, subject, 0, false);
+        assert_eq!(ruling(&state), (0, true));
+        state.set_seen(1, subject, 3, false);
+        assert_eq!(ruling(&state), (3, false));
     }
 
     #[test]
