@@ -1,4 +1,5 @@
-//! Questions of validators, and of providers about their earnings, to a router: one question and one answer per stream, one stream at a time.
+//! Questions of validators, and of providers about their earnings, to a router: one question and one answer per stream, one stream at a time
+//! on each connection. Whoever asks has two of them: one for leaf files, one for all else.
 //!
 //! Whoever asks is a stranger. It costs the router a place among those who ask, frames of at most [`QUESTION_BYTES_MAX`], and as many
 //! questions as [`PACE`] lets through; an answer that is not taken at 64 KiB/s is given up.
@@ -33,9 +34,9 @@ pub const BODY_BYTES_MAX: u64 = 64 << 20;
 /// Largest answer about payouts: one for each version of fees, some hundred bytes and a proof.
 const PAYOUTS_BYTES_MAX: u64 = 64 << 10;
 
-/// Connections that ask, in all and from one address.
-pub(crate) const ASKERS: usize = 128;
-pub(crate) const ASKERS_PER_SOURCE: usize = 16;
+/// Connections that ask, in all and from one address: two of each of 64 validators, and others.
+pub(crate) const ASKERS: usize = 192;
+pub(crate) const ASKERS_PER_SOURCE: usize = 32;
 
 /// Questions of one connection that are answered at once, and how long each further one waits.
 const BURST: u32 = 256;
@@ -208,7 +209,7 @@ impl Asker {
     }
 }
 
-/// How soon an answer is needed: what comes later stands behind all others to the same router, but for one that is next already.
+/// How soon an answer is needed: what comes later stands behind all others of its kind to the same router, but for one that is next already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// As soon as may be.
@@ -217,15 +218,31 @@ pub enum Urgency {
     Later,
 }
 
-/// One router to ask.
+/// One router to ask. Its leaf files, which may wait for room, keep nothing else waiting.
 #[derive(Default)]
 struct Line {
+    leaves: Turns,
+    rest: Turns,
+    /// Whether its last large answer did not come whole in time.
+    is_late: AtomicBool,
+}
+
+impl Line {
+    const fn turns(&self, question: &Question) -> &Turns {
+        match question {
+            Question::Leaves { .. } => &self.leaves,
+            _ => &self.rest,
+        }
+    }
+}
+
+/// Questions that wait for each other.
+#[derive(Default)]
+struct Turns {
     /// Whose turn it is, and the connection.
     turn: tokio::sync::Mutex<Option<Connection>>,
     /// Of those that can wait, the one that waits for its turn: the others wait for it.
     later: tokio::sync::Mutex<()>,
-    /// Whether its last large answer did not come whole in time.
-    is_late: AtomicBool,
 }
 
 /// Room in memory for large answers of all routers together.
@@ -260,8 +277,8 @@ pub struct Room {
     _held: Option<OwnedSemaphorePermit>,
 }
 
-/// Asks routers for what audits and claims need. Questions to one router wait for each other, those to several do not, but for room: so many large
-/// answers as there is room for lie in memory at once, whoever sends them.
+/// Asks routers for what audits and claims need. Questions to one router for leaf files wait for each other, and so do all others to it; those to
+/// several do not, but for room: so many large answers as there is room for lie in memory at once, whoever sends them.
 pub struct AuditClient {
     endpoint: Endpoint,
     timeouts: Timeouts,
@@ -305,11 +322,12 @@ impl AuditClient {
             let mut lines = lines.unwrap_or_else(std::sync::PoisonError::into_inner);
             lines.entry(router).or_default().clone()
         };
+        let turns = line.turns(question);
         let later = match urgency {
             Urgency::Now => None,
-            Urgency::Later => Some(line.later.lock().await),
+            Urgency::Later => Some(turns.later.lock().await),
         };
-        let mut turn = line.turn.lock().await;
+        let mut turn = turns.turn.lock().await;
         drop(later);
         let open = turn.take().filter(|open| open.close_reason().is_none());
         let connection = match open {

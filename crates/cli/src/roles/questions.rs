@@ -1,8 +1,8 @@
 //! Questions to routers that are under way, each asked once at a time.
 //!
-//! Those to one router wait for each other (`AuditClient`) and for no other router's: what a slow one keeps waiting is its own. Nothing is
-//! held meanwhile that the others need, so that a question counts as asked from when it was made: all it can wait for is its own router, and room
-//! for a large answer.
+//! Those to one router for leaf files wait for each other, and so do all others to it (`AuditClient`); none waits for another router's: what a slow
+//! one keeps waiting is its own. Nothing is held meanwhile that the others need, so that a question counts as asked from when it was made: all it
+//! can wait for is its own router, and room for a large answer.
 
 use crate::launch::routers;
 use crate::roles::audit_watch::AuditWatch;

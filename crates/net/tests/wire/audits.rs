@@ -185,14 +185,14 @@ async fn one_address_has_a_share_of_those_who_ask_and_providers_are_let_in_all_t
         let router = hall.router.address();
         let mut asking = Vec::new();
         let mut refused = 0;
-        for _ in 0..20 {
+        for _ in 0..36 {
             let client = client().await;
             match client.ask(&router, &Question::Leaves { post: 5 }).await {
                 Ok(_) => asking.push(client),
                 Err(_) => refused += 1,
             }
         }
-        assert_eq!((asking.len(), refused), (16, 4));
+        assert_eq!((asking.len(), refused), (32, 4));
         let (_provider, _link) = hall.join(1).await;
         drop(asking);
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -318,6 +318,38 @@ async fn no_more_large_answers_lie_in_memory_than_there_is_room_for_and_small_on
         let third = third.await.answer;
         assert_eq!(third, Answer::Leaves(vec![1; (1 << 20) + 1].into()));
         drop(second);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leaf_file_that_waits_for_room_keeps_nothing_else_of_its_router_waiting() {
+    patient(async {
+        let (client, at) = (
+            client().await,
+            [
+                another(48, answerer()).await,
+                another(49, answerer()).await,
+                another(50, answerer()).await,
+            ],
+        );
+        let ask = async |router: &RouterEndpoint, question: Question| {
+            let at = router.address();
+            let asked = client.ask_where(at.endpoint, || at.clone(), &question, Urgency::Now);
+            asked.await.expect("answered")
+        };
+        let (_first, _second) = (ask(&at[0], LARGE).await, ask(&at[1], LARGE).await);
+        let waits = ask(&at[2], LARGE);
+        let ballot = Question::Ballot {
+            round: 3,
+            validator: Address([1; 20]),
+        };
+        // The leaf file was asked for first.
+        tokio::select! {
+            biased;
+            _ = waits => panic!("there is no room for a third one"),
+            asked = ask(&at[2], ballot) => assert_eq!(asked.answer, Answer::Ballot(voted(2))),
+        }
     })
     .await;
 }
