@@ -7,7 +7,7 @@ mod watch;
 use super::earnings::Earnings;
 use super::owed::{Holds, Owed, OwedFolder};
 use super::router::{RouterHandle, now};
-use made::{Made, Presence};
+use made::{Claimed, Made, Presence};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,57 +192,49 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
         tell("punish", ticket, punished);
     }
 
-    /// One order of each provider and day, where that provider was away ever since: all that was not delivered in a day is one fault.
+    /// What is due of providers that were away ever since.
     async fn claim_what_is_due(&self, presence: &Presence, made: &mut Made, tried: &mut Tried) {
         let window = Millis::from_secs(self.rules.claim_seconds);
         // Whoever started just now has not looked for long enough to say who is away.
         let least = Millis(window.0 / 8);
-        for due in self.router.undelivered().due(now(), window) {
-            let ticket = due.acceptance.acceptance.ticket;
-            let (provider, deadline) = (due.ticket.ticket.provider, due.ticket.ticket.deadline);
-            if made.covers(provider, deadline)
-                || !presence.is_away(provider, deadline, least, now())
-                || !tried.again(ticket, Instant::now())
-            {
-                continue;
-            }
-            match self.claim(&due, ticket).await {
-                Ok(true) => made.add(ticket, provider, deadline),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(%ticket, %error, "whether it is claimed cannot be read; it is tried again");
-                }
-            }
-        }
+        let due = self.router.undelivered().due(now(), window);
+        let is_wanted = |order: &Undelivered| {
+            let ticket = &order.ticket.ticket;
+            presence.is_away(ticket.provider, ticket.deadline, least, now())
+                && tried.again(order.acceptance.acceptance.ticket, Instant::now())
+        };
+        made.claim_each(&due, is_wanted, |order| self.claim(order))
+            .await;
     }
 
-    /// Whether a claim stands for it, this router's or another's.
-    async fn claim(&self, due: &Undelivered, ticket: Digest) -> Result<bool, AccessError> {
+    /// Claims an order, unless a claim is there, this router's or another's.
+    async fn claim(&self, due: Undelivered) -> Result<Claimed, AccessError> {
         let (job, deadline) = (due.ticket.ticket.job_id, due.ticket.ticket.deadline);
+        let ticket = due.acceptance.acceptance.ticket;
         let chain = self.account.account().sender().chain();
         let provider = due.ticket.ticket.provider;
         if self.receipt(job, ticket).is_some() || self.delivered(provider, deadline) {
-            return Ok(false);
+            return Ok(Claimed::Nothing);
         }
         let contracts = self.account.contracts();
-        if contracts.claim(chain, ticket).await?.is_some() {
-            return Ok(true);
+        if let Some(claim) = contracts.claim(chain, ticket).await? {
+            return Ok(Claimed::already(&claim, self.me()));
         }
         let held = self.view.stake_token_balance(self.me()).await?;
         if held < self.rules.deposit {
             counted("claim", "no_deposit");
             tracing::warn!(%job, %provider, %held, deposit = %self.rules.deposit,
                 "what a provider took and did not deliver is not claimed: the router's account lacks the deposit in stake tokens");
-            return Ok(false);
+            return Ok(Claimed::Nothing);
         }
         let (order, word) = (&due.ticket, &due.acceptance);
-        let claimed = self
+        let call = self
             .account
             .claim_non_delivery(order, word, self.rules.deposit)
             .await;
-        let done = claimed.is_ok();
-        tell("claim", ticket, claimed);
-        Ok(done)
+        let claimed = Claimed::sent(&call);
+        tell("claim", ticket, call);
+        Ok(claimed)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Whom a router saw, and what it claimed: what it goes by where it is to claim.
 
 use std::collections::{BTreeMap, BTreeSet};
-use stoa_chain::{AccessError, ClaimView};
+use stoa_chain::{AccessError, ClaimState, ClaimView, SendError};
+use stoa_nodes::client::Undelivered;
 use stoa_types::{Address, Digest, Millis, Timestamp};
 
 /// Claims whose deadlines lie closer than this are one fault, as the contract counts.
@@ -55,26 +56,115 @@ pub(super) struct Made {
 struct Standing {
     provider: Address,
     deadline: Timestamp,
-    /// Whether an event told of it: where a reorganisation takes that back, so does this.
-    seen: bool,
+    known: Known,
+}
+
+/// How surely a claim stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It may get into a block, or be decided against who made it: it is looked at again, as long as its order can be claimed.
+    Perhaps,
+    /// It is this router's, and in a block.
+    Made,
+    /// An event told of it: where a reorganisation takes that back, so does this.
+    Told,
+}
+
+/// What came of an order that was to be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// This router's claim stands.
+    Stands,
+    /// A claim may stand, and count as this router's.
+    Perhaps,
+    /// Somebody else's was decided, and not against the provider: nothing else is shielded by it.
+    Spent,
+    /// Nothing new.
+    Nothing,
+}
+
+impl Claimed {
+    /// By a claim that there is already: an accomplice's that was answered must not keep this router from what else it lost.
+    pub(super) fn already(claim: &ClaimView, router: Address) -> Self {
+        match claim.state {
+            _ if claim.claimant == router => Self::Stands,
+            ClaimState::Open | ClaimState::Punished => Self::Perhaps,
+            ClaimState::Answered | ClaimState::Refuted | ClaimState::TakenBack => Self::Spent,
+        }
+    }
+
+    /// By what came of the call. One that was handed over may still get into a block, with its deposit.
+    pub(super) const fn sent<T>(call: &Result<T, SendError>) -> Self {
+        match call {
+            Ok(_) => Self::Stands,
+            Err(SendError::Unknown { .. }) => Self::Perhaps,
+            // What was handed over before this call may be why it failed.
+            Err(_) => Self::Nothing,
+        }
+    }
 }
 
 impl Made {
-    /// A claim stands on this ticket, which no event may have told of yet.
-    pub(super) fn add(&mut self, ticket: Digest, provider: Address, deadline: Timestamp) {
+    /// What came of the claim on this ticket, of which no event may have told yet.
+    pub(super) fn take(&mut self, claimed: Claimed, order: &Undelivered) {
+        let ticket = order.acceptance.acceptance.ticket;
+        let known = match claimed {
+            Claimed::Stands => Known::Made,
+            Claimed::Perhaps => Known::Perhaps,
+            Claimed::Spent => {
+                self.claims.remove(&ticket);
+                return;
+            }
+            Claimed::Nothing => return,
+        };
         let standing = Standing {
-            provider,
-            deadline,
-            seen: false,
+            provider: order.ticket.ticket.provider,
+            deadline: order.ticket.ticket.deadline,
+            known,
         };
         self.claims.insert(ticket, standing);
     }
 
-    /// Whether what a provider lost at this deadline is the fault of a claim that stands.
-    pub(super) fn covers(&self, provider: Address, deadline: Timestamp) -> bool {
-        let near = |made: Timestamp| made.0.abs_diff(deadline.0) < FAULT.0;
-        let mut claims = self.claims.values();
-        claims.any(|made| made.provider == provider && near(made.deadline))
+    /// Forgets what may have been claimed of other orders than these, which are all that can be.
+    pub(super) fn keep_due(&mut self, due: &[Undelivered]) {
+        let due: BTreeSet<Digest> = due.iter().map(|u| u.acceptance.acceptance.ticket).collect();
+        self.claims
+            .retain(|ticket, made| made.known != Known::Perhaps || due.contains(ticket));
+    }
+
+    /// Whether this order is the fault of a claim that stands, or may: but for its own that is not known to stand, which is to be looked at again.
+    pub(super) fn covers(&self, order: &Undelivered) -> bool {
+        let own = order.acceptance.acceptance.ticket;
+        let order = &order.ticket.ticket;
+        let near = |made: Timestamp| made.0.abs_diff(order.deadline.0) < FAULT.0;
+        self.claims.iter().any(|(ticket, made)| {
+            let is_open = *ticket == own && made.known == Known::Perhaps;
+            made.provider == order.provider && near(made.deadline) && !is_open
+        })
+    }
+
+    /// Claims what is due, by `claim`: one order of each provider and day, for all that was not delivered in a day is one fault.
+    pub(super) async fn claim_each<F>(
+        &mut self,
+        due: &[Undelivered],
+        mut is_wanted: impl FnMut(&Undelivered) -> bool,
+        claim: impl Fn(Undelivered) -> F,
+    ) where
+        F: Future<Output = Result<Claimed, AccessError>>,
+    {
+        self.keep_due(due);
+        for order in due {
+            if self.covers(order) || !is_wanted(order) {
+                continue;
+            }
+            match claim(order.clone()).await {
+                Ok(claimed) => self.take(claimed, order),
+                Err(error) => {
+                    let ticket = order.acceptance.acceptance.ticket;
+                    tracing::warn!(%ticket, %error, "whether it is claimed cannot be read; it is tried again");
+                }
+            }
+        }
     }
 
     /// Takes up the claims on these tickets, of which events tell, reading from the chain whom each is against; whether all are known now. Before
@@ -88,10 +178,10 @@ impl Made {
         F: Future<Output = Result<Option<ClaimView>, AccessError>>,
     {
         self.claims
-            .retain(|ticket, made| !made.seen || tickets.contains(ticket));
+            .retain(|ticket, made| made.known != Known::Told || tickets.contains(ticket));
         for ticket in tickets {
-            if let Some(known) = self.claims.get_mut(ticket) {
-                known.seen = true;
+            if let Some(made) = self.claims.get_mut(ticket) {
+                made.known = Known::Told;
                 continue;
             }
             match read(*ticket).await {
@@ -99,7 +189,7 @@ impl Made {
                     let standing = Standing {
                         provider: claim.provider,
                         deadline: claim.deadline,
-                        seen: true,
+                        known: Known::Told,
                     };
                     self.claims.insert(*ticket, standing);
                 }

@@ -1,11 +1,12 @@
-use super::made::FAULT;
+use super::made::{Claimed, FAULT};
 use super::watch::block_since;
 use super::*;
 use crate::roles::owed::tests::owed as order;
+use crate::roles::test_ticket;
 use std::path::Path;
 use stoa_chain::ContractEvent;
 use stoa_runtime::{Fault, Script, ScriptedBackend};
-use stoa_types::Tier;
+use stoa_types::{Acceptance, SignedAcceptance, SignedTicket, Ticket, Tier};
 
 const PROVIDER: Address = Address([3; 20]);
 const ROUTER: Address = Address([2; 20]);
@@ -75,11 +76,37 @@ fn a_restart_only_delays_a_claim_whoever_was_seen_before_it() {
     assert!(delayed > 0);
 }
 
+/// What was taken for a ticket, and not delivered until then.
+fn lost(ticket: Digest, provider: Address, deadline: Timestamp) -> Undelivered {
+    let signature = Signature([9; 65]);
+    let named = Ticket {
+        provider,
+        ..test_ticket(ticket.0[0], 0, deadline.0)
+    };
+    Undelivered {
+        ticket: SignedTicket {
+            ticket: named,
+            signature,
+        },
+        acceptance: SignedAcceptance {
+            acceptance: Acceptance {
+                ticket,
+                accepted_at: at(0),
+            },
+            signature,
+        },
+    }
+}
+
+fn covers(made: &Made, provider: Address, deadline: Timestamp) -> bool {
+    made.covers(&lost(Digest([99; 32]), provider, deadline))
+}
+
 #[test]
 fn what_a_provider_lost_within_a_day_of_a_claim_is_not_claimed_again() {
     let day = 86_400;
     let mut made = Made::default();
-    made.add(TICKET, PROVIDER, at(2 * day));
+    made.take(Claimed::Stands, &lost(TICKET, PROVIDER, at(2 * day)));
     for (deadline, covered) in [
         (day, false),
         (day + 1, true),
@@ -87,9 +114,91 @@ fn what_a_provider_lost_within_a_day_of_a_claim_is_not_claimed_again() {
         (3 * day - 1, true),
         (3 * day, false),
     ] {
-        assert_eq!(made.covers(PROVIDER, at(deadline)), covered, "{deadline}");
+        assert_eq!(covers(&made, PROVIDER, at(deadline)), covered, "{deadline}");
     }
-    assert!(!made.covers(Address([4; 20]), at(2 * day)));
+    assert!(!covers(&made, Address([4; 20]), at(2 * day)));
+}
+
+/// What is tried of three orders of one day, where these come of the first.
+async fn tried_of_three(made: &mut Made, first: Claimed) -> Vec<u8> {
+    let due = [1, 2, 3].map(|n| lost(Digest([n; 32]), PROVIDER, at(u64::from(n))));
+    let tried = std::cell::RefCell::new(Vec::new());
+    let claim = |order: Undelivered| {
+        let n = order.acceptance.acceptance.ticket.0[0];
+        tried.borrow_mut().push(n);
+        let came = if n == 1 { first } else { Claimed::Stands };
+        async move { Ok(came) }
+    };
+    made.claim_each(&due, |_| true, claim).await;
+    tried.into_inner()
+}
+
+#[tokio::test]
+async fn a_claim_that_may_still_get_into_a_block_keeps_its_router_from_a_second_deposit() {
+    let unknown = Err::<(), _>(SendError::Unknown {
+        hash: TICKET,
+        waited: Duration::from_secs(10),
+        last: "it waits for a block".to_owned(),
+    });
+    let reason = AccessError::Refused("an earlier transaction is still pending".to_owned());
+    let unsent = Err::<(), _>(SendError::NotSent(reason));
+    let mut made = Made::default();
+    let first = Claimed::sent(&unknown);
+    assert_eq!(tried_of_three(&mut made, first).await, [1]);
+    // Looked at again, alone, whatever keeps that from being told.
+    assert_eq!(tried_of_three(&mut made, first).await, [1]);
+    let first = Claimed::sent(&unsent);
+    assert_eq!(tried_of_three(&mut made, first).await, [1]);
+    let mut in_block = made;
+    let first = Claimed::sent(&Ok(()));
+    assert_eq!(tried_of_three(&mut in_block, first).await, [1]);
+    assert_eq!(tried_of_three(&mut in_block, first).await, [0_u8; 0]);
+    // What never was handed over keeps nothing back.
+    let mut made = Made::default();
+    let first = Claimed::sent(&unsent);
+    assert_eq!(tried_of_three(&mut made, first).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_claim_that_can_be_made_no_more_keeps_nothing_back() {
+    let mut made = Made::default();
+    assert_eq!(tried_of_three(&mut made, Claimed::Perhaps).await, [1]);
+    let later = lost(Digest([2; 32]), PROVIDER, at(2));
+    assert!(made.covers(&later));
+    made.keep_due(std::slice::from_ref(&later));
+    assert!(!made.covers(&later));
+}
+
+#[tokio::test]
+async fn a_claim_of_others_that_was_answered_shields_the_provider_from_no_other_one() {
+    let read = |claimant, state| {
+        let claim = ClaimView {
+            claimant,
+            state,
+            ..claim()
+        };
+        Claimed::already(&claim, ROUTER)
+    };
+    for (state, tried) in [
+        (ClaimState::Open, vec![1]),
+        (ClaimState::Punished, vec![1]),
+        (ClaimState::Answered, vec![1, 2]),
+        (ClaimState::Refuted, vec![1, 2]),
+        (ClaimState::TakenBack, vec![1, 2]),
+    ] {
+        let mut made = Made::default();
+        let first = read(DEVELOPER, state);
+        assert_eq!(tried_of_three(&mut made, first).await, tried, "{state:?}");
+        let mut made = Made::default();
+        let first = read(ROUTER, state);
+        assert_eq!(tried_of_three(&mut made, first).await, [1], "{state:?}");
+    }
+    // Answered before any event told of it.
+    let mut made = Made::default();
+    let open = read(DEVELOPER, ClaimState::Open);
+    assert_eq!(tried_of_three(&mut made, open).await, [1]);
+    let answered = read(DEVELOPER, ClaimState::Answered);
+    assert_eq!(tried_of_three(&mut made, answered).await, [1, 2]);
 }
 
 fn claimed(ticket: Digest) -> ContractEvent {
@@ -188,15 +297,15 @@ async fn a_router_that_starts_anew_claims_nothing_before_it_knows_what_it_claime
     let read = |_| async move { Ok(Some(view)) };
     assert!(!made.recall(&known, |_| async { Ok(None) }).await);
     assert!(made.recall(&known, read).await);
-    assert!(made.covers(PROVIDER, at(999)) && made.covers(PROVIDER, at(1_001)));
-    assert!(!made.covers(PROVIDER, at(1_000).plus(FAULT)));
+    assert!(covers(&made, PROVIDER, at(999)) && covers(&made, PROVIDER, at(1_001)));
+    assert!(!covers(&made, PROVIDER, at(1_000).plus(FAULT)));
     // What is known is not read again, and what was taken back stands no more; what was sent just now does.
     watch.lock().roll_back(0);
     let none = watch.made(ROUTER).expect("read");
-    made.add(TICKET, Address([5; 20]), at(1_000));
+    made.take(Claimed::Stands, &lost(TICKET, Address([5; 20]), at(1_000)));
     assert!(made.recall(&none, away).await);
-    assert!(!made.covers(PROVIDER, at(1_000)));
-    assert!(made.covers(Address([5; 20]), at(1_000)));
+    assert!(!covers(&made, PROVIDER, at(1_000)));
+    assert!(covers(&made, Address([5; 20]), at(1_000)));
 }
 
 #[tokio::test]
