@@ -77,7 +77,7 @@ struct Told {
 }
 
 /// Lets a request in, with what its handler needs to know of its caller. A page of an account takes from its rate and has a place; what is
-/// asked by key and not paid takes from the rate of its account; a paid call takes from its caller's when it was read.
+/// asked by key and not paid takes from the rate of its account, what manages keys from one of its own; a paid call takes from its caller's when it was read.
 fn admit(
     app: &App,
     caller: Caller,
@@ -92,7 +92,10 @@ fn admit(
                 told.rated = Some(app.rates.caller(&account));
                 told.paid = Some(account.clone());
             } else {
-                let party = app.rates.reader(account.address);
+                let party = match row.map(|row| row.need) {
+                    Some(Need::Unlimited) => app.rates.manager(account.address),
+                    _ => app.rates.reader(account.address),
+                };
                 told.rated = Some(party.clone());
                 app.rates.take(party, 0)?;
             }

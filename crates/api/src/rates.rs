@@ -24,6 +24,8 @@ enum Whose {
     Viewer(Address),
     /// An account that asks by key for what is not paid. However many keys it has, it has one.
     Reader(Address),
+    /// An account that manages its keys: reads by a key that leaked must not keep its owner from revoking that key.
+    Manager(Address),
 }
 
 /// What fills a pair of buckets. What is not paid has no tokens.
@@ -42,7 +44,7 @@ impl From<RateLimit> for Limit {
     }
 }
 
-/// Whose buckets a request takes from: a caller's account's, and its key's where that has a limit; or a viewer's, or a reader's.
+/// Whose buckets a request takes from: a caller's account's, and its key's where that has a limit; or a viewer's, a reader's, a manager's.
 #[derive(Debug, Clone)]
 pub(crate) struct Party(Vec<(Whose, Limit)>);
 
@@ -191,6 +193,11 @@ impl Rates {
     /// The bucket of an account that asks by key for what is not paid.
     pub(crate) fn reader(&self, account: Address) -> Party {
         Self::of_requests(Whose::Reader(account), self.unpaid.reads)
+    }
+
+    /// The bucket of an account that manages its keys, as large as a reader's: only keys without any limit get to it.
+    pub(crate) fn manager(&self, account: Address) -> Party {
+        Self::of_requests(Whose::Manager(account), self.unpaid.reads)
     }
 
     fn of_requests(whose: Whose, requests: u32) -> Party {
@@ -454,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_s_pages_its_reads_and_its_calls_take_nothing_from_each_other() {
+    fn an_account_s_pages_its_reads_its_key_changes_and_its_calls_take_nothing_from_each_other() {
         let (gate, caller) = (Turnstile::new(), caller(1, None));
         let reader = gate.rates.reader(caller.address);
         for _ in 0..READS {
@@ -463,6 +470,10 @@ mod tests {
         gate.rates
             .take_at(&reader, 0, gate.now)
             .expect_err("no more of them");
+        let manager = gate.rates.manager(caller.address);
+        for _ in 0..READS {
+            gate.rates.take_at(&manager, 0, gate.now).expect("room");
+        }
         let viewer = gate.rates.viewer(caller.address);
         for _ in 0..PAGES {
             gate.rates.take_at(&viewer, 0, gate.now).expect("room");
