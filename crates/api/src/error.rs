@@ -145,12 +145,12 @@ pub enum ApiError {
         /// When there is room again.
         retry_ms: u64,
     },
-    /// The account that is signed in has as many under way as it may.
+    /// The account has as many under way as it may.
     #[error(
         "{limit} {what} of this account are under way, and it may have no more at once; try again when one has ended"
     )]
     TooManyAtOnce {
-        /// `pages` or `receipt files`.
+        /// `pages`, `reads by key` or `receipt files`.
         what: &'static str,
         /// How many at once.
         limit: usize,

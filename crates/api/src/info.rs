@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::keys::RateLimit;
 use crate::port::{Account, Gateway, ModelEntry, RequestLimits};
 use crate::server::App;
-use crate::visits::look_up;
+use crate::visits::look_up_by_key;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
@@ -120,10 +120,12 @@ pub(crate) async fn receipt(
         #[serde(flatten)]
         view: &'a T,
     }
-    let viewer = account.viewer();
     let none = ApiError::NotFound { what: "receipt" };
     let id = job_id(&job).ok_or(none.clone())?;
-    let found = look_up(&app, viewer, move |gateway| gateway.receipt(viewer, id)).await?;
+    let found = look_up_by_key(&app, &account, move |gateway, viewer| {
+        gateway.receipt(viewer, id)
+    })
+    .await?;
     let view = found.ok_or(none)?;
     Ok(Json(Body {
         object: "stoa.receipt",
@@ -138,9 +140,13 @@ pub(crate) async fn explain(
     Extension(account): Extension<Account>,
     Path(job): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let viewer = account.viewer();
     let found = match job_id(&job) {
-        Some(id) => look_up(&app, viewer, move |gateway| gateway.explain(viewer, id)).await?,
+        Some(id) => {
+            look_up_by_key(&app, &account, move |gateway, viewer| {
+                gateway.explain(viewer, id)
+            })
+            .await?
+        }
         None => None,
     };
     Ok(Json(found.ok_or(ApiError::NotFound {
@@ -198,8 +204,7 @@ pub(crate) async fn jobs(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
 ) -> Result<Json<Value>, ApiError> {
-    let viewer = account.viewer();
-    let jobs = look_up(&app, viewer, move |gateway| gateway.jobs(viewer)).await?;
+    let jobs = look_up_by_key(&app, &account, |gateway, viewer| gateway.jobs(viewer)).await?;
     Ok(Json(json!({"object": "list", "data": jobs})))
 }
 
@@ -207,7 +212,7 @@ pub(crate) async fn claims(
     State(app): State<Arc<App>>,
     Extension(account): Extension<Account>,
 ) -> Result<Json<Value>, ApiError> {
-    let claims = look_up(&app, account.viewer(), |gateway| gateway.claims()).await?;
+    let claims = look_up_by_key(&app, &account, |gateway, _| gateway.claims()).await?;
     Ok(Json(json!({"object": "list", "data": claims})))
 }
 

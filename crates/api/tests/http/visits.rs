@@ -118,6 +118,41 @@ async fn an_account_has_eight_requests_under_way_and_the_operator_waits_for_none
 }
 
 #[tokio::test]
+async fn what_an_account_looks_up_by_key_is_bounded_too_and_another_s_page_is_not_behind_all_of_it()
+{
+    let server = Arc::new(server(1_000).await);
+    let bob = cookie_of(&server, "bob").await;
+    server.hall.gate.shut(true);
+    let (told, mut answers) = mpsc::unbounded_channel();
+    for _ in 0..9 {
+        let (server, told) = (server.clone(), told.clone());
+        tokio::spawn(async move {
+            let _ = told.send(server.get("/v1/stoa/jobs").await);
+        });
+    }
+    let refused = answers.recv().await.expect("one of them");
+    assert_eq!(
+        refused.error(),
+        (429, "rate_limit_exceeded".to_owned(), true)
+    );
+    assert_eq!(refused.json()["error"]["stoa"]["cause"], "too_many_at_once");
+    assert!(refused.text().contains("8 reads by key"));
+    assert!(refused.headers.contains_key("retry-after"));
+    // What needs no looking up is answered meanwhile.
+    assert_eq!(server.get("/v1/models").await.status, 200);
+    let waiting = tokio::spawn({
+        let server = server.clone();
+        async move { page(&server, &bob).await.status }
+    });
+    server.hall.gate.shut(false);
+    for _ in 0..8 {
+        assert_eq!(answers.recv().await.expect("the others").status, 200);
+    }
+    assert_eq!(waiting.await.expect("answered"), 200);
+    assert_eq!(server.get("/v1/stoa/jobs").await.status, 200);
+}
+
+#[tokio::test]
 async fn work_that_a_client_left_behind_still_counts() {
     let server = server(1_000).await;
     let alice = cookie_of(&server, "alice").await;
