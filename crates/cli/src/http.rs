@@ -214,7 +214,10 @@ fn refused(status: u16, bytes: &[u8]) -> HttpError {
     let job = job.and_then(|job| job.parse::<JobId>().ok());
     let mut message = text("message");
     if let Some(job) = job.filter(|_| taken) {
-        message += &format!(" It can be claimed: stoa claim-undelivered {job}");
+        message += &format!(
+            " If that provider is gone for good, this can be claimed on chain, for a deposit of stake tokens that is lost if it still answers: \
+             stoa claim-undelivered {job}"
+        );
     }
     HttpError::Refused {
         status,
@@ -301,9 +304,13 @@ mod tests {
             )
         };
         let shown = |taken| refused(504, body(taken).as_bytes()).to_string();
-        let expected =
-            format!("m. It can be claimed: stoa claim-undelivered {job} (status 504, c)");
-        assert_eq!(shown("[{}]"), expected);
+        let hint = shown("[{}]");
+        assert!(hint.contains("lost if it still answers"), "{hint}");
+        let command = format!(": stoa claim-undelivered {job} (status 504, c)");
+        assert!(
+            hint.starts_with("m. ") && hint.ends_with(&command),
+            "{hint}"
+        );
         assert_eq!(shown("[]"), "m. (status 504, c)");
     }
 

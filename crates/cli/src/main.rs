@@ -94,7 +94,7 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Claims and collects what the providers of this data folder earned.
     Claim(claim::Args),
-    /// Claims on chain that a provider took a call and delivered nothing, with a deposit that it gets if it answers.
+    /// Claims on chain that a provider took a call, delivered nothing and is gone; the deposit is lost to one that still answers.
     ClaimUndelivered(claim_undelivered::Args),
     /// Withdraws free balance from the vault to the developer's wallet.
     Withdraw(money::WithdrawArgs),

@@ -29,6 +29,9 @@ pub struct Args {
     /// Takes ticket and acceptance from this file, which holds the error of the call as it came, and asks no router.
     #[arg(long, value_name = "FILE")]
     error: Option<PathBuf>,
+    /// Pays the deposit of stake tokens for each claim that is made. It is lost if the provider still answers; it comes back if nobody does.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     show: ShowArgs,
 }
@@ -54,6 +57,13 @@ enum Stand {
         /// Stake tokens that it holds.
         held: StakeAmount,
         /// What a claim costs until it is decided.
+        deposit: StakeAmount,
+        /// How long it can be claimed.
+        until: Timestamp,
+    },
+    /// It can be claimed, and nobody said that the deposit is to be paid.
+    Unconfirmed {
+        /// What a claim costs until it is decided, and for good if the provider answers.
         deposit: StakeAmount,
         /// How long it can be claimed.
         until: Timestamp,
@@ -99,6 +109,12 @@ impl Display for Stand {
             } => write!(
                 out,
                 "not claimed: the deposit is {deposit} stake tokens, the account holds {held}; it can be claimed until {}",
+                at(until)
+            ),
+            Self::Unconfirmed { deposit, until } => write!(
+                out,
+                "not claimed, and nothing was paid: it costs a deposit of {deposit} stake tokens, which is lost if the provider still answers, so \
+                 claim from one that is gone only; with --yes it is paid; it can be claimed until {}",
                 at(until)
             ),
             Self::Open {
@@ -159,6 +175,8 @@ struct Bench<C> {
     view: View<C>,
     rules: ClaimRules,
     domain: Domain,
+    /// Whether a deposit may be paid.
+    pays: bool,
 }
 
 /// Does what is due for every attempt at the job that was taken and not delivered, and says where each claim stands.
@@ -175,7 +193,7 @@ pub async fn run(data: &Path, args: &Args) -> Outcome {
         )
         .into());
     }
-    let bench = open(data, &network).await?;
+    let bench = open(data, &network, args.yes).await?;
     let mut rows = Vec::new();
     let mut failed = None;
     for attempt in &attempts {
@@ -206,7 +224,10 @@ pub async fn run(data: &Path, args: &Args) -> Outcome {
 
 impl Row {
     fn is_failure(&self) -> bool {
-        matches!(self.stand, Stand::TooLate { .. } | Stand::NoDeposit { .. })
+        matches!(
+            self.stand,
+            Stand::TooLate { .. } | Stand::NoDeposit { .. } | Stand::Unconfirmed { .. }
+        )
     }
 }
 
@@ -223,7 +244,7 @@ fn print(rows: &[Row], awarded: StakeAmount) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn open(data: &Path, network: &Network) -> Outcome<Bench<Rpc>> {
+async fn open(data: &Path, network: &Network, pays: bool) -> Outcome<Bench<Rpc>> {
     let account = account_of(data, network, "developer").await?;
     let chain = account.sender().chain().clone();
     let chain_id = account.sender().chain_id();
@@ -248,6 +269,7 @@ async fn open(data: &Path, network: &Network) -> Outcome<Bench<Rpc>> {
             chain_id,
             vault: contracts.vault,
         },
+        pays,
     })
 }
 
@@ -329,7 +351,7 @@ impl<C: ChainAccess + Clone> Bench<C> {
         })
     }
 
-    /// Claims, where it is time to and the account holds the deposit.
+    /// Claims, where it is time to, and the account holds the deposit and may pay it.
     async fn claim(&self, attempt: &Undelivered) -> Outcome<Stand> {
         let (time, from) = (
             chain_time(self.chain()).await?,
@@ -352,6 +374,9 @@ impl<C: ChainAccess + Clone> Bench<C> {
                 deposit,
                 until,
             });
+        }
+        if !self.pays {
+            return Ok(Stand::Unconfirmed { deposit, until });
         }
         let (ticket, word) = (&attempt.ticket, &attempt.acceptance);
         self.account

@@ -59,6 +59,7 @@ impl Field {
             view: joined.view(),
             rules: rules.expect("it has claims"),
             domain: joined.domain(),
+            pays: true,
         };
         Self {
             joined,
@@ -140,7 +141,7 @@ impl Field {
 
 #[tokio::test]
 async fn a_developer_claims_when_it_may_and_has_who_is_silent_punished_and_its_share_collected() {
-    let field = Field::open().await;
+    let mut field = Field::open().await;
     let me = field.bench.me();
     let taken = field.taken(JOB, me);
     let from = taken.ticket.ticket.deadline;
@@ -155,6 +156,21 @@ async fn a_developer_claims_when_it_may_and_has_who_is_silent_punished_and_its_s
     };
     assert_eq!(field.stand(&taken).await, poor);
     field.give_deposit().await;
+    field.bench.pays = false;
+    let asked = field.bench.carry_on(JOB, &taken).await.expect("asked");
+    let unconfirmed = Stand::Unconfirmed {
+        deposit: rules.deposit,
+        until,
+    };
+    assert_eq!(asked.stand, unconfirmed);
+    assert!(asked.is_failure(), "the status says that nothing was done");
+    let said = asked.stand.to_string();
+    assert!(
+        said.contains("lost") && said.contains("--yes"),
+        "it says what it costs: {said}"
+    );
+    assert_eq!(field.held().await, rules.deposit, "nothing was paid");
+    field.bench.pays = true;
     let claimed = field.stand(&taken).await;
     let answer_by = field
         .start
