@@ -7,7 +7,7 @@ use crate::join::JoinFile;
 use crate::launch::Joined;
 use crate::launch::planter::present_in;
 use crate::launch::planter::take_back::{IdentityKeys, TakenBack, take_back};
-use crate::process::{complain, say};
+use crate::process::say;
 use std::path::Path;
 use stoa_chain::{ChainAccess, Rpc};
 use stoa_types::Address;
@@ -43,13 +43,7 @@ pub async fn run(data: &Path, args: &Args) -> Outcome {
     let _lock = args.all.then(|| DataDir::open(data)).transpose()?;
     let present = present_in(data)?;
     let end = present.saturating_add(u32::from(args.all));
-    let mut identities = Vec::new();
-    for n in 0..end {
-        match IdentityKeys::read(data, n) {
-            Ok(keys) => identities.push(keys),
-            Err(error) => complain(format_args!("identity {n} is left out: {error}"))?,
-        }
-    }
+    let (identities, left_out) = keys_of(data, end);
     let (chain, profile) = (Rpc::new(&file.rpc)?, file.profile()?);
     let chain_id = chain.chain_id().await?;
     if chain_id != file.chain_id {
@@ -66,13 +60,31 @@ pub async fn run(data: &Path, args: &Args) -> Outcome {
         contracts: file.contracts,
         profile,
     };
-    let told = take_back(&joined, &identities, args.to).await?;
+    let mut told = take_back(&joined, &identities, args.to).await?;
+    told.extend(left_out);
+    told.sort_by_key(|one| one.identity);
     if args.show.json {
         print_json(&told)?;
     } else {
         print(&told, present)?;
     }
     // What was done is told before what went wrong.
+    no_failure(&told)
+}
+
+/// The keys of all identities before `end`, and those whose keys cannot be read: they keep no other waiting.
+fn keys_of(data: &Path, end: u32) -> (Vec<IdentityKeys>, Vec<TakenBack>) {
+    let (mut identities, mut left_out) = (Vec::new(), Vec::new());
+    for n in 0..end {
+        match IdentityKeys::read(data, n) {
+            Ok(keys) => identities.push(keys),
+            Err(error) => left_out.push(TakenBack::left_out(n, &error)),
+        }
+    }
+    (identities, left_out)
+}
+
+fn no_failure(told: &[TakenBack]) -> Outcome {
     let failed = told
         .iter()
         .find_map(|one| Some((one.identity, one.errors.first()?)));
@@ -92,10 +104,13 @@ fn print(told: &[TakenBack], present: u32) -> std::io::Result<()> {
         ));
     }
     for one in told {
-        say(format_args!(
-            "identity {}, customer {}, provider {}",
-            one.identity, one.customer, one.provider
-        ))?;
+        let number = one.identity;
+        match (one.customer, one.provider) {
+            (Some(customer), Some(provider)) => say(format_args!(
+                "identity {number}, customer {customer}, provider {provider}"
+            ))?,
+            _ => say(format_args!("identity {number}"))?,
+        }
         for moved in &one.moved {
             say(format_args!("  {moved}"))?;
         }
@@ -110,4 +125,29 @@ fn print(told: &[TakenBack], present: u32) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_whose_keys_cannot_be_read_is_told_of_and_is_a_failure() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let (_, all) = keys_of(folder.path(), 2);
+        assert_eq!(all.len(), 2, "there are none");
+        crate::launch::planter::identity(&data, 1).expect("made");
+        let (identities, left_out) = keys_of(folder.path(), 2);
+        assert_eq!(identities.len(), 1, "one that is lost keeps no other");
+        assert_eq!(identities[0].number, 1);
+        let shown = serde_json::to_value(&left_out).expect("plain values");
+        assert_eq!(shown[0]["identity"], 0);
+        assert_eq!(shown[0]["customer"], serde_json::Value::Null);
+        let error = shown[0]["errors"][0].as_str().expect("why");
+        assert!(error.contains("left out"), "{error}");
+        let refused = no_failure(&left_out).expect_err("a failure").to_string();
+        assert!(refused.contains("identity 0"), "{refused}");
+        assert!(no_failure(&[]).is_ok());
+    }
 }

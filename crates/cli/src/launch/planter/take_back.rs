@@ -177,16 +177,30 @@ impl Display for Waits {
 pub struct TakenBack {
     /// Which.
     pub identity: u32,
-    /// Who paid.
-    pub customer: Address,
-    /// Who served.
-    pub provider: Address,
+    /// Who paid. Absent where its keys cannot be read.
+    pub customer: Option<Address>,
+    /// Who served, likewise.
+    pub provider: Option<Address>,
     /// Done now, in this order.
     pub moved: Vec<Moved>,
     /// Cannot be had yet.
     pub waits: Vec<Waits>,
     /// What failed; the rest went on, and the next start tries it again.
     pub errors: Vec<String>,
+}
+
+impl TakenBack {
+    /// Of an identity whose keys cannot be read: nothing.
+    pub fn left_out(identity: u32, error: &Failure) -> Self {
+        Self {
+            identity,
+            customer: None,
+            provider: None,
+            moved: Vec::new(),
+            waits: Vec::new(),
+            errors: vec![format!("it is left out, its keys cannot be read: {error}")],
+        }
+    }
 }
 
 /// Takes back what there is to be had by now; with `to`, sends it there. What fails for one identity keeps no other waiting.
@@ -216,8 +230,8 @@ async fn take_one<C: ChainAccess + Clone>(
 ) -> TakenBack {
     let mut told = TakenBack {
         identity: keys.number,
-        customer: keys.customer.address(),
-        provider: keys.provider.address(),
+        customer: Some(keys.customer.address()),
+        provider: Some(keys.provider.address()),
         moved: Vec::new(),
         waits: Vec::new(),
         errors: Vec::new(),
