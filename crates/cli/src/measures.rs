@@ -96,7 +96,7 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "stoa_provider_jobs_total", Count, "provider, router, outcome", "Jobs that were ordered: `earned`, `refused` or `failed`."),
     metric(Gauge, "stoa_provider_earned_units", Count, "provider", "Gross of all receipts in its folder, in smallest units of the payment token."),
     metric(Gauge, "stoa_provider_receipts_unkept", Count, "provider", "Receipts that are not on disk yet."),
-    metric(Gauge, "stoa_provider_answers_affordable", Count, "provider", "Answers to claims of non-delivery whose gas its account can pay; infinite where gas costs nothing."),
+    metric(Gauge, "stoa_provider_answers_affordable", Count, "provider", "Answers to claims of non-delivery whose gas its account can pay; infinite where gas costs nothing or nobody answers for it any more, NaN while that cannot be read."),
 
     metric(Gauge, "stoa_validator_jobs_open", Count, "validator", "Jobs that it judges and has no verdict on yet."),
     metric(Counter, "stoa_validator_verdicts_total", Count, "outcome", "Verdicts by what was found."),

@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::config::{Config, Rhythm, market_slots};
 use crate::data::{providers, read_secret};
 use crate::join::JoinFile;
-use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
+use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME, is_at_stake};
 use crate::launch::random;
 use crate::process::say;
 use crate::roles::gas::{ANSWERS_LEAST, answers_paid};
@@ -15,7 +15,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use stoa_chain::Rpc;
+use stoa_chain::{Rpc, StakeRole, View};
 use stoa_crypto::SecretKey;
 use stoa_ledger::fees::{FeeSchedule, Usage, reserve, split};
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
@@ -269,14 +269,14 @@ fn measure(backend: &dyn Backend) -> Result<Speed, String> {
     Ok(Speed::new(first - start, tokens, first.elapsed()))
 }
 
-/// Whether the providers of a folder that joined a network can pay for an answer to a claim. Anywhere else there is no account to look at.
+/// Whether the providers of a folder that joined a network and have stake there can pay for an answer to a claim. Anywhere else there is no account to look at.
 async fn look_at_gas(data: &Path, found: &mut Found) {
     let Ok(file) = JoinFile::load(data) else {
         return;
     };
     for name in providers(data).unwrap_or_default() {
         match gas_of(data, &file, &name).await {
-            Ok((account, Some(answers))) if answers < ANSWERS_LEAST => found.note(
+            Ok(Some((account, answers))) if answers < ANSWERS_LEAST => found.note(
                 false,
                 format!("{account}, the account of {name}, has gas for {answers} answers to claims of non-delivery"),
                 "send native coin of the chain to it: who does not answer a claim is slashed",
@@ -291,10 +291,16 @@ async fn look_at_gas(data: &Path, found: &mut Found) {
     }
 }
 
-async fn gas_of(data: &Path, file: &JoinFile, name: &str) -> Outcome<(Address, Option<u64>)> {
+/// Answers that a provider can pay for; `None` where gas costs nothing, or nobody can claim anything of it.
+async fn gas_of(data: &Path, file: &JoinFile, name: &str) -> Outcome<Option<(Address, u64)>> {
     let account = SecretKey::from_bytes(read_secret(data, name)?)?.address();
     let chain = Rpc::new(&file.rpc)?;
-    Ok((account, answers_paid(&chain, account).await?))
+    let view = View::new(chain.clone(), file.contracts);
+    if !is_at_stake(&view.stake(StakeRole::Provider, account).await?) {
+        return Ok(None);
+    }
+    let answers = answers_paid(&chain, account).await?;
+    Ok(answers.map(|answers| (account, answers)))
 }
 
 /// What the settings make of it.
@@ -494,13 +500,14 @@ mod tests {
         assert!(finding.remedy.contains("--upstream"), "{finding:?}");
     }
 
-    /// A chain whose gas costs a little, and on which nobody has any coin.
-    async fn dear_chain() -> String {
-        let answer = |body: axum::Json<serde_json::Value>| async move {
+    /// Stands in for a chain whose gas costs a little, and on which nobody has any coin, but everybody so much of every stake.
+    async fn dear_chain(stake: u8) -> String {
+        let answer = move |body: axum::Json<serde_json::Value>| async move {
             let result = match body["method"].as_str() {
-                Some("eth_gasPrice") => "0x3b9aca00",
-                Some("eth_maxPriorityFeePerGas") => "0x1",
-                _ => "0x0",
+                Some("eth_gasPrice") => "0x3b9aca00".to_owned(),
+                Some("eth_maxPriorityFeePerGas") => "0x1".to_owned(),
+                Some("eth_call") => format!("0x{}", format!("{stake:064x}").repeat(3)),
+                _ => "0x0".to_owned(),
             };
             axum::Json(json!({"jsonrpc": "2.0", "id": body["id"], "result": result}))
         };
@@ -523,7 +530,7 @@ mod tests {
         let account = data.account_key("provider-0").expect("a key").address();
         let at = |n: u8| Address([n; 20]);
         let mut file = JoinFile {
-            rpc: dear_chain().await,
+            rpc: dear_chain(1).await,
             chain_id: 1,
             contracts: Contracts {
                 payment_token: at(1),
@@ -544,6 +551,12 @@ mod tests {
         };
         assert!(!finding.hinders && finding.what.contains(&account.to_string()));
         assert!(finding.what.contains("gas for 0 answers"), "{finding:?}");
+
+        file.rpc = dear_chain(0).await;
+        file.save(&data).expect("written");
+        let mut over = found(None);
+        look_at_gas(folder.path(), &mut over).await;
+        assert!(over.findings.is_empty(), "nothing can be taken from it");
 
         file.rpc = "http://127.0.0.1:1".to_owned();
         file.save(&data).expect("written");

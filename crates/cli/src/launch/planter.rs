@@ -165,7 +165,8 @@ impl Acting {
     async fn retire(mut self, over: bool) -> Option<Answering> {
         self.allowance.shutdown().await;
         if over {
-            return self.provider.drain(DRAIN_PATIENCE).await;
+            let answering = self.provider.drain(DRAIN_PATIENCE).await;
+            return answering.map(Answering::for_the_rest);
         }
         self.provider.end(DRAIN_PATIENCE).await;
         None
@@ -214,7 +215,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
         // A chain that is away for a moment must not leave it unanswered for until the next start.
         let view = joined.patiently().view();
         let stake = view.stake(StakeRole::Provider, provider).await?;
-        if stake.active.is_zero() && stake.unbonding.is_zero() {
+        if !provider::is_at_stake(&stake) {
             return Ok(None);
         }
         let answering = provider::answer_for(joined, data, &self.machine, number, claims).await?;

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use stoa_chain::{Account, AuditAccount, ChainAccess, Offer, StakeRole};
+use stoa_chain::{Account, AuditAccount, ChainAccess, Offer, StakeRole, StakeView, View};
 use stoa_crypto::SecretKey;
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
 use stoa_nodes::provider::{Provider, ProviderConfig};
@@ -24,6 +24,7 @@ use stoa_runtime::{
     Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
 };
 use stoa_types::{Address, Hardware, Millis, Region};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// The default model, so that the binary alone is a network.
@@ -33,6 +34,9 @@ pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
 
 /// Orders that a provider takes before it goes away, where that is its cheat.
 const SILENT_ORDERS: u32 = 2;
+
+/// How often the stake of a provider that is over is looked at.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Number of a planter's own provider: no other has so high a number.
 pub const OF_PLANTER: u32 = PROVIDERS_MAX;
@@ -80,13 +84,56 @@ impl ProviderUp {
 }
 
 /// Answers claims of non-delivery against a provider until it is dropped.
-pub struct Answering(JoinSet<()>);
+pub struct Answering {
+    task: JoinSet<()>,
+    over: watch::Sender<bool>,
+}
 
 impl Answering {
+    /// Its provider takes no work any more, for good: it ends by itself once nothing is at stake.
+    pub fn for_the_rest(self) -> Self {
+        self.over.send_replace(true);
+        self
+    }
+
     /// Ends it. Nothing of it runs any more when this returns.
     pub async fn end(mut self) {
-        self.0.shutdown().await;
+        self.task.shutdown().await;
     }
+
+    /// Waits until it ends by itself.
+    #[cfg(test)]
+    pub async fn ended(mut self) {
+        while self.task.join_next().await.is_some() {}
+    }
+}
+
+/// Waits until a provider that is over has no stake left, active or unbonding: nobody can slash it any more. A stake that cannot be read is
+/// taken to be there.
+async fn without_stake<C: ChainAccess>(
+    view: View<C>,
+    provider: Address,
+    mut over: watch::Receiver<bool>,
+) {
+    if over.wait_for(|over| *over).await.is_err() {
+        return std::future::pending().await;
+    }
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        ticks.tick().await;
+        match view.stake(StakeRole::Provider, provider).await {
+            Ok(stake) if !is_at_stake(&stake) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%provider, %error, "the stake of a provider that is over cannot be read");
+            }
+        }
+    }
+}
+
+/// Whether a slash could take anything.
+pub fn is_at_stake(stake: &StakeView) -> bool {
+    !stake.active.is_zero() || !stake.unbonding.is_zero()
 }
 
 /// A router that a provider dials.
@@ -144,6 +191,8 @@ pub async fn register<C: ChainAccess + Clone>(
     let path = data.folder(&format!("provider-{n}"))?.join("published");
     let stands = std::fs::read_to_string(&path).ok().as_deref() == Some(&published);
     let provider = joined.account(key).await?;
+    // What was published once may have been taken back since, by who announced that this provider leaves.
+    let stands = stands && !joined.view().is_leaving(provider.address()).await?;
     if !stands {
         publish(
             joined,
@@ -246,7 +295,8 @@ pub async fn answer_for<C: ChainAccess + Clone>(
     claims: &Claims,
 ) -> Result<Answering, Failure> {
     let kept = Kept::open(joined, data, n)?;
-    kept.answer(joined, claims, key(data, n)?, machine).await
+    let answering = kept.answer(joined, claims, key(data, n)?, machine).await?;
+    Ok(answering.for_the_rest())
 }
 
 /// What a provider keeps in its folder. Nobody else can open it meanwhile.
@@ -293,13 +343,21 @@ impl Kept {
                 backends: machine.backends.clone(),
             },
         };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(gas::watch(
-            joined.chain.clone(),
-            duty.account.account().address(),
-        ));
-        tasks.spawn(duty.run());
-        Ok(Answering(tasks))
+        let provider = duty.account.account().address();
+        let (over, is_over) = watch::channel(false);
+        let gas = gas::watch(joined.chain.clone(), provider);
+        let idle = without_stake(joined.view(), provider, is_over);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            tokio::select! {
+                () = duty.run() => {}
+                () = gas => {}
+                () = idle => {
+                    tracing::info!(%provider, "a provider that is over has nothing at stake any more; claims against it are not answered");
+                }
+            }
+        });
+        Ok(Answering { task, over })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether a provider's account can pay the gas of what it may have to send at any time: an answer to a claim of non-delivery. Who cannot
 //! answer is slashed.
 
+use metrics::Gauge;
 use std::time::Duration;
 use stoa_chain::{AccessError, ChainAccess, Fees};
 use stoa_types::Address;
@@ -34,12 +35,17 @@ enum Word {
     Short(u64),
     /// It has enough again.
     Enough,
+    /// How much it has cannot be read.
+    Unknown,
+    /// It can be read again.
+    Known,
 }
 
 /// What was told last.
 #[derive(Default)]
 struct Told {
     short: bool,
+    unknown: bool,
 }
 
 impl Told {
@@ -52,23 +58,66 @@ impl Told {
             _ => None,
         }
     }
+
+    /// Whether it could be read.
+    fn read(&mut self, known: bool) -> Option<Word> {
+        match (std::mem::replace(&mut self.unknown, !known), known) {
+            (false, false) => Some(Word::Unknown),
+            (true, true) => Some(Word::Known),
+            _ => None,
+        }
+    }
 }
 
-/// Looks after the gas of a provider's account for ever: says once when it becomes too little, and once when there is enough again.
+/// What the metrics say of an account. Whose account nobody looks after any more lacks nothing.
+struct Shown(Gauge);
+
+impl Shown {
+    fn of(provider: Address) -> Self {
+        let provider = provider.to_string();
+        Self(metrics::gauge!("stoa_provider_answers_affordable", "provider" => provider))
+    }
+
+    /// Infinite where gas costs nothing.
+    fn answers(&self, answers: Option<u64>) {
+        self.0
+            .set(answers.map_or(f64::INFINITY, |answers| answers as f64));
+    }
+
+    /// No number: what was true before must not be believed.
+    fn unknown(&self) {
+        self.0.set(f64::NAN);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.set(f64::INFINITY);
+    }
+}
+
+/// Looks after the gas of a provider's account for ever: says once when it becomes too little or cannot be read, and once when that is over.
 pub async fn watch<C: ChainAccess>(chain: C, provider: Address) {
     let (mut told, mut ticks) = (Told::default(), tokio::time::interval(LOOK));
-    let shown =
-        metrics::gauge!("stoa_provider_answers_affordable", "provider" => provider.to_string());
+    let shown = Shown::of(provider);
     loop {
         ticks.tick().await;
-        let answers = match answers_paid(&chain, provider).await {
+        let read = answers_paid(&chain, provider).await;
+        let word = told.read(read.is_ok());
+        let answers = match read {
             Ok(answers) => answers,
             Err(error) => {
-                tracing::debug!(%provider, %error, "whether the account has gas cannot be read");
+                shown.unknown();
+                if word.is_some() {
+                    tracing::warn!(%provider, %error, "whether the provider's account has gas for answers to claims cannot be read; it is tried again");
+                }
                 continue;
             }
         };
-        shown.set(answers.map_or(f64::INFINITY, |answers| answers as f64));
+        if word.is_some() {
+            tracing::info!(%provider, "what gas the provider's account has can be read again");
+        }
+        shown.answers(answers);
         match told.see(answers) {
             Some(Word::Short(answers)) => {
                 tracing::warn!(%provider, answers, wanted = ANSWERS_LEAST,
@@ -76,7 +125,7 @@ pub async fn watch<C: ChainAccess>(chain: C, provider: Address) {
                      send native coin of the chain to it");
             }
             Some(Word::Enough) => tracing::info!(%provider, "the provider's account has gas again"),
-            None => {}
+            _ => {}
         }
     }
 }
@@ -112,5 +161,35 @@ mod tests {
             Some(Word::Enough),
         ];
         assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn gas_that_cannot_be_read_is_said_once_and_so_is_its_end() {
+        let mut told = Told::default();
+        let words = [true, false, false, true, true].map(|known| told.read(known));
+        let expected = [None, Some(Word::Unknown), None, Some(Word::Known), None];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_number_and_who_is_not_looked_after_lacks_nothing() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let shown = Shown::of(Address([1; 20]));
+            let says = |value: &str| {
+                let page = handle.render();
+                assert!(page.contains(&format!("\"}} {value}\n")), "{page}");
+            };
+            shown.answers(Some(3));
+            says("3");
+            shown.unknown();
+            says("NaN");
+            shown.answers(None);
+            says("inf");
+            shown.answers(Some(3));
+            drop(shown);
+            says("inf");
+        });
     }
 }

@@ -99,4 +99,27 @@ async fn an_identity_whose_loop_failed_begins_again_in_the_same_process() {
     answering.end().await;
     let after_a_restart = ground.answer_for_those_before(2).await;
     assert_eq!(after_a_restart.len(), 1, "the second holds no stake");
+    let claims = ground.claims.as_ref().expect("it can be claimed against");
+    let (joined, data, machine) = (&ground.joined, &ground.data, &ground.machine);
+    let idle = provider::answer_for(joined, data, machine, provider_of(1), claims).await;
+    let ended = idle.expect("opened").ended();
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.expect("where nothing is at stake it ends by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planter_that_begins_again_after_its_provider_announced_to_leave_is_back() {
+    let field = Field::open().await;
+    let (ground, client) = (&field.ground, &field.client);
+    let acting = ground.begin(0, client).await.expect("begins");
+    acting.retire(false).await;
+    let key = provider::key(&ground.data, provider_of(0)).expect("a key");
+    let account = ground.joined.account(key).await.expect("an account");
+    account.announce_leave().await.expect("announced");
+    let view = ground.joined.view();
+    let is_leaving = async || view.is_leaving(account.address()).await.expect("read");
+    assert!(is_leaving().await);
+    let again = ground.begin(0, client).await.expect("begins again");
+    assert!(!is_leaving().await);
+    again.retire(false).await;
 }
