@@ -3,19 +3,15 @@
 use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
-use crate::launch::customer::{allot, check_router, check_seat, checked_api};
+use crate::launch::customer::{SEAT_PATIENCE, allot, check_router, check_seat, checked_api};
 use crate::launch::{JoinArgs, Joined};
 use crate::network::{Network, RouterAccess};
 use crate::process::say;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use stoa_api::KeyHash;
 use stoa_chain::Rpc;
 use stoa_types::{Address, Digest, TokenAmount};
-
-/// How long a router that staked just now may be without its seat: validators look after seats every few seconds.
-const SEAT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Arguments of `stoa connect`.
 #[derive(Debug, clap::Args)]

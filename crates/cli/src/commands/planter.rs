@@ -3,6 +3,7 @@
 use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
+use crate::launch::customer::SEAT_PATIENCE;
 use crate::launch::planter::{self, Ground, Identity, PlanterUp};
 use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine};
 use crate::launch::service::{gone, listen, serve_metrics, until};
@@ -33,6 +34,9 @@ pub struct Args {
     /// Base URL of that router's API, ending in /v1.
     #[arg(long, value_name = "URL")]
     api: String,
+    /// Begins also at a router without a seat: no validator judges what it posts.
+    #[arg(long)]
+    unjudged: bool,
     /// Its provider serves this GGUF file or safetensors folder instead of the default model; validators must have it.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -96,6 +100,9 @@ async fn start(
     let machine = machine(data, config, args)?;
     let joined = args.join.join(data).await?;
     customer::check_router(&joined.patiently(), args.router).await?;
+    if !args.unjudged {
+        planter::check_seat(&joined.patiently(), data, args.router, SEAT_PATIENCE).await?;
+    }
     let Some(audits) = validator::watch(&joined).await? else {
         return Err(
             "nobody judges on this network, so that no plant would show anything: its stake registry names no verdict"

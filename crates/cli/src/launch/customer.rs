@@ -50,6 +50,9 @@ pub async fn check_router<C: ChainAccess + Clone>(
     .into())
 }
 
+/// How long a router that staked just now may be without its seat: validators look after seats every few seconds.
+pub const SEAT_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a router without a seat posts nobody judges: it could overcharge. Validators give free seats to routers with stake within seconds, for
 /// which this waits so long.
 pub async fn check_seat<C: ChainAccess + Clone>(
@@ -167,8 +170,8 @@ async fn deposit<C: ChainAccess + Clone>(
 mod tests {
     use super::*;
     use crate::data::DataDir;
-    use crate::launch::chain;
     use crate::launch::stake::{StakeSource, ensure};
+    use crate::launch::{chain, planter};
     use crate::profile::Profile;
     use stoa_chain::AuditAccount;
     use stoa_crypto::SecretKey;
@@ -208,6 +211,12 @@ mod tests {
         let joined_in = validator.join(Digest([7; 32]), &key).await;
         joined_in.expect("a seat");
         let refused = check().await.expect_err("it has no seat").to_string();
+        // A planter does not begin there; one that began goes on.
+        let plants = async || planter::check_seat(&joined, &data, router, Duration::ZERO).await;
+        plants().await.expect_err("nothing was planted yet");
+        data.folder("planter").expect("made");
+        std::fs::write(data.path("planter/identity"), "0").expect("written");
+        plants().await.expect("what it planted is named");
         assert!(refused.contains("nothing was deposited"), "{refused}");
         assert!(refused.contains("in a minute"), "{refused}");
         // It comes while one waits.

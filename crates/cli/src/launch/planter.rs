@@ -116,6 +116,24 @@ fn api_key(data: &DataDir, n: u32) -> Result<String, DataError> {
     Ok(format!("sk-stoa-{}", hex::encode(secret)))
 }
 
+/// A planter does not begin at a router without a seat: nobody looks at what that posts, so that its plants show nothing. One that began before goes
+/// on, because plants that are posted and not named cost stake.
+pub async fn check_seat<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    router: Address,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let Err(error) = customer::check_seat(joined, router, patience).await else {
+        return Ok(());
+    };
+    if !data.path("planter/identity").exists() {
+        return Err(error);
+    }
+    tracing::warn!(%error, "the planter goes on where it began, for what it planted");
+    Ok(())
+}
+
 /// What a planter needs of the network beside the chain.
 pub struct Ground<C> {
     /// The network.
