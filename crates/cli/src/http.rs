@@ -78,6 +78,8 @@ impl HttpError {
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a paid call may take: a router gives each attempt minutes, and what is given up may be charged all the same.
 const CALL_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How long a question is asked again and again of a router that says "too often".
+const AGAIN_AT_MOST: Duration = Duration::from_secs(10);
 /// Longest answer that is read; the largest answer of a router is a fraction of it.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// So much of an error's text is shown.
@@ -136,11 +138,21 @@ impl Api {
         }
     }
 
-    /// `GET` of a path below `/v1`.
+    /// `GET` of a path below `/v1`. It costs nothing: a router that says "too often" is asked again when it says, for a while.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let request = self.client.get(&url);
-        self.ask(&url, request, self.bounds.question).await
+        let mut left = AGAIN_AT_MOST;
+        loop {
+            let request = self.client.get(&url);
+            let answer = self.answer(&url, request, self.bounds.question).await?;
+            match answer.again.filter(|wait| *wait <= left) {
+                Some(wait) => {
+                    left -= wait;
+                    tokio::time::sleep(wait).await;
+                }
+                None => return answer.read(&url),
+            }
+        }
     }
 
     /// `DELETE` of a path below `/v1`.
@@ -168,6 +180,15 @@ impl Api {
         request: reqwest::RequestBuilder,
         patience: Duration,
     ) -> Result<T, HttpError> {
+        self.answer(url, request, patience).await?.read(url)
+    }
+
+    async fn answer(
+        &self,
+        url: &str,
+        request: reqwest::RequestBuilder,
+        patience: Duration,
+    ) -> Result<Answer, HttpError> {
         let sent = request.bearer_auth(&self.key).timeout(patience).send();
         let failed = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
             true => HttpError::TimedOut {
@@ -182,6 +203,7 @@ impl Api {
         };
         let mut response = sent.await.map_err(failed)?;
         let (status, mut bytes) = (response.status(), Vec::new());
+        let again = again(status, response.headers());
         while let Some(piece) = response.chunk().await.map_err(failed)? {
             if bytes.len() + piece.len() > self.bounds.answer_bytes {
                 return Err(HttpError::TooLong {
@@ -191,11 +213,40 @@ impl Api {
             }
             bytes.extend_from_slice(&piece);
         }
-        if status.is_success() {
-            return decode(url, &bytes);
-        }
-        Err(refused(status.as_u16(), &bytes))
+        Ok(Answer {
+            status,
+            again,
+            bytes,
+        })
     }
+}
+
+/// What a router said.
+struct Answer {
+    status: reqwest::StatusCode,
+    /// When it may be asked again, if that is all that is wrong.
+    again: Option<Duration>,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    fn read<T: DeserializeOwned>(&self, url: &str) -> Result<T, HttpError> {
+        if self.status.is_success() {
+            return decode(url, &self.bytes);
+        }
+        Err(refused(self.status.as_u16(), &self.bytes))
+    }
+}
+
+/// How long an answer says to wait, if it says "too often". At least a moment, so that nobody is asked without pause.
+fn again(status: reqwest::StatusCode, headers: &reqwest::header::HeaderMap) -> Option<Duration> {
+    let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
+    let wait = match number("retry-after-ms") {
+        Some(ms) => Duration::from_millis(ms),
+        None => Duration::from_secs(number("retry-after")?),
+    };
+    let too_often = status == reqwest::StatusCode::TOO_MANY_REQUESTS;
+    too_often.then_some(wait.max(Duration::from_millis(20)))
 }
 
 /// An error as the router tells it, of a form that a terminal can show.
@@ -236,6 +287,8 @@ fn decode<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, HttpError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Stands in for a router that answers every request with `head` and then `body` again and again.
@@ -273,6 +326,47 @@ mod tests {
             assert!(!error.may_go_elsewhere(), "it may have been charged");
             let answer = api.get::<serde_json::Value>("/x").await;
             assert!(matches!(answer, Err(HttpError::TimedOut { .. })));
+        }
+    }
+
+    /// Stands in for a router that gives these answers, one to each request, and counts the requests.
+    async fn stand_in_that_says(answers: Vec<&'static str>) -> (Api, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let number = counted.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = answers[number.min(answers.len() - 1)];
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (Api::at(&base, "key"), asked)
+    }
+
+    #[tokio::test]
+    async fn a_question_that_comes_too_often_is_asked_again_and_a_paid_call_is_not() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        const LATER: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after-ms: 1\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const MUCH_LATER: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 3600\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const SEVEN: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\n7";
+        let (api, asked) = stand_in_that_says(vec![LATER, LATER, SEVEN]).await;
+        assert_eq!(api.get::<u32>("/x").await.expect("answered"), 7);
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        for (answers, paid) in [(vec![LATER, SEVEN], true), (vec![MUCH_LATER, SEVEN], false)] {
+            let (api, asked) = stand_in_that_says(answers).await;
+            let answer = match paid {
+                true => api.post::<u32>("/x", String::new()).await,
+                false => api.get::<u32>("/x").await,
+            };
+            assert!(matches!(
+                answer,
+                Err(HttpError::Refused { status: 429, .. })
+            ));
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
         }
     }
 
