@@ -64,6 +64,7 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "stoa_router_failovers_total", Count, "", "Attempts that another provider took over, of delivered calls."),
     metric(Counter, "stoa_router_undelivered_total", Count, "", "Orders that a provider took and did not deliver; nothing is billed for them."),
     metric(Counter, "stoa_claims_total", Count, "call, outcome", "Claims of non-delivery by what this process did: `claim`, `answer`, `punish` or `take_back`; outcome `done`, `failed` (looked at again) or `no_deposit`."),
+    metric(Gauge, "stoa_router_deposits_lost_units", Count, "", "Deposits of its claims of non-delivery that went to providers which answered within 30 days, in smallest units of the stake token; nothing more is claimed of these meanwhile."),
     metric(Counter, "stoa_router_tokens_total", Count, "kind", "Tokens of delivered calls: `input` and `output`."),
     metric(Counter, "stoa_router_charged_units_total", Count, "", "Charged for delivered calls, in smallest units of the payment token."),
     metric(Counter, "stoa_router_spend_alerts_total", Count, "percent", "API keys that spent this share of their limit; the log names them."),

@@ -59,6 +59,7 @@ const NOT_IN_A_QUIET_NETWORK: &[&str] = &[
     "stoa_router_spend_alerts_total",
     "stoa_router_undelivered_total",
     "stoa_claims_total",
+    "stoa_router_deposits_lost_units",
     "stoa_router_journal_refused_total",
     "stoa_router_journal_waiting",
     "stoa_api_errors_total",

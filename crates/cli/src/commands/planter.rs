@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stoa_runtime::discover_hardware;
-use stoa_types::{Address, Digest};
+use stoa_types::{Address, Digest, Millis};
 use tokio::sync::watch;
 
 /// How long the registry may take to say where the router is.
@@ -123,7 +123,7 @@ async fn start(
         tracing::warn!(%error, "nobody reads what was printed");
     }
     let running = planter::start(Ground {
-        claims: Claims::start(&joined, audits.0),
+        claims: Claims::start(&joined, audits.0, Millis(0)),
         joined,
         data: data.clone(),
         config: config.clone(),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stoa_chain::{AuditContracts, ChainAccess, Rpc};
 use stoa_runtime::discover_hardware;
-use stoa_types::Address;
+use stoa_types::{Address, Millis};
 use tokio::sync::watch;
 
 /// How often the registry is asked where the routers are.
@@ -167,7 +167,7 @@ async fn start(
     let routers: Vec<_> = routers.collect();
     let to = (&routers[..], config.provider.listen);
     let audits = AuditContracts::find(&patient.chain, &patient.contracts).await?;
-    let claims = audits.and_then(|audits| Claims::start(&joined, audits));
+    let claims = audits.and_then(|audits| Claims::start(&joined, audits, Millis(0)));
     let claims = (None, claims.as_ref());
     let up = provider::start(&joined, data, config, &machine, 0, to, claims).await?;
     let links = found.into_iter().zip(up.links);

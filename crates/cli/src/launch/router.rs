@@ -7,7 +7,7 @@ use crate::data::DataDir;
 use crate::process::Failure;
 use crate::roles::audit_watch::AuditWatch;
 use crate::roles::audits::{self, Answers, Kept};
-use crate::roles::claims::{Claims, RouterClaims};
+use crate::roles::claims::{Claims, HELD_BACK, RouterClaims};
 use crate::roles::forger::{Forger, RouterCheat};
 use crate::roles::gateway::{RouterGateway, SharedView};
 use crate::roles::keys::KeyStore;
@@ -28,7 +28,7 @@ use stoa_chain::{Account, AuditAccount, AuditContracts, ChainAccess, StakeRole};
 use stoa_crypto::{Domain, SecretKey};
 use stoa_net::{EndpointSecret, RouterAddress, RouterEndpoint, Welcome};
 use stoa_nodes::router::{ChainEvent, Input, Router, RouterConfig};
-use stoa_types::{Address, StakeAmount};
+use stoa_types::{Address, Millis, StakeAmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -170,9 +170,14 @@ pub async fn start<C: ChainAccess + Clone>(
     }
     endpoint.open();
     let public = publish(&patient, &account, &secret, &endpoint, door).await?;
+    let answered = if config.router.claim_undelivered {
+        HELD_BACK
+    } else {
+        Millis(0)
+    };
     let claims = audits
         .as_ref()
-        .and_then(|(contracts, _)| Claims::start(joined, *contracts));
+        .and_then(|(contracts, _)| Claims::start(joined, *contracts, answered));
     if let Some(claims) = &claims {
         follow_claims(joined, config, account.clone(), claims, (&handle, source)).await?;
     }

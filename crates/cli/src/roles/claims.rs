@@ -1,12 +1,15 @@
 //! Claims of non-delivery (docs/decisions/0030-non-delivery.md): what a router does about orders that were taken and not delivered, and a
 //! provider about claims against it.
 
+mod losses;
 mod made;
 mod watch;
 
 use super::earnings::Earnings;
 use super::owed::{Holds, Owed, OwedFolder};
 use super::router::{RouterHandle, now};
+pub use losses::HELD_BACK;
+use losses::Losses;
 use made::{Claimed, Made, Presence};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,7 +103,7 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
     /// Runs until it is dropped.
     pub async fn run(self) {
         let (mut tried, mut made) = (Tried::default(), Made::default());
-        let mut presence = Presence::new(now());
+        let (mut losses, mut presence) = (Losses::default(), Presence::new(now()));
         loop {
             tokio::time::sleep(POLL).await;
             {
@@ -111,8 +114,13 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             for claim in self.watch.all() {
                 self.look_at(&claim, &mut tried).await;
             }
-            if self.claims && self.knows_what_was_claimed(&mut made).await {
-                self.claim_what_is_due(&presence, &mut made, &mut tried)
+            let known = self.claims && self.knows_what_was_claimed(&mut made).await;
+            let Some(lost) = self.watch.lost(self.me()) else {
+                continue;
+            };
+            losses.set(&lost, self.rules.deposit, now());
+            if known {
+                self.claim_what_is_due(&presence, &losses, &mut made, &mut tried)
                     .await;
             }
         }
@@ -192,8 +200,14 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
         tell("punish", ticket, punished);
     }
 
-    /// What is due of providers that were away ever since.
-    async fn claim_what_is_due(&self, presence: &Presence, made: &mut Made, tried: &mut Tried) {
+    /// What is due of providers that were away ever since, and took no deposit lately.
+    async fn claim_what_is_due(
+        &self,
+        presence: &Presence,
+        losses: &Losses,
+        made: &mut Made,
+        tried: &mut Tried,
+    ) {
         let window = Millis::from_secs(self.rules.claim_seconds);
         // Whoever started just now has not looked for long enough to say who is away.
         let least = Millis(window.0 / 8);
@@ -203,7 +217,7 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             presence.is_away(ticket.provider, ticket.deadline, least, now())
                 && tried.again(order.acceptance.acceptance.ticket, Instant::now())
         };
-        made.claim_each(&due, is_wanted, |order| self.claim(order))
+        made.claim_each(&due, losses, is_wanted, |order| self.claim(order))
             .await;
     }
 

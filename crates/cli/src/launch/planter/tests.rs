@@ -7,7 +7,7 @@ use crate::profile::Profile;
 use stoa_chain::Embedded;
 use stoa_net::EndpointSecret;
 use stoa_runtime::discover_hardware;
-use stoa_types::NetworkProfile;
+use stoa_types::{Millis, NetworkProfile};
 
 /// A network on an embedded chain with a registered router that is never there.
 struct Field {
@@ -40,7 +40,7 @@ impl Field {
         };
         let client = AuditClient::bind(local(0), Timeouts::default()).await;
         let ground = Ground {
-            claims: Claims::start(&joined, audits.0),
+            claims: Claims::start(&joined, audits.0, Millis(0)),
             joined,
             data,
             config,

@@ -1,5 +1,6 @@
 //! Whom a router saw, and what it claimed: what it goes by where it is to claim.
 
+use super::losses::Losses;
 use std::collections::{BTreeMap, BTreeSet};
 use stoa_chain::{AccessError, ClaimState, ClaimView, SendError};
 use stoa_nodes::client::Undelivered;
@@ -143,10 +144,12 @@ impl Made {
         })
     }
 
-    /// Claims what is due, by `claim`: one order of each provider and day, for all that was not delivered in a day is one fault.
+    /// Claims what is due, by `claim`: one order of each provider and day, for all that was not delivered in a day is one fault;
+    /// and nothing of who answered lately.
     pub(super) async fn claim_each<F>(
         &mut self,
         due: &[Undelivered],
+        losses: &Losses,
         mut is_wanted: impl FnMut(&Undelivered) -> bool,
         claim: impl Fn(Undelivered) -> F,
     ) where
@@ -154,7 +157,8 @@ impl Made {
     {
         self.keep_due(due);
         for order in due {
-            if self.covers(order) || !is_wanted(order) {
+            let held_back = losses.hold_back(order.ticket.ticket.provider);
+            if held_back || self.covers(order) || !is_wanted(order) {
                 continue;
             }
             match claim(order.clone()).await {

@@ -1,12 +1,13 @@
+use super::losses::Lost;
 use super::made::{Claimed, FAULT};
-use super::watch::block_since;
+use super::watch::{block_since, read_back};
 use super::*;
 use crate::roles::owed::tests::owed as order;
 use crate::roles::test_ticket;
 use std::path::Path;
 use stoa_chain::ContractEvent;
 use stoa_runtime::{Fault, Script, ScriptedBackend};
-use stoa_types::{Acceptance, SignedAcceptance, SignedTicket, Ticket, Tier};
+use stoa_types::{Acceptance, SignedAcceptance, SignedTicket, StakeAmount, Ticket, Tier};
 
 const PROVIDER: Address = Address([3; 20]);
 const ROUTER: Address = Address([2; 20]);
@@ -129,7 +130,8 @@ async fn tried_of_three(made: &mut Made, first: Claimed) -> Vec<u8> {
         let came = if n == 1 { first } else { Claimed::Stands };
         async move { Ok(came) }
     };
-    made.claim_each(&due, |_| true, claim).await;
+    made.claim_each(&due, &Losses::default(), |_| true, claim)
+        .await;
     tried.into_inner()
 }
 
@@ -306,6 +308,110 @@ async fn a_router_that_starts_anew_claims_nothing_before_it_knows_what_it_claime
     assert!(made.recall(&none, away).await);
     assert!(!covers(&made, PROVIDER, at(1_000)));
     assert!(covers(&made, Address([5; 20]), at(1_000)));
+}
+
+/// Providers of which a router claims what it lost to each at this deadline, knowing of the chain what this watch does.
+async fn claimed_of(watch: &ClaimsWatch, deadline: Timestamp, now: Timestamp) -> Vec<Address> {
+    let mut losses = Losses::default();
+    let known = watch.lost(ROUTER).expect("read");
+    losses.set(&known, StakeAmount::from_units(10), now);
+    let due = [PROVIDER, Address([4; 20])].map(|to| lost(Digest([to.0[0]; 32]), to, deadline));
+    let tried = std::cell::RefCell::new(Vec::new());
+    let claim = |order: Undelivered| {
+        tried.borrow_mut().push(order.ticket.ticket.provider);
+        async { Ok(Claimed::Nothing) }
+    };
+    let mut made = Made::default();
+    made.claim_each(&due, &losses, |_| true, claim).await;
+    tried.into_inner()
+}
+
+#[tokio::test]
+async fn a_provider_that_answered_a_claim_gets_no_second_deposit_for_a_month() {
+    let (provider, other, ticket) = (PROVIDER, Address([4; 20]), TICKET);
+    let watch = ClaimsWatch::default();
+    watch.lock().take(10, claimed(ticket));
+    assert_eq!(
+        watch.lost(ROUTER),
+        None,
+        "the answer may not have been read"
+    );
+    watch.lock().caught_up = true;
+    let later = at(2 * 86_400);
+    assert_eq!(claimed_of(&watch, later, later).await, [provider, other]);
+    let refuted = ContractEvent::ClaimRefuted {
+        ticket,
+        provider,
+        router: ROUTER,
+        accused: true,
+    };
+    for answer in [ContractEvent::ClaimAnswered { ticket, provider }, refuted] {
+        watch.lock().take(11, answer);
+        assert_eq!(claimed_of(&watch, later, later).await, [other]);
+        // It was to be answered by second 9.
+        let end = at(9).plus(HELD_BACK);
+        assert_eq!(claimed_of(&watch, end, Timestamp(end.0 - 1)).await, [other]);
+        assert_eq!(claimed_of(&watch, end, end).await, [provider, other]);
+        // A reorganisation may take the answer back.
+        watch.lock().roll_back(11);
+        assert_eq!(claimed_of(&watch, later, later).await, [provider, other]);
+    }
+}
+
+#[tokio::test]
+async fn only_a_deposit_of_its_own_that_went_to_the_provider_keeps_a_router_from_claiming() {
+    let (provider, later) = (PROVIDER, at(2 * 86_400));
+    let [developer, punished, back, both] = [1, 2, 3, 4].map(|n| Digest([n; 32]));
+    let watch = ClaimsWatch::default();
+    {
+        let mut followed = watch.lock();
+        followed.caught_up = true;
+        followed.take(10, claimed_by(DEVELOPER, ROUTER, developer));
+        for ticket in [punished, back, both] {
+            followed.take(10, claimed(ticket));
+        }
+        let slashed = |ticket| ContractEvent::NonDeliveryPunished {
+            ticket,
+            provider,
+            slashed: true,
+        };
+        for ticket in [punished, both] {
+            followed.take(11, slashed(ticket));
+        }
+        let (ticket, claimant) = (back, ROUTER);
+        followed.take(11, ContractEvent::ClaimTakenBack { ticket, claimant });
+        let ticket = developer;
+        followed.take(12, ContractEvent::ClaimAnswered { ticket, provider });
+        // Shown after it was punished: the deposit is back already.
+        let shown = ContractEvent::ClaimRefuted {
+            ticket: both,
+            provider,
+            router: ROUTER,
+            accused: true,
+        };
+        followed.take(12, shown);
+    }
+    let all = [provider, Address([4; 20])];
+    assert_eq!(claimed_of(&watch, later, later).await, all);
+    let counts = watch.lost(DEVELOPER).expect("read");
+    let answer_by = at(9);
+    let known = Lost {
+        provider,
+        answer_by,
+    };
+    assert_eq!(counts, BTreeMap::from([(developer, known)]));
+}
+
+#[test]
+fn whoever_claims_reads_back_every_claim_whose_answer_still_keeps_it_from_one() {
+    let day = 86_400;
+    let rules = ClaimRules {
+        claim_seconds: day,
+        answer_seconds: day,
+        deposit: StakeAmount::from_units(10),
+    };
+    assert_eq!(read_back(&rules, Millis(0)), Millis::from_secs(8 * day));
+    assert_eq!(read_back(&rules, HELD_BACK), Millis::from_secs(31 * day));
 }
 
 #[tokio::test]

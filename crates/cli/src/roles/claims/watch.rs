@@ -1,10 +1,11 @@
 //! The claims of a network, as the chain tells of them.
 
+use super::losses::Lost;
 use super::made::FAULT;
 use super::{PAUSE, POLL, TAKE_BACK};
 use crate::launch::Joined;
 use crate::roles::router::now;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stoa_chain::{
@@ -63,6 +64,39 @@ impl Followed {
         own
     }
 
+    /// Claims by this account whose deposit went to the provider, by ticket: an answer ended them, whatever it showed.
+    fn lost(&self, claimant: Address) -> BTreeMap<Digest, Lost> {
+        let (mut open, mut lost) = (BTreeMap::new(), BTreeMap::new());
+        for (_, event) in &self.events {
+            match *event {
+                ContractEvent::DeliveryClaimed {
+                    ticket,
+                    provider,
+                    claimant: by,
+                    answer_by,
+                    ..
+                } if by == claimant => {
+                    open.insert(
+                        ticket,
+                        Lost {
+                            provider,
+                            answer_by,
+                        },
+                    );
+                }
+                ContractEvent::ClaimAnswered { ticket, .. }
+                | ContractEvent::ClaimRefuted { ticket, .. } => {
+                    lost.extend(open.remove_entry(&ticket));
+                }
+                // The deposit went back.
+                ContractEvent::NonDeliveryPunished { ticket, .. }
+                | ContractEvent::ClaimTakenBack { ticket, .. } => drop(open.remove(&ticket)),
+                _ => {}
+            }
+        }
+        lost
+    }
+
     /// Forgets what happened in this block and after it.
     pub(super) fn roll_back(&mut self, to: u64) {
         self.events.retain(|(block, _)| *block < to);
@@ -93,23 +127,25 @@ where
     Ok(low)
 }
 
-/// Age of the oldest claim that counts for anything: it may still be taken back, or is the same fault as what may be claimed now.
-fn read_back(rules: &ClaimRules) -> Millis {
+/// Age of the oldest claim that counts for anything: it may still be taken back, is the same fault as what may be claimed now, or was to be
+/// answered no longer ago than `answered`.
+pub(super) fn read_back(rules: &ClaimRules, answered: Millis) -> Millis {
     let [answer, claim] = [rules.answer_seconds, rules.claim_seconds].map(Millis::from_secs);
-    let open = answer.0.saturating_add(TAKE_BACK.0);
-    Millis(open.max(claim.0.saturating_add(FAULT.0)))
+    let decided = answer.0.saturating_add(TAKE_BACK.0.max(answered.0));
+    Millis(decided.max(claim.0.saturating_add(FAULT.0)))
 }
 
 impl ClaimsWatch {
-    /// Follows the claims for as long as somebody else holds the watch.
+    /// Follows the claims for as long as somebody else holds the watch, and those that were to be answered so long ago.
     pub fn start<C: ChainAccess + Clone>(
         chain: C,
         contracts: Contracts,
         audits: AuditContracts,
+        answered: Millis,
     ) -> Self {
         let watch = Self::default();
         let followed = watch.clone();
-        tokio::spawn(async move { followed.follow(&chain, contracts, audits).await });
+        tokio::spawn(async move { followed.follow(&chain, contracts, audits, answered).await });
         watch
     }
 
@@ -117,9 +153,10 @@ impl ClaimsWatch {
     async fn first_block<C: ChainAccess>(
         chain: &C,
         audits: &AuditContracts,
+        answered: Millis,
     ) -> Result<u64, AccessError> {
         let rules = audits.claim_rules(chain).await?;
-        let age = rules.map_or(Millis(0), |rules| read_back(&rules));
+        let age = rules.map_or(Millis(0), |rules| read_back(&rules, answered));
         let since = now().0.saturating_sub(age.0).saturating_sub(SPARE.0);
         let head = chain.block(None).await?.map_or(0, |head| head.number);
         let made = |number| async move {
@@ -134,6 +171,7 @@ impl ClaimsWatch {
         chain: &C,
         contracts: Contracts,
         audits: AuditContracts,
+        answered: Millis,
     ) {
         let (mut indexer, mut told) = (None, false);
         while Arc::strong_count(&self.0) > 1 {
@@ -141,7 +179,7 @@ impl ClaimsWatch {
                 let indexer = match &mut indexer {
                     Some(indexer) => indexer,
                     none => {
-                        let first = Self::first_block(chain, &audits).await?;
+                        let first = Self::first_block(chain, &audits, answered).await?;
                         // Of the vault nothing is asked.
                         let from = Cursor::starting_at(first);
                         let read = Indexer::new(chain.clone(), contracts, from, 0)
@@ -191,6 +229,12 @@ impl ClaimsWatch {
         followed.caught_up.then(|| followed.made(router))
     }
 
+    /// Claims by this account whose deposit went to the provider; `None` before the chain was read to its head once.
+    pub(super) fn lost(&self, claimant: Address) -> Option<BTreeMap<Digest, Lost>> {
+        let followed = self.lock();
+        followed.caught_up.then(|| followed.lost(claimant))
+    }
+
     pub(super) fn all(&self) -> Vec<OpenClaim> {
         let followed = self.lock();
         let open = followed.open.all().filter(|_| followed.caught_up);
@@ -208,13 +252,16 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Follows them, where the network has any.
+    /// Follows them, where the network has any: from before now on those that were to be answered so long ago, which matter to who claims by
+    /// itself alone, and all that may be open.
     pub fn start<C: ChainAccess + Clone>(
         joined: &Joined<C>,
         audits: AuditContracts,
+        answered: Millis,
     ) -> Option<Self> {
         audits.claims?;
-        let watch = ClaimsWatch::start(joined.chain.clone(), joined.contracts, audits);
+        let chain = joined.chain.clone();
+        let watch = ClaimsWatch::start(chain, joined.contracts, audits, answered);
         Some(Self { audits, watch })
     }
 }
