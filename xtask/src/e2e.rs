@@ -22,6 +22,7 @@ pub fn run() -> Outcome {
     let python = python(&work)?;
     let result = paid_call(&work, &python)
         .and_then(|()| upstream(&work, &python))
+        .and_then(|()| engine_bench(&work, &python))
         .and_then(|()| conformance(&work, &python))
         .and_then(|()| kills(&work, &python))
         .and_then(|()| readme(&work));
@@ -244,6 +245,34 @@ fn upstream(work: &Path, python: &Path) -> Outcome {
         )?;
         network.interrupt()
     })
+}
+
+/// The engine's bench, short, on the default model's file: what it prints is there, and it says what it lacks.
+fn engine_bench(work: &Path, python: &Path) -> Outcome {
+    let model = root().join("models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+    let (model, python) = (model.to_string_lossy(), python.to_string_lossy());
+    let bench = |python: &str, tokens: &str| {
+        let amount = ["--rounds", "2", "--prompt", "128", "--tokens", tokens];
+        let mut words = vec!["bench", "engine", "--model", &*model, "--python", python];
+        words.extend(amount);
+        json(&work.join("bench"), &words)
+    };
+    let both = bench(&python, "64")?;
+    let ratio = |key: &str| {
+        let ratio = both[key].as_f64().filter(|ratio| *ratio > 0.0);
+        ratio.ok_or_else(|| format!("the engine's bench gives no {key}: {both}"))
+    };
+    println!(
+        "engine, default model, per CPU second, times llama.cpp: decode {:.2}, prefill {:.2}",
+        ratio("decode_ratio_to_llama_cpp")?,
+        ratio("prefill_ratio_to_llama_cpp")?
+    );
+    let alone = bench("python-that-is-not-there", "8")?;
+    let ours = alone["stoa"]["decode_per_cpu_second"].as_f64();
+    if ours.is_none_or(|rate| rate <= 0.0) || !alone["llama_cpp"].is_null() {
+        return Err(format!("without llama.cpp the bench says {alone}"));
+    }
+    Ok(())
 }
 
 /// Runs llama.cpp's server beside a test.

@@ -21,8 +21,8 @@ mod upstream;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    Outcome, ask, audit, backup, chain, claim, claim_undelivered, connect, doctor, fund, keys,
-    money, planter, provider, router, show, take_back, validator, validators, verify,
+    Outcome, ask, audit, backup, bench, chain, claim, claim_undelivered, connect, doctor, fund,
+    keys, money, planter, provider, router, show, take_back, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +60,9 @@ enum Command {
     Up(up::Args),
     /// Says what a provider on this machine would serve and earn, what is wrong and what to do.
     Doctor(doctor::Args),
+    /// Measures this machine.
+    #[command(subcommand)]
+    Bench(bench::Args),
     /// Runs the embedded chain with the network's contracts alone.
     Chain(chain::Args),
     /// Runs a router alone, against a chain by RPC.
@@ -153,6 +156,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
     match &cli.command {
         Command::Up(args) => up::run(data, args, started).await,
         Command::Doctor(args) => doctor::doctor(data, args).await,
+        Command::Bench(args) => bench::bench(data, args),
         Command::Chain(args) => chain::chain(data, args).await,
         Command::Router(args) => router::router(data, args).await,
         Command::Provider(args) => provider::provider(data, args).await,

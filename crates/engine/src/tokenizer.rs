@@ -376,7 +376,7 @@ fn pieces(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<Piece>, ImportError> 
 }
 
 /// The letter that stands for each byte: printable Latin-1 for itself, the others in order from U+0100.
-fn byte_letters() -> Vec<char> {
+pub(crate) fn byte_letters() -> Vec<char> {
     let mut next = 0x100;
     (0..=255u32)
         .map(|byte| {

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod audit;
 pub mod backup;
+pub mod bench;
 pub mod chain;
 pub mod claim;
 pub mod claim_undelivered;

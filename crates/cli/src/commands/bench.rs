@@ -1,0 +1,339 @@
+//! `stoa bench engine`: what tokens cost in the exact engine, and beside it in llama.cpp, on the same file in the same run.
+
+mod peer;
+
+use super::Outcome;
+use crate::process::{complain, say};
+use peer::Peer;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use stoa_engine::{Model, RandomModel, Session};
+
+/// Arguments of `stoa bench`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// The exact engine, one thread and one sequence, beside llama.cpp.
+    Engine(EngineArgs),
+}
+
+/// Arguments of `stoa bench engine`.
+#[derive(Debug, clap::Args)]
+pub struct EngineArgs {
+    /// GGUF file; without it a Llama-shaped one of 100 million random weights, made once in the data folder.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    prompt: u32,
+    /// Tokens of the answer.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    tokens: u32,
+    /// How often each of the two is measured, in turns; medians are told.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Python with the package `xllamacpp`, which carries llama.cpp.
+    #[arg(long, default_value = "python3", value_name = "FILE")]
+    python: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokens of the prompt before the answer that is measured.
+const SHORT: u32 = 16;
+
+/// Seconds that some work took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Spent {
+    wall: f64,
+    /// Of all threads of the process.
+    cpu: f64,
+}
+
+/// One round of one engine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Round {
+    /// The whole prompt.
+    prefill: Spent,
+    /// The whole answer.
+    decode: Spent,
+    /// Most memory that the process held so far, in bytes.
+    peak_bytes: u64,
+}
+
+/// Tokens a second of one engine, medians of its rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Rates {
+    prefill_per_cpu_second: f64,
+    prefill_per_second: f64,
+    decode_per_cpu_second: f64,
+    decode_per_second: f64,
+    peak_bytes: u64,
+}
+
+/// Runs a benchmark.
+pub fn bench(data: &Path, args: &Args) -> Outcome {
+    match args {
+        Args::Engine(args) => engine(data, args),
+    }
+}
+
+fn engine(data: &Path, args: &EngineArgs) -> Outcome {
+    let file = match &args.model {
+        Some(file) => file.clone(),
+        None => random_model(data)?,
+    };
+    let opened = Instant::now();
+    let model = Arc::new(Model::open(&file)?);
+    let open_ms = opened.elapsed().as_secs_f64() * 1_000.0;
+    let (context, needed) = (model.config().context, args.prompt.max(SHORT + args.tokens));
+    if context < needed as usize {
+        let error = format!(
+            "the model's context is {context} tokens and {needed} are asked for: give fewer with --prompt or --tokens"
+        );
+        return Err(error.into());
+    }
+    let mut peer = match Peer::start(&args.python, &file, args) {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            complain(format_args!("llama.cpp is not measured: {error}"))?;
+            None
+        }
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for number in 0..args.rounds {
+        // In turns, and each of them first in every other round: a machine that slows down slows both.
+        if number % 2 == 0 {
+            ours.push(round(&model, number, args)?);
+        }
+        if let Some(peer) = &mut peer {
+            theirs.push(peer.round(number)?);
+        }
+        if number % 2 == 1 {
+            ours.push(round(&model, number, args)?);
+        }
+    }
+    let version = peer.as_ref().map(|peer| peer.version.clone());
+    let told = Told {
+        args,
+        file: &file,
+        model: &model,
+        open_ms,
+        version,
+    };
+    told.tell(&ours, &theirs)
+}
+
+/// The random model's file, made when it is not there.
+fn random_model(data: &Path) -> Outcome<PathBuf> {
+    let folder = data.join("bench");
+    let file = folder.join("random-100m-1.gguf");
+    if file.is_file() {
+        return Ok(file);
+    }
+    let model = RandomModel::hundred_million();
+    complain(format_args!(
+        "a model of {} random weights is written to {}, once",
+        model.weights(),
+        file.display()
+    ))?;
+    let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    // Under another name until it is whole.
+    let unfinished = folder.join(format!("random-100m-1.{}.part", std::process::id()));
+    let written = model.write_gguf(&unfinished);
+    let written = written.and_then(|()| std::fs::rename(&unfinished, &file));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written.map_err(failed)?;
+    Ok(file)
+}
+
+/// One round of the exact engine.
+fn round(model: &Arc<Model>, number: u32, args: &EngineArgs) -> Outcome<Round> {
+    let vocab = model.config().vocab as u64;
+    let id = |n: u32| {
+        let (seed, n) = (u64::from(number), u64::from(n));
+        // As the peer has it.
+        ((seed * 31 + n * n * 7 + n) % 256 % vocab) as u32
+    };
+    let prompt: Vec<u32> = (0..args.prompt.max(SHORT)).map(id).collect();
+    let mut session = Session::new(model);
+    let prefill = spent(|| session.prefill(&prompt[..args.prompt as usize]).map(drop))?;
+    session = Session::new(model);
+    session.prefill(&prompt[..SHORT as usize])?;
+    let decode = spent(|| {
+        (0..args.tokens).try_for_each(|_| {
+            let token = highest(session.logits());
+            session.step(token).map(drop)
+        })
+    })?;
+    Ok(Round {
+        prefill,
+        decode,
+        peak_bytes: peak_bytes(),
+    })
+}
+
+fn highest(logits: &[i32]) -> u32 {
+    let best = (0u32..).zip(logits).max_by_key(|(_, logit)| **logit);
+    best.map_or(0, |(id, _)| id)
+}
+
+fn spent<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Spent, E> {
+    let (wall, cpu) = (Instant::now(), cpu_seconds());
+    work()?;
+    Ok(Spent {
+        wall: wall.elapsed().as_secs_f64(),
+        cpu: cpu_seconds() - cpu,
+    })
+}
+
+/// Processor time of this process, all threads, in seconds.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Most memory that this process has held, in bytes; 0 where the system does not say.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1_024
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+impl Rates {
+    fn of(rounds: &[Round], args: &EngineArgs) -> Self {
+        let (prompt, tokens) = (f64::from(args.prompt), f64::from(args.tokens));
+        let rate = |count: f64, seconds: fn(&Round) -> f64| {
+            median(rounds.iter().map(|round| count / seconds(round)).collect())
+        };
+        Self {
+            prefill_per_cpu_second: rate(prompt, |r| r.prefill.cpu),
+            prefill_per_second: rate(prompt, |r| r.prefill.wall),
+            decode_per_cpu_second: rate(tokens, |r| r.decode.cpu),
+            decode_per_second: rate(tokens, |r| r.decode.wall),
+            peak_bytes: rounds.iter().map(|r| r.peak_bytes).max().unwrap_or(0),
+        }
+    }
+}
+
+/// What is told of a run.
+struct Told<'a> {
+    args: &'a EngineArgs,
+    file: &'a Path,
+    model: &'a Model,
+    open_ms: f64,
+    /// The peer's, where it was measured.
+    version: Option<String>,
+}
+
+impl Told<'_> {
+    fn tell(&self, ours: &[Round], theirs: &[Round]) -> Outcome {
+        let stoa = Rates::of(ours, self.args);
+        let llama_cpp = (!theirs.is_empty()).then(|| Rates::of(theirs, self.args));
+        // Of each round's own two, since the machine's speed changes between rounds.
+        let ratio = |cpu: fn(&Round) -> f64| {
+            let each = ours
+                .iter()
+                .zip(theirs)
+                .map(|(our, their)| cpu(their) / cpu(our));
+            (!theirs.is_empty()).then(|| median(each.collect()))
+        };
+        let (decode, prefill) = (ratio(|r| r.decode.cpu), ratio(|r| r.prefill.cpu));
+        if self.args.json {
+            say(json!({
+                "model": self.file,
+                "weights_bytes": std::fs::metadata(self.file).map_or(0, |file| file.len()),
+                "kernel": self.model.kernel().name(),
+                "threads": 1, "batch": 1,
+                "prompt": self.args.prompt, "tokens": self.args.tokens, "rounds": self.args.rounds,
+                "open_ms": self.open_ms,
+                "stoa": stoa, "llama_cpp": llama_cpp, "llama_cpp_version": self.version,
+                "decode_ratio_to_llama_cpp": decode, "prefill_ratio_to_llama_cpp": prefill,
+            }))?;
+            return Ok(());
+        }
+        say(format_args!(
+            "{}, {} kernel, one thread, one sequence; opened in {:.0} ms; medians of {}\n",
+            self.file.display(),
+            self.model.kernel().name(),
+            self.open_ms,
+            self.args.rounds
+        ))?;
+        say(format_args!(
+            "{:26}{:>14}{:>14}{:>14}{:>14}{:>12}",
+            "tokens a second", "prefill, cpu", "prefill", "decode, cpu", "decode", "peak MB"
+        ))?;
+        let version = self.version.as_deref().unwrap_or_default();
+        let named = [("stoa", Some(stoa)), ("llama.cpp", llama_cpp)];
+        for (name, rates) in named {
+            let Some(rates) = rates else { continue };
+            let name = if name == "stoa" {
+                name.to_owned()
+            } else {
+                format!("{name} {version}")
+            };
+            say(format_args!(
+                "{name:26}{:>14.1}{:>14.1}{:>14.1}{:>14.1}{:>12}",
+                rates.prefill_per_cpu_second,
+                rates.prefill_per_second,
+                rates.decode_per_cpu_second,
+                rates.decode_per_second,
+                rates.peak_bytes >> 20
+            ))?;
+        }
+        if let (Some(decode), Some(prefill)) = (decode, prefill) {
+            say(format_args!(
+                "\nper CPU second, times llama.cpp: prefill {prefill:.3}, decode {decode:.3}"
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_of_the_middle_and_rates_of_each_round() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![]), 0.0);
+    }
+
+    #[test]
+    fn the_random_model_is_made_once_and_a_broken_write_leaves_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        std::fs::write(folder.path().join("file"), "").expect("written");
+        let error = random_model(&folder.path().join("file")).expect_err("no folder there");
+        assert!(error.to_string().contains("cannot be written"), "{error}");
+        let bench = data.join("bench");
+        std::fs::create_dir_all(&bench).expect("made");
+        std::fs::write(bench.join("random-100m-1.gguf"), "whole").expect("written");
+        let file = random_model(&data).expect("there");
+        assert_eq!(std::fs::read(file).expect("read"), b"whole");
+    }
+
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        assert!(cpu_seconds() > 0.0 && peak_bytes() > 1 << 20);
+    }
+}
