@@ -223,8 +223,6 @@ pub enum Urgency {
 struct Line {
     leaves: Turns,
     rest: Turns,
-    /// Whether its last large answer did not come whole in time.
-    is_late: AtomicBool,
 }
 
 impl Line {
@@ -236,13 +234,15 @@ impl Line {
     }
 }
 
-/// Questions that wait for each other.
+/// Questions that wait for each other. What comes late among them says nothing of the router's others, which may be under way meanwhile.
 #[derive(Default)]
 struct Turns {
     /// Whose turn it is, and the connection.
     turn: tokio::sync::Mutex<Option<Connection>>,
     /// Of those that can wait, the one that waits for its turn: the others wait for it.
     later: tokio::sync::Mutex<()>,
+    /// Whether the last large answer did not come whole in time. Only whose turn it is reads or writes it.
+    is_late: AtomicBool,
 }
 
 /// Room in memory for large answers of all routers together.
@@ -334,7 +334,7 @@ impl AuditClient {
             Some(open) => open,
             None => self.dial(&at()).await?,
         };
-        let asked = ask_on(&connection, question, &self.timeouts, (&self.rooms, &line)).await;
+        let asked = ask_on(&connection, question, &self.timeouts, (&self.rooms, turns)).await;
         match &asked {
             Ok(_) => *turn = Some(connection),
             // A stream that broke may leave the next one waiting: a new connection is surer.
@@ -367,7 +367,7 @@ async fn ask_on(
     connection: &Connection,
     question: &Question,
     timeouts: &Timeouts,
-    (rooms, line): (&Rooms, &Line),
+    (rooms, turns): (&Rooms, &Turns),
 ) -> Result<Received, StreamError> {
     let patience = timeouts.handshake;
     let opened = timeout(patience, connection.open_bi()).await;
@@ -394,25 +394,25 @@ async fn ask_on(
             limit: usize::try_from(most).unwrap_or(usize::MAX),
         });
     }
-    let (room, pace) = rooms.take(bytes, line).await;
+    let (room, pace) = rooms.take(bytes, turns).await;
     // Who is given up in the middle, by whom ever, was late.
     let is_large = bytes > SMALL_BYTES_MAX;
-    line.is_late.fetch_or(is_large, Ordering::Relaxed);
+    turns.is_late.fetch_or(is_large, Ordering::Relaxed);
     let limit = patience + Duration::from_secs(bytes / pace);
     let body = timeout(limit, read_body(&mut reads, bytes));
     let body = body.await.map_err(|_| StreamError::Silent(limit))??;
-    line.is_late.fetch_and(!is_large, Ordering::Relaxed);
+    turns.is_late.fetch_and(!is_large, Ordering::Relaxed);
     let answer = whole(head, body)?;
     Ok(Received { answer, room })
 }
 
 impl Rooms {
     /// Waits for the room that an answer of so many bytes takes up, and says how fast it must come.
-    async fn take(&self, bytes: u64, line: &Line) -> (Room, u64) {
+    async fn take(&self, bytes: u64, turns: &Turns) -> (Room, u64) {
         if bytes <= SMALL_BYTES_MAX {
             return (Room::default(), BYTES_PER_SECOND_MIN);
         }
-        let (rooms, pace) = if line.is_late.load(Ordering::Relaxed) {
+        let (rooms, pace) = if turns.is_late.load(Ordering::Relaxed) {
             (&self.late, BYTES_PER_SECOND_MIN)
         } else {
             (&self.prompt, PROMPT_BYTES_PER_SECOND_MIN)

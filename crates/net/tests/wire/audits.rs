@@ -393,6 +393,52 @@ async fn a_router_whose_large_answer_did_not_come_takes_no_room_from_those_whose
 }
 
 #[tokio::test]
+async fn a_leaf_file_that_came_late_says_nothing_of_the_routers_other_answers_nor_they_of_it() {
+    patient(async {
+        let large: Answerer = Arc::new(|question| match question {
+            Question::Ballot { .. } => Box::pin(async { Answer::Ballot(voted(20_000)) }),
+            other => answerer()(other),
+        });
+        let client = client().await;
+        let (stalls, router) = (another(51, answerer()).await, another(52, large).await);
+        let ask = async |router: &RouterEndpoint, question: Question| {
+            let at = router.address();
+            let asked = client.ask_where(at.endpoint, || at.clone(), &question, Urgency::Now);
+            asked.await.expect("answered")
+        };
+        let long = || Question::Leaves { post: 60 << 20 };
+        let ballot = || Question::Ballot {
+            round: 3,
+            validator: Address([1; 20]),
+        };
+        for patience in [20, 50, 100, 200, 400] {
+            // Given up in the middle, unless it was too soon.
+            let patience = Duration::from_millis(patience);
+            for router in [&stalls, &router] {
+                let given_up = tokio::time::timeout(patience, ask(router, long())).await;
+                drop(given_up);
+            }
+            // The room of the late is taken.
+            let held = ask(&stalls, LARGE).await;
+            let other = tokio::time::timeout(Duration::from_secs(3), ask(&router, ballot())).await;
+            let came = other.is_ok();
+            drop(other);
+            let leaves = tokio::time::timeout(Duration::from_secs(1), ask(&router, LARGE)).await;
+            drop(held);
+            if leaves.is_err() {
+                assert!(
+                    came,
+                    "it waited among the late, where its leaf files belong"
+                );
+                return;
+            }
+        }
+        panic!("no leaf file waited among the late");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_can_wait_is_asked_after_all_that_cannot() {
     patient(async {
         let (started, order) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
