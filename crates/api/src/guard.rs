@@ -93,7 +93,7 @@ fn admit(
                 told.paid = Some(account.clone());
             } else {
                 let party = match row.map(|row| row.need) {
-                    Some(Need::Unlimited) => app.rates.manager(account.address),
+                    Some(Need::Unlimited) => app.rates.manager(account.key),
                     _ => app.rates.reader(account.address),
                 };
                 told.rated = Some(party.clone());

@@ -24,8 +24,8 @@ enum Whose {
     Viewer(Address),
     /// An account that asks by key for what is not paid. However many keys it has, it has one.
     Reader(Address),
-    /// An account that manages its keys: reads by a key that leaked must not keep its owner from revoking that key.
-    Manager(Address),
+    /// A key by which keys are managed: nothing that another one does, which may have leaked, keeps its owner from revoking that one.
+    Manager(KeyId),
 }
 
 /// What fills a pair of buckets. What is not paid has no tokens.
@@ -195,9 +195,9 @@ impl Rates {
         Self::of_requests(Whose::Reader(account), self.unpaid.reads)
     }
 
-    /// The bucket of an account that manages its keys, as large as a reader's: only keys without any limit get to it.
-    pub(crate) fn manager(&self, account: Address) -> Party {
-        Self::of_requests(Whose::Manager(account), self.unpaid.reads)
+    /// The bucket of a key by which keys are managed, as large as a reader's: only keys without any limit get to one.
+    pub(crate) fn manager(&self, key: KeyId) -> Party {
+        Self::of_requests(Whose::Manager(key), self.unpaid.reads)
     }
 
     fn of_requests(whose: Whose, requests: u32) -> Party {
@@ -470,7 +470,7 @@ mod tests {
         gate.rates
             .take_at(&reader, 0, gate.now)
             .expect_err("no more of them");
-        let manager = gate.rates.manager(caller.address);
+        let manager = gate.rates.manager(caller.key);
         for _ in 0..READS {
             gate.rates.take_at(&manager, 0, gate.now).expect("room");
         }

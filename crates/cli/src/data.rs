@@ -200,7 +200,8 @@ fn decode_secret(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-fn make_dir(path: &Path) -> Result<(), DataError> {
+/// Makes a folder that only its owner enters, and those above it.
+pub fn make_dir(path: &Path) -> Result<(), DataError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -2,7 +2,7 @@
 
 use crate::network::Network;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoa_types::JobId;
 
 /// Why a call over HTTP failed.
@@ -141,14 +141,16 @@ impl Api {
     /// `GET` of a path below `/v1`. It costs nothing: a router that says "too often" is asked again when it says, for a while.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
         let url = format!("{}{path}", self.base);
-        let mut left = AGAIN_AT_MOST;
+        let until = Instant::now() + AGAIN_AT_MOST;
+        let mut patience = self.bounds.question;
         loop {
             let request = self.client.get(&url);
-            let answer = self.answer(&url, request, self.bounds.question).await?;
-            match answer.again.filter(|wait| *wait <= left) {
+            let answer = self.answer(&url, request, patience).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            match answer.again.filter(|wait| *wait < left) {
                 Some(wait) => {
-                    left -= wait;
                     tokio::time::sleep(wait).await;
+                    patience = patience.min(left - wait);
                 }
                 None => return answer.read(&url),
             }

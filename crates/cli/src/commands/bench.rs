@@ -3,6 +3,7 @@
 mod peer;
 
 use super::Outcome;
+use crate::data::make_dir;
 use crate::process::{complain, say};
 use peer::Peer;
 use rustix::time::{ClockId, clock_gettime};
@@ -90,15 +91,23 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
     let opened = Instant::now();
     let model = Arc::new(Model::open(&file)?);
     let open_ms = opened.elapsed().as_secs_f64() * 1_000.0;
-    let (context, needed) = (model.config().context, args.prompt.max(SHORT + args.tokens));
+    // One token more than the engine itself needs: llama.cpp makes one of every prompt.
+    let (context, needed) = (
+        model.config().context,
+        args.prompt.max(SHORT + args.tokens) + 1,
+    );
     if context < needed as usize {
         let error = format!(
             "the model's context is {context} tokens and {needed} are asked for: give fewer with --prompt or --tokens"
         );
         return Err(error.into());
     }
+    let mut version = None;
     let mut peer = match Peer::start(&args.python, &file, args) {
-        Ok(peer) => Some(peer),
+        Ok(peer) => {
+            version = Some(peer.version.clone());
+            Some(peer)
+        }
         Err(error) => {
             complain(format_args!("llama.cpp is not measured: {error}"))?;
             None
@@ -110,14 +119,20 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
         if number % 2 == 0 {
             ours.push(round(&model, number, args)?);
         }
-        if let Some(peer) = &mut peer {
-            theirs.push(peer.round(number)?);
+        // One that fails is left out from then on; what was measured is told.
+        if let Some(measured) = peer.as_mut().map(|peer| peer.round(number)) {
+            match measured {
+                Ok(round) => theirs.push(round),
+                Err(error) => {
+                    complain(format_args!("llama.cpp is measured no further: {error}"))?;
+                    peer = None;
+                }
+            }
         }
         if number % 2 == 1 {
             ours.push(round(&model, number, args)?);
         }
     }
-    let version = peer.as_ref().map(|peer| peer.version.clone());
     let told = Told {
         args,
         file: &file,
@@ -130,7 +145,8 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
 
 /// The random model's file, made when it is not there.
 fn random_model(data: &Path) -> Outcome<PathBuf> {
-    let folder = data.join("bench");
+    // Where `up` keeps its own: `--fresh` may delete it, and backups leave it out.
+    let folder = data.join("models");
     let file = folder.join("random-100m-1.gguf");
     if file.is_file() {
         return Ok(file);
@@ -142,9 +158,9 @@ fn random_model(data: &Path) -> Outcome<PathBuf> {
         file.display()
     ))?;
     let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
-    std::fs::create_dir_all(&folder).map_err(failed)?;
-    // Under another name until it is whole.
-    let unfinished = folder.join(format!("random-100m-1.{}.part", std::process::id()));
+    make_dir(&folder)?;
+    // Under another name until it is whole; what a killed run left is written over.
+    let unfinished = folder.join(".random-100m-1.gguf.new");
     let written = model.write_gguf(&unfinished);
     let written = written.and_then(|()| std::fs::rename(&unfinished, &file));
     if written.is_err() {
@@ -324,10 +340,10 @@ mod tests {
         let data = folder.path().join("data");
         std::fs::write(folder.path().join("file"), "").expect("written");
         let error = random_model(&folder.path().join("file")).expect_err("no folder there");
-        assert!(error.to_string().contains("cannot be written"), "{error}");
-        let bench = data.join("bench");
-        std::fs::create_dir_all(&bench).expect("made");
-        std::fs::write(bench.join("random-100m-1.gguf"), "whole").expect("written");
+        assert!(error.to_string().contains("cannot create"), "{error}");
+        let models = data.join("models");
+        std::fs::create_dir_all(&models).expect("made");
+        std::fs::write(models.join("random-100m-1.gguf"), "whole").expect("written");
         let file = random_model(&data).expect("there");
         assert_eq!(std::fs::read(file).expect("read"), b"whole");
     }

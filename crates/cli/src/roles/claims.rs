@@ -118,7 +118,10 @@ impl<C: ChainAccess + Clone> RouterClaims<C> {
             let Some(lost) = self.watch.lost(self.me()) else {
                 continue;
             };
-            losses.set(&lost, self.rules.deposit, now());
+            if self.claims {
+                // Who does not claim has not read back far enough to tell.
+                losses.set(&lost, self.rules.deposit, now());
+            }
             if known {
                 self.claim_what_is_due(&presence, &losses, &mut made, &mut tried)
                     .await;

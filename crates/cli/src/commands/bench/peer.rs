@@ -25,10 +25,16 @@ pub(super) enum PeerError {
         /// Why not.
         error: std::io::Error,
     },
-    /// It ended.
+    /// It ended before it was ready.
     #[error(
-        "its Python ended: {said}; `pip install xllamacpp` installs what is missing, --python names the Python that has it"
+        "its Python ended: {said}; `pip install xllamacpp` installs the package, --python names the Python that has it"
     )]
+    NotReady {
+        /// The last line that it wrote.
+        said: String,
+    },
+    /// It ended later.
+    #[error("its Python ended: {said}")]
     Ended {
         /// The last line that it wrote.
         said: String,
@@ -89,7 +95,11 @@ impl Peer {
             errors,
             version: String::new(),
         };
-        peer.version = peer.read::<Hello>()?.version;
+        let hello = peer.read::<Hello>().map_err(|error| match error {
+            PeerError::Ended { said } => PeerError::NotReady { said },
+            other => other,
+        });
+        peer.version = hello?.version;
         Ok(peer)
     }
 

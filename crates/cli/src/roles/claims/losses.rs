@@ -18,7 +18,8 @@ pub(super) struct Lost {
 /// What a router lost lately. Nothing of it is kept: the chain has it.
 #[derive(Default)]
 pub(super) struct Losses {
-    told: BTreeSet<Digest>,
+    /// `None` before the first look, which finds what an earlier run was warned of.
+    told: Option<BTreeSet<Digest>>,
     held_back: BTreeSet<Address>,
 }
 
@@ -32,13 +33,18 @@ impl Losses {
     ) {
         let until = |lost: &Lost| lost.answer_by.plus(HELD_BACK);
         let lately: BTreeMap<_, _> = lost.iter().filter(|(_, lost)| now < until(lost)).collect();
+        let known: BTreeSet<_> = lately.keys().map(|ticket| **ticket).collect();
+        if self.told.is_none() && !known.is_empty() {
+            tracing::info!(claims = known.len(), lost = %deposit, providers = ?lately.values().map(|lost| lost.provider).collect::<BTreeSet<_>>(),
+                "claims of non-delivery were answered lately, before this start: nothing more is claimed of these providers for a while");
+        }
+        let told = self.told.replace(known.clone()).unwrap_or(known);
         for (ticket, lost) in &lately {
-            if self.told.insert(**ticket) {
+            if !told.contains(*ticket) {
                 tracing::warn!(%ticket, provider = %lost.provider, lost = %deposit, days = HELD_BACK.0 / 86_400_000,
                     "a claim of non-delivery was answered, and the provider got the deposit: nothing more is claimed of this provider for so many days after its time to answer");
             }
         }
-        self.told.retain(|ticket| lately.contains_key(ticket));
         self.held_back = lately.values().map(|lost| lost.provider).collect();
         let amount = deposit.units().saturating_mul(lately.len() as u128);
         metrics::gauge!("stoa_router_deposits_lost_units").set(amount as f64);

@@ -98,7 +98,8 @@ impl Claimed {
     pub(super) const fn sent<T>(call: &Result<T, SendError>) -> Self {
         match call {
             Ok(_) => Self::Stands,
-            Err(SendError::Unknown { .. }) => Self::Perhaps,
+            // A nonce that was used may have been used by this very call, whose receipt the asked server lacks yet.
+            Err(SendError::Unknown { .. } | SendError::NonceTaken { .. }) => Self::Perhaps,
             // What was handed over before this call may be why it failed.
             Err(_) => Self::Nothing,
         }

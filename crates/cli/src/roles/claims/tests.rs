@@ -142,6 +142,13 @@ async fn a_claim_that_may_still_get_into_a_block_keeps_its_router_from_a_second_
         waited: Duration::from_secs(10),
         last: "it waits for a block".to_owned(),
     });
+    let taken = Err::<(), _>(SendError::NonceTaken {
+        account: Address([1; 20]),
+        nonce: 7,
+    });
+    let mut used_by_itself = Made::default();
+    let first = Claimed::sent(&taken);
+    assert_eq!(tried_of_three(&mut used_by_itself, first).await, [1]);
     let reason = AccessError::Refused("an earlier transaction is still pending".to_owned());
     let unsent = Err::<(), _>(SendError::NotSent(reason));
     let mut made = Made::default();
