@@ -169,9 +169,10 @@ async fn deposit<C: ChainAccess + Clone>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::data::DataDir;
     use crate::launch::stake::{StakeSource, ensure};
-    use crate::launch::{chain, planter};
+    use crate::launch::{chain, developer, planter};
     use crate::profile::Profile;
     use stoa_chain::AuditAccount;
     use stoa_crypto::SecretKey;
@@ -211,12 +212,22 @@ mod tests {
         let joined_in = validator.join(Digest([7; 32]), &key).await;
         joined_in.expect("a seat");
         let refused = check().await.expect_err("it has no seat").to_string();
-        // A planter does not begin there; one that began goes on.
-        let plants = async || planter::check_seat(&joined, &data, router, Duration::ZERO).await;
-        plants().await.expect_err("nothing was planted yet");
+        // A planter does not begin there; one that began there goes on.
+        let plants =
+            async |router| planter::check_seat(&joined, &data, router, Duration::ZERO).await;
+        plants(router).await.expect_err("nothing was planted yet");
         data.folder("planter").expect("made");
-        std::fs::write(data.path("planter/identity"), "0").expect("written");
-        plants().await.expect("what it planted is named");
+        std::fs::write(data.path("planter/identity"), "1").expect("written");
+        let key = data.account_key("planter-customer").expect("a key");
+        plants(router)
+            .await
+            .expect_err("it was stopped too soon to plant");
+        let settings = Config::load(None).expect("valid").developer;
+        let funded = developer::fund(&joined, key, router, &settings, &deployer).await;
+        funded.expect("allotted");
+        plants(router).await.expect("what it planted is named");
+        let elsewhere = plants(Address([9; 20])).await;
+        elsewhere.expect_err("it began at another router");
         assert!(refused.contains("nothing was deposited"), "{refused}");
         assert!(refused.contains("in a minute"), "{refused}");
         // It comes while one waits.

@@ -116,8 +116,8 @@ fn api_key(data: &DataDir, n: u32) -> Result<String, DataError> {
     Ok(format!("sk-stoa-{}", hex::encode(secret)))
 }
 
-/// A planter does not begin at a router without a seat: nobody looks at what that posts, so that its plants show nothing. One that began before goes
-/// on, because plants that are posted and not named cost stake.
+/// A planter does not begin at a router without a seat: nobody looks at what that posts, so that its plants show nothing. One that began there before
+/// goes on, because plants that are posted and not named cost stake.
 pub async fn check_seat<C: ChainAccess + Clone>(
     joined: &Joined<C>,
     data: &DataDir,
@@ -127,11 +127,31 @@ pub async fn check_seat<C: ChainAccess + Clone>(
     let Err(error) = customer::check_seat(joined, router, patience).await else {
         return Ok(());
     };
-    if !data.path("planter/identity").exists() {
+    if !began_at(joined, data, router).await? {
         return Err(error);
     }
     tracing::warn!(%error, "the planter goes on where it began, for what it planted");
     Ok(())
+}
+
+/// Whether a customer of this folder ever allotted to that router: before that it could not plant there. No key is made.
+async fn began_at<C: ChainAccess + Clone>(
+    joined: &Joined<C>,
+    data: &DataDir,
+    router: Address,
+) -> Result<bool, Failure> {
+    let view = joined.view();
+    for n in (0..=present(data)?).rev() {
+        let file = format!("keys/{}.key", customer_key_name(n));
+        if !data.path(&file).exists() {
+            continue;
+        }
+        let customer = customer_key(data, n)?.address();
+        if view.allotment(customer, router).await?.generation > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a planter needs of the network beside the chain.
