@@ -416,23 +416,15 @@ impl Books<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::DataDir;
-    use crate::launch::chain;
+    use crate::launch::devnet::Devnet;
     use crate::launch::stake::{StakeSource, ensure};
-    use crate::profile::Profile;
     use stoa_net::EndpointSecret;
-    use stoa_types::{NetworkProfile, Region, StakeAmount};
+    use stoa_types::{Region, StakeAmount};
 
     #[tokio::test]
     async fn who_only_registered_as_a_router_is_not_asked_and_who_leaves_may_claim_any_amount() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
-        let embedded = chain::open(&data, &profile).expect("a chain");
-        let (joined, deployer) = chain::found(&data, profile, &embedded)
-            .await
-            .expect("contracts");
+        let net = Devnet::open().await;
+        let (joined, deployer) = (net.joined.clone(), &net.deployer);
         let registry = joined.contracts.provider_registry;
         let mut accounts = Vec::new();
         for n in 1..=3 {
@@ -447,7 +439,7 @@ mod tests {
         }
         let (staked, id, proof) = &accounts[1];
         let wanted = StakeAmount::parse("50000").expect("a number");
-        let source = StakeSource::Granted(&deployer);
+        let source = StakeSource::Granted(deployer);
         ensure(&joined, staked, StakeRole::Router, wanted, &source)
             .await
             .expect("staked");

@@ -170,26 +170,20 @@ async fn deposit<C: ChainAccess + Clone>(
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::data::DataDir;
+    use crate::launch::devnet::Devnet;
     use crate::launch::stake::{StakeSource, ensure};
-    use crate::launch::{chain, developer, planter};
-    use crate::profile::Profile;
+    use crate::launch::{developer, planter};
     use stoa_chain::AuditAccount;
     use stoa_crypto::SecretKey;
-    use stoa_types::{Digest, NetworkProfile, StakeAmount};
+    use stoa_types::{Digest, StakeAmount};
 
     #[tokio::test]
     async fn nothing_is_allotted_to_a_router_that_nobody_judges_though_validators_are_there() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
-        let embedded = chain::open(&data, &profile).expect("a chain");
-        let founded = chain::found(&data, profile, &embedded).await;
-        let (joined, deployer) = founded.expect("contracts");
+        let net = Devnet::open().await;
+        let (joined, deployer, data) = (net.joined.clone(), &net.deployer, &net.data);
         let (wanted, source) = (
             StakeAmount::parse("50000").expect("a number"),
-            StakeSource::Granted(&deployer),
+            StakeSource::Granted(deployer),
         );
         let mut accounts = Vec::new();
         for (n, role) in [(1, StakeRole::Router), (2, StakeRole::Validator)] {
@@ -214,7 +208,7 @@ mod tests {
         let refused = check().await.expect_err("it has no seat").to_string();
         // A planter does not begin there; one that began there goes on.
         let plants =
-            async |router| planter::check_seat(&joined, &data, router, Duration::ZERO).await;
+            async |router| planter::check_seat(&joined, data, router, Duration::ZERO).await;
         plants(router).await.expect_err("nothing was planted yet");
         data.folder("planter").expect("made");
         std::fs::write(data.path("planter/identity"), "1").expect("written");
@@ -223,7 +217,7 @@ mod tests {
             .await
             .expect_err("it was stopped too soon to plant");
         let settings = Config::load(None).expect("valid").developer;
-        let funded = developer::fund(&joined, key, router, &settings, &deployer).await;
+        let funded = developer::fund(&joined, key, router, &settings, deployer).await;
         funded.expect("allotted");
         plants(router).await.expect("what it planted is named");
         let elsewhere = plants(Address([9; 20])).await;

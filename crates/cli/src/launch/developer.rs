@@ -147,29 +147,21 @@ impl<C: ChainAccess + Clone> Allowance<C> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::data::DataDir;
-    use crate::launch::chain;
+    use crate::launch::devnet::Devnet;
     use crate::launch::killed::cut;
-    use crate::profile::Profile;
-    use stoa_types::NetworkProfile;
 
     #[tokio::test]
     async fn wherever_a_start_is_cut_the_next_one_makes_and_deposits_nothing_twice() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
-        let embedded = chain::open(&data, &profile).expect("a chain");
-        let founded = chain::found(&data, profile, &embedded).await;
-        let (joined, minter) = founded.expect("contracts");
+        let net = Devnet::open().await;
+        let (joined, minter) = (net.joined.clone(), &net.deployer);
         let settings = Config::load(None).expect("valid").developer;
         let router = Address([9; 20]);
         let mut ended = 0_u8;
         for polls in 1..=80_u8 {
             let key = SecretKey::from_bytes([polls; 32]).expect("a key");
-            let first = fund(&joined, key.clone(), router, &settings, &minter);
+            let first = fund(&joined, key.clone(), router, &settings, minter);
             ended += u8::from(cut(first, polls.into()).await);
-            let again = fund(&joined, key, router, &settings, &minter).await;
+            let again = fund(&joined, key, router, &settings, minter).await;
             let developer = again.expect("funded").address();
             let view = joined.view();
             let cap = view.allotment(developer, router).await.expect("read").cap;

@@ -4,6 +4,8 @@
 pub mod chain;
 pub mod customer;
 pub mod developer;
+#[cfg(test)]
+pub mod devnet;
 pub mod planter;
 pub mod provider;
 pub mod router;

@@ -115,25 +115,16 @@ async fn wait_for_tokens<C: ChainAccess + Clone>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::DataDir;
-    use crate::launch::chain;
+    use crate::launch::devnet::Devnet;
     use crate::launch::killed::cut;
-    use crate::profile::Profile;
     use stoa_crypto::SecretKey;
-    use stoa_types::NetworkProfile;
 
     #[tokio::test]
     async fn wherever_a_start_is_cut_the_next_one_sends_and_stakes_nothing_twice() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
+        let net = Devnet::open().await;
+        let (joined, deployer) = (net.joined.clone(), &net.deployer);
         let wanted = StakeAmount::parse("50000").expect("a number");
-        let embedded = chain::open(&data, &profile).expect("a chain");
-        let (joined, deployer) = chain::found(&data, profile, &embedded)
-            .await
-            .expect("contracts");
-        let source = StakeSource::Granted(&deployer);
+        let source = StakeSource::Granted(deployer);
         let role = StakeRole::Router;
         let mut ended = 0_u8;
         for polls in 1..=60_u8 {

@@ -35,8 +35,8 @@ def complete(ids, limit):
 
 
 def measure(seed):
-    ids = [(seed * 31 + n * n * 7 + n) % 256 for n in range(prompt)]
-    prefill = complete(ids, 1)
+    ids = [(seed * 31 + n * n * 7 + n) % 256 for n in range(max(prompt, short))]
+    prefill = complete(ids[:prompt], 1)
     # The one token is made from the prompt's own logits: what is left is the steps.
     alone, whole = complete(ids[:short], 1), complete(ids[:short], tokens + 1)
     decode = [all_ - one for all_, one in zip(whole, alone)]

@@ -1,8 +1,7 @@
 use super::*;
-use crate::data::DataDir;
+use crate::launch::Joined;
+use crate::launch::devnet::{self, Devnet};
 use crate::launch::stake::{StakeSource, ensure, grant};
-use crate::launch::{Joined, chain};
-use crate::profile::Profile;
 use crate::roles::router::now;
 use serde_json::json;
 use std::sync::Arc;
@@ -10,9 +9,7 @@ use stoa_chain::{Account, Embedded, StakeRole};
 use stoa_crypto::{SecretKey, acceptance_digest, receipt_digest};
 use stoa_evm::ManualClock;
 use stoa_nodes::receipts::{OrderName, nothing_delivered};
-use stoa_types::{
-    Acceptance, NetworkProfile, Price, SignedAcceptance, SignedTicket, Ticket, Tier, TokenAmount,
-};
+use stoa_types::{Acceptance, Price, SignedAcceptance, SignedTicket, Ticket, Tier, TokenAmount};
 
 /// A network whose time is moved, with a developer and a provider that took its call.
 struct Field {
@@ -36,15 +33,14 @@ const JOB: JobId = JobId([7; 32]);
 
 impl Field {
     async fn open() -> Self {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
         let start = Timestamp::from_secs(now().secs());
-        let clock = Arc::new(ManualClock::new(start.secs()));
-        let embedded = chain::open_by(&data, &profile, clock.clone()).expect("a chain");
-        let founded = chain::found(&data, profile, &embedded).await;
-        let (joined, deployer) = founded.expect("contracts");
+        let Devnet {
+            joined,
+            deployer,
+            clock,
+            folder,
+            ..
+        } = Devnet::with_moved_time().await;
         let audits = AuditContracts::find(&joined.chain, &joined.contracts).await;
         let audits = audits.expect("read").expect("they judge");
         let rules = audits.claim_rules(&joined.chain).await.expect("read");
@@ -73,10 +69,7 @@ impl Field {
 
     /// Time passes, and a block says so.
     async fn pass(&self, seconds: u64) {
-        self.clock.advance(seconds);
-        let one = TokenAmount::from_units(1);
-        let sent = self.deployer.mint_test_dollars(Address([1; 20]), one).await;
-        sent.expect("a block");
+        devnet::pass(&self.deployer, &self.clock, seconds).await;
     }
 
     fn taken(&self, job: JobId, account: Address) -> Undelivered {

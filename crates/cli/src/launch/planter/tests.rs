@@ -1,13 +1,12 @@
 use super::*;
-use crate::launch::chain;
+use crate::launch::devnet::Devnet;
 use crate::launch::provider::DEFAULT_MODEL_NAME;
 use crate::launch::service::local;
 use crate::launch::validator;
-use crate::profile::Profile;
 use stoa_chain::Embedded;
 use stoa_net::EndpointSecret;
 use stoa_runtime::discover_hardware;
-use stoa_types::{Millis, NetworkProfile};
+use stoa_types::Millis;
 
 /// A network on an embedded chain with a registered router that is never there.
 struct Field {
@@ -18,13 +17,13 @@ struct Field {
 
 impl Field {
     async fn open() -> Self {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
-        let embedded = chain::open(&data, &profile).expect("a chain");
-        let founded = chain::found(&data, profile, &embedded).await;
-        let (joined, deployer) = founded.expect("contracts");
+        let Devnet {
+            joined,
+            deployer,
+            data,
+            folder,
+            ..
+        } = Devnet::open().await;
         let router = register_router(&joined, &data).await;
         let audits = validator::watch(&joined).await.expect("read");
         let audits = audits.expect("they judge");

@@ -1,14 +1,11 @@
 use super::*;
-use crate::data::DataDir;
-use crate::launch::chain;
+use crate::launch::devnet::{self, Devnet};
 use crate::launch::killed::cut;
-use crate::profile::Profile;
-use crate::roles::router::now;
 use std::sync::Arc;
 use stoa_chain::Embedded;
 use stoa_evm::{Clock, ManualClock};
 use stoa_net::EndpointSecret;
-use stoa_types::{NetworkProfile, Region};
+use stoa_types::Region;
 
 const ROUTER: Address = Address([9; 20]);
 
@@ -30,14 +27,13 @@ fn stake() -> StakeAmount {
 
 impl Field {
     async fn open() -> Self {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let text = NetworkProfile::builtin_text("stoa").expect("built in");
-        let profile = Profile::of(text).expect("valid");
-        let clock = Arc::new(ManualClock::new(now().secs()));
-        let embedded = chain::open_by(&data, &profile, clock.clone()).expect("a chain");
-        let founded = chain::found(&data, profile, &embedded).await;
-        let (joined, deployer) = founded.expect("contracts");
+        let Devnet {
+            joined,
+            deployer,
+            clock,
+            folder,
+            ..
+        } = Devnet::with_moved_time().await;
         Self {
             joined,
             deployer,
@@ -48,10 +44,7 @@ impl Field {
 
     /// Time passes, and a block says so.
     async fn pass(&self, seconds: u64) {
-        self.clock.advance(seconds);
-        let (nobody, amount) = (Address([1; 20]), dollars("1"));
-        let sent = self.deployer.mint_test_dollars(nobody, amount).await;
-        sent.expect("a block");
+        devnet::pass(&self.deployer, &self.clock, seconds).await;
     }
 
     /// An identity with 100 in the vault, 60 of them allotted, and a staked provider.
