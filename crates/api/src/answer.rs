@@ -2,16 +2,18 @@
 
 use crate::codec::{Delivery, ReceiptPlace, VectorForm};
 use crate::error::ApiError;
+use crate::logprobs;
 use serde::Serialize;
 use serde_json::{Value, json};
-use stoa_nodes::client::{Done, Failure};
+use stoa_nodes::client::{Done, Failure, Started};
 use stoa_openai::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion,
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, Completion,
     CompletionChoice, Delta, Embedding, EmbeddingList, EmbeddingUsage, FunctionCall,
     FunctionCallDelta, ToolCall, ToolCallDelta, Usage, Vector,
 };
-use stoa_types::{FinishReason, JobId, Receipt, TokenAmount};
+use stoa_types::{FinishReason, JobId, Logprobs, Receipt, TokenAmount};
 use stoa_verify::read_vectors;
+use stoa_verify::reasoning::{self, Parts, Splitter};
 
 /// Argument text of one tool-call piece, in characters.
 const ARGUMENT_PIECE: usize = 256;
@@ -123,15 +125,18 @@ impl Framing {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(&self, done: &Done) -> Result<String, Contradiction> {
+    pub(crate) fn whole(&self, done: &Done, likely: &[Logprobs]) -> Result<String, Contradiction> {
         Ok(match self.form {
-            Form::Chat => text(&self.whole_chat(done)),
+            Form::Chat => text(&self.whole_chat(done, likely)),
             Form::Embeddings => text(&self.vectors(done)?),
             Form::Completion => text(&Completion {
                 choices: vec![CompletionChoice {
                     index: 0,
                     text: self.echo() + &done.content.text,
-                    logprobs: None,
+                    logprobs: self
+                        .delivery
+                        .logprobs
+                        .then(|| logprobs::completion(likely, &mut self.echo_length())),
                     finish_reason: Some(self.finish_reason(done)),
                 }],
                 usage: Some(Some(usage(done))),
@@ -176,8 +181,9 @@ impl Framing {
         })
     }
 
-    fn whole_chat(&self, done: &Done) -> ChatCompletion {
+    fn whole_chat(&self, done: &Done, likely: &[Logprobs]) -> ChatCompletion {
         let content = &done.content;
+        let parts = reasoning::split(&content.text, done.started.reasons);
         let calls = content
             .tool_calls
             .iter()
@@ -191,7 +197,7 @@ impl Framing {
                 },
             });
         let mut tool_calls: Vec<_> = calls.collect();
-        let silent = content.text.is_empty() && !tool_calls.is_empty();
+        let silent = parts.content.is_empty() && !tool_calls.is_empty();
         let function_call = if self.is_legacy_call(done) {
             tool_calls.pop().map(|call| call.function)
         } else {
@@ -206,13 +212,14 @@ impl Framing {
                 index: 0,
                 message: AssistantMessage {
                     role: "assistant".to_owned(),
-                    content: (!silent).then(|| content.text.clone()),
+                    content: (!silent).then_some(parts.content),
+                    reasoning_content: Some(parts.reasoning).filter(|text| !text.is_empty()),
                     tool_calls,
                     function_call,
                     ..AssistantMessage::default()
                 },
                 finish_reason: Some(self.finish_reason(done)),
-                logprobs: None,
+                logprobs: self.delivery.logprobs.then(|| logprobs::chat(likely)),
             }],
             usage: Some(usage(done)),
             service_tier: Some("default".to_owned()),
@@ -223,6 +230,12 @@ impl Framing {
 
     fn echo(&self) -> String {
         self.delivery.echo.clone().unwrap_or_default()
+    }
+
+    /// Characters that stand before the answer.
+    fn echo_length(&self) -> u64 {
+        let echo = self.delivery.echo.as_deref();
+        echo.map_or(0, |echo| echo.chars().count() as u64)
     }
 
     /// `null` where a usage piece will come, else no key at all.
@@ -269,25 +282,58 @@ pub(crate) struct Pieces {
     framing: Framing,
     sent: String,
     begun: bool,
+    /// Tells reasoning from the rest of a chat's answer, once it is known who answers.
+    splitter: Splitter,
+    /// Log-probabilities that wait for a piece to go with.
+    likely: Vec<Logprobs>,
+    /// Characters that the tokens told so far begin.
+    offset: u64,
 }
 
 impl Pieces {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
+            offset: framing.echo_length(),
             framing,
             sent: String::new(),
             begun: false,
+            splitter: Splitter::new(false),
+            likely: Vec::new(),
         }
     }
 
-    /// Pieces for more text.
-    pub(crate) fn text(&mut self, more: &str) -> Vec<String> {
-        if more.is_empty() {
-            return Vec::new();
-        }
-        let mut pieces = self.begin(Some(String::new()));
+    /// Pieces for more text. Log-probabilities of tokens without text go with the next piece.
+    pub(crate) fn text(&mut self, more: &str, likely: Vec<Logprobs>) -> Vec<String> {
+        self.likely.extend(likely);
         self.sent.push_str(more);
-        pieces.push(self.text_piece(more));
+        let parts = self.splitter.push(more);
+        self.parts(parts)
+    }
+
+    /// Who answers. Nothing was told of the answer before.
+    pub(crate) fn start(&mut self, started: &Started) {
+        let is_told_apart = started.reasons && self.framing.form == Form::Chat;
+        self.splitter = Splitter::new(is_told_apart);
+    }
+
+    /// Reasoning, then what follows it: a piece for each of them that there is.
+    fn parts(&mut self, parts: Parts) -> Vec<String> {
+        let mut pieces = Vec::new();
+        if !parts.reasoning.is_empty() {
+            pieces.extend(self.begin(Some(String::new())));
+            let likely = std::mem::take(&mut self.likely);
+            let mut piece = self.framing.chat_piece(Delta {
+                reasoning_content: Some(parts.reasoning),
+                ..Delta::default()
+            });
+            piece.choices[0].logprobs = chat_logprobs(&likely);
+            pieces.push(text(&piece));
+        }
+        if !parts.content.is_empty() {
+            pieces.extend(self.begin(Some(String::new())));
+            let likely = std::mem::take(&mut self.likely);
+            pieces.push(self.text_piece(&parts.content, &likely));
+        }
         pieces
     }
 
@@ -299,7 +345,9 @@ impl Pieces {
             .strip_prefix(self.sent.as_str())
             .ok_or(Contradiction)?
             .to_owned();
-        let mut pieces = self.text(&rest);
+        let mut pieces = self.text(&rest, Vec::new());
+        let held = self.splitter.finish();
+        pieces.extend(self.parts(held));
         let silent = !done.content.tool_calls.is_empty();
         pieces.extend(self.begin(if silent { None } else { Some(String::new()) }));
         pieces.extend(self.call_pieces(done));
@@ -330,30 +378,38 @@ impl Pieces {
                 if echo.is_empty() {
                     Vec::new()
                 } else {
-                    vec![self.text_piece(&echo)]
+                    vec![self.text_piece(&echo, &[])]
                 }
             }
         }
     }
 
-    fn text_piece(&self, more: &str) -> String {
+    fn text_piece(&mut self, more: &str, likely: &[Logprobs]) -> String {
         match self.framing.form {
             Form::Chat => {
                 let delta = Delta {
                     content: Some(Some(more.to_owned())),
                     ..Delta::default()
                 };
-                text(&self.framing.chat_piece(delta))
+                let mut piece = self.framing.chat_piece(delta);
+                piece.choices[0].logprobs = chat_logprobs(likely);
+                text(&piece)
             }
-            Form::Completion | Form::Embeddings => text(&self.completion_text(more, None)),
+            Form::Completion | Form::Embeddings => text(&self.completion_text(more, likely, None)),
         }
     }
 
-    fn completion_text(&self, more: &str, finish_reason: Option<String>) -> Completion {
+    fn completion_text(
+        &mut self,
+        more: &str,
+        likely: &[Logprobs],
+        finish_reason: Option<String>,
+    ) -> Completion {
+        let offset = &mut self.offset;
         let choice = CompletionChoice {
             index: 0,
             text: more.to_owned(),
-            logprobs: None,
+            logprobs: (!likely.is_empty()).then(|| logprobs::completion(likely, offset)),
             finish_reason,
         };
         Completion {
@@ -413,7 +469,8 @@ impl Pieces {
         }
     }
 
-    fn finish_piece(&self, done: &Done) -> String {
+    fn finish_piece(&mut self, done: &Done) -> String {
+        let likely = std::mem::take(&mut self.likely);
         let (reason, stoa) = (
             Some(self.framing.finish_reason(done)),
             Some(self.framing.stoa(done)),
@@ -422,11 +479,12 @@ impl Pieces {
             Form::Chat => {
                 let mut piece = self.framing.chat_piece(Delta::default());
                 piece.choices[0].finish_reason = reason;
+                piece.choices[0].logprobs = chat_logprobs(&likely);
                 text(&ChatChunk { stoa, ..piece })
             }
             Form::Completion | Form::Embeddings => text(&Completion {
                 stoa,
-                ..self.completion_text("", reason)
+                ..self.completion_text("", &likely, reason)
             }),
         }
     }
@@ -448,6 +506,11 @@ impl Pieces {
             }),
         }
     }
+}
+
+/// `null` on a piece that no token goes with.
+fn chat_logprobs(likely: &[Logprobs]) -> Option<ChatLogprobs> {
+    (!likely.is_empty()).then(|| logprobs::chat(likely))
 }
 
 fn text(value: &impl Serialize) -> String {

@@ -302,17 +302,25 @@ async fn whole(
     keeper: Option<Arc<Keeper>>,
 ) -> Response {
     let (mut tokens, mut taken) = (0, Some(taken));
+    let mut likely = Vec::new();
     // What was kept before the charge is what is sent after it.
     let mut kept = None;
     while let Some(event) = call.events.recv().await {
         settle(&mut taken, &event);
         match event {
             ClientEvent::Started(_) => {}
-            ClientEvent::Delta { tokens: more, .. } => tokens += u64::from(more),
+            ClientEvent::Delta {
+                tokens: more,
+                logprobs,
+                ..
+            } => {
+                tokens += u64::from(more);
+                likely.extend(logprobs);
+            }
             // The client still waits: it gets all of it at once, with the receipt.
             ClientEvent::Complete(done) => {
                 if let Some(keeper) = &keeper {
-                    let body = framing.whole(&done).map(Bytes::from);
+                    let body = framing.whole(&done, &likely).map(Bytes::from);
                     if let Ok(body) = &body {
                         let headers = whole_headers(call.job, &done.started);
                         keeper.prepare(&headers, body).await;
@@ -324,7 +332,7 @@ async fn whole(
             ClientEvent::Done(done) => {
                 call.client.disarm();
                 let headers = whole_headers(call.job, &done.started);
-                let body = kept.unwrap_or_else(|| framing.whole(&done).map(Bytes::from));
+                let body = kept.unwrap_or_else(|| framing.whole(&done, &likely).map(Bytes::from));
                 let Ok(body) = body else {
                     tracing::error!(job = %call.job, "the text of an answer is no vectors");
                     let billed = done.receipt.receipt.charge;
@@ -497,11 +505,18 @@ impl Pump {
     async fn handle(&mut self, event: ClientEvent) -> Result<bool, ClientLost> {
         settle(&mut self.taken, &event);
         match event {
-            ClientEvent::Started(_) => Ok(false),
-            ClientEvent::Delta { text, tokens } => {
+            ClientEvent::Started(started) => {
+                self.pieces.start(&started);
+                Ok(false)
+            }
+            ClientEvent::Delta {
+                text,
+                tokens,
+                logprobs,
+            } => {
                 self.told += u64::from(tokens);
                 self.unwritten += u64::from(tokens);
-                let mut pieces = self.pieces.text(&text);
+                let mut pieces = self.pieces.text(&text, logprobs);
                 let last = pieces.pop();
                 self.send_data(pieces).await?;
                 if let Some(piece) = last {

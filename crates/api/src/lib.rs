@@ -17,6 +17,7 @@ mod inference;
 mod info;
 mod json;
 mod keys;
+mod logprobs;
 mod manage;
 pub mod openapi;
 mod places;

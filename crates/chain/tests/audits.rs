@@ -298,6 +298,7 @@ fn receipt(domain: &Domain, job: JobId) -> (SignedReceipt, KeptWork) {
             seed: 1,
             max_output_tokens: 10,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     };

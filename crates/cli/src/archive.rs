@@ -11,6 +11,7 @@
 //! Numbers are big-endian, paths relative, of UTF-8, with `/` between their parts.
 
 use crate::data::{DataError, io_error};
+use crate::packs;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -63,11 +64,14 @@ pub enum ArchiveError {
     InTheWay(PathBuf),
 }
 
-/// Left out: the lock belongs to the place, models are made or fetched again, and half-written files are nothing.
+/// Left out: the lock belongs to the place, models are made or imported again, and half-written files are nothing.
 fn is_left_out(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let unfinished = name.is_some_and(|name| name.starts_with('.') && name.ends_with(".new"));
-    path == Path::new("lock") || path == Path::new("models") || unfinished
+    path == Path::new("lock")
+        || path == Path::new("models")
+        || path == Path::new(packs::FOLDER)
+        || unfinished
 }
 
 /// What a copy holds.

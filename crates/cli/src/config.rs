@@ -94,6 +94,8 @@ pub struct Config {
     pub planter: Planter,
     /// What providers have in common.
     pub provider: Provider,
+    /// The exact engine of a process.
+    pub engine: Engine,
     /// Somebody else's inference server that they serve through.
     pub upstream: Upstream,
     /// Traces.
@@ -257,6 +259,16 @@ pub struct Provider {
     pub listen: SocketAddr,
     /// Where `stoa provider` serves metrics.
     pub metrics: SocketAddr,
+}
+
+/// The exact engine of a process, with all its models.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    /// Memory of all its models, in MiB; 0 for what is free at the start.
+    pub memory_mib: u64,
+    /// Models that always stay in memory, as they are given to `--model`.
+    pub pinned: Vec<String>,
 }
 
 /// Somebody else's inference server.

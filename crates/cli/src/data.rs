@@ -1,5 +1,6 @@
 //! The data folder: one lock, one file per secret, one folder per role.
 
+use crate::packs;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -101,17 +102,21 @@ impl DataDir {
         }
     }
 
-    /// Removes what networks made in the folder, but not the lock itself: `--fresh`. Deletes nothing when anything else is there:
+    /// Removes what networks made in the folder, but not the lock itself nor imported models: `--fresh`. Deletes nothing when anything else is there:
     /// the folder may have been named by mistake.
     pub fn clear(&self) -> Result<(), DataError> {
         let entries = fs::read_dir(&self.root)
             .and_then(Iterator::collect::<io::Result<Vec<_>>>)
             .map_err(io_error("read", &self.root))?;
-        let foreign = |entry: &&fs::DirEntry| !entry.file_name().to_str().is_some_and(is_ours);
+        let kept = |name: &std::ffi::OsStr| name == "lock" || name == packs::FOLDER;
+        let foreign = |entry: &&fs::DirEntry| {
+            let name = entry.file_name();
+            !kept(&name) && !name.to_str().is_some_and(is_ours)
+        };
         if let Some(entry) = entries.iter().find(foreign) {
             return Err(DataError::Foreign(entry.path()));
         }
-        for entry in entries.iter().filter(|entry| entry.file_name() != "lock") {
+        for entry in entries.iter().filter(|entry| !kept(&entry.file_name())) {
             let path = entry.path();
             let removed = if path.is_dir() {
                 fs::remove_dir_all(&path)
@@ -132,6 +137,11 @@ impl DataDir {
             (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
             (Err(_), _) => true,
         }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Path of a file in the folder.
@@ -273,7 +283,10 @@ mod tests {
             assert_eq!(data.secret("router").expect("still there"), secret);
             fs::remove_file(path).expect("removed");
         }
+        let pack = folder.path().join(packs::FOLDER);
+        fs::create_dir(&pack).expect("made");
         data.clear().expect("cleared");
+        fs::remove_dir(pack).expect("imported models stay");
         let left: Vec<_> = fs::read_dir(folder.path()).expect("reads").collect();
         assert_eq!(left.len(), 1, "the lock: {left:?}");
         assert_ne!(data.secret("router").expect("made anew"), secret);

@@ -12,6 +12,7 @@ mod log;
 mod logs;
 mod measures;
 mod network;
+mod packs;
 mod process;
 mod profile;
 mod roles;
@@ -22,7 +23,7 @@ mod upstream;
 use clap::{Parser, Subcommand};
 use commands::{
     Outcome, ask, audit, backup, bench, chain, claim, claim_undelivered, connect, doctor, fund,
-    keys, money, planter, provider, router, show, take_back, validator, validators, verify,
+    keys, model, money, planter, provider, router, show, take_back, validator, validators, verify,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Up(up::Args),
     /// Says what a provider on this machine would serve and earn, what is wrong and what to do.
     Doctor(doctor::Args),
+    /// Imports models as packs that start at once, and lists, checks and removes them.
+    Model(model::Args),
     /// Measures this machine.
     #[command(subcommand)]
     Bench(bench::Args),
@@ -156,6 +159,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
     match &cli.command {
         Command::Up(args) => up::run(data, args, started).await,
         Command::Doctor(args) => doctor::doctor(data, args).await,
+        Command::Model(args) => model::model(data, args).await,
         Command::Bench(args) => bench::bench(data, args),
         Command::Chain(args) => chain::chain(data, args).await,
         Command::Router(args) => router::router(data, args).await,
@@ -166,7 +170,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Fund(args) => fund::fund(data, args).await,
         Command::Ask(args) => ask::ask(data, args).await,
         Command::Receipt(args) => ask::receipt(data, args).await,
-        Command::Verify(args) => verify::verify(args).await,
+        Command::Verify(args) => verify::verify(data, args).await,
         Command::Explain(args) => show::explain(data, args).await,
         Command::Account(args) => money::account(data, args).await,
         Command::Jobs(args) => show::jobs(data, args).await,

@@ -46,7 +46,7 @@ const fn metric(
 }
 
 use Kind::{Counter, Gauge, Histogram};
-use Unit::{Count, Seconds};
+use Unit::{Bytes, Count, Seconds};
 
 /// All of them, by part.
 #[rustfmt::skip]
@@ -98,6 +98,21 @@ pub const METRICS: &[Metric] = &[
     metric(Gauge, "stoa_provider_earned_units", Count, "provider", "Gross of all receipts in its folder, in smallest units of the payment token."),
     metric(Gauge, "stoa_provider_receipts_unkept", Count, "provider", "Receipts that are not on disk yet."),
     metric(Gauge, "stoa_provider_answers_affordable", Count, "provider", "Answers to claims of non-delivery whose gas its account can pay; infinite where gas costs nothing or nobody answers for it any more, NaN while that cannot be read."),
+
+    metric(Gauge, "stoa_engine_loaded", Count, "model", "1 when the model is in memory, 0 when it is loaded by the next that asks for it."),
+    metric(Gauge, "stoa_engine_memory_bytes", Bytes, "model", "Memory of its weights, and most memory of its keys and values."),
+    metric(Counter, "stoa_engine_loads_total", Count, "model", "Times that the model was loaded."),
+    metric(Gauge, "stoa_engine_answers", Count, "model", "Answers that the exact engine makes now, together."),
+    metric(Gauge, "stoa_engine_waiting", Count, "model", "Requests that wait for a place or for memory."),
+    metric(Gauge, "stoa_engine_cache_bytes", Bytes, "model", "Memory of keys and values in use, of beginnings kept for later too."),
+    metric(Gauge, "stoa_engine_cache_kept_bytes", Bytes, "model", "Memory of beginnings kept for later, some of it in use now."),
+    metric(Gauge, "stoa_engine_cache_max_bytes", Bytes, "model", "Most memory for keys and values."),
+    metric(Counter, "stoa_engine_passes_total", Count, "model", "Passes through the model; tokens of all answers and prompts share them."),
+    metric(Counter, "stoa_engine_rows_total", Count, "model", "Tokens of prompts and answers that went through the model."),
+    metric(Counter, "stoa_engine_tokens_total", Count, "model", "Tokens that were chosen."),
+    metric(Counter, "stoa_engine_tokens_reused_total", Count, "model", "Tokens of prompts whose keys and values were kept from earlier."),
+    metric(Counter, "stoa_engine_tokens_guessed_total", Count, "model", "Tokens that were guessed, so that one pass gives several."),
+    metric(Counter, "stoa_engine_tokens_guessed_right_total", Count, "model", "Guessed tokens that were chosen."),
 
     metric(Gauge, "stoa_validator_jobs_open", Count, "validator", "Jobs that it judges and has no verdict on yet."),
     metric(Counter, "stoa_validator_verdicts_total", Count, "outcome", "Verdicts by what was found."),

@@ -5,8 +5,9 @@ use crate::config::{Config, Rhythm};
 use crate::data::DataDir;
 use crate::join::JoinFile;
 use crate::launch::developer::Allowance;
+use crate::launch::models;
 use crate::launch::planter::{self, Ground, PlanterUp};
-use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine, ProviderUp, Router};
+use crate::launch::provider::{self, Machine, ProviderUp, Router};
 use crate::launch::router::{self, Door, RouterUp};
 use crate::launch::service::{gone, listen, local, serve_metrics, until};
 use crate::launch::stake::StakeSource;
@@ -54,9 +55,10 @@ pub struct Args {
     plants: Option<u32>,
     #[command(flatten)]
     rhythm: Rhythm,
-    /// Serves this GGUF file or safetensors folder instead of the default model.
+    /// Serves this model instead of the default one: an imported model, a GGUF file or a safetensors folder. Repeat for several: those
+    /// that memory has no place for are loaded when they are asked for.
     #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    model: Vec<PathBuf>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     /// Lays the settings of this file over the defaults (config/default.toml): ports, prices, slots, availability windows.
@@ -86,9 +88,9 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     // Whatever can be refused is refused before anything is deleted or changed.
     let listeners = Listeners::bind(&config).await?;
     let providers = config.up.providers;
-    let own_model = match &args.model {
-        Some(path) => Some(provider::open_exact(&config, providers, path, None)?),
-        None => None,
+    let own_models = match &args.model[..] {
+        [] => None,
+        named => Some(models::exact(&data, &config, providers, named)?),
     };
     let upstream = connect_and_try(&config).await?;
     if args.fresh {
@@ -96,17 +98,14 @@ pub async fn run(data: &Path, args: &Args, started: Instant) -> Result<(), Failu
     }
     let profile = Profile::settle(&data, asked, named)?;
     may_cheat(!args.cheat.is_empty(), &profile.rules)?;
-    let exact = match own_model {
-        Some(backend) => backend,
-        None => {
-            let path = provider::default_model(&data)?;
-            provider::open_exact(&config, providers, &path, Some(DEFAULT_MODEL_NAME))?
-        }
+    let exact = match own_models {
+        Some(models) => models,
+        None => models::exact(&data, &config, providers, &[])?,
     };
     let machine = Machine {
         hardware,
         upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
-        backends: provider::backends(upstream, exact),
+        backends: models::backends(upstream, exact),
         providers,
         silent: false,
     };
@@ -264,7 +263,7 @@ async fn start(
     }
     let gateway = router::gateway(data, config, &router, &configured)?;
     wait_for_providers(&gateway, providers.len()).await?;
-    let models = models(&gateway, &machine.backends);
+    let models = offered(&gateway, &machine.backends);
     let login_token = router::serve_api(config, listeners.api, gateway, until(stopped))?;
     let info = Network {
         api: format!("{api_url}/v1"),
@@ -384,7 +383,7 @@ async fn start_validators<C: ChainAccess + Clone>(
 }
 
 /// The models that are offered, those of the first backend first.
-fn models(gateway: &RouterGateway, backends: &[Arc<dyn Backend>]) -> Vec<String> {
+fn offered(gateway: &RouterGateway, backends: &[Arc<dyn Backend>]) -> Vec<String> {
     let mut models: Vec<_> = gateway.models().into_iter().map(|model| model.id).collect();
     let first = backends
         .first()

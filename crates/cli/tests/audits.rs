@@ -444,7 +444,6 @@ fn a_lazy_validator_loses_stake_by_a_plant_and_nobody_else_pays_for_it() {
     let named = plants_named(&network);
     println!("the lazy validator lost stake after {named} plants");
     assert!(named <= 500, "{named}");
-    ask(&data, 0);
     for row in rows().as_array().expect("a list") {
         let faults = &row["faults"];
         if row["id"] == *lazy {
@@ -457,17 +456,22 @@ fn a_lazy_validator_loses_stake_by_a_plant_and_nobody_else_pays_for_it() {
             );
         }
     }
-    // The provider that sold the wrong answers is the planter's: no reputation moved, no stake was lost, and nobody else was sent to it.
+    // The provider that sold the wrong answers is the planter's: no reputation moved and no stake was lost.
     let providers = told(&data, &["providers", "--json"]);
     let providers = providers.as_array().expect("a list");
     assert_eq!(providers.len(), 3);
     for row in providers {
         assert_eq!(row["slashed"], "0", "{row}");
     }
-    let jobs = told(&data, &["jobs", "--json"]);
-    let served = jobs[0]["provider"].clone();
+    // It is open while its planter buys: a call of somebody else that falls into that moment may be sent to it, and no other.
     let known = network["providers"].as_array().expect("a list");
-    assert!(known.contains(&served), "{jobs}");
+    let mut calls = 0;
+    until("a call between the planter's purchases", || {
+        ask(&data, calls);
+        calls += 1;
+        let jobs = told(&data, &["jobs", "--json"]);
+        known.contains(&jobs[0]["provider"])
+    });
     let log = up.end();
     assert!(!log.contains("ERROR"), "{log}");
 }

@@ -20,7 +20,7 @@ pub use eip712::{
 };
 pub use endpoint::{EndpointProofError, endpoint_message, verify_endpoint_proof};
 pub use key::{KeyError, PublicKey, SecretKey, SignatureError, recover};
-pub use merkle::{MerkleTree, hash_pair, verify_proof};
+pub use merkle::{MerkleFrontier, MerkleTree, hash_pair, verify_proof, verify_range};
 pub use personal::{checksummed, personal_digest};
 pub use seal::{OpenError, RECIPIENTS_MAX, SealError, Sealed};
 pub use tokens::{chain_head, debit_leaf, payout_leaf, token_root};

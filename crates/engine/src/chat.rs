@@ -6,7 +6,9 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use std::collections::BTreeMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 
 /// Steps that one rendering may take: some seconds. Honest templates take some dozens for each message.
 const STEPS_MAX: u64 = 20_000_000;
@@ -54,11 +56,13 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The prompt for `messages` and `tools`, both JSON arrays whose members keep the order in which they are written.
+    /// The prompt for `messages` and `tools`, both JSON arrays whose members keep the order in which they are written. `arguments` is a JSON
+    /// object of further names for the template, or empty; none of them takes the place of what a template always gets.
     pub fn render(
         &self,
         messages: &str,
         tools: Option<&str>,
+        arguments: &str,
         add_generation_prompt: bool,
         begin: &str,
         end: &str,
@@ -69,18 +73,23 @@ impl ChatTemplate {
             Some(tools) => serde_json::from_str(tools).map_err(|e| failed(&e))?,
             None => Value::from(()),
         };
+        let arguments: BTreeMap<String, Value> = match arguments {
+            "" => BTreeMap::new(),
+            arguments => serde_json::from_str(arguments).map_err(|e| failed(&e))?,
+        };
         let environment = environment().map_err(|e| failed(&e))?;
         let template = environment
             .template_from_str(&self.source)
             .map_err(|e| failed(&e))?;
         let mut prompt = Bounded(Vec::new());
-        template
-            .render_captured_to(
-                context! {
-                    messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
-                },
-                &mut prompt,
-            )
+        let context = context! {
+            messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
+            ..Value::from(arguments)
+        };
+        let render = || template.render_captured_to(context, &mut prompt).map(drop);
+        // The library panics at an empty list turned round (`[][::-1]`). Nothing that it was doing is looked at after that.
+        std::panic::catch_unwind(AssertUnwindSafe(render))
+            .map_err(|_| failed(&"it broke the template library; see the log"))?
             .map_err(|e| failed(&e))?;
         String::from_utf8(prompt.0).map_err(|e| failed(&e))
     }
@@ -167,7 +176,7 @@ mod tests {
     fn render(template: &str, messages: &str, tools: Option<&str>) -> Result<String, EngineError> {
         ChatTemplate::new(template)
             .expect("compiles")
-            .render(messages, tools, true, "<s>", "</s>")
+            .render(messages, tools, "", true, "<s>", "</s>")
     }
 
     #[test]
@@ -227,6 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn a_template_that_breaks_the_library_is_an_error() {
+        // Found by fuzzing.
+        for template in ["{{ messages[::-1][::-1] }}", "{{ none_such[::-1][::-1] }}"] {
+            let refused = render(template, "[]", None);
+            assert!(
+                matches!(&refused, Ok(_) | Err(EngineError::Template(_))),
+                "{refused:?}"
+            );
+        }
+        let broken = render(
+            "{% for m in messages[::-1] | list %}{% endfor %}{{ [][::-1] }}",
+            "[]",
+            None,
+        );
+        let broken = broken.expect_err("until the library is mended").to_string();
+        assert!(broken.contains("template library"), "{broken}");
+    }
+
+    #[test]
     fn a_template_can_refuse_and_a_broken_one_is_told_when_loading() {
         let refused = render("{{ raise_exception('roles must alternate') }}", "[]", None);
         assert!(
@@ -240,5 +268,32 @@ mod tests {
             render("", "{", None),
             Err(EngineError::Template(_))
         ));
+    }
+
+    #[test]
+    fn arguments_and_earlier_reasoning_reach_the_template_and_replace_nothing_that_it_always_gets()
+    {
+        // The way of Qwen3's template, in small.
+        let template = "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content is defined %}<think>{{ m.reasoning_content }}</think>\
+            {% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
+            {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}{{ bos_token }}";
+        let messages = r#"[{"role":"assistant","content":"4","reasoning_content":"2+2"},{"role":"user","content":"5?"}]"#;
+        let render = |arguments: &str| {
+            let template = ChatTemplate::new(template).expect("compiles");
+            template.render(messages, None, arguments, true, "<s>", "</s>")
+        };
+        let begun = "<assistant><think>2+2</think>4<user>5?<assistant>";
+        assert_eq!(render("").expect("renders"), format!("{begun}<s>"));
+        let thinking = render(r#"{"enable_thinking":true}"#).expect("renders");
+        assert_eq!(thinking, format!("{begun}<s>"));
+        let hostile = r#"{"enable_thinking":false,"bos_token":"x","messages":[],"add_generation_prompt":false}"#;
+        let silent = render(hostile).expect("renders");
+        assert_eq!(silent, format!("{begun}<think></think><s>"));
+        for bad in ["[]", "{", "1", "{\"a\":}"] {
+            assert!(
+                matches!(render(bad), Err(EngineError::Template(_))),
+                "{bad}"
+            );
+        }
     }
 }

@@ -1,13 +1,16 @@
-//! The shape of a Llama model, and the rotary frequencies that follow from it.
+//! What a model consists of: its shape, the table of what its architecture has, and the rotary frequencies that follow from both.
 
 use crate::error::ImportError;
 use crate::fixed::{self, FINE};
 use crate::import::exact::Exact;
 use crate::kernel::MAX_BLOCKS;
+use crate::ops;
 use crate::quant::BLOCK;
+use serde::{Deserialize, Serialize};
 
 /// Dimensions and constants of a model. All of it stands in the model root.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Tokens of the vocabulary.
     pub vocab: usize,
@@ -25,11 +28,79 @@ pub struct Config {
     pub ffn: usize,
     /// Most positions.
     pub context: usize,
-    /// RMSNorm's epsilon with 32 fraction bits.
+    /// Epsilon of the norms with 32 fraction bits.
     pub epsilon_q32: u64,
-    /// Turns per position of each rotary pair, with 64 fraction bits.
+    /// Turns per position of each rotary pair, with 64 fraction bits. None where positions have vectors of their own.
     pub rotary: Vec<u64>,
+    /// What queries and keys are multiplied by when they turn, 16 fraction bits.
+    pub rotary_gain_q16: u64,
+    /// What else the architecture has.
+    pub architecture: Architecture,
 }
+
+/// The table of what an architecture has beyond what all have. The forward pass reads it, and no name of an architecture; importers fill
+/// it. The default is Llama's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Query, key and value have biases.
+    pub biases: bool,
+    /// Every query and key head passes an RMSNorm before it turns.
+    pub head_norm: bool,
+    /// Positions that each layer's attention sees, its own included; 0 sees all. Empty: all layers see all.
+    pub windows: Vec<u64>,
+    /// A mixture of experts in place of the feed-forward network.
+    pub experts: Option<Experts>,
+    /// The model reads texts and writes none.
+    pub encoder: Option<Encoder>,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that a token passes.
+    pub chosen: usize,
+    /// Feed-forward width of an expert.
+    pub width: usize,
+    /// Feed-forward width of the expert that every token passes, 0 when there is none.
+    pub shared: usize,
+    /// The weights of the chosen experts sum to one, rather than those of all.
+    pub renormalise: bool,
+}
+
+/// An encoder as BERT has it: vectors of positions and token types beside those of tokens, attention to the whole text, LayerNorm after
+/// each part, biases on every matrix, GELU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoder {
+    /// Token types; texts are of type 0.
+    pub token_types: usize,
+    /// How the states of a text become its vector.
+    pub pooling: Pooling,
+}
+
+/// How the states of a text become its vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Pooling {
+    /// The mean of all states.
+    Mean,
+    /// The state of the first token.
+    First,
+}
+
+/// One, with 16 fraction bits.
+pub const ONE_Q16: u64 = 1 << 16;
+/// Largest gain of a rotation: queries keep within their overflow bound.
+pub(crate) const MAX_GAIN_Q16: u64 = 2 * ONE_Q16;
+/// Most experts of a layer, and most that a token passes.
+pub(crate) const MAX_EXPERTS: usize = 1 << 10;
+const MAX_CHOSEN: usize = 1 << 6;
+/// Most token types of an encoder.
+const MAX_TOKEN_TYPES: usize = 1 << 8;
 
 /// Most tokens of a vocabulary.
 pub(crate) const MAX_VOCABULARY: usize = 1 << 22;
@@ -85,7 +156,93 @@ impl Config {
                 "the heads together are too wide",
             ));
         }
+        self.check_architecture()
+    }
+
+    fn check_architecture(&self) -> Result<(), ImportError> {
+        let a = &self.architecture;
+        let bad = |name: &str, reason: String| Err(ImportError::metadata(name, reason));
+        if self.rotary_gain_q16 == 0 || self.rotary_gain_q16 > MAX_GAIN_Q16 {
+            return bad(
+                "rotary scaling",
+                "its attention factor is outside 0 to 2".to_owned(),
+            );
+        }
+        let pairs = match a.encoder {
+            Some(_) => 0,
+            None => self.head_width / 2,
+        };
+        if self.rotary.len() != pairs {
+            let reason = format!("{} frequencies for {pairs} pairs", self.rotary.len());
+            return bad("rotary", reason);
+        }
+        if a.encoder.is_some() && (a.experts.is_some() || a.head_norm) {
+            let reason = "has no experts and no norms of heads here";
+            return bad("encoder", reason.to_owned());
+        }
+        if !a.windows.is_empty() && a.windows.len() != self.layers {
+            let reason = format!("{} for {} layers", a.windows.len(), self.layers);
+            return bad("attention windows", reason);
+        }
+        if let Some(e) = a.experts {
+            if e.count == 0 || e.count > MAX_EXPERTS || e.chosen == 0 {
+                return bad("experts", format!("{} of {}", e.chosen, e.count));
+            }
+            if e.chosen > e.count.min(MAX_CHOSEN) {
+                let reason = format!("{} of {} cannot be chosen", e.chosen, e.count);
+                return bad("experts", reason);
+            }
+            for width in [e.width, e.shared] {
+                let fits = width.is_multiple_of(BLOCK) && width <= MAX_BLOCKS * BLOCK;
+                if !fits || e.width == 0 {
+                    let reason =
+                        format!("a width of {width} is not a multiple of {BLOCK} within bounds");
+                    return bad("experts", reason);
+                }
+            }
+        }
+        let token_types = a.encoder.map_or(1, |e| e.token_types);
+        if token_types == 0 || token_types > MAX_TOKEN_TYPES {
+            let reason = format!("{token_types} is outside 1 to {MAX_TOKEN_TYPES}");
+            return bad("token types", reason);
+        }
         Ok(())
+    }
+
+    /// What a query is multiplied by, so that scores come in powers of two, 30 fraction bits: the rotation's gain counts twice, for query
+    /// and key.
+    pub(crate) fn query_factor(&self) -> i64 {
+        let gain = self.rotary_gain_q16 as i64;
+        // Below 2^28.1 times 2^34.
+        fixed::round_shift(ops::query_factor(self.head_width) * (gain * gain), 32)
+    }
+
+    /// Width of the widest feed-forward network.
+    pub(crate) fn widest_ffn(&self) -> usize {
+        match self.architecture.experts {
+            None => self.ffn,
+            Some(experts) => experts.width.max(experts.shared),
+        }
+    }
+
+    /// This shape with the vocabulary that a tokenizer of `tokens` has. Rows beyond it are padding: they have no text and are never
+    /// chosen.
+    pub(crate) fn with_tokens(&self, tokens: usize) -> Result<Self, ImportError> {
+        if tokens == 0 {
+            return Err(ImportError::Tokenizer("it has no tokens".to_owned()));
+        }
+        Ok(Self {
+            vocab: self.vocab.min(tokens),
+            ..self.clone()
+        })
+    }
+
+    /// Positions that a layer's attention sees before and at its own; `usize::MAX` for all.
+    pub fn window(&self, layer: usize) -> usize {
+        match self.architecture.windows.get(layer) {
+            None | Some(0) => usize::MAX,
+            Some(window) => usize::try_from(*window).unwrap_or(usize::MAX),
+        }
     }
 
     /// Width of all query heads together.
@@ -98,24 +255,55 @@ impl Config {
         self.kv_heads * self.head_width
     }
 
-    /// What the model root hashes: each number as 8 bytes big-endian, in the order of the fields, then the frequencies.
+    /// What the model root hashes: named lists of numbers. Each is its name, a zero byte, the number of values (4 bytes) and the values
+    /// (8 bytes each), big-endian. Lists of what an architecture lacks are left out.
     pub fn canonical_bytes(&self) -> Vec<u8> {
-        let sizes = [
-            self.vocab,
-            self.width,
-            self.layers,
-            self.heads,
-            self.kv_heads,
-            self.head_width,
-            self.ffn,
-            self.context,
-        ];
-        let mut bytes: Vec<u8> = sizes
-            .iter()
-            .flat_map(|s| (*s as u64).to_be_bytes())
-            .collect();
-        bytes.extend(self.epsilon_q32.to_be_bytes());
-        bytes.extend(self.rotary.iter().flat_map(|f| f.to_be_bytes()));
+        let mut bytes = Vec::new();
+        let mut field = |name: &str, values: &[u64]| {
+            bytes.extend(name.as_bytes());
+            bytes.push(0);
+            bytes.extend((values.len() as u32).to_be_bytes());
+            bytes.extend(values.iter().flat_map(|v| v.to_be_bytes()));
+        };
+        for (name, value) in [
+            ("vocabulary", self.vocab),
+            ("width", self.width),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("key-heads", self.kv_heads),
+            ("head-width", self.head_width),
+            ("ffn-width", self.ffn),
+            ("context", self.context),
+        ] {
+            field(name, &[value as u64]);
+        }
+        field("epsilon", &[self.epsilon_q32]);
+        field("rotary", &self.rotary);
+        if self.rotary_gain_q16 != ONE_Q16 {
+            field("rotary-gain", &[self.rotary_gain_q16]);
+        }
+        let a = &self.architecture;
+        if a.biases {
+            field("biases", &[1]);
+        }
+        if a.head_norm {
+            field("head-norm", &[1]);
+        }
+        if a.windows.iter().any(|w| *w != 0) {
+            field("windows", &a.windows);
+        }
+        if let Some(e) = a.experts {
+            let sizes = [e.count, e.chosen, e.width, e.shared].map(|n| n as u64);
+            field("experts", &sizes);
+            field("experts-renormalised", &[u64::from(e.renormalise)]);
+        }
+        if let Some(e) = a.encoder {
+            let pooling = match e.pooling {
+                Pooling::Mean => 1,
+                Pooling::First => 2,
+            };
+            field("encoder", &[e.token_types as u64, pooling]);
+        }
         bytes
     }
 }
@@ -149,6 +337,19 @@ pub enum RotaryScaling {
         /// Context the model was first trained for.
         original_context: u64,
     },
+    /// Low frequencies divided, high ones kept, a ramp between them by the number of the pair (YaRN).
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: u64,
+        /// Turns over the original context from which a frequency is kept.
+        fast: u64,
+        /// Turns over the original context up to which a frequency is divided.
+        slow: u64,
+        /// Context the model was first trained for.
+        original_context: u64,
+        /// What queries and keys are multiplied by; `None` for `1 + ln(factor) / 10`.
+        gain: Option<u64>,
+    },
 }
 
 /// Bits of a frequency that are rounded away.
@@ -167,20 +368,86 @@ impl Rotary {
         }
         let log2_base = fixed::log2(u128::from(self.base_q16), 16);
         let pi = fixed::pi();
+        let ramp = self.scaling.ramp(head_width, log2_base)?;
         (0..head_width / 2)
             .map(|pair| {
                 let exponent = fixed::round_div(2 * pair as i128 * log2_base, head_width as i128);
                 let power = fixed::exp2_negative(exponent);
                 let turns = fixed::round_div(power << (FINE + 1), pi) as u64;
-                let scaled = self.scaling.apply(turns, pair)?;
+                let scaled = self.scaling.apply(turns, pair, ramp)?;
                 Ok((scaled + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS << DROPPED_BITS)
             })
             .collect()
     }
 }
 
+impl Rotary {
+    /// What queries and keys are multiplied by, 16 fraction bits.
+    pub fn gain_q16(&self) -> u64 {
+        match self.scaling {
+            RotaryScaling::Yarn {
+                gain: Some(gain), ..
+            } => gain,
+            RotaryScaling::Yarn { factor, .. } => yarn_gain(factor),
+            _ => ONE_Q16,
+        }
+    }
+}
+
+/// `1 + ln(factor) / 10` with 16 fraction bits, 1 for factors up to one.
+pub(crate) fn yarn_gain(factor: u64) -> u64 {
+    if factor <= ONE_Q16 {
+        return ONE_Q16;
+    }
+    let ln = fixed::ln(u128::from(factor), 16);
+    ONE_Q16 + fixed::round_div(ln, 10 << (FINE - 16)) as u64
+}
+
+/// First pair of the ramp and the first after it.
+type Ramp = (i128, i128);
+
 impl RotaryScaling {
-    fn apply(&self, turns: u64, pair: usize) -> Result<u64, ImportError> {
+    /// Where YaRN's ramp stands: the pairs that turn `fast` times (rounded down) and `slow` times (rounded up) over the original context.
+    fn ramp(&self, head_width: usize, log2_base: i128) -> Result<Ramp, ImportError> {
+        let Self::Yarn {
+            fast,
+            slow,
+            original_context,
+            ..
+        } = self
+        else {
+            return Ok((0, 0));
+        };
+        let context = u128::from(*original_context);
+        if slow > fast || *slow == 0 || context == 0 || context > 1 << 24 || log2_base == 0 {
+            return Err(ImportError::metadata(
+                "rotary scaling",
+                "its turns or its original context are out of bounds",
+            ));
+        }
+        let whole_turn = fixed::log2(2 * fixed::pi() as u128, FINE);
+        let pair = |turns: u64| {
+            let log2 = fixed::log2(context, 0) - whole_turn - fixed::log2(u128::from(turns), 16);
+            // Pairs in twos: the quotient is `d / 2` times a ratio of two logarithms.
+            let (dividend, divisor) = (log2 * head_width as i128, 2 * log2_base);
+            (
+                dividend.div_euclid(divisor),
+                dividend.rem_euclid(divisor) != 0,
+            )
+        };
+        let (low, (high, more)) = (pair(*fast).0, pair(*slow));
+        let first = low.max(0);
+        let last = (high + i128::from(more)).min(head_width as i128 - 1);
+        if last < first {
+            return Err(ImportError::metadata(
+                "rotary scaling",
+                "its ramp lies outside the head",
+            ));
+        }
+        Ok((first, last))
+    }
+
+    fn apply(&self, turns: u64, pair: usize, ramp: Ramp) -> Result<u64, ImportError> {
         let divide = |factor: u64| {
             if factor < 1 << 16 {
                 return Err(ImportError::metadata(
@@ -220,6 +487,15 @@ impl RotaryScaling {
                 let ramp = i128::from(turned - low);
                 let span = i128::from(turns - divided) * ramp;
                 Ok(divided + fixed::round_div(span, i128::from(high - low)) as u64)
+            }
+            Self::Yarn { factor, .. } => {
+                let divided = divide(*factor)?;
+                let (first, last) = ramp;
+                // A ramp of no width is a step after its first pair.
+                let width = (last - first).max(1);
+                let kept = (width - (pair as i128 - first)).clamp(0, width);
+                let span = i128::from(turns - divided) * kept;
+                Ok(divided + fixed::round_div(span, width) as u64)
             }
         }
     }
@@ -296,7 +572,9 @@ mod tests {
             ffn: 64,
             context: 8,
             epsilon_q32: 1,
-            rotary: vec![],
+            rotary: vec![0; 16],
+            rotary_gain_q16: ONE_Q16,
+            architecture: Architecture::default(),
         };
         assert!(good.check().is_ok());
         for (bad, word) in [
@@ -327,6 +605,13 @@ mod tests {
                     ..good.clone()
                 },
                 "context",
+            ),
+            (
+                Config {
+                    rotary: vec![0; 15],
+                    ..good.clone()
+                },
+                "rotary",
             ),
         ] {
             assert!(bad.check().expect_err("refused").to_string().contains(word));

@@ -33,6 +33,23 @@ pub enum ImportError {
         /// Bytes there are.
         have: u64,
     },
+    /// A pack is not as it was written.
+    #[error("{path} is damaged: {reason}; nothing of it was used: remove it and import the model again", path = .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A pack could not be written.
+    #[error("cannot write the pack: {source}; what was begun is of no use")]
+    Write {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Whoever watched the work stopped it.
+    #[error("stopped before the model was complete")]
+    Stopped,
     /// A value of the model's description is absent, malformed or not supported.
     #[error("model description, {key}: {reason}")]
     Metadata {
@@ -80,7 +97,8 @@ impl ImportError {
         }
     }
 
-    pub(crate) fn metadata(key: impl Into<String>, reason: impl Into<String>) -> Self {
+    /// A value of the description that is absent, malformed or not supported.
+    pub fn metadata(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Metadata {
             key: key.into(),
             reason: reason.into(),
@@ -119,9 +137,50 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A sequence was made for a model of another shape.
+    #[error("the sequence belongs to a model of another shape; make one for this model")]
+    OtherShape,
+    /// More threads than any machine has use for.
+    #[error("{count} threads are asked for; at most 256 are")]
+    TooManyThreads {
+        /// Asked for.
+        count: usize,
+    },
+    /// The system gave no threads.
+    #[error("no threads to compute with: {0}")]
+    Threads(String),
+    /// The whole answer would not fit the memory for keys and values.
+    #[error(
+        "prompt and answer may come to {positions} tokens and the memory for them holds {room}: ask for a shorter answer, or serve with more"
+    )]
+    NoRoom {
+        /// Tokens of the prompt and of the longest answer.
+        positions: usize,
+        /// Tokens that fit.
+        room: usize,
+    },
+    /// A pass broke off, which should never be. Everything in it is given up.
+    #[error("the engine broke off; the answer is not complete")]
+    Panicked,
+    /// The model reads texts and writes none.
+    #[error(
+        "the model is an encoder: it makes vectors of texts and writes none; take a model that answers"
+    )]
+    Encoder,
+    /// A part of a text was given to an encoder, whose every state depends on the whole.
+    #[error(
+        "an encoder takes a text whole, and the sequence has a part of one; begin an empty one"
+    )]
+    TextInParts,
     /// There is nothing to continue.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
+    /// A token was asked for after the answer's last one.
+    #[error("the answer is over; it has no further token")]
+    AnswerOver,
+    /// The answer is held to a grammar and cannot go on under it.
+    #[error(transparent)]
+    Constraint(#[from] crate::constraint::ConstraintError),
     /// The text cannot be tokenised.
     #[error("cannot tokenise the text: {0}")]
     Tokenize(String),
@@ -131,4 +190,18 @@ pub enum EngineError {
     /// The chat template refused the messages.
     #[error("the chat template refused the messages: {0}")]
     Template(String),
+}
+
+impl EngineError {
+    /// Whether it follows from model and work alone, so that every machine has the same. Others are of this machine.
+    pub fn is_of_the_work(&self) -> bool {
+        !matches!(
+            self,
+            Self::OtherShape
+                | Self::TooManyThreads { .. }
+                | Self::Threads(_)
+                | Self::NoRoom { .. }
+                | Self::Panicked
+        )
+    }
 }

@@ -210,6 +210,28 @@ pub fn sin(x: i128) -> i128 {
     sum
 }
 
+/// Share of the standard normal distribution between 0 and `steps / 128`, 0 <= steps <= 1024, with [`FINE`] fraction bits.
+///
+/// With `x = steps / 128` it is `e^(-x^2/2) / sqrt(2 pi)` times the sum of `x^(2k+1) / (1 * 3 * 5 * ... * (2k+1))`: all terms are
+/// positive. The power of two in the exponential is left out until the end, so that no bits are lost to it.
+pub fn normal_above_half(steps: i128) -> i128 {
+    // Fewer fraction bits, so that the sum, below 2^46 times as large as the result, has room.
+    const FRACTION: u32 = 50;
+    let square = steps * steps;
+    let exponent = square << (FINE - 15);
+    let halvings = exponent / ln2();
+    let density = exp_negative(exponent - halvings * ln2()) >> (FINE - FRACTION);
+    let (mut term, mut sum, mut odd) = ((density * steps) >> 7, 0i128, 1i128);
+    while term != 0 {
+        sum += term;
+        odd += 2;
+        term = (term * square) / (odd << 14);
+    }
+    // The root of 2 pi with 61 fraction bits.
+    let root = (2 * pi() as u128 * (1 << 60)).isqrt() as i128;
+    round_div((sum >> halvings) << (61 + FINE - FRACTION), root)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,14 +1,18 @@
 //! From prompt to answer: sampling, stop tokens, stop strings, limits, streaming.
 
+use crate::constraint::{Constraint, ConstraintError};
 use crate::error::EngineError;
+use crate::logprob::describe;
 use crate::model::Model;
-use crate::sampler::sample;
+use crate::sampler::{adjust, adjusts, penalises, sample, sample_within};
 use crate::session::Session;
 use crate::tokenizer::Detokenizer;
+use crate::trace::checkpoint;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use stoa_types::SamplingParameters;
+use stoa_types::{Logprobs, SamplingParameters};
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub enum Finish {
     EndToken,
     /// The text came to a stop string; it ends before it.
     StopString,
-    /// The limit of tokens, or the model's context, is reached.
+    /// The limit of tokens, the model's context, or a bound of the grammar's work is reached.
     Length,
     /// The caller does not want more.
     Cancelled,
@@ -45,6 +49,10 @@ pub struct TokenEvent {
     pub text: String,
     /// Set on the last token.
     pub finish: Option<Finish>,
+    /// Log-probabilities, where they are asked for: of the model's own logits, whatever bias and penalties made of them.
+    pub logprobs: Option<Box<Logprobs>>,
+    /// The checkpoint of the state that it was chosen from, where checkpoints are made ([`crate::trace::checkpoint`]).
+    pub checkpoint: Option<[u8; 32]>,
 }
 
 /// A whole answer.
@@ -63,6 +71,188 @@ pub struct Answer {
 pub struct TextOptions {
     /// Show control tokens as text (the token that ends the answer stays hidden), for example to find tool calls.
     pub render_special: bool,
+}
+
+/// One answer in the making: everything of it but the model's passes. Whoever drives it gives [`Generation::choose`] the logits after
+/// the prompt, then those after each chosen token, until an event says that the answer is over. Nothing in it depends on how the logits
+/// were come by, so that a [`Session`] alone and a pass over many answers at once choose the same tokens.
+#[derive(Debug)]
+pub struct Generation {
+    model: Arc<Model>,
+    parameters: SamplingParameters,
+    /// Tokens before the answer.
+    prompt_length: usize,
+    /// Most tokens that the answer may have.
+    limit: usize,
+    stream: TextStream,
+    tokens: Vec<u32>,
+    text: String,
+    finish: Option<Finish>,
+    /// How often each token stands in the answer; empty where nobody asks.
+    counts: BTreeMap<u32, u32>,
+    /// Room for logits with bias and penalties.
+    adjusted: Vec<i32>,
+    constraint: Option<Box<dyn Constraint>>,
+    checkpoints: bool,
+}
+
+impl Generation {
+    /// An answer of which nothing is chosen yet, after `prompt_length` tokens. It is over at once where no token may be chosen.
+    pub fn new(
+        model: &Arc<Model>,
+        prompt_length: usize,
+        parameters: &SamplingParameters,
+        options: TextOptions,
+    ) -> Self {
+        // The last token needs no place in the cache.
+        let room = (model.config().context + 1).saturating_sub(prompt_length);
+        let limit = room.min(parameters.max_output_tokens as usize);
+        Self {
+            model: Arc::clone(model),
+            prompt_length,
+            limit,
+            stream: TextStream::new(&parameters.stop, options),
+            tokens: Vec::new(),
+            text: String::new(),
+            finish: (limit == 0).then_some(Finish::Length),
+            counts: BTreeMap::new(),
+            adjusted: Vec::new(),
+            parameters: parameters.clone(),
+            constraint: None,
+            checkpoints: false,
+        }
+    }
+
+    /// The same answer, held to a constraint that is at its begin.
+    pub fn held_to(self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// The same answer, with a checkpoint for each token: whoever drives it gives the state with the logits.
+    pub fn with_checkpoints(self) -> Self {
+        Self {
+            checkpoints: true,
+            ..self
+        }
+    }
+
+    /// Whether checkpoints are made.
+    pub fn makes_checkpoints(&self) -> bool {
+        self.checkpoints
+    }
+
+    /// [`Generation::choose`], with the residual after the last layer that the logits are made of. It is looked at only where checkpoints
+    /// are made.
+    pub fn choose_from(
+        &mut self,
+        logits: &[i32],
+        state: &[i32],
+    ) -> Result<TokenEvent, EngineError> {
+        let mut event = self.choose(logits)?;
+        event.checkpoint = self.checkpoints.then(|| checkpoint(state));
+        Ok(event)
+    }
+
+    /// Chooses the next token from the logits after the last one. Refused, with nothing changed, when the answer is over or when its
+    /// constraint has no first token.
+    pub fn choose(&mut self, logits: &[i32]) -> Result<TokenEvent, EngineError> {
+        if self.finish.is_some() {
+            return Err(EngineError::AnswerOver);
+        }
+        let id = self.pick(logits)?;
+        let index = self.tokens.len();
+        self.tokens.push(id);
+        let last = self.tokens.len() >= self.limit || !self.may_go_on(id);
+        let mut event = self.stream.event(&self.model, id, index as u32, last);
+        let asked = self.parameters.logprobs;
+        event.logprobs = asked.map(|top| Box::new(describe(&self.model, logits, id, top)));
+        self.text.push_str(&event.text);
+        self.finish = event.finish;
+        Ok(event)
+    }
+
+    /// Whether the constraint has a set for what follows `id`. Where it has none, because a bound of its work is met or no token would
+    /// do, the answer ends with `id` as one that a limit cuts: that follows from its tokens alone, so everybody ends it there.
+    fn may_go_on(&mut self, id: u32) -> bool {
+        let Some(constraint) = &mut self.constraint else {
+            return true;
+        };
+        // What ends the answer is none of the constraint's business.
+        if self.model.tokenizer().is_end(id) {
+            return true;
+        }
+        let vocab = self.model.config().vocab;
+        match constraint.accept(id).and_then(|()| constraint.allowed()) {
+            Ok(Some(allowed)) => allowed.ids(vocab).next().is_some(),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Id of the token that these logits give.
+    fn pick(&mut self, logits: &[i32]) -> Result<u32, ConstraintError> {
+        let position = (self.prompt_length + self.tokens.len()) as u32;
+        let mut logits = logits;
+        if adjusts(&self.parameters) {
+            self.adjusted.clear();
+            self.adjusted.extend_from_slice(logits);
+            adjust(&mut self.adjusted, &self.parameters, &self.counts);
+            logits = &self.adjusted;
+        }
+        let allowed = match &mut self.constraint {
+            Some(constraint) => constraint.allowed()?,
+            None => None,
+        };
+        let id = match allowed {
+            None => Some(sample(logits, &self.parameters, position)),
+            Some(allowed) => sample_within(logits, allowed, &self.parameters, position),
+        };
+        let none = "the model has none of the tokens that may follow";
+        let id = id.ok_or_else(|| ConstraintError::new(none))?;
+        if penalises(&self.parameters) {
+            *self.counts.entry(id).or_default() += 1;
+        }
+        Ok(id)
+    }
+
+    /// Ends the answer where it is; one that is over stays as it ended.
+    pub fn cancel(&mut self) {
+        self.finish.get_or_insert(Finish::Cancelled);
+    }
+
+    /// Steps that its constraint's last set took to make.
+    pub fn constraint_steps(&self) -> u64 {
+        self.constraint.as_ref().map_or(0, |c| c.steps())
+    }
+
+    /// Why the answer is over; `None` while it wants a token.
+    pub fn finish(&self) -> Option<Finish> {
+        self.finish
+    }
+
+    /// The chosen tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens before the answer.
+    pub fn prompt_length(&self) -> usize {
+        self.prompt_length
+    }
+
+    /// Most tokens that the answer may have: the caller's limit, or what the context leaves.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The answer so far; one that is not over counts as cancelled.
+    pub fn into_answer(self) -> Answer {
+        Answer {
+            tokens: self.tokens,
+            text: self.text,
+            finish: self.finish.unwrap_or(Finish::Cancelled),
+        }
+    }
 }
 
 /// Generates an answer to `prompt` in a new session. See [`generate_in`].
@@ -88,55 +278,50 @@ pub fn generate_in(
     parameters: &SamplingParameters,
     options: TextOptions,
     cancel: &AtomicBool,
+    on_token: impl FnMut(&TokenEvent) -> ControlFlow<()>,
+) -> Result<Answer, EngineError> {
+    let length = session.len() + prompt.len();
+    let generation = Generation::new(session.model(), length, parameters, options);
+    drive(generation, session, prompt, cancel, on_token)
+}
+
+/// Appends `prompt` to a session and takes an answer to its end there.
+pub fn drive(
+    mut generation: Generation,
+    session: &mut Session,
+    prompt: &[u32],
+    cancel: &AtomicBool,
     mut on_token: impl FnMut(&TokenEvent) -> ControlFlow<()>,
 ) -> Result<Answer, EngineError> {
-    let model = Arc::clone(session.model());
-    let mut answer = Answer {
-        tokens: Vec::new(),
-        text: String::new(),
-        finish: Finish::Length,
-    };
+    session.keep_state(generation.makes_checkpoints());
     if !session.prefill_unless(prompt, cancel)? {
-        answer.finish = Finish::Cancelled;
-        return Ok(answer);
+        generation.cancel();
     }
-    let mut text = TextStream::new(&parameters.stop, options);
-    let mut left = (model.config().context - session.len())
-        .saturating_add(1)
-        .min(parameters.max_output_tokens as usize);
-    while left > 0 {
+    while generation.finish().is_none() {
         if cancel.load(Ordering::Relaxed) {
-            answer.finish = Finish::Cancelled;
+            generation.cancel();
             break;
         }
-        left -= 1;
-        let id = sample(session.logits(), parameters, session.len() as u32);
-        let event = text.event(&model, id, answer.tokens.len() as u32, left == 0);
-        answer.tokens.push(id);
-        answer.text.push_str(&event.text);
-        let flow = on_token(&event);
-        if let Some(finish) = event.finish {
-            answer.finish = finish;
-            break;
+        let event = generation.choose_from(session.logits(), session.state())?;
+        if on_token(&event).is_break() {
+            generation.cancel();
         }
-        if flow.is_break() {
-            answer.finish = Finish::Cancelled;
-            break;
+        if generation.finish().is_none() {
+            session.step(event.id)?;
         }
-        session.step(id)?;
     }
-    Ok(answer)
+    Ok(generation.into_answer())
 }
 
 /// Tokens to text, cut at stop strings.
 #[derive(Debug)]
-struct TextStream<'a> {
+struct TextStream {
     detokenizer: Detokenizer,
-    stops: StopScanner<'a>,
+    stops: StopScanner,
 }
 
-impl<'a> TextStream<'a> {
-    fn new(stops: &'a [String], options: TextOptions) -> Self {
+impl TextStream {
+    fn new(stops: &[String], options: TextOptions) -> Self {
         Self {
             detokenizer: Detokenizer::new(options.render_special),
             stops: StopScanner::new(stops),
@@ -169,42 +354,38 @@ impl<'a> TextStream<'a> {
             index,
             text,
             finish,
+            logprobs: None,
+            checkpoint: None,
         }
     }
 }
 
 /// Finds stop strings in a stream, and holds back what may be the beginning of one.
 #[derive(Debug)]
-pub struct StopScanner<'a> {
-    stops: &'a [String],
+pub struct StopScanner {
+    stops: Vec<String>,
     held: String,
 }
 
-impl<'a> StopScanner<'a> {
+impl StopScanner {
     /// A scanner for `stops`; empty ones are ignored.
-    pub fn new(stops: &'a [String]) -> Self {
+    pub fn new(stops: &[String]) -> Self {
         Self {
-            stops,
+            stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
         }
-    }
-
-    fn stops(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.stops
-            .iter()
-            .map(String::as_str)
-            .filter(|s| !s.is_empty())
     }
 
     /// Takes more text; gives what is certain, and whether a stop string was found (what follows it is dropped).
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self.stops().filter_map(|s| self.held.find(s)).min() {
+        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s)).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
         let keep = self
-            .stops()
+            .stops
+            .iter()
             .map(|s| overlap(&self.held, s))
             .max()
             .unwrap_or(0);

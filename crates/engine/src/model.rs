@@ -1,16 +1,19 @@
 //! A loaded model: integer weights, tokenizer, template, root.
 
 use crate::chat::ChatTemplate;
-use crate::config::Config;
+use crate::config::{Architecture, Config};
 use crate::error::{EngineError, ImportError};
-use crate::import::{Checkpoint, MemoryEstimate, Part, Role};
+use crate::import::{Loss, MemoryEstimate, Part, Role, Tensors};
 use crate::kernel::Kernel;
-use crate::ops::{self, Norm};
+use crate::ops::Norm;
 use crate::packed::PackedMatrix;
 use crate::root;
+use crate::source::Source;
 use crate::tokenizer::{Tokenizer, TokenizerSource};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
+use stoa_crypto::MerkleTree;
 use stoa_types::Digest;
 
 /// How to load a model.
@@ -20,6 +23,9 @@ pub struct LoadOptions {
     pub memory_limit: Option<u64>,
     /// Inner loops; `None` takes the fastest.
     pub kernel: Option<Kernel>,
+    /// Takes the model root that a pack states instead of computing it: only for packs whose root was once compared with their
+    /// bytes, and which are named by their digest.
+    pub trust_root: bool,
 }
 
 /// What a model is, for listings.
@@ -37,27 +43,84 @@ pub struct ModelInfo {
     pub bytes: u64,
     /// Inner loops in use.
     pub kernel: &'static str,
+    /// What the matrices lost when they were quantised, by their format in the file.
+    pub losses: Vec<Loss>,
+}
+
+/// A matrix and what is added to its products.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub matrix: PackedMatrix,
+    /// 16 fraction bits; empty where there is none.
+    pub bias: Vec<i32>,
+}
+
+/// Matrices of a feed-forward network with a gate.
+#[derive(Debug)]
+pub(crate) struct Gated {
+    pub gate: PackedMatrix,
+    pub up: PackedMatrix,
+    pub down: PackedMatrix,
+}
+
+/// A mixture of experts.
+#[derive(Debug)]
+pub(crate) struct Mixture {
+    /// What chooses each expert.
+    pub routers: Vec<Norm>,
+    pub experts: Vec<Gated>,
+    /// The expert that every token passes, and the row that says how much it counts.
+    pub shared: Option<(Gated, Norm)>,
+}
+
+/// What follows a layer's attention.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    /// SwiGLU.
+    Gated(Gated),
+    /// GELU without a gate.
+    Plain { up: Linear, down: Linear },
+    /// Some of many.
+    Experts(Mixture),
+}
+
+/// Weights of a norm and what is added afterwards.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    pub norm: Norm,
+    /// 16 fraction bits; empty where there is none.
+    pub bias: Vec<i32>,
 }
 
 /// Weights of one layer.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    pub attention_norm: Norm,
-    pub query: PackedMatrix,
-    pub key: PackedMatrix,
-    pub value: PackedMatrix,
-    pub attention_output: PackedMatrix,
-    pub ffn_norm: Norm,
-    pub gate: PackedMatrix,
-    pub up: PackedMatrix,
-    pub down: PackedMatrix,
+    pub attention_norm: LayerNorm,
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    /// Norms of query and key heads.
+    pub head_norms: Option<[Norm; 2]>,
+    pub attention_output: Linear,
+    pub ffn_norm: LayerNorm,
+    pub feed_forward: FeedForward,
+}
+
+/// Tables that an encoder adds to the embedding, and the norm of the sum.
+#[derive(Debug)]
+pub(crate) struct EncoderWeights {
+    pub positions: PackedMatrix,
+    pub token_types: PackedMatrix,
+    pub norm: LayerNorm,
 }
 
 /// All weights.
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub embedding: PackedMatrix,
-    pub output_norm: Norm,
+    /// Absent from an encoder.
+    pub output_norm: Option<Norm>,
+    pub encoder: Option<EncoderWeights>,
     /// Absent when the embedding serves.
     pub output: Option<PackedMatrix>,
     pub layers: Vec<Layer>,
@@ -78,20 +141,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a GGUF file or a safetensors folder with the fastest inner loops and no memory limit.
+    /// Loads a GGUF file, a safetensors folder or a pack with the fastest inner loops and no memory limit.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ImportError> {
         Self::open_with(path, LoadOptions::default())
     }
 
     /// Memory that the model at `path` will take; reads its description only.
     pub fn memory_estimate(path: impl AsRef<Path>) -> Result<MemoryEstimate, ImportError> {
-        Ok(Checkpoint::open(path.as_ref())?.memory_estimate())
+        Ok(Source::open(path.as_ref())?.memory_estimate())
     }
 
     /// Loads a model. One that does not fit the limit is refused before any weight is read.
     pub fn open_with(path: impl AsRef<Path>, options: LoadOptions) -> Result<Self, ImportError> {
-        let checkpoint = Checkpoint::open(path.as_ref())?;
-        let estimate = checkpoint.memory_estimate();
+        let source = Source::open(path.as_ref())?;
+        let estimate = source.memory_estimate();
         if let Some(limit) = options
             .memory_limit
             .filter(|limit| estimate.peak() > *limit)
@@ -103,37 +166,38 @@ impl Model {
                 limit,
             });
         }
-        Self::load(&checkpoint, options.kernel.unwrap_or_else(Kernel::best))
+        Self::load(&source, options)
     }
 
-    fn load(checkpoint: &Checkpoint, kernel: Kernel) -> Result<Self, ImportError> {
+    fn load(source: &Source, options: LoadOptions) -> Result<Self, ImportError> {
+        let kernel = options.kernel.unwrap_or_else(Kernel::best);
         // The small and fragile things first: a broken template is told before gigabytes are read.
-        let tokenizer = Tokenizer::new(checkpoint.tokenizer())?;
-        let template = checkpoint.template().map(ChatTemplate::new).transpose()?;
-        let mut config = checkpoint.config().clone();
-        if tokenizer.is_empty() {
-            return Err(ImportError::Tokenizer("it has no tokens".to_owned()));
-        }
-        // Rows beyond the tokenizer are padding: they have no text and are never chosen.
-        config.vocab = config.vocab.min(tokenizer.len());
-        let weights = Weights::load(checkpoint, config.layers)?;
+        let tokenizer = Tokenizer::new(source.tokenizer())?;
+        let template = source.template().map(ChatTemplate::new).transpose()?;
+        let config = source.config().with_tokens(tokenizer.len())?;
+        let mut tensors = source.load(&mut |_, _| {})?;
+        let weights = Weights::take(&mut tensors, &config)?;
         let info = ModelInfo {
-            name: checkpoint.name().to_owned(),
+            name: source.name().to_owned(),
             context: config.context,
             vocab: config.vocab,
-            parameters: checkpoint.parameters(),
-            bytes: checkpoint.memory_estimate().weights,
+            parameters: source.parameters(),
+            bytes: source.memory_estimate().weights,
             kernel: kernel.name(),
+            losses: tensors.losses,
         };
         Ok(Self {
-            query_factor: ops::query_factor(config.head_width),
+            query_factor: config.query_factor(),
             info,
             config,
             weights,
             tokenizer,
-            tokenizer_source: checkpoint.tokenizer().clone(),
+            tokenizer_source: source.tokenizer().clone(),
             template,
-            root: OnceLock::new(),
+            root: source
+                .stated_root()
+                .filter(|_| options.trust_root)
+                .map_or_else(OnceLock::new, OnceLock::from),
             kernel,
         })
     }
@@ -163,8 +227,8 @@ impl Model {
         self.template.as_ref().map(ChatTemplate::source)
     }
 
-    /// Root of semantics, shape, tables, tokenizer, template and every weight row. Computed at the first call, about a second
-    /// per 100 MB of weights.
+    /// Root of semantics, shape, tables, tokenizer, template and every weight row. Computed at the first call, about a third of a
+    /// second per 100 MB of weights.
     pub fn root(&self) -> Digest {
         *self.root.get_or_init(|| {
             root::model_root(
@@ -176,6 +240,12 @@ impl Model {
         })
     }
 
+    /// The tree of the root, and the first leaf of each tensor: for openings. Computed at each call.
+    pub(crate) fn root_tree(&self) -> (MerkleTree, BTreeMap<u32, usize>) {
+        let (config, template) = (&self.config, self.template());
+        root::model_tree(config, &self.tokenizer_source, template, &self.weights)
+    }
+
     /// The prompt for a chat. `messages` and `tools` are JSON arrays in OpenAI's form.
     pub fn render_chat(
         &self,
@@ -183,12 +253,30 @@ impl Model {
         tools: Option<&str>,
         add_generation_prompt: bool,
     ) -> Result<String, EngineError> {
+        self.render_chat_with(messages, tools, "", add_generation_prompt)
+    }
+
+    /// The same with further arguments for the template: a JSON object, or empty.
+    pub fn render_chat_with(
+        &self,
+        messages: &str,
+        tools: Option<&str>,
+        arguments: &str,
+        add_generation_prompt: bool,
+    ) -> Result<String, EngineError> {
         let template = self.template.as_ref().ok_or(EngineError::NoTemplate)?;
         let text =
             |id: Option<u32>| id.map_or(String::new(), |id| self.tokenizer.decode(&[id], true));
         let (begin, _) = self.tokenizer.begin();
         let (begin, end) = (text(begin), text(self.tokenizer.eos()));
-        template.render(messages, tools, add_generation_prompt, &begin, &end)
+        template.render(
+            messages,
+            tools,
+            arguments,
+            add_generation_prompt,
+            &begin,
+            &end,
+        )
     }
 
     pub(crate) fn weights(&self) -> &Weights {
@@ -200,36 +288,238 @@ impl Model {
     }
 }
 
-impl Weights {
-    fn load(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ImportError> {
-        let norm = |role| -> Result<Norm, ImportError> {
-            let (g, exponent) = checkpoint.norm(role)?;
-            Ok(Norm { g, exponent })
+/// A tensor as the model root sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tensor<'a> {
+    Matrix(&'a PackedMatrix),
+    Norm(&'a Norm),
+    Bias(&'a [i32]),
+}
+
+/// Tensors with their roles.
+type Roles<'a> = Vec<(Role, Tensor<'a>)>;
+
+impl Linear {
+    fn take(
+        tensors: &mut Tensors,
+        role: impl Fn(Part) -> Role,
+        parts: (Part, Part),
+    ) -> Result<Self, ImportError> {
+        Ok(Self {
+            matrix: tensors.matrix(role(parts.0))?,
+            bias: tensors.maybe_bias(role(parts.1))?,
+        })
+    }
+}
+
+impl LayerNorm {
+    fn take(tensors: &mut Tensors, norm: Role, bias: Role) -> Result<Self, ImportError> {
+        Ok(Self {
+            norm: tensors.norm(norm)?,
+            bias: tensors.maybe_bias(bias)?,
+        })
+    }
+}
+
+impl Gated {
+    fn take(
+        tensors: &mut Tensors,
+        role: impl Fn(Part) -> Role,
+        parts: [Part; 3],
+    ) -> Result<Self, ImportError> {
+        let [gate, up, down] = parts.map(|part| tensors.matrix(role(part)));
+        Ok(Self {
+            gate: gate?,
+            up: up?,
+            down: down?,
+        })
+    }
+
+    fn tensors(&self, parts: [Part; 3]) -> impl Iterator<Item = (Part, Tensor<'_>)> {
+        let matrices = [&self.gate, &self.up, &self.down].map(Tensor::Matrix);
+        parts.into_iter().zip(matrices)
+    }
+}
+
+const DENSE: [Part; 3] = [Part::Gate, Part::Up, Part::Down];
+const SHARED: [Part; 3] = [Part::SharedGate, Part::SharedUp, Part::SharedDown];
+
+fn expert(e: u32) -> [Part; 3] {
+    [Part::ExpertGate(e), Part::ExpertUp(e), Part::ExpertDown(e)]
+}
+
+impl FeedForward {
+    fn take(
+        tensors: &mut Tensors,
+        a: &Architecture,
+        role: impl Fn(Part) -> Role + Copy,
+    ) -> Result<Self, ImportError> {
+        if a.encoder.is_some() {
+            return Ok(Self::Plain {
+                up: Linear::take(tensors, role, (Part::Up, Part::UpBias))?,
+                down: Linear::take(tensors, role, (Part::Down, Part::DownBias))?,
+            });
+        }
+        let Some(mixture) = a.experts else {
+            return Ok(Self::Gated(Gated::take(tensors, role, DENSE)?));
         };
-        let output = if checkpoint.has(Role::Output) {
-            Some(checkpoint.matrix(Role::Output)?)
+        let shared = if mixture.shared == 0 {
+            None
+        } else {
+            let row = tensors.norm(role(Part::SharedRouter))?;
+            Some((Gated::take(tensors, role, SHARED)?, row))
+        };
+        let numbers = 0..mixture.count as u32;
+        let routers = numbers
+            .clone()
+            .map(|e| tensors.norm(role(Part::ExpertRouter(e))));
+        let routers = routers.collect::<Result<_, _>>()?;
+        let experts = numbers.map(|e| Gated::take(tensors, role, expert(e)));
+        Ok(Self::Experts(Mixture {
+            routers,
+            experts: experts.collect::<Result<_, _>>()?,
+            shared,
+        }))
+    }
+
+    fn tensors(&self) -> Vec<(Part, Tensor<'_>)> {
+        match self {
+            Self::Gated(gated) => gated.tensors(DENSE).collect(),
+            Self::Plain { up, down } => vec![
+                (Part::Up, Tensor::Matrix(&up.matrix)),
+                (Part::UpBias, Tensor::Bias(&up.bias)),
+                (Part::Down, Tensor::Matrix(&down.matrix)),
+                (Part::DownBias, Tensor::Bias(&down.bias)),
+            ],
+            Self::Experts(mixture) => {
+                let routers = (0..).zip(&mixture.routers);
+                let router = |(e, norm)| (Part::ExpertRouter(e), Tensor::Norm(norm));
+                let mut all: Vec<_> = routers.map(router).collect();
+                if let Some((shared, row)) = &mixture.shared {
+                    all.extend(shared.tensors(SHARED));
+                    all.push((Part::SharedRouter, Tensor::Norm(row)));
+                }
+                let experts = (0..).zip(&mixture.experts);
+                all.extend(experts.flat_map(|(e, gated)| gated.tensors(expert(e))));
+                all
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn take(tensors: &mut Tensors, a: &Architecture, index: u32) -> Result<Self, ImportError> {
+        let role = |part| Role::Layer(index, part);
+        let head_norms = if a.head_norm {
+            let query = tensors.norm(role(Part::QueryNorm))?;
+            Some([query, tensors.norm(role(Part::KeyNorm))?])
         } else {
             None
         };
-        let layer = |index: u32| -> Result<Layer, ImportError> {
-            let matrix = |part| checkpoint.matrix(Role::Layer(index, part));
-            Ok(Layer {
-                attention_norm: norm(Role::Layer(index, Part::AttentionNorm))?,
-                query: matrix(Part::Query)?,
-                key: matrix(Part::Key)?,
-                value: matrix(Part::Value)?,
-                attention_output: matrix(Part::AttentionOutput)?,
-                ffn_norm: norm(Role::Layer(index, Part::FfnNorm))?,
-                gate: matrix(Part::Gate)?,
-                up: matrix(Part::Up)?,
-                down: matrix(Part::Down)?,
-            })
-        };
+        let output = (Part::AttentionOutput, Part::AttentionOutputBias);
+        let mut norm = |norm, bias| LayerNorm::take(tensors, role(norm), role(bias));
         Ok(Self {
-            embedding: checkpoint.matrix(Role::Embedding)?,
-            output_norm: norm(Role::OutputNorm)?,
+            attention_norm: norm(Part::AttentionNorm, Part::AttentionNormBias)?,
+            ffn_norm: norm(Part::FfnNorm, Part::FfnNormBias)?,
+            query: Linear::take(tensors, role, (Part::Query, Part::QueryBias))?,
+            key: Linear::take(tensors, role, (Part::Key, Part::KeyBias))?,
+            value: Linear::take(tensors, role, (Part::Value, Part::ValueBias))?,
+            attention_output: Linear::take(tensors, role, output)?,
+            feed_forward: FeedForward::take(tensors, a, role)?,
+            head_norms,
+        })
+    }
+
+    fn tensors(&self) -> Vec<(Part, Tensor<'_>)> {
+        let mut all = vec![
+            (Part::AttentionNorm, Tensor::Norm(&self.attention_norm.norm)),
+            (
+                Part::AttentionNormBias,
+                Tensor::Bias(&self.attention_norm.bias),
+            ),
+            (Part::Query, Tensor::Matrix(&self.query.matrix)),
+            (Part::QueryBias, Tensor::Bias(&self.query.bias)),
+            (Part::Key, Tensor::Matrix(&self.key.matrix)),
+            (Part::KeyBias, Tensor::Bias(&self.key.bias)),
+            (Part::Value, Tensor::Matrix(&self.value.matrix)),
+            (Part::ValueBias, Tensor::Bias(&self.value.bias)),
+            (
+                Part::AttentionOutput,
+                Tensor::Matrix(&self.attention_output.matrix),
+            ),
+            (
+                Part::AttentionOutputBias,
+                Tensor::Bias(&self.attention_output.bias),
+            ),
+            (Part::FfnNorm, Tensor::Norm(&self.ffn_norm.norm)),
+            (Part::FfnNormBias, Tensor::Bias(&self.ffn_norm.bias)),
+        ];
+        if let Some([query, key]) = &self.head_norms {
+            all.push((Part::QueryNorm, Tensor::Norm(query)));
+            all.push((Part::KeyNorm, Tensor::Norm(key)));
+        }
+        all.extend(self.feed_forward.tensors());
+        all
+    }
+}
+
+impl Weights {
+    /// Every tensor with its number in the model root, in the order of the numbers.
+    pub fn tensors(&self) -> Vec<(u32, Tensor<'_>)> {
+        let mut all: Roles<'_> = vec![(Role::Embedding, Tensor::Matrix(&self.embedding))];
+        let norm = self.output_norm.iter().map(Tensor::Norm);
+        all.extend(norm.map(|norm| (Role::OutputNorm, norm)));
+        let output = self.output.iter().map(Tensor::Matrix);
+        all.extend(output.map(|output| (Role::Output, output)));
+        if let Some(encoder) = &self.encoder {
+            all.extend([
+                (Role::Positions, Tensor::Matrix(&encoder.positions)),
+                (Role::TokenTypes, Tensor::Matrix(&encoder.token_types)),
+                (Role::EmbeddingNorm, Tensor::Norm(&encoder.norm.norm)),
+                (Role::EmbeddingNormBias, Tensor::Bias(&encoder.norm.bias)),
+            ]);
+        }
+        for (index, layer) in (0..).zip(&self.layers) {
+            let parts = layer.tensors().into_iter();
+            all.extend(parts.map(|(part, tensor)| (Role::Layer(index, part), tensor)));
+        }
+        // A bias that a model does not have is empty.
+        all.retain(|(_, tensor)| !matches!(tensor, Tensor::Bias([])));
+        let mut numbered: Vec<_> = all
+            .into_iter()
+            .map(|(role, tensor)| (role.number(), tensor))
+            .collect();
+        numbered.sort_by_key(|(number, _)| *number);
+        numbered
+    }
+
+    fn take(tensors: &mut Tensors, config: &Config) -> Result<Self, ImportError> {
+        let a = &config.architecture;
+        let output = if tensors.has(Role::Output) {
+            Some(tensors.matrix(Role::Output)?)
+        } else {
+            None
+        };
+        let (output_norm, encoder) = match a.encoder {
+            None => (Some(tensors.norm(Role::OutputNorm)?), None),
+            Some(_) => {
+                let (norm, bias) = (Role::EmbeddingNorm, Role::EmbeddingNormBias);
+                let encoder = EncoderWeights {
+                    positions: tensors.matrix(Role::Positions)?,
+                    token_types: tensors.matrix(Role::TokenTypes)?,
+                    norm: LayerNorm::take(tensors, norm, bias)?,
+                };
+                (None, Some(encoder))
+            }
+        };
+        let layers = (0..config.layers as u32).map(|index| Layer::take(tensors, a, index));
+        let layers = layers.collect::<Result<_, _>>()?;
+        Ok(Self {
+            embedding: tensors.matrix(Role::Embedding)?,
+            output_norm,
+            encoder,
             output,
-            layers: (0..layers as u32).map(layer).collect::<Result<_, _>>()?,
+            layers,
         })
     }
 }

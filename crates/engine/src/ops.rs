@@ -10,7 +10,7 @@ use crate::tables::Tables;
 /// Fraction bits of the residual stream and of every matrix output.
 pub const FRACTION: i32 = 16;
 /// Fraction bits of a normalised vector before its weights.
-const NORM_FRACTION: i32 = 20;
+pub(crate) const NORM_FRACTION: i32 = 20;
 /// Fraction bits of the query factor.
 const QUERY_FRACTION: i32 = 30;
 
@@ -104,9 +104,12 @@ pub fn rotation(frequencies: &[u64], position: usize, out: &mut Vec<(i32, i32)>)
     }));
 }
 
-/// Turns the pairs `(2i, 2i + 1)` of every head.
+/// Turns the pairs `(2i, 2i + 1)` of every head; leaves them as they are where nothing turns.
 #[inline(always)]
 pub fn rotate(heads: &mut [i32], rotation: &[(i32, i32)]) {
+    if rotation.is_empty() {
+        return;
+    }
     for head in heads.chunks_exact_mut(2 * rotation.len()) {
         for (pair, (cosine, sine)) in head.chunks_exact_mut(2).zip(rotation) {
             let (a, b) = (i64::from(pair[0]), i64::from(pair[1]));
@@ -133,20 +136,12 @@ pub fn scale_query(head: &[i32], factor: i64, out: &mut [i64]) -> i32 {
     FRACTION + QUERY_FRACTION
 }
 
-/// Scores to softmax weights with 16 fraction bits, the highest being `2^16`; returns their sum.
-///
-/// Score `i` is `sums[i] * 2^(query_exponent + key_exponents[i])` in powers of two, taken with 16 fraction bits.
+/// Scores in powers of two with 16 fraction bits: score `i` is `sums[i] * 2^(query_exponent + key_exponents[i])`.
 #[inline(always)]
-pub fn softmax_weights(
-    sums: &[i64],
-    query_exponent: i32,
-    key_exponents: &[i32],
-    scores: &mut [i32],
-    weights: &mut [u32],
-) -> u64 {
-    let shift = |key_exponent: i32| -(query_exponent + key_exponent + FRACTION);
+pub fn scores(sums: &[i64], query_exponent: i32, key_exponents: &[i16], out: &mut [i32]) {
+    let shift = |key_exponent: i16| -(query_exponent + i32::from(key_exponent) + FRACTION);
     let (least, greatest) = range(key_exponents);
-    let all = scores.iter_mut().zip(sums).zip(key_exponents);
+    let all = out.iter_mut().zip(sums).zip(key_exponents);
     if is_plain(shift(least)) && is_plain(shift(greatest)) {
         for ((score, sum), exponent) in all {
             *score = saturate(round_right(*sum, shift(*exponent) as u32));
@@ -156,10 +151,15 @@ pub fn softmax_weights(
             *score = saturate(round_shift(*sum, shift(*exponent)));
         }
     }
+}
+
+/// [`scores`] to softmax weights with 16 fraction bits, the highest being `2^16`; returns their sum.
+#[inline(always)]
+pub fn softmax_weights(scores: &[i32], weights: &mut [u32]) -> u64 {
     let highest = scores.iter().copied().max().unwrap_or(0);
     let tables = Tables::get();
     let mut sum = 0;
-    for (weight, score) in weights.iter_mut().zip(scores.iter()) {
+    for (weight, score) in weights.iter_mut().zip(scores) {
         *weight = tables.exp2_weight(highest.wrapping_sub(*score) as u32);
         sum += u64::from(*weight);
     }
@@ -173,32 +173,34 @@ pub fn softmax_weights(
 #[inline(always)]
 pub fn blend_weights(
     weights: &mut [u32],
-    value_scales: &[i32],
-    value_exponents: &[i32],
+    value_scales: &[u16],
+    value_exponents: &[i16],
     out: &mut [i16],
 ) -> i32 {
     let (least, greatest) = range(value_exponents);
     for (weight, scale) in weights.iter_mut().zip(value_scales) {
-        *weight *= *scale as u32;
+        *weight *= u32::from(*scale);
     }
+    let (least, greatest) = (i32::from(least), i32::from(greatest));
+    let down = |e: &i16| greatest - i32::from(*e);
     let spread = greatest - least;
     let all = weights.iter().zip(value_exponents);
     let largest = if spread < 32 {
-        all.map(|(a, e)| a >> (greatest - e)).max()
+        all.map(|(a, e)| a >> down(e)).max()
     } else {
-        all.map(|(a, e)| a.checked_shr((greatest - e) as u32).unwrap_or(0))
+        all.map(|(a, e)| a.checked_shr(down(e) as u32).unwrap_or(0))
             .max()
     };
     let further = bit_length(u64::from(largest.unwrap_or(0))).saturating_sub(15) as i32;
     let all = out.iter_mut().zip(weights.iter()).zip(value_exponents);
     if is_plain(further) && is_plain(spread + further) {
         for ((out, a), e) in all {
-            let rounded = round_right(i64::from(*a), (greatest - e + further) as u32);
+            let rounded = round_right(i64::from(*a), (down(e) + further) as u32);
             *out = rounded.min(i64::from(i16::MAX)) as i16;
         }
     } else {
         for ((out, a), e) in all {
-            let rounded = round_shift(i64::from(*a), greatest - e + further);
+            let rounded = round_shift(i64::from(*a), down(e) + further);
             *out = rounded.min(i64::from(i16::MAX)) as i16;
         }
     }
@@ -207,7 +209,7 @@ pub fn blend_weights(
 
 /// Least and greatest of a list; zeros for an empty one.
 #[inline(always)]
-fn range(values: &[i32]) -> (i32, i32) {
+fn range(values: &[i16]) -> (i16, i16) {
     let first = values.first().copied().unwrap_or(0);
     values
         .iter()
@@ -231,6 +233,15 @@ pub fn swiglu(gate: &[i32], up: &[i32], out: &mut [i64]) {
     for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
         let silu = round_right(i64::from(*g) * i64::from(tables.sigmoid(*g)), 31);
         *out = silu * i64::from(*u);
+    }
+}
+
+/// GELU: `x` times the normal distribution's share below `x`, with 16 fraction bits.
+#[inline(always)]
+pub fn gelu(x: &[i32], out: &mut [i64]) {
+    let tables = Tables::get();
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = round_right(i64::from(*x) * i64::from(tables.normal(*x)), 31);
     }
 }
 
@@ -315,8 +326,9 @@ mod tests {
         assert!((factor as f64 / 2f64.powi(30) - std::f64::consts::LOG2_E / 8.0).abs() < 2e-9);
         let sums: Vec<i64> = (0..40).map(|i| (i * 37 % 40 - 20) << 20).collect();
         let exponents = vec![-20; 40];
-        let (mut scores, mut weights) = (vec![0; 40], vec![0; 40]);
-        let sum = softmax_weights(&sums, -2, &exponents, &mut scores, &mut weights);
+        let (mut taken, mut weights) = (vec![0; 40], vec![0; 40]);
+        scores(&sums, -2, &exponents, &mut taken);
+        let sum = softmax_weights(&taken, &mut weights);
         let expected: Vec<f64> = sums
             .iter()
             .map(|s| (*s as f64 / 2f64.powi(22)).exp2())
@@ -337,7 +349,8 @@ mod tests {
         let mut out = [0i16; 4];
         let e = blend_weights(&mut weights.clone(), &scales, &exponents, &mut out);
         for i in 0..3 {
-            let expected = f64::from(weights[i]) * f64::from(scales[i]) * 2f64.powi(exponents[i]);
+            let expected =
+                f64::from(weights[i]) * f64::from(scales[i]) * 2f64.powi(exponents[i].into());
             let got = f64::from(out[i]) * 2f64.powi(e);
             assert!((got - expected).abs() <= 0.5 * 2f64.powi(e));
         }

@@ -35,6 +35,21 @@ impl Quantised {
         }
     }
 
+    /// Makes it a vector of `len` elements, whatever they are.
+    pub fn set_len(&mut self, len: usize) {
+        self.q.resize(len, 0);
+        self.scale.resize(len / BLOCK, 0);
+        self.offset.resize(len / BLOCK, 0);
+    }
+
+    /// Takes another's elements, in the memory that is here.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.q.clone_from(&other.q);
+        self.scale.clone_from(&other.scale);
+        self.offset.clone_from(&other.offset);
+        self.exponent = other.exponent;
+    }
+
     /// Quantises `values` (each `values[i] * 2^-fraction`), with block scales of `bits` bits.
     ///
     /// `shift` is the least for which the largest magnitude, divided by `2^shift` and rounded, is at most `127 (2^bits - 1)`.

@@ -1,8 +1,10 @@
 //! Choosing a token: integer Gumbel-max. The choice is the argmax of `logit + temperature * noise(seed, position, id)`, so one
 //! token with a higher value disproves a wrong choice.
 
+use crate::constraint::TokenSet;
 use crate::fixed;
 use crate::tables::Tables;
+use std::collections::BTreeMap;
 use stoa_types::SamplingParameters;
 
 /// Marks this use of Philox, so that no other use shares its numbers ("IQ8G").
@@ -40,7 +42,7 @@ pub fn score(logit: i32, temperature: u32, noise: i32) -> i64 {
 }
 
 /// Lowest logit that min-p leaves: `p >= min_p * p_max` at this temperature, as `logit >= max + temperature * ln(min_p)`.
-fn lowest_logit(highest: i32, temperature: u32, min_p: u32) -> i64 {
+pub(crate) fn lowest_logit(highest: i32, temperature: u32, min_p: u32) -> i64 {
     if min_p == 0 {
         return i64::MIN;
     }
@@ -52,15 +54,64 @@ fn lowest_logit(highest: i32, temperature: u32, min_p: u32) -> i64 {
     i64::from(highest) + distance
 }
 
+/// Whether [`adjust`] can change a logit.
+pub fn adjusts(parameters: &SamplingParameters) -> bool {
+    !parameters.logit_bias.is_empty() || penalises(parameters)
+}
+
+/// Whether what stands in the answer lowers or raises logits.
+pub fn penalises(parameters: &SamplingParameters) -> bool {
+    !parameters.presence_penalty.is_zero() || !parameters.frequency_penalty.is_zero()
+}
+
+/// Makes of the model's logits those that the choice is made from: bias and penalties, as one exact sum that saturates once. `counts` says
+/// how often each token stands in the answer. Ids beyond the vocabulary have no logit and no effect.
+pub fn adjust(logits: &mut [i32], parameters: &SamplingParameters, counts: &BTreeMap<u32, u32>) {
+    let presence = i64::from(parameters.presence_penalty.0);
+    let frequency = i64::from(parameters.frequency_penalty.0);
+    let biases = &parameters.logit_bias;
+    let repeated = counts.keys().filter(|id| !biases.contains_key(id));
+    for id in biases.keys().chain(repeated) {
+        let Some(logit) = logits.get_mut(*id as usize) else {
+            continue;
+        };
+        let bias = biases.get(id).map_or(0, |bias| i64::from(bias.0));
+        let count = counts.get(id).map_or(0, |count| i64::from(*count));
+        let penalty = presence * count.min(1) + frequency * count;
+        *logit = fixed::saturate(i64::from(*logit) + bias - penalty);
+    }
+}
+
 /// Chooses the token at `position` (its index in prompt and answer together). Among equals the lowest id wins.
 ///
 /// # Panics
 /// On an empty `logits`.
 pub fn sample(logits: &[i32], parameters: &SamplingParameters, position: u32) -> u32 {
-    let best = greedy(logits);
+    choose_among(logits, 0..logits.len() as u32, parameters, position)
+        .expect("a vocabulary has at least one token")
+}
+
+/// The same as if the vocabulary had only the tokens of `allowed`; `None` if it has none of them.
+pub fn sample_within(
+    logits: &[i32],
+    allowed: &TokenSet,
+    parameters: &SamplingParameters,
+    position: u32,
+) -> Option<u32> {
+    choose_among(logits, allowed.ids(logits.len()), parameters, position)
+}
+
+/// Chooses one of `ids`, which ascend.
+fn choose_among(
+    logits: &[i32],
+    ids: impl Iterator<Item = u32> + Clone,
+    parameters: &SamplingParameters,
+    position: u32,
+) -> Option<u32> {
+    let best = greedy_among(logits, ids.clone())?;
     let temperature = parameters.temperature.0;
     if temperature == 0 {
-        return best;
+        return Some(best);
     }
     let highest = logits[best as usize];
     let floor = lowest_logit(highest, temperature, parameters.min_p.0);
@@ -73,9 +124,10 @@ pub fn sample(logits: &[i32], parameters: &SamplingParameters, position: u32) ->
     };
     let largest_noise = Tables::get().gumbel[GREATEST];
     let (mut chosen, mut top) = (best, value(best));
-    for (id, logit) in (0u32..).zip(logits) {
+    for id in ids {
+        let logit = logits[id as usize];
         // Most tokens cannot win with any noise: their noise need not be computed.
-        if i64::from(*logit) < floor || score(*logit, temperature, largest_noise) < top {
+        if i64::from(logit) < floor || score(logit, temperature, largest_noise) < top {
             continue;
         }
         let v = value(id);
@@ -83,28 +135,35 @@ pub fn sample(logits: &[i32], parameters: &SamplingParameters, position: u32) ->
             (chosen, top) = (id, v);
         }
     }
-    chosen
+    Some(chosen)
 }
 
 /// Index of the table's greatest entry: the start of the last octave of the upper tail.
 const GREATEST: usize = (crate::tables::GUMBEL_OCTAVES - 1) * (crate::tables::GUMBEL_STEPS + 1);
 
 /// The token with the highest logit, the lowest id among equals.
+///
+/// # Panics
+/// On an empty `logits`.
 pub fn greedy(logits: &[i32]) -> u32 {
-    assert!(!logits.is_empty(), "a vocabulary has at least one token");
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
+    greedy_among(logits, 0..logits.len() as u32).expect("a vocabulary has at least one token")
+}
+
+/// The one of `ids`, which ascend, with the highest logit.
+fn greedy_among(logits: &[i32], mut ids: impl Iterator<Item = u32>) -> Option<u32> {
+    let mut best = ids.next()?;
+    for id in ids {
+        if logits[id as usize] > logits[best as usize] {
             best = id;
         }
     }
-    best as u32
+    Some(best)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stoa_types::Q16;
+    use stoa_types::{Q16, SignedQ16};
 
     fn parameters(temperature: f64, min_p: f64, seed: u64) -> SamplingParameters {
         SamplingParameters {
@@ -113,6 +172,7 @@ mod tests {
             seed,
             max_output_tokens: 1,
             stop: vec![],
+            ..SamplingParameters::default()
         }
     }
 
@@ -168,6 +228,68 @@ mod tests {
             let (got, expected) = (f64::from(*count) / f64::from(n), weight / sum);
             let sigma = (expected * (1.0 - expected) / f64::from(n)).sqrt();
             assert!((got - expected).abs() < 4.5 * sigma, "{got} {expected}");
+        }
+    }
+
+    #[test]
+    fn bias_and_penalties_are_one_sum_that_saturates_once() {
+        let mut p = parameters(0.0, 0.0, 0);
+        p.logit_bias = [(1, 500), (2, i32::MAX), (3, i32::MIN), (4_000_000_000, 5)]
+            .map(|(id, bias)| (id, SignedQ16(bias)))
+            .into();
+        p.presence_penalty = SignedQ16(1000);
+        p.frequency_penalty = SignedQ16(-10);
+        let counts = [(0, 3), (1, 1), (4, u32::MAX), (9, 1)].into();
+        let mut logits = [7, 7, 7, -7, 7];
+        adjust(&mut logits, &p, &counts);
+        assert_eq!(
+            logits,
+            [7 - 970, 7 + 500 - 990, i32::MAX, i32::MIN, i32::MAX]
+        );
+        // The penalty that a bias outweighs is not lost in between.
+        p.frequency_penalty = SignedQ16(i32::MIN);
+        p.presence_penalty = SignedQ16(i32::MAX);
+        let mut logits = [0, 0, 0, i32::MAX];
+        adjust(&mut logits, &p, &[(3, 1)].into());
+        assert_eq!(logits, [0, 500, i32::MAX, 0]);
+    }
+
+    #[test]
+    fn a_forbidden_token_is_as_if_the_vocabulary_had_it_not() {
+        let logits: Vec<i32> = (0..200)
+            .map(|i: i32| (i * 7919 % 65_537) - 30_000)
+            .collect();
+        for (seed, temperature) in [(1, 0.0), (2, 0.5), (3, 2.0)] {
+            for min_p in [0.0, 0.3] {
+                let parameters = parameters(temperature, min_p, seed);
+                for step in 2..9 {
+                    let mut allowed = TokenSet::none(logits.len());
+                    (0..logits.len() as u32)
+                        .step_by(step)
+                        .for_each(|id| allowed.insert(id));
+                    // Beyond the logits there is nothing to choose.
+                    allowed.insert(logits.len() as u32 + 5);
+                    let lowered: Vec<i32> = (0u32..)
+                        .zip(&logits)
+                        .map(|(id, logit)| match allowed.contains(id) {
+                            true => *logit,
+                            false => i32::MIN,
+                        })
+                        .collect();
+                    let position = step as u32;
+                    assert_eq!(
+                        sample_within(&logits, &allowed, &parameters, position),
+                        Some(sample(&lowered, &parameters, position))
+                    );
+                }
+                let all = TokenSet::all(logits.len());
+                assert_eq!(
+                    sample_within(&logits, &all, &parameters, 9),
+                    Some(sample(&logits, &parameters, 9))
+                );
+                let none = TokenSet::none(logits.len());
+                assert_eq!(sample_within(&logits, &none, &parameters, 9), None);
+            }
         }
     }
 

@@ -9,6 +9,8 @@ pub const EXP2_STEPS: usize = 256;
 pub const SIGMOID_STEPS: usize = 1024;
 /// Intervals of the sine table over a quarter turn.
 pub const SINE_STEPS: usize = 1024;
+/// Intervals of the table of the normal distribution over [0, 8).
+pub const NORMAL_STEPS: usize = 1024;
 /// Octaves on each side of the Gumbel table.
 pub const GUMBEL_OCTAVES: usize = 32;
 /// Intervals in each octave of the Gumbel table.
@@ -25,9 +27,31 @@ pub struct Tables {
     pub sine: [u32; SINE_STEPS + 1],
     /// Standard Gumbel quantiles with 16 fraction bits: two sides of 32 octaves of 65 entries (see [`Tables::gumbel_noise`]).
     pub gumbel: Vec<i32>,
+    /// `2^22` times the standard normal distribution's share below `i/128`, 1,025 entries.
+    pub normal: [u32; NORMAL_STEPS + 1],
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(Tables::build);
+
+/// Of a distribution about zero, by its upper half in steps of `2^STEP` (of 16 fraction bits): between two entries a straight line, all
+/// beyond the last.
+#[inline(always)]
+fn share_below<const STEP: u32>(upper: &[u32], x: i32) -> u32 {
+    let magnitude = x.unsigned_abs();
+    let index = (magnitude >> STEP & 1023) as usize;
+    let (low, high) = (upper[index], upper[index + 1]);
+    let within = (low << STEP) + (high - low) * (magnitude & ((1 << STEP) - 1));
+    let positive = if magnitude >= 1 << (STEP + 10) {
+        1 << 31
+    } else {
+        within
+    };
+    if x < 0 {
+        (1 << 31) - positive
+    } else {
+        positive
+    }
+}
 
 impl Tables {
     /// The tables, built once per process.
@@ -56,6 +80,10 @@ impl Tables {
                 )
             }),
             gumbel: gumbel_table(),
+            normal: std::array::from_fn(|i| {
+                let half = 1i128 << (FINE - 1);
+                scale(half + fixed::normal_above_half(i as i128), 22)
+            }),
         }
     }
 
@@ -67,6 +95,7 @@ impl Tables {
             .flat_map(|t| t.iter().flat_map(|e| e.to_be_bytes()))
             .collect();
         bytes.extend(self.gumbel.iter().flat_map(|e| e.to_be_bytes()));
+        bytes.extend(self.normal.iter().flat_map(|e| e.to_be_bytes()));
         bytes
     }
 
@@ -89,20 +118,13 @@ impl Tables {
     /// Sigmoid of `x` (16 fraction bits) with 31 fraction bits, in `[0, 2^31]`.
     #[inline(always)]
     pub fn sigmoid(&self, x: i32) -> u32 {
-        let magnitude = x.unsigned_abs();
-        let index = (magnitude >> 10 & 1023) as usize;
-        let (low, high) = (self.sigmoid[index], self.sigmoid[index + 1]);
-        let within = (low << 10) + (high - low) * (magnitude & 1023);
-        let positive = if magnitude >= 1 << 20 {
-            1 << 31
-        } else {
-            within
-        };
-        if x < 0 {
-            (1 << 31) - positive
-        } else {
-            positive
-        }
+        share_below::<10>(&self.sigmoid, x)
+    }
+
+    /// Share of the standard normal distribution below `x` (16 fraction bits) with 31 fraction bits, in `[0, 2^31]`.
+    #[inline(always)]
+    pub fn normal(&self, x: i32) -> u32 {
+        share_below::<9>(&self.normal, x)
     }
 
     /// Sine of `turn * 2^-64` turns with 15 fraction bits, in `[-2^15, 2^15]`.
@@ -206,6 +228,22 @@ mod tests {
             assert!((f64::from(t.cosine_of_turn(turn)) - 32_768.0 * angle.cos()).abs() < 0.52);
         }
         assert_eq!(t.cosine_of_turn(0), 32_768);
+    }
+
+    #[test]
+    fn the_normal_distribution_is_within_its_stated_error() {
+        let t = Tables::get();
+        // By Simpson's rule from minus infinity, in steps of 1/256.
+        let density = |x: f64| (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
+        let (mut share, step) = (0.0, 1.0 / 256.0);
+        for i in -9 * 256..9 * 256 {
+            let x = f64::from(i) * step;
+            let got = f64::from(t.normal(i << 8)) / 2f64.powi(31);
+            assert!((got - share).abs() < 2.2e-6, "{x}: {got} {share}");
+            let inner = density(x) + 4.0 * density(x + step / 2.0) + density(x + step);
+            share += step / 6.0 * inner;
+        }
+        assert_eq!((t.normal(0), t.normal(i32::MIN)), (1 << 30, 0));
     }
 
     #[test]

@@ -1,14 +1,19 @@
-//! Text to token ids and back, for byte-level BPE.
+//! Text to token ids and back: BPE on bytes or with bytes to fall back on, and the word pieces of encoders.
 
 use crate::config::MAX_VOCABULARY;
 use crate::error::{EngineError, ImportError};
+use crate::{sentence_pieces, tokenizer_parts};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
+use tokenizers::{DecoderWrapper, ModelWrapper};
 
 /// A tokenizer as a model file describes it, in one form for all kinds of files: the JSON of a `tokenizer.json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TokenizerSource {
+    #[serde(skip)]
     json: String,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -27,11 +32,22 @@ pub(crate) struct GgufVocabulary {
     pub eos: Option<u32>,
     pub ends: Vec<u32>,
     pub add_bos: bool,
+    /// Pieces with scores rather than letters for bytes with merges.
+    pub pieces: bool,
+    /// binary32 bits, for pieces.
+    pub scores: Vec<u32>,
+    /// Whether a text of pieces gets a space before it.
+    pub space_prefix: bool,
 }
 
 /// GGUF token types.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+pub(crate) const UNKNOWN: i64 = 2;
+pub(crate) const CONTROL: i64 = 3;
+pub(crate) const USER_DEFINED: i64 = 4;
+pub(crate) const BYTE: i64 = 6;
+
+/// Ids that a vocabulary may leave out, beside three for each that it has.
+const IDS_LEFT_OUT: usize = 1 << 12;
 
 /// Special tokens that end an answer wherever they exist.
 const END_NAMES: [&str; 8] = [
@@ -47,34 +63,19 @@ const END_NAMES: [&str; 8] = [
 
 impl TokenizerSource {
     pub(crate) fn from_gguf(v: &GgufVocabulary) -> Result<Self, ImportError> {
-        let mut vocab = serde_json::Map::new();
-        for (id, token) in v.tokens.iter().enumerate() {
-            if vocab.insert(token.clone(), json!(id)).is_some() {
-                return Err(ImportError::Tokenizer(format!(
-                    "token {token:?} appears twice"
-                )));
-            }
-        }
-        let kind = |id: usize| v.types.get(id).copied();
-        let added: Vec<Value> = v
-            .tokens
-            .iter()
-            .enumerate()
-            .filter(|(id, _)| matches!(kind(*id), Some(CONTROL | USER_DEFINED)))
-            .map(|(id, token)| {
-                json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                       "normalized": false, "special": kind(id) == Some(CONTROL)})
+        let document = if v.pieces {
+            sentence_pieces::document(v)?
+        } else {
+            let (pre_tokenizer, ignore_merges) = pre_tokenizer(&v.pre)?;
+            json!({
+                "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+                "added_tokens": added_tokens(v, &[CONTROL, USER_DEFINED]), "pre_tokenizer": pre_tokenizer,
+                "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+                "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                          "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                          "ignore_merges": ignore_merges, "vocab": vocab(v)?, "merges": v.merges},
             })
-            .collect();
-        let (pre_tokenizer, ignore_merges) = pre_tokenizer(&v.pre)?;
-        let document = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-            "pre_tokenizer": pre_tokenizer, "post_processor": null,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                      "ignore_merges": ignore_merges, "vocab": vocab, "merges": v.merges},
-        });
+        };
         Ok(Self {
             json: sorted_json(&document),
             bos: v.bos,
@@ -88,30 +89,30 @@ impl TokenizerSource {
         json: String,
         config: &Value,
         ends: Vec<u32>,
+        encoder: bool,
     ) -> Result<Self, ImportError> {
         let document: Value = serde_json::from_str(&json).map_err(|e| {
             ImportError::Tokenizer(format!("tokenizer.json is not valid JSON: {e}"))
         })?;
-        let decoders = match &document["decoder"] {
-            Value::Object(d) if d.get("type").is_some_and(|t| t == "Sequence") => {
-                d["decoders"].clone()
-            }
-            single => json!([single]),
+        let decoder = &document["decoder"];
+        let decoders = match decoder["type"] == "Sequence" {
+            true => decoder["decoders"]
+                .as_array()
+                .map_or(&[][..], Vec::as_slice),
+            false => std::slice::from_ref(decoder),
         };
-        let byte_level = decoders
-            .as_array()
-            .is_some_and(|d| d.iter().any(|d| d["type"] == "ByteLevel"));
-        if document["model"]["type"] != "BPE" || !byte_level {
-            let reason =
-                "only byte-level BPE is supported, and tokenizer.json describes something else";
-            return Err(ImportError::Tokenizer(reason.to_owned()));
-        }
-        // Merges left out by chance would make every prompt another one each time it is read.
-        if document["model"]["dropout"]
-            .as_f64()
-            .is_some_and(|p| p != 0.0)
-        {
-            let reason = "its merges are left out at random (model.dropout); set it to null";
+        let has = |kind: &str| decoders.iter().any(|d| d["type"] == kind);
+        let model = &document["model"];
+        // Without bytes to fall back on, letters that have no token would vanish from prompts.
+        let pieces = has("ByteFallback") && model["byte_fallback"] == true;
+        let whole = (0..=255).all(|b| model["vocab"][format!("<0x{b:02X}>")].is_u64());
+        let known = match encoder {
+            true => model["type"] == "WordPiece",
+            false => model["type"] == "BPE" && (has("ByteLevel") || pieces && whole),
+        };
+        if !known {
+            let reason = "of encoders word pieces, of others BPE on bytes, or with tokens for all bytes to fall back on, is supported; tokenizer.json describes \
+                          something else";
             return Err(ImportError::Tokenizer(reason.to_owned()));
         }
         let id_of = |key: &str| {
@@ -138,6 +139,16 @@ impl TokenizerSource {
         })
     }
 
+    /// The JSON of a `tokenizer.json`.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The same tokens with this JSON.
+    pub(crate) fn with_json(self, json: String) -> Self {
+        Self { json, ..self }
+    }
+
     /// What the model root hashes: the begin and end tokens, whether a begin token is added, then the JSON.
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -150,6 +161,32 @@ impl TokenizerSource {
         bytes.extend(self.json.as_bytes());
         bytes
     }
+}
+
+/// Token to id.
+pub(crate) fn vocab(v: &GgufVocabulary) -> Result<serde_json::Map<String, Value>, ImportError> {
+    let mut vocab = serde_json::Map::new();
+    for (id, token) in v.tokens.iter().enumerate() {
+        if vocab.insert(token.clone(), json!(id)).is_some() {
+            let reason = format!("token {token:?} appears twice");
+            return Err(ImportError::Tokenizer(reason));
+        }
+    }
+    Ok(vocab)
+}
+
+/// The tokens of some types, by id. All but user-defined ones are special.
+pub(crate) fn added_tokens(v: &GgufVocabulary, types: &[i64]) -> Vec<Value> {
+    let of_type = v.tokens.iter().enumerate().filter_map(|(id, token)| {
+        let kind = v.types.get(id)?;
+        types.contains(kind).then_some((id, token, *kind))
+    });
+    of_type
+        .map(|(id, token, kind)| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": kind != USER_DEFINED})
+        })
+        .collect()
 }
 
 /// JSON without spaces, the members of every object in the order of their names' bytes. The model root hashes it, so it must not
@@ -169,6 +206,11 @@ fn sorted_json(value: &Value) -> String {
         }
         simple => simple.to_string(),
     }
+}
+
+/// Whether files of this splitting rule that do not say so want the begin token before a text.
+pub(crate) fn begins_texts(pre: &str) -> bool {
+    matches!(pre, "llama-bpe" | "llama3" | "llama-v3" | "tekken")
 }
 
 /// Splitting before BPE, by GGUF's name for it; and whether whole words are looked up first.
@@ -193,7 +235,16 @@ fn pre_tokenizer(name: &str) -> Result<(Value, bool), ImportError> {
             ])),
             true,
         ),
-        "qwen2" | "stablelm2" => (
+        "tekken" => (
+            sequence(json!([
+                split(
+                    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                ),
+                byte_level(false)
+            ])),
+            true,
+        ),
+        "qwen2" | "deepseek-r1-qwen" | "stablelm2" => (
             sequence(json!([
                 split(
                     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -221,6 +272,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     ends: BTreeSet<u32>,
     add_bos: bool,
+    /// Word pieces: what the post-processor puts around a text belongs to it.
+    framed: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -232,6 +285,7 @@ struct Piece {
 impl Tokenizer {
     /// Builds the tokenizer.
     pub fn new(source: &TokenizerSource) -> Result<Self, ImportError> {
+        tokenizer_parts::check(&source.json)?;
         let mut inner: tokenizers::Tokenizer = source
             .json
             .parse()
@@ -262,6 +316,7 @@ impl Tokenizer {
             eos: source.eos,
             ends,
             add_bos: source.add_bos || own_begin,
+            framed: matches!(inner.get_model(), ModelWrapper::WordPiece(_)),
             inner,
         })
     }
@@ -304,6 +359,15 @@ impl Tokenizer {
     /// Text to ids. With `parse_special`, control tokens written in the text become those tokens (for rendered templates);
     /// without, they are letters like any others (for what a user wrote).
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
+        self.encode_with(text, parse_special, false)
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        parse_special: bool,
+        framed: bool,
+    ) -> Result<Vec<u32>, EngineError> {
         let tokenizer = if parse_special {
             &self.inner
         } else {
@@ -314,13 +378,16 @@ impl Tokenizer {
             })
         };
         let encoding = tokenizer
-            .encode_fast(text, false)
+            .encode_fast(text, framed)
             .map_err(|e| EngineError::Tokenize(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Ids of a plain prompt: the begin token where the model wants one, then the text.
+    /// Ids of a plain prompt: the begin token where the model wants one, then the text; of word pieces with what stands around a text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        if self.framed {
+            return self.encode_with(text, false, true);
+        }
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
         ids.extend(self.encode(text, false)?);
         Ok(ids)
@@ -343,24 +410,43 @@ impl Tokenizer {
     }
 }
 
-/// Bytes of every token, from the letters that byte-level BPE writes for bytes.
+/// Whether tokens are pieces of text with tokens for bytes beside them, rather than letters that stand for bytes.
+fn falls_back_on_bytes(tokenizer: &tokenizers::Tokenizer) -> bool {
+    match tokenizer.get_decoder() {
+        Some(DecoderWrapper::Sequence(list)) => {
+            let mut decoders = list.get_decoders().iter();
+            decoders.any(|d| matches!(d, DecoderWrapper::ByteFallback(_)))
+        }
+        Some(DecoderWrapper::ByteFallback(_)) => true,
+        _ => false,
+    }
+}
+
+/// Bytes of every token: from the letters that byte-level BPE writes for bytes, or of a piece.
 fn pieces(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<Piece>, ImportError> {
     let bytes_of: BTreeMap<char, u8> = byte_letters().into_iter().zip(0u8..=255).collect();
     let added = tokenizer.get_added_tokens_decoder();
     let vocabulary = tokenizer.get_vocab(true);
     let length = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
-    // One hostile id would otherwise take all the memory there is.
-    if length > MAX_VOCABULARY {
+    // One hostile id would otherwise take memory for all before it. Some files leave out a few.
+    if length > MAX_VOCABULARY.min(4 * vocabulary.len() + IDS_LEFT_OUT) {
         let reason = format!(
-            "it has the token id {}, the greatest is {}",
+            "it has the token id {} and {} tokens in all; the greatest id may be {}",
             length - 1,
+            vocabulary.len(),
             MAX_VOCABULARY - 1
         );
         return Err(ImportError::Tokenizer(reason));
     }
     let mut pieces = vec![Piece::default(); length];
+    let by_pieces = falls_back_on_bytes(tokenizer);
     for (token, id) in vocabulary {
-        let plain: Option<Box<[u8]>> = token.chars().map(|c| bytes_of.get(&c).copied()).collect();
+        let plain: Option<Box<[u8]>> = if by_pieces {
+            let byte = sentence_pieces::byte_of(&token).map(|byte| [byte].into());
+            byte.or_else(|| Some(token.replace(sentence_pieces::SPACE, " ").as_bytes().into()))
+        } else {
+            token.chars().map(|c| bytes_of.get(&c).copied()).collect()
+        };
         pieces[id as usize] = match added.get(&id) {
             Some(token) => Piece {
                 bytes: token.content.as_bytes().into(),

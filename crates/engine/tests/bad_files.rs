@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 use stoa_engine::{ImportError, Model};
-use support::{GgufWriter, Shape, Storage, Toy, write_folder};
+use support::{Family, GgufWriter, Shape, Storage, Toy, write_folder};
 
 fn writer() -> GgufWriter {
     GgufWriter::new(&Toy::new(Shape::small(), 1), Storage::Q8_0)
@@ -102,10 +102,16 @@ fn a_tensor_beyond_the_file_or_of_impossible_size_is_named() {
 #[test]
 fn unsupported_storage_is_named_with_what_to_do() {
     let mut file = writer();
+    file.tensors[3].2 = 10;
+    assert_names(
+        &refused(&file.bytes()),
+        &[&file.tensors[3].0, "Q2_K", "Q4_K", "convert", "Q8_0"],
+    );
+    // Rows of 96 do not fill blocks of 256.
     file.tensors[3].2 = 12;
     assert_names(
         &refused(&file.bytes()),
-        &[&file.tensors[3].0, "Q4_K", "Q8_0"],
+        &[&file.tensors[3].0, "impossible shape"],
     );
 }
 
@@ -154,12 +160,24 @@ fn weights_that_are_not_numbers_are_named() {
 
 #[test]
 fn descriptions_that_this_engine_does_not_cover_are_refused_by_key() {
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 12] = [
         ("general.architecture", |w| {
-            w.text("general.architecture", "qwen2")
+            w.text("general.architecture", "rwkv")
+        }),
+        ("llama.attn_logit_softcapping", |w| {
+            w.float("llama.attn_logit_softcapping", 30.0)
+        }),
+        ("llama.rope.scaling.type", |w| {
+            w.text("llama.rope.scaling.type", "longrope")
+        }),
+        ("llama.rope.dimension_count", |w| {
+            w.number("llama.rope.dimension_count", 32)
+        }),
+        ("llama.expert_used_count", |w| {
+            w.number("llama.expert_count", 4)
         }),
         ("tokenizer.ggml.model", |w| {
-            w.text("tokenizer.ggml.model", "llama")
+            w.text("tokenizer.ggml.model", "t5")
         }),
         ("tokenizer.ggml.pre", |w| {
             w.text("tokenizer.ggml.pre", "martian")
@@ -179,6 +197,73 @@ fn descriptions_that_this_engine_does_not_cover_are_refused_by_key() {
         change(&mut file);
         assert_names(&refused(&file.bytes()), &[word]);
     }
+}
+
+#[test]
+fn a_config_that_says_what_this_engine_does_not_cover_is_refused_by_key() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_folder(&Toy::new(Shape::small(), 1), folder.path(), Storage::F16);
+    let file = path.join("config.json");
+    let text = std::fs::read_to_string(&file).expect("written");
+    for (key, value) in [
+        ("model_type", "\"rwkv\""),
+        ("attention_bias", "true"),
+        ("partial_rotary_factor", "0.5"),
+        ("final_logit_softcapping", "30.0"),
+        ("hidden_act", "\"gelu\""),
+        ("sliding_window", "64"),
+        ("num_experts", "\"four\""),
+        ("mlp_only_layers", "[0]"),
+        ("rope_scaling", r#"{"rope_type":"dynamic","factor":2.0}"#),
+        (
+            "rope_scaling",
+            r#"{"rope_type":"yarn","factor":2.0,"mscale":1.0}"#,
+        ),
+        ("rope_parameters", r#"{"full_attention":{}}"#),
+    ] {
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config[key] = serde_json::from_str(value).expect("JSON");
+        std::fs::write(&file, config.to_string()).expect("writable");
+        let error = Model::open(&path).expect_err("refused").to_string();
+        assert_names(&error, &[key]);
+    }
+}
+
+#[test]
+fn vocabularies_of_pieces_that_would_lose_letters_or_order_are_refused() {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    tokens.extend((0..=255).map(|b| format!("<0x{b:02X}>")));
+    tokens.extend(["a", "b", "ab"].map(str::to_owned));
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let of = |tokens: &[String], scores: &[f32]| {
+        let mut file = writer();
+        file.text("tokenizer.ggml.model", "llama");
+        file.vocabulary(tokens, &vec![1; tokens.len()]);
+        file.floats("tokenizer.ggml.scores", scores);
+        file.bytes()
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("good.gguf");
+    std::fs::write(&path, of(&tokens, &scores)).expect("writable");
+    assert!(Model::open(path).is_ok());
+    let short = refused(&of(&tokens, &scores[1..]));
+    assert_names(&short, &["tokenizer.ggml.scores", "262", "261"]);
+    let mut infinite = scores.clone();
+    infinite[260] = f32::NEG_INFINITY;
+    assert_names(
+        &refused(&of(&tokens, &infinite)),
+        &["tokenizer.ggml.scores", "infinite"],
+    );
+    let mut without = tokens.clone();
+    without[3 + 0x41] = "A".to_owned();
+    assert_names(&refused(&of(&without, &scores)), &["<0x41>", "absent"]);
+    // 200 lengths of one letter can each be made of all shorter ones, and 16,000 such letters would fill the memory.
+    let many: Vec<String> = ('\u{4e00}'..'\u{5e00}')
+        .flat_map(|c| (1..=60).step_by(1).map(move |n| c.to_string().repeat(n)))
+        .collect();
+    let many: Vec<String> = tokens.iter().cloned().chain(many).collect();
+    let scores = vec![0.0; many.len()];
+    assert_names(&refused(&of(&many, &scores)), &["tokenizer", "more ways"]);
 }
 
 #[test]
@@ -251,6 +336,99 @@ fn a_tokenizer_of_chance_or_of_four_thousand_million_tokens_is_refused() {
     ] {
         assert!(text.contains(honest));
         std::fs::write(&file, text.replace(honest, hostile)).expect("writable");
+        let error = Model::open(&path).expect_err("refused").to_string();
+        assert_names(&error, &["tokenizer", word]);
+    }
+}
+
+#[test]
+fn tensors_that_share_their_bytes_or_have_none_for_each_expert_are_refused() {
+    let (mut shared, whole) = (writer().bytes(), writer());
+    let name = whole.tensors[1].0.as_bytes();
+    let at = shared.windows(name.len()).position(|w| w == name);
+    let after = at.expect("it is named") + name.len();
+    let offset = after + 4 + 8 * whole.tensors[1].1.len() + 4;
+    assert_ne!(shared[offset..offset + 8], [0; 8]);
+    shared[offset..offset + 8].fill(0);
+    assert_names(&refused(&shared), &["where another one does"]);
+
+    let mut empty = GgufWriter::new(&Toy::new(Shape::of(Family::Mixtral), 1), Storage::Q8_0);
+    let experts = empty.tensors.iter_mut().find(|t| t.0.contains("_exps"));
+    let experts = experts.expect("it has experts");
+    (experts.1, experts.3) = (vec![0, 96, 1024], vec![]);
+    let name = experts.0.clone();
+    assert_names(
+        &refused(&empty.bytes()),
+        &[&name, "0 bytes for each of 1024"],
+    );
+}
+
+#[test]
+fn a_tokenizer_with_parts_that_the_library_cannot_bear_is_refused() {
+    let toy = Toy::new(Shape::small(), 1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_folder(&toy, folder.path(), Storage::F16);
+    let file = path.join("tokenizer.json");
+    let text = std::fs::read_to_string(&file).expect("written");
+    let twice = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#;
+    let growth = format!(
+        r#"{{"type":"Sequence","normalizers":[{}]}}"#,
+        [twice; 20].join(",")
+    );
+    let many = format!(
+        r#"{{"type":"Sequence","normalizers":[{}]}}"#,
+        ["null"; 99].join(",")
+    );
+    let normalizer = |part: &str| ("\"normalizer\":null", format!("\"normalizer\":{part}"));
+    let splits = |expression: &str| {
+        let split = format!(
+            r#"{{"type":"Split","pattern":{{"Regex":"{expression}"}},"behavior":"Isolated","invert":false}}"#
+        );
+        (
+            "\"pre_tokenizer\":",
+            format!("\"pre_tokenizer\":{split},\"x\":"),
+        )
+    };
+    let charsmap = r#"{"type":"Precompiled","precompiled_charsmap":"////fw=="}"#;
+    for ((honest, hostile), word) in [
+        // The library makes room for the longest token and writes what the merge makes into it.
+        (
+            ("\"he ll\"", "\"<|tool_call|> <|tool_call|>\"".to_owned()),
+            "a merge makes",
+        ),
+        (
+            ("[\"h e\"", "[[\"<|tool_call|>\",\"<|begin|>\"]".to_owned()),
+            "a merge makes",
+        ),
+        // Cuts within letters.
+        (
+            (
+                "\"continuing_subword_prefix\":null",
+                "\"continuing_subword_prefix\":\"é\"".to_owned(),
+            ),
+            "prefix",
+        ),
+        (("\"hell\":258", "\"hell\":4000000".to_owned()), "4000000"),
+        (normalizer(charsmap), "Precompiled"),
+        (normalizer(&growth), "times as long"),
+        (normalizer(&many), "more than 32"),
+        (splits(r"(\\p{L}{30}){30}"), "sets of letters"),
+        (splits(&"x".repeat(5000)), "4096 bytes"),
+        (
+            ("\"type\":\"BPE\"", "\"type\":\"Unigram\"".to_owned()),
+            "something else",
+        ),
+        // Of which once was taken what it does not have.
+        (
+            (
+                "\"decoder\":{",
+                "\"decoder\":{\"type\":\"Sequence\"},\"x\":{".to_owned(),
+            ),
+            "something else",
+        ),
+    ] {
+        assert!(text.contains(honest), "{honest}");
+        std::fs::write(&file, text.replacen(honest, &hostile, 1)).expect("writable");
         let error = Model::open(&path).expect_err("refused").to_string();
         assert_names(&error, &["tokenizer", word]);
     }

@@ -2,15 +2,17 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stoa_engine::import::Checkpoint;
 use stoa_engine::{
-    Answer, EngineError, Finish, Kernel, LoadOptions, Model, Session, TextOptions, TokenEvent,
-    generate, text_vector,
+    Answer, Constraint, ConstraintError, EngineError, Entry, Finish, Generation, Kernel,
+    LoadOptions, Model, Runner, Sequence, Session, TextOptions, Threads, TokenEvent, TokenSet,
+    Wanted, drive, generate, text_vector,
 };
-use stoa_types::{Q16, SamplingParameters};
+use stoa_types::{Logprobs, Q16, SamplingParameters, SignedQ16};
 use support::float_reference::{FloatReference, compare};
 use support::{BEGIN, GgufWriter, Random, Shape, Storage, TOOL_CALL, Toy, write_folder};
 use tempfile::TempDir;
@@ -38,6 +40,7 @@ fn parameters(temperature: f64, seed: u64, max: u32) -> SamplingParameters {
         seed,
         max_output_tokens: max,
         stop: vec![],
+        ..SamplingParameters::default()
     }
 }
 
@@ -148,6 +151,146 @@ fn splitting_a_prompt_or_rewinding_changes_no_bit() {
         single.step(*id).expect("fits");
     }
     assert_eq!(single.logits(), whole.logits());
+}
+
+/// What each of some texts gives token by token when it goes through the model alone.
+fn alone(model: &Arc<Model>, texts: &[Vec<u32>]) -> Vec<Vec<Vec<i32>>> {
+    let logits = |text: &Vec<u32>| {
+        let mut session = Session::new(model);
+        let step = |id: &u32| session.step(*id).expect("fits").to_vec();
+        text.iter().map(step).collect()
+    };
+    texts.iter().map(logits).collect()
+}
+
+/// All texts together, in passes that take a random number of tokens of each of some of them.
+fn together(runner: &mut Runner, texts: &[Vec<u32>], seed: u64) -> Vec<Vec<Vec<i32>>> {
+    let (mut random, vocab) = (Random(seed), runner.model().config().vocab);
+    let model = Arc::clone(runner.model());
+    let mut sequences: Vec<Sequence> = texts
+        .iter()
+        .map(|_| Sequence::new(model.config()))
+        .collect();
+    let mut found = vec![Vec::new(); texts.len()];
+    while sequences.iter().zip(texts).any(|(s, t)| s.len() < t.len()) {
+        let mut logits = vec![Vec::new(); texts.len()];
+        let mut entries = Vec::new();
+        for ((sequence, text), logits) in sequences.iter_mut().zip(texts).zip(&mut logits) {
+            let left = &text[sequence.len()..];
+            let count = left.len().min(random.below(90) as usize);
+            if count > 0 {
+                entries.push(Entry {
+                    sequence,
+                    tokens: &left[..count],
+                    wanted: Wanted::Each(logits),
+                });
+            }
+        }
+        runner.run(&mut entries).expect("fits");
+        for (found, logits) in found.iter_mut().zip(&logits) {
+            found.extend(logits.chunks(vocab).map(<[i32]>::to_vec));
+        }
+    }
+    found
+}
+
+#[test]
+fn many_sequences_in_a_pass_on_any_kernel_and_threads_have_the_bits_that_each_has_alone() {
+    let folder = folder();
+    for (i, (heads, kv_heads)) in [(6, 2), (3, 3), (17, 1)].into_iter().enumerate() {
+        let shape = Shape {
+            heads,
+            kv_heads,
+            ..Shape::small()
+        };
+        let path = GgufWriter::new(&Toy::new(shape, i as u64), Storage::Q8_0)
+            .write(folder.path(), "toy.gguf");
+        let open = |kernel| {
+            let options = LoadOptions {
+                kernel: Some(kernel),
+                ..LoadOptions::default()
+            };
+            Arc::new(Model::open_with(&path, options).expect("valid"))
+        };
+        let texts: Vec<_> = [1, 3, 64, 65, 120, 30, 90]
+            .into_iter()
+            .map(|n| tokens(n, n as u64))
+            .collect();
+        let expected = alone(&open(Kernel::SCALAR), &texts);
+        for kernel in Kernel::available() {
+            // The reference is slow, and its threads are everybody's.
+            let counts = if kernel == Kernel::SCALAR { 2..3 } else { 1..4 };
+            for threads in counts {
+                let pool = Threads::new(threads).expect("threads");
+                let mut runner = Runner::new(&open(kernel), pool);
+                let found = together(&mut runner, &texts, threads as u64);
+                assert!(found == expected, "{} on {threads} threads", kernel.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_that_share_a_beginning_do_not_see_each_other_go_on() {
+    let model = toy_model(Shape::small(), 8);
+    let (start, mut runner) = (tokens(100, 4), Runner::new(&model, Threads::one()));
+    let mut last = |sequence: &mut Sequence, tokens: &[u32]| {
+        let mut logits = Vec::new();
+        let entry = Entry {
+            sequence,
+            tokens,
+            wanted: Wanted::Last(&mut logits),
+        };
+        runner.run(&mut [entry]).expect("fits");
+        logits
+    };
+    let mut first = Sequence::new(model.config());
+    last(&mut first, &start);
+    let (mut second, mut third) = (first.clone(), first.clone());
+    third.truncate(70);
+    let ends = [tokens(40, 1), tokens(40, 2), tokens(40, 3)];
+    let found = [
+        last(&mut first, &ends[0]),
+        last(&mut second, &ends[1]),
+        last(&mut third, &ends[2]),
+    ];
+    for ((end, kept), found) in ends.iter().zip([100, 100, 70]).zip(found) {
+        let mut whole = Session::new(&model);
+        whole.prefill(&start[..kept]).expect("fits");
+        assert_eq!(whole.prefill(end).expect("fits"), found);
+    }
+}
+
+#[test]
+fn a_pass_with_one_entry_that_cannot_be_changes_no_sequence() {
+    let (model, other) = (
+        toy_model(Shape::small(), 8),
+        toy_model(
+            Shape {
+                layers: 1,
+                ..Shape::small()
+            },
+            8,
+        ),
+    );
+    let mut runner = Runner::new(&model, Threads::one());
+    let (mut good, fine) = (Sequence::new(model.config()), vec![1, 2]);
+    for (mut bad, tokens, reason) in [
+        (Sequence::new(model.config()), vec![], "empty"),
+        (Sequence::new(model.config()), vec![99_999], "vocabulary"),
+        (Sequence::new(model.config()), vec![1; 5_000], "context"),
+        (Sequence::new(other.config()), vec![1], "shape"),
+    ] {
+        let mut entries = [(&mut good, &fine), (&mut bad, &tokens)].map(|(s, t)| Entry {
+            sequence: s,
+            tokens: t,
+            wanted: Wanted::Nothing,
+        });
+        let error = runner.run(&mut entries).expect_err("refused").to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(good.is_empty() && bad.is_empty());
+    }
+    assert!(Threads::new(100_000).is_err());
 }
 
 #[test]
@@ -265,6 +408,245 @@ fn every_token_is_the_sampler_s_choice_at_the_number_of_tokens_before_it() {
         let choice = stoa_engine::sampler::sample(session.logits(), &p, position);
         assert_eq!(choice, *token, "position {position}");
         session.step(*token).expect("fits");
+    }
+}
+
+#[test]
+fn answers_driven_side_by_side_are_those_that_each_has_alone() {
+    let model = toy_model(Shape::small(), 1);
+    let options = TextOptions {
+        render_special: true,
+    };
+    let prompts: Vec<Vec<u32>> = (0..4).map(|i| tokens(5 + 3 * i, 6)).collect();
+    let alone: Vec<_> = (0u64..)
+        .zip(&prompts)
+        .map(|(i, prompt)| answer(&model, prompt, &parameters(1.1, i, 30)))
+        .collect();
+    let mut running: Vec<_> = (0u64..)
+        .zip(&prompts)
+        .map(|(i, prompt)| {
+            let mut session = Session::new(&model);
+            session.prefill(prompt).expect("fits");
+            let p = parameters(1.1, i, 30);
+            let generation = Generation::new(&model, prompt.len(), &p, options);
+            (generation, session, vec![])
+        })
+        .collect();
+    while running.iter().any(|(g, ..)| g.finish().is_none()) {
+        for (generation, session, events) in &mut running {
+            if generation.finish().is_some() {
+                let after = generation.choose(session.logits());
+                assert_eq!(after, Err(EngineError::AnswerOver));
+                continue;
+            }
+            let event = generation.choose(session.logits()).expect("not over");
+            assert_eq!(generation.tokens().last(), Some(&event.id));
+            if event.finish.is_none() {
+                session.step(event.id).expect("fits");
+            }
+            events.push(event);
+        }
+    }
+    for ((generation, _, events), alone) in running.into_iter().zip(alone) {
+        assert_eq!((generation.into_answer(), events), alone);
+    }
+}
+
+#[test]
+fn an_answer_that_is_broken_off_is_cancelled_and_one_that_is_over_stays_as_it_ended() {
+    let model = toy_model(Shape::small(), 1);
+    let new = |max| {
+        let p = parameters(0.0, 0, max);
+        Generation::new(&model, 1, &p, TextOptions::default())
+    };
+    let mut empty = new(0);
+    assert_eq!((empty.finish(), empty.limit()), (Some(Finish::Length), 0));
+    empty.cancel();
+    assert_eq!(empty.into_answer().finish, Finish::Length);
+    assert_eq!(new(3).into_answer().finish, Finish::Cancelled);
+    let logits = vec![0; model.config().vocab];
+    let mut broken = new(3);
+    broken.choose(&logits).expect("not over");
+    broken.cancel();
+    assert_eq!(broken.choose(&logits), Err(EngineError::AnswerOver));
+    let broken = broken.into_answer();
+    assert_eq!((broken.tokens, broken.finish), (vec![0], Finish::Cancelled));
+    // Longer than the context: nothing may be chosen.
+    let long = Generation::new(
+        &model,
+        1 << 20,
+        &parameters(0.0, 0, 9),
+        TextOptions::default(),
+    );
+    assert_eq!(long.finish(), Some(Finish::Length));
+}
+
+/// Everything may come until so many tokens were taken; then it fails, in one way or the other.
+#[derive(Debug)]
+struct Bounded {
+    left: u32,
+    how: How,
+    set: TokenSet,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Accepting,
+    Asked,
+    NoToken,
+    UnknownTokenOnly,
+}
+
+impl Constraint for Bounded {
+    fn allowed(&mut self) -> Result<Option<&TokenSet>, ConstraintError> {
+        match (self.left, self.how) {
+            (0, How::Asked) => Err(ConstraintError::new("a bound")),
+            (0, _) => Ok(Some(&self.set)),
+            _ => Ok(None),
+        }
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), ConstraintError> {
+        self.left -= 1;
+        match (self.left, self.how) {
+            (0, How::Accepting) => Err(ConstraintError::new("a bound")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn an_answer_whose_constraint_cannot_go_on_ends_at_its_last_token_as_one_that_a_limit_cuts() {
+    let model = toy_model(Shape::small(), 1);
+    let vocab = model.config().vocab as u32;
+    let prompt = tokens(6, 2);
+    let held = |left, how, p: &SamplingParameters| {
+        let mut set = TokenSet::none(vocab as usize + 1);
+        if matches!(how, How::UnknownTokenOnly) {
+            set.insert(vocab);
+        }
+        let constraint = Bounded { left, how, set };
+        let mut session = Session::new(&model);
+        let options = TextOptions {
+            render_special: true,
+        };
+        let generation =
+            Generation::new(&model, prompt.len(), p, options).held_to(Some(Box::new(constraint)));
+        let mut events = vec![];
+        let cancel = AtomicBool::new(false);
+        let made = drive(generation, &mut session, &prompt, &cancel, |e| {
+            events.push(e.clone());
+            ControlFlow::Continue(())
+        });
+        (made, events)
+    };
+    for how in [
+        How::Accepting,
+        How::Asked,
+        How::NoToken,
+        How::UnknownTokenOnly,
+    ] {
+        for left in 1..6 {
+            let free = answer(&model, &prompt, &parameters(0.9, 3, left)).0;
+            let (cut, events) = held(left, how, &parameters(0.9, 3, 30));
+            let cut = cut.expect("it ends and does not fail");
+            // The same as if the client had asked for so many tokens, with all text that was held back.
+            assert_eq!(
+                (cut.finish, &cut),
+                (Finish::Length, &free),
+                "{how:?} {left}"
+            );
+            let last = events.last().expect("at least one");
+            assert_eq!(
+                (last.id, last.finish),
+                (cut.tokens[left as usize - 1], Some(Finish::Length))
+            );
+        }
+        // Without a first token there is no answer.
+        let refused = held(0, how, &parameters(0.9, 3, 30)).0;
+        assert!(
+            matches!(refused, Err(EngineError::Constraint(_))),
+            "{refused:?}"
+        );
+    }
+    // The client's own stop string has the say where both end the answer at one token.
+    let text = answer(&model, &prompt, &parameters(0.9, 3, 5)).0.text;
+    let stop = text.chars().next_back().expect("some text").to_string();
+    let p = SamplingParameters {
+        stop: vec![stop],
+        ..parameters(0.9, 3, 30)
+    };
+    let stopped = answer(&model, &prompt, &p).0;
+    let (both, _) = held(stopped.tokens.len() as u32, How::Asked, &p);
+    assert_eq!(both.expect("ends"), stopped);
+    assert_eq!(stopped.finish, Finish::StopString);
+}
+
+#[test]
+fn bias_and_penalties_of_an_answer_count_the_tokens_that_it_has() {
+    let model = toy_model(Shape::small(), 1);
+    let ids = tokens(20, 6);
+    let mut p = parameters(0.0, 0, 60);
+    let (free, _) = answer(&model, &ids, &p);
+    let share = |a: &Answer| {
+        let different: BTreeSet<_> = a.tokens.iter().collect();
+        different.len() as f64 / a.tokens.len() as f64
+    };
+    p.frequency_penalty = SignedQ16(2 << 16);
+    p.presence_penalty = SignedQ16(1 << 16);
+    // The prompt does not count, only the answer does.
+    let first = free.tokens[0];
+    p.logit_bias = [(first, SignedQ16(-(100 << 16)))].into();
+    let (varied, _) = answer(&model, &ids, &p);
+    assert!(!varied.tokens.contains(&first), "it was banned");
+    assert!(share(&varied) > share(&free), "less is said twice");
+    let mut session = Session::new(&model);
+    session.prefill(&ids).expect("fits");
+    let mut counts = BTreeMap::new();
+    for (position, token) in (20..).zip(&varied.tokens) {
+        let mut logits = session.logits().to_vec();
+        stoa_engine::sampler::adjust(&mut logits, &p, &counts);
+        let choice = stoa_engine::sampler::sample(&logits, &p, position);
+        assert_eq!(choice, *token, "position {position}");
+        *counts.entry(choice).or_default() += 1;
+        session.step(choice).expect("fits");
+    }
+    // A bias that outweighs everything is all that is said.
+    p.logit_bias = [(65, SignedQ16(100 << 16))].into();
+    p.frequency_penalty = SignedQ16(0);
+    let (forced, _) = answer(&model, &ids, &p);
+    assert_eq!(forced.tokens, [65; 60]);
+}
+
+#[test]
+fn log_probabilities_are_of_the_model_s_own_logits_and_change_no_token() {
+    let model = toy_model(Shape::small(), 1);
+    let ids = tokens(20, 6);
+    let mut p = parameters(1.2, 3, 40);
+    p.logit_bias = [(5, SignedQ16(3 << 16))].into();
+    p.frequency_penalty = SignedQ16(1 << 16);
+    let (plain, events) = answer(&model, &ids, &p);
+    assert!(events.iter().all(|event| event.logprobs.is_none()));
+    p.logprobs = Some(3);
+    let (told, events) = answer(&model, &ids, &p);
+    assert_eq!(told, plain);
+    let mut session = Session::new(&model);
+    session.prefill(&ids).expect("fits");
+    for event in &events {
+        let told = event.logprobs.as_deref().expect("asked for");
+        let logits = session.logits();
+        let normaliser = stoa_engine::logprob::Normaliser::of(logits);
+        let top = stoa_engine::logprob::likeliest(logits, 3);
+        for (one, id) in told.top.iter().zip(&top).chain([(&told.chosen, &event.id)]) {
+            assert_eq!(one.id, *id);
+            assert_eq!(one.logprob.0, normaliser.logprob(logits[*id as usize]));
+            assert_eq!(one.bytes.0, model.tokenizer().bytes(*id, true));
+        }
+        assert_eq!(told.top.len(), 3);
+        let ids = [event.id];
+        let checked = Logprobs::check(std::slice::from_ref(told), &ids, Some(3), 64);
+        assert_eq!(checked, Ok(()));
+        session.step(event.id).expect("fits");
     }
 }
 

@@ -2,20 +2,27 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use stoa_engine::TokenSet;
+use stoa_engine::experts::{Chosen, add_weighted, finish_mixture, route};
+use stoa_engine::logprob::{Normaliser, likeliest};
+use stoa_engine::norms::{layer_norm, norm_in_place};
 use stoa_engine::ops::{self, Norm};
 use stoa_engine::packed::PackedMatrix;
 use stoa_engine::quant::{ACTIVATION_BITS, BLOCK, Quantised};
-use stoa_engine::sampler::{noise, philox4x32, sample};
+use stoa_engine::sampler::{adjust, noise, philox4x32, sample, sample_within};
 use stoa_engine::tables::Tables;
-use stoa_engine::{Kernel, LoadOptions, Model, Rotary, RotaryScaling, Session, text_vector};
-use stoa_types::{Q16, SamplingParameters};
-use support::{GgufWriter, Shape, Storage, Toy, write_folder};
+use stoa_engine::trace::{Job, Replay};
+use stoa_engine::{
+    Experts, Kernel, LoadOptions, Model, Rotary, RotaryScaling, Session, Threads, text_vector,
+};
+use stoa_types::{Q16, SamplingParameters, SignedQ16};
+use support::{Family, GgufWriter, Mixture, Scaling, Shape, Storage, Toy, write_folder};
 
 fn vectors(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -109,7 +116,8 @@ fn softmax_and_swiglu_agree() {
         let n = sums.len();
         let (mut scores, mut weights) = (vec![0; n], vec![0; n]);
         // Scores that are already Q16 pass the rounding unchanged.
-        ops::softmax_weights(&sums, -16, &vec![0; n], &mut scores, &mut weights);
+        ops::scores(&sums, -16, &vec![0; n], &mut scores);
+        ops::softmax_weights(&scores, &mut weights);
         assert_eq!(weights, list::<u32>(&case["weights"]));
     }
     for case in v["sigmoid"].as_array().expect("cases") {
@@ -161,6 +169,7 @@ fn the_sampler_agrees() {
             seed: unsigned(&case["seed"]),
             max_output_tokens: 1,
             stop: vec![],
+            ..SamplingParameters::default()
         };
         let token = sample(&logits, &parameters, number(&case["position"]) as u32);
         assert_eq!(i64::from(token), number(&case["token"]), "{case}");
@@ -184,6 +193,77 @@ fn the_sampler_agrees() {
     }
 }
 
+#[test]
+fn the_choice_among_the_tokens_of_a_grammar_agrees() {
+    let v = vectors("sampler.json");
+    let logits: Vec<i32> = list(&v["logits"]);
+    let cases = v["held"].as_array().expect("cases");
+    assert_eq!(cases.len(), 45);
+    for case in cases {
+        let parameters = SamplingParameters {
+            temperature: Q16(number(&case["temperature"]) as u32),
+            min_p: Q16(number(&case["min_p"]) as u32),
+            seed: unsigned(&case["seed"]),
+            ..SamplingParameters::default()
+        };
+        // One token of a grammar may be unknown to the model.
+        let mut allowed = TokenSet::none(64);
+        let ids: Vec<u32> = list(&case["allowed"]);
+        ids.into_iter().for_each(|id| allowed.insert(id));
+        let position = number(&case["position"]) as u32;
+        let token = sample_within(&logits, &allowed, &parameters, position).expect("one is known");
+        assert_eq!(i64::from(token), number(&case["token"]), "{case}");
+    }
+}
+
+#[test]
+fn log_probabilities_agree() {
+    let v = vectors("sampler.json");
+    let cases = v["likely"].as_array().expect("cases");
+    assert_eq!(cases.len(), 7);
+    for case in cases {
+        let logits: Vec<i32> = list(&case["logits"]);
+        let normaliser = Normaliser::of(&logits);
+        let found = logits.iter().map(|logit| normaliser.logprob(*logit));
+        let expected: Vec<i32> = list(&case["logprobs"]);
+        assert_eq!(found.take(expected.len()).collect::<Vec<_>>(), expected);
+        assert_eq!(likeliest(&logits, 20), list::<u32>(&case["top"]));
+    }
+}
+
+#[test]
+fn bias_and_penalties_agree() {
+    let v = vectors("sampler.json");
+    let logits: Vec<i32> = list(&v["logits"]);
+    let cases = v["adjusted"].as_array().expect("cases");
+    assert!(cases.len() > 20);
+    for case in cases {
+        let signed = |value: &Value| SignedQ16(number(value) as i32);
+        let bias = case["bias"].as_object().expect("a map").iter();
+        let logit_bias = bias.map(|(id, bias)| (id.parse().expect("an id"), signed(bias)));
+        let mut parameters = SamplingParameters {
+            seed: unsigned(&case["seed"]),
+            logit_bias: logit_bias.collect(),
+            presence_penalty: signed(&case["presence"]),
+            frequency_penalty: signed(&case["frequency"]),
+            ..SamplingParameters::default()
+        };
+        let mut counts = BTreeMap::new();
+        for token in list::<u32>(&case["answer"]) {
+            *counts.entry(token).or_default() += 1;
+        }
+        let mut adjusted = logits.clone();
+        adjust(&mut adjusted, &parameters, &counts);
+        assert_eq!(adjusted, list::<i32>(&case["logits"]), "{case}");
+        let position = number(&case["position"]) as u32;
+        let greedy = sample(&adjusted, &parameters, position);
+        assert_eq!(i64::from(greedy), number(&case["greedy"]));
+        (parameters.temperature, parameters.min_p) = (Q16::ONE, Q16(655));
+        let drawn = sample(&adjusted, &parameters, position);
+        assert_eq!(i64::from(drawn), number(&case["drawn"]));
+    }
+}
+
 /// The reproducible integers of the second implementation.
 fn numbers(count: usize, low: i64, high: i64, stream: u32) -> Vec<i64> {
     (0..count.div_ceil(4) as u32)
@@ -193,9 +273,27 @@ fn numbers(count: usize, low: i64, high: i64, stream: u32) -> Vec<i64> {
         .collect()
 }
 
-/// The model of the second implementation.
+/// The architecture that a shape of the second implementation names.
+fn family(shape: &Value) -> Family {
+    match shape["family"].as_str() {
+        None | Some("llama") => Family::Llama,
+        Some("mistral") => Family::Mistral,
+        Some("qwen2") => Family::Qwen2,
+        Some("qwen3") => Family::Qwen3,
+        Some("mixtral") => Family::Mixtral,
+        Some("qwen2moe") => Family::Qwen2Moe,
+        Some("qwen3moe") => Family::Qwen3Moe,
+        Some("bert") => Family::Bert,
+        Some(other) => panic!("{other} has no writer"),
+    }
+}
+
+/// A model of the second implementation.
 fn whole_model(v: &Value) -> Toy {
     let size = |key: &str| number(&v["shape"][key]) as usize;
+    let experts = &v["shape"]["experts"];
+    let of_experts = |key: &str| number(&experts[key]) as usize;
+    let scaling = &v["shape"]["rope_scaling"];
     let shape = Shape {
         width: size("width"),
         layers: size("layers"),
@@ -204,24 +302,181 @@ fn whole_model(v: &Value) -> Toy {
         head: size("head"),
         ffn: size("ffn"),
         context: size("context"),
-        tied: false,
+        tied: v["shape"]["tied"] == true,
+        family: family(&v["shape"]),
+        window: v["shape"]["windows"].get(0).map_or(0, number) as usize,
+        experts: experts.is_object().then(|| Mixture {
+            count: of_experts("count"),
+            chosen: of_experts("chosen"),
+            ffn: of_experts("width"),
+            shared: of_experts("shared"),
+            renormalise: experts["renormalise"] == true,
+        }),
+        scaling: scaling.is_object().then(|| Scaling {
+            kind: if scaling["type"] == "yarn" {
+                "yarn"
+            } else {
+                "linear"
+            },
+            factor: number(&scaling["factor"]) as f32,
+            original: number(&scaling["original"]) as usize,
+        }),
     };
     let mut tensors = BTreeMap::new();
     for (stream, entry) in
         (number(&v["first_stream"]) as u32..).zip(v["tensors"].as_array().expect("tensors"))
     {
         let (rows, columns) = (number(&entry[1]) as usize, number(&entry[2]) as usize);
-        let offset = if rows == 1 { 1.0 } else { 0.0 };
+        let name = entry[0].as_str().expect("a name");
+        let norm = name.to_lowercase().ends_with("norm.weight");
+        let offset = if norm { 1.0 } else { 0.0 };
         let values = numbers(rows * columns, -512, 511, stream);
         let values = values.iter().map(|x| *x as f32 / 1024.0 + offset).collect();
-        tensors.insert(
-            entry[0].as_str().expect("a name").to_owned(),
-            (rows, columns, values),
-        );
+        tensors.insert(name.to_owned(), (rows, columns, values));
     }
-    Toy {
-        tensors,
-        ..Toy::new(shape, 1)
+    let made = match shape.family {
+        Family::Bert => Toy::encoder(shape, 1),
+        _ => Toy::new(shape, 1),
+    };
+    Toy { tensors, ..made }
+}
+
+#[test]
+fn vectors_of_texts_of_an_encoder_are_those_of_the_second_implementation() {
+    for case in cases(&vectors("encoder.json")) {
+        let (toy, folder) = (whole_model(case), tempfile::tempdir().expect("a folder"));
+        let path = write_folder(&toy, folder.path(), Storage::F32);
+        if case["shape"]["encoder"]["pooling"] == 2 {
+            support::pool_first_token(&path);
+        }
+        for kernel in Kernel::available() {
+            let options = LoadOptions {
+                kernel: Some(kernel),
+                ..LoadOptions::default()
+            };
+            let model = Model::open_with(&path, options).expect("valid");
+            let mut session = Session::new(&Arc::new(model));
+            let tokens: Vec<u32> = list(&case["tokens"]);
+            for text in case["texts"].as_array().expect("texts") {
+                let taken = &tokens[..number(&text["length"]) as usize];
+                let dimensions = number(&text["dimensions"]) as usize;
+                let vector = session.text_vector(taken, dimensions, &AtomicBool::new(false));
+                let vector = vector.expect("fits").expect("not cancelled");
+                assert_eq!(vector.elements(), list::<i32>(&text["q24"]));
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_models_of_every_architecture_give_the_logits_of_the_second_implementation() {
+    for case in cases(&vectors("architectures.json")) {
+        let (toy, folder) = (whole_model(case), tempfile::tempdir().expect("a folder"));
+        let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
+        let root = Model::open(&file).expect("valid").root();
+        let expected = case["gguf_root"].as_str().expect("a root");
+        assert_eq!(hex::encode(root.0), expected, "{}", case["shape"]);
+        let path = write_folder(&toy, folder.path(), Storage::F32);
+        for (path, kernel) in Kernel::available()
+            .into_iter()
+            .flat_map(|kernel| [(&file, kernel), (&path, kernel)])
+        {
+            let options = LoadOptions {
+                kernel: Some(kernel),
+                ..LoadOptions::default()
+            };
+            let mut session =
+                Session::new(&Arc::new(Model::open_with(path, options).expect("valid")));
+            let greedy: Vec<i64> = list(&case["greedy"]);
+            for (token, first) in list::<u32>(&case["tokens"]).into_iter().zip(greedy) {
+                let logits = session.step(token).expect("fits");
+                let choice = stoa_engine::sampler::greedy(logits);
+                assert_eq!(i64::from(choice), first, "{}", case["shape"]);
+            }
+            let expected: Vec<i32> = list(&case["logits"]);
+            assert_eq!(session.logits(), expected, "{}", case["shape"]);
+        }
+    }
+}
+
+#[test]
+fn norms_gelu_and_experts_agree() {
+    let v = vectors("operators.json");
+    let epsilon = number(&v["epsilon_q32"]) as u64;
+    for case in v["norms"].as_array().expect("cases") {
+        let norm = Norm {
+            g: list(&case["weights"]),
+            exponent: number(&v["weights_exponent"]) as i32,
+        };
+        let (mut head, mut wide) = (list::<i32>(&case["values"]), vec![0; norm.g.len()]);
+        let mut layer = head.clone();
+        norm_in_place(&mut head, &norm, epsilon, &mut wide);
+        assert_eq!(head, list::<i32>(&case["head_norm"]));
+        let bias: Vec<i32> = list(&case["bias"]);
+        layer_norm(&mut layer, &norm, &bias, epsilon, &mut wide);
+        assert_eq!(layer, list::<i32>(&case["layer_norm"]));
+    }
+    let x: Vec<i32> = list(&v["gelu"]["x"]);
+    let mut h = vec![0; x.len()];
+    ops::gelu(&x, &mut h);
+    assert_eq!(h, list::<i64>(&v["gelu"]["h"]));
+    for case in v["experts"].as_array().expect("cases") {
+        let logits: Vec<i32> = list(&case["logits"]);
+        let experts = Experts {
+            count: logits.len(),
+            chosen: number(&case["chosen"]) as usize,
+            width: 32,
+            shared: 0,
+            renormalise: case["renormalise"] == true,
+        };
+        let mut chosen = Chosen::default();
+        chosen.choose(&logits, &experts);
+        let weights = chosen
+            .experts
+            .iter()
+            .map(|(e, w)| serde_json::json!([e, w]));
+        assert_eq!(weights.collect::<Value>(), case["weights"]);
+        assert_eq!(chosen.total as i64, number(&case["total"]));
+        let (mut sums, mut mixed) = (vec![0; 32], vec![0; 32]);
+        for (stream, (_, weight)) in (number(&case["first_output"]) as u32..).zip(&chosen.experts) {
+            let (low, high) = (-(1 << 30), (1 << 30) - 1);
+            let output = numbers(32, low, high, stream);
+            let output: Vec<i32> = output.into_iter().map(|y| y as i32).collect();
+            add_weighted(&output, *weight, &mut sums);
+        }
+        finish_mixture(&sums, chosen.total, &mut mixed);
+        assert_eq!(mixed, list::<i32>(&case["mixed"]));
+    }
+    let n: Vec<i32> = list(&v["router"]["n"]);
+    let rows = v["router"]["rows"].as_array().expect("rows");
+    for (row, logit) in rows.iter().zip(list::<i32>(&v["router"]["logits"])) {
+        let row = Norm {
+            g: list(row),
+            exponent: number(&v["router"]["exponent"]) as i32,
+        };
+        assert_eq!(route(&row, &n), logit);
+    }
+}
+
+#[test]
+fn frequencies_and_gain_of_yarn_agree() {
+    for case in vectors("operators.json")["yarn"].as_array().expect("cases") {
+        let maybe = |key: &str| case.get(key).map(|n| number(n) as u64);
+        let rotary = Rotary {
+            base_q16: (number(&case["base"]) as u64) << 16,
+            scaling: RotaryScaling::Yarn {
+                factor: (number(&case["factor"]) as u64) << 16,
+                fast: maybe("fast").unwrap_or(32) << 16,
+                slow: maybe("slow").unwrap_or(1) << 16,
+                original_context: number(&case["original"]) as u64,
+                gain: maybe("gain"),
+            },
+        };
+        let made = rotary.frequencies(number(&case["head"]) as usize);
+        let expected = case["frequencies_q64"].as_array().expect("a list");
+        let expected: Vec<u64> = expected.iter().map(unsigned).collect();
+        assert_eq!(made.expect("valid"), expected);
+        assert_eq!(rotary.gain_q16() as i64, number(&case["gain_q16"]));
     }
 }
 
@@ -289,5 +544,62 @@ fn vectors_of_texts_are_those_of_the_second_implementation_in_every_kernel() {
             let floats = case["floats_le"].as_str().expect("bytes");
             assert_eq!(hex::encode(vector.to_le_bytes()), floats);
         }
+    }
+}
+
+#[test]
+fn traces_of_every_architecture_are_those_of_the_second_implementation() {
+    for case in cases(&vectors("trace.json")) {
+        let (toy, folder) = (whole_model(case), tempfile::tempdir().expect("a folder"));
+        let path = write_folder(&toy, folder.path(), Storage::F32);
+        let model = Arc::new(Model::open(path).expect("valid"));
+        let p = &case["parameters"];
+        let bias = p["logit_bias"].as_object().expect("an object").iter();
+        let bias = bias.map(|(id, b)| (id.parse().expect("an id"), SignedQ16(number(b) as i32)));
+        let job = Job {
+            prompt: list(&case["prompt"]),
+            answer: list(&case["answer"]),
+            parameters: SamplingParameters {
+                temperature: Q16(number(&p["temperature"]) as u32),
+                min_p: Q16(number(&p["min_p"]) as u32),
+                seed: unsigned(&p["seed"]),
+                logit_bias: bias.collect(),
+                presence_penalty: SignedQ16(number(&p["presence_penalty"]) as i32),
+                frequency_penalty: SignedQ16(number(&p["frequency_penalty"]) as i32),
+                ..SamplingParameters::default()
+            },
+        };
+        let steps = job.steps();
+        let replay = Replay::new(&model, job, Threads::one()).expect("a job");
+        let hex_of = |roots: Vec<stoa_types::Digest>| -> Vec<String> {
+            roots.iter().map(|root| hex::encode(root.0)).collect()
+        };
+        let listed = |name: &str| -> Vec<String> {
+            let all = case[name].as_array().expect("a list").iter();
+            all.map(|v| v.as_str().expect("digits").to_owned())
+                .collect()
+        };
+        assert_eq!(
+            hex_of(replay.state_roots()),
+            listed("state_roots"),
+            "{}",
+            case["shape"]
+        );
+        assert_eq!(
+            hex_of(vec![replay.root()]),
+            [case["trace_root"].as_str().expect("a root")]
+        );
+        let made: Vec<_> = (0..steps)
+            .map(|p| replay.step(p).expect("a step"))
+            .collect();
+        let roots = made.iter().map(|step| step.claim.root()).collect();
+        let last = made.last().expect("steps");
+        let expected = case["operators"].as_array().expect("a list");
+        for (i, (operator, expected)) in last.program.operators.iter().zip(expected).enumerate() {
+            let own = [operator.name.clone(), hex::encode(last.outputs[i].root().0)];
+            assert_eq!(json!(own), *expected, "{} {i}", case["shape"]);
+        }
+        assert_eq!(last.program.operators.len(), expected.len());
+        assert_eq!(hex_of(roots), listed("token_roots"));
     }
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use stoa_types::{
-    Address, Digest, Price, Q16, Region, SamplingParameters, SignedAcceptance, SignedReceipt,
-    SignedTicket, Tier, Timestamp, TokenAmount,
+    Address, Digest, Logprobs, Price, Q16, Region, SamplingParameters, SignedAcceptance, SignedQ16,
+    SignedReceipt, SignedTicket, Tier, Timestamp, TokenAmount,
 };
 use stoa_verify::Content;
 
@@ -29,6 +29,8 @@ pub struct ClientRequest {
     pub output_tokens_max: Option<u32>,
     /// Stop strings.
     pub stop: Vec<String>,
+    /// What else is asked of the choice of tokens.
+    pub controls: Controls,
     /// Number of messages, for the template's overhead.
     pub message_count: u32,
     /// keccak of the exact body bytes.
@@ -37,6 +39,19 @@ pub struct ClientRequest {
     pub body_bytes: u64,
     /// What the market must respect.
     pub constraints: Constraints,
+}
+
+/// What a request may ask of the choice of tokens beside temperature, `min_p` and seed; by default nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Controls {
+    /// What is added to the logits of single tokens, by id.
+    pub logit_bias: BTreeMap<u32, SignedQ16>,
+    /// Taken off the logit of a token that stands in the answer already.
+    pub presence_penalty: SignedQ16,
+    /// Taken off for each time that it stands there.
+    pub frequency_penalty: SignedQ16,
+    /// Log-probabilities are asked for, with so many alternatives to each token.
+    pub logprobs: Option<u8>,
 }
 
 /// Hard limits and preferences of one request (the `stoa` object; design: API section 5).
@@ -106,6 +121,8 @@ pub enum ClientEvent {
         text: String,
         /// How many tokens it stands for.
         tokens: u32,
+        /// Log-probabilities of these tokens, one entry for each where they are asked for.
+        logprobs: Vec<Logprobs>,
     },
     /// All text was told. Whoever carries it to the client answers with [`crate::router::Input::Delivered`] once everything before
     /// this was written: only then is the call charged and ended. What [`Self::Done`] will say stands here already, so that it can be
@@ -128,6 +145,8 @@ pub struct Started {
     pub region: Region,
     /// Providers that failed before it.
     pub failovers: u32,
+    /// Whether its model's answers may begin with reasoning that is to be set apart from what follows.
+    pub reasons: bool,
 }
 
 /// A complete, charged answer.

@@ -8,7 +8,7 @@
 use crate::work::{Prompt, Work};
 use serde::{Deserialize, Serialize};
 use stoa_types::{
-    Address, Digest, FinishReason, Hardware, JobId, Price, Receipt, Region, Signature,
+    Address, Digest, FinishReason, Hardware, JobId, Logprobs, Price, Receipt, Region, Signature,
     SignedAcceptance, SignedReceipt, SignedTicket, Tier, TraceParent,
 };
 use stoa_verify::Content;
@@ -38,6 +38,9 @@ pub struct ModelOffer {
     pub quantization: String,
     /// Upper bound of the tokens that template and specials add per message.
     pub message_overhead: u32,
+    /// Whether answers may begin with reasoning between the marks of [`stoa_verify::reasoning`]. It stays part of an answer's text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reasons: bool,
 }
 
 impl ModelOffer {
@@ -153,6 +156,10 @@ pub enum ToRouter {
         tokens: Vec<u32>,
         /// New text; may be empty while a multi-byte character or a tool call is incomplete.
         text: String,
+        /// Log-probabilities of these tokens, one entry for each where they are asked for. Without them a delta has the bytes that it
+        /// had before there were any.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<Logprobs>,
     },
     /// The end of a generation.
     Final(Box<Final>),

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::fees::{self, Usage};
 use stoa_types::{
-    Acceptance, Address, Digest, FinishReason, Hardware, JobId, Millis, Receipt, Region, Signature,
-    SignedAcceptance, SignedReceipt, Ticket, Tier, Timestamp,
+    Acceptance, Address, Digest, FinishReason, Hardware, JobId, Logprobs, Millis, Receipt, Region,
+    Signature, SignedAcceptance, SignedReceipt, Ticket, Tier, Timestamp,
 };
 use stoa_verify::{Content, ToolCall, check_signatures};
 
@@ -109,6 +109,8 @@ pub enum Generated {
         tokens: Vec<u32>,
         /// Text; the concatenation of all texts is the answer's text.
         text: String,
+        /// One entry for each token where they are asked for. They are passed on and not kept: no receipt names them.
+        logprobs: Vec<Logprobs>,
     },
     /// The end.
     End {
@@ -144,6 +146,8 @@ pub enum Output {
         work: Work,
         /// Whose model.
         model_root: Digest,
+        /// Who pays for it.
+        account: Address,
     },
     /// Run what was prepared.
     Run(Attempt),
@@ -396,7 +400,7 @@ impl Provider {
             accepted_at: now,
             delivered_at: now,
         };
-        let model_root = ticket.model_root;
+        let (model_root, account) = (ticket.model_root, ticket.account);
         let running = Running {
             ticket,
             work: Some(dispatch.work.clone()),
@@ -416,6 +420,7 @@ impl Provider {
                 attempt,
                 work: dispatch.work,
                 model_root,
+                account,
             },
             Output::Send(self.status()),
         ]
@@ -443,6 +448,17 @@ impl Provider {
                 reason: reason.to_owned(),
             })
         };
+        // What no judge could read would be worked for in vain.
+        if Work::from_canonical_bytes(&dispatch.work.canonical_bytes()).as_ref()
+            != Some(&dispatch.work)
+        {
+            return bad("its work is none that can be judged");
+        }
+        if !dispatch.work.has_rules() {
+            return bad(
+                "its answer is to be held to other rules of grammars than this program has",
+            );
+        }
         if dispatch.profile_hash != self.config.profile_hash {
             return bad("another network profile is in force here");
         }
@@ -568,7 +584,11 @@ impl Provider {
             return Vec::new();
         };
         match event {
-            Generated::Tokens { tokens, text } => {
+            Generated::Tokens {
+                tokens,
+                text,
+                logprobs,
+            } => {
                 running.output.extend(&tokens);
                 running.text.push_str(&text);
                 running
@@ -579,6 +599,7 @@ impl Provider {
                     attempt: attempt.1,
                     tokens,
                     text,
+                    logprobs,
                 })]
             }
             Generated::End {

@@ -12,9 +12,21 @@ pub struct Work {
     pub prompt: Prompt,
     /// Integer sampling parameters, seed included.
     pub sampling: SamplingParameters,
-    /// What shape the answer must have; checked after decoding.
+    /// What shape the answer must have.
     pub answer: AnswerShape,
 }
+
+/// Name of the rules by which the exact engine holds an answer to a grammar (0034). It stands in the parameters of every work that has one,
+/// and so in its receipt, so that nobody recomputes an answer under other rules.
+pub const GRAMMAR: &str = "stoa.grammar.v1";
+
+/// What the names of all versions of these rules begin with. A number follows.
+const GRAMMAR_NAMES: &str = "stoa.grammar.v";
+/// Number of the version that [`GRAMMAR`] names.
+const GRAMMAR_VERSION: u32 = 1;
+
+/// Longest text of a schema or expression, in bytes.
+pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
 
 /// Most inputs of one call for vectors.
 pub const INPUTS_MAX: usize = 2048;
@@ -27,10 +39,18 @@ impl Work {
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_vec();
         match &self.prompt {
-            Prompt::Chat { messages, tools } => {
-                bytes.push(0);
+            Prompt::Chat {
+                messages,
+                tools,
+                arguments,
+            } => {
+                // Without arguments the bytes are those of before there were any.
+                bytes.push(if arguments.is_empty() { 0 } else { 4 });
                 push(&mut bytes, messages.as_bytes());
                 push(&mut bytes, tools.as_bytes());
+                if !arguments.is_empty() {
+                    push(&mut bytes, arguments.as_bytes());
+                }
             }
             Prompt::Text(text) => {
                 bytes.push(1);
@@ -47,18 +67,55 @@ impl Work {
         }
         push(&mut bytes, &self.sampling.canonical_bytes());
         bytes.push(self.answer.code());
+        match &self.answer {
+            AnswerShape::JsonSchema { schema, strict } => {
+                bytes.push(u8::from(*strict));
+                push(&mut bytes, schema.as_bytes());
+            }
+            AnswerShape::Regex(expression) => push(&mut bytes, expression.as_bytes()),
+            _ => {}
+        }
         bytes
     }
 
-    /// The inverse of [`Self::canonical_bytes`]; `None` for any other bytes.
+    /// The same work, with the rules of grammars named in its parameters where it has one, and nowhere else.
+    pub fn with_rules(mut self) -> Self {
+        self.sampling.grammar = grammar_rules(&self.prompt, &self.answer).to_owned();
+        self
+    }
+
+    /// Whether its parameters name the rules of grammars that this program knows, exactly where a grammar has a say.
+    pub fn has_rules(&self) -> bool {
+        self.sampling.grammar == grammar_rules(&self.prompt, &self.answer)
+    }
+
+    /// Whether its parameters name rules that a version up to this one had where a grammar has a say (none before there were names), and
+    /// none elsewhere. Newer ones count as invented: validators are brought up to date before routers.
+    fn had_rules(&self) -> bool {
+        let named = self.sampling.grammar.as_str();
+        named.is_empty()
+            || (were_rules(named) && !grammar_rules(&self.prompt, &self.answer).is_empty())
+    }
+
+    /// The inverse of [`Self::canonical_bytes`]; `None` for any other bytes, and for a work that names rules which no version up to this
+    /// one had. One under the rules of an older version is read, so that it can be said that it is one: ask [`Self::has_rules`] before it
+    /// is computed.
     pub fn from_canonical_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.strip_prefix(VERSION)?.split_first()?;
         let (first, rest) = pull(rest)?;
         let (prompt, rest) = match kind {
-            0 => {
+            0 | 4 => {
                 let (tools, rest) = pull(rest)?;
-                let (messages, tools) = (text(first)?, text(tools)?);
-                (Prompt::Chat { messages, tools }, rest)
+                let (arguments, rest) = match kind {
+                    0 => (&[][..], rest),
+                    _ => pull(rest).filter(|(arguments, _)| !arguments.is_empty())?,
+                };
+                let prompt = Prompt::Chat {
+                    messages: text(first)?,
+                    tools: text(tools)?,
+                    arguments: text(arguments)?,
+                };
+                (prompt, rest)
             }
             1 => (Prompt::Text(text(first)?), rest),
             2 => (Prompt::Tokens(ids(first)?), rest),
@@ -66,20 +123,36 @@ impl Work {
             _ => return None,
         };
         let (sampling, rest) = pull(rest)?;
-        let [answer] = rest else {
-            return None;
-        };
-        Some(Self {
+        let (answer, rest) = AnswerShape::read(rest)?;
+        let work = Self {
             prompt,
             sampling: SamplingParameters::from_canonical_bytes(sampling)?,
-            answer: AnswerShape::from_code(*answer)?,
-        })
+            answer,
+        };
+        (rest.is_empty() && work.had_rules()).then_some(work)
     }
 
     /// keccak of the canonical bytes: the ticket's `work_digest`.
     pub fn digest(&self) -> Digest {
         keccak256(self.canonical_bytes())
     }
+}
+
+/// Whether the rules of some version up to this one are called so.
+fn were_rules(name: &str) -> bool {
+    (0..=GRAMMAR_VERSION).any(|version| name == format!("{GRAMMAR_NAMES}{version}"))
+}
+
+/// What the parameters of such a work name: the rules of grammars where one has a say in the answer's tokens, nothing elsewhere.
+pub fn grammar_rules(prompt: &Prompt, answer: &AnswerShape) -> &'static str {
+    let held = match answer {
+        AnswerShape::NoTools => false,
+        AnswerShape::Any | AnswerShape::OneCallAtMost => {
+            matches!(prompt, Prompt::Chat { tools, .. } if tools != "[]")
+        }
+        _ => true,
+    };
+    if held { GRAMMAR } else { "" }
 }
 
 fn push(bytes: &mut Vec<u8>, part: &[u8]) {
@@ -150,6 +223,9 @@ pub enum Prompt {
         messages: String,
         /// JSON array of tools; `[]` for none.
         tools: String,
+        /// JSON object of further arguments for the template; empty for none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        arguments: String,
     },
     /// Plain text, tokenized as it stands.
     Text(String),
@@ -184,8 +260,8 @@ pub enum Input {
     Tokens(Vec<u32>),
 }
 
-/// Shape that the decoded answer is checked against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What an answer must be. Exact engines hold it to this while they decode, others check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerShape {
     /// Any text; tool calls if tools were given.
@@ -196,22 +272,84 @@ pub enum AnswerShape {
     ToolCall,
     /// Text only, even if tools were given.
     NoTools,
+    /// Any text, or one tool call if tools were given.
+    OneCallAtMost,
+    /// One tool call.
+    OneCall,
+    /// JSON that fits a schema.
+    JsonSchema {
+        /// The schema as the client wrote it: its order is the order of the answer's properties.
+        schema: String,
+        /// Whether a keyword that cannot be enforced is refused instead of left out.
+        strict: bool,
+    },
+    /// Text that a regular expression matches from begin to end.
+    Regex(String),
 }
 
 impl AnswerShape {
-    const ALL: [Self; 4] = [Self::Any, Self::JsonObject, Self::ToolCall, Self::NoTools];
-
-    const fn code(self) -> u8 {
+    const fn code(&self) -> u8 {
         match self {
             Self::Any => 0,
             Self::JsonObject => 1,
             Self::ToolCall => 2,
             Self::NoTools => 3,
+            Self::OneCallAtMost => 4,
+            Self::OneCall => 5,
+            Self::JsonSchema { .. } => 6,
+            Self::Regex(_) => 7,
         }
     }
 
-    fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|shape| shape.code() == code)
+    /// The shape that `bytes` begin with, and what follows it.
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (code, rest) = bytes.split_first()?;
+        let plain = |shape| Some((shape, rest));
+        match code {
+            0 => plain(Self::Any),
+            1 => plain(Self::JsonObject),
+            2 => plain(Self::ToolCall),
+            3 => plain(Self::NoTools),
+            4 => plain(Self::OneCallAtMost),
+            5 => plain(Self::OneCall),
+            6 => {
+                let (strict, rest) = rest.split_first()?;
+                let (schema, rest) = pull(rest)?;
+                let (schema, strict) = (text(schema)?, flag(*strict)?);
+                Some((Self::JsonSchema { schema, strict }, rest))
+            }
+            7 => {
+                let (expression, rest) = pull(rest)?;
+                Some((Self::Regex(text(expression)?), rest))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the answer is one that a model may miss where nothing holds it to its shape.
+    pub const fn is_demanding(&self) -> bool {
+        !matches!(self, Self::Any | Self::NoTools | Self::OneCallAtMost)
+    }
+
+    /// Whether tools may be called.
+    pub const fn may_call(&self) -> bool {
+        matches!(
+            self,
+            Self::Any | Self::ToolCall | Self::OneCallAtMost | Self::OneCall
+        )
+    }
+
+    /// Whether tools must be called.
+    pub const fn must_call(&self) -> bool {
+        matches!(self, Self::ToolCall | Self::OneCall)
+    }
+}
+
+const fn flag(byte: u8) -> Option<bool> {
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     }
 }
 
@@ -223,20 +361,39 @@ mod tests {
 
     prop_compose! {
         fn works()(
-            kind in 0..4, a in ".{0,20}", b in ".{0,20}", ids in proptest::collection::vec(any::<u32>(), 0..9), shape in 0usize..4,
+            kind in 0..5, a in ".{0,20}", b in ".{0,20}", ids in proptest::collection::vec(any::<u32>(), 0..9), shape in 0usize..9,
             temperature in any::<u32>(), min_p in any::<u32>(), seed in any::<u64>(), max_output_tokens in any::<u32>(),
             stop in proptest::collection::vec(".{0,5}", 0..4),
         ) -> Work {
             let prompt = match kind {
-                0 => Prompt::Chat { messages: a, tools: b },
+                0 => Prompt::Chat { messages: a, tools: b, arguments: String::new() },
+                4 => Prompt::Chat { messages: a.clone(), tools: b, arguments: a },
                 1 => Prompt::Text(a),
                 2 => Prompt::Tokens(ids),
                 _ => Prompt::Embed { inputs: vec![Input::Text(a), Input::Tokens(ids), Input::Text(b)], dimensions: seed as u32 },
             };
             let (temperature, min_p) = (Q16(temperature), Q16(min_p));
-            let sampling = SamplingParameters { temperature, min_p, seed, max_output_tokens, stop };
-            Work { prompt, sampling, answer: AnswerShape::ALL[shape] }
+            let sampling = SamplingParameters { temperature, min_p, seed, max_output_tokens, stop, ..SamplingParameters::default() };
+            Work { prompt, sampling, answer: shapes()[shape].clone() }.with_rules()
         }
+    }
+
+    fn shapes() -> [AnswerShape; 9] {
+        let schema = |strict| AnswerShape::JsonSchema {
+            schema: "{}".to_owned(),
+            strict,
+        };
+        [
+            AnswerShape::Any,
+            AnswerShape::JsonObject,
+            AnswerShape::ToolCall,
+            AnswerShape::NoTools,
+            AnswerShape::OneCallAtMost,
+            AnswerShape::OneCall,
+            schema(false),
+            schema(true),
+            AnswerShape::Regex("a*".to_owned()),
+        ]
     }
 
     fn plain(prompt: Prompt) -> Work {
@@ -246,6 +403,7 @@ mod tests {
             seed: 0,
             max_output_tokens: 1,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         };
         Work {
             prompt,
@@ -259,7 +417,11 @@ mod tests {
     fn works_that_were_ordered_before_keep_their_digests() {
         let (messages, tools) = ("[]".to_owned(), "[]".to_owned());
         let digests = [
-            Prompt::Chat { messages, tools },
+            Prompt::Chat {
+                messages,
+                tools,
+                arguments: String::new(),
+            },
             Prompt::Text("é".to_owned()),
             Prompt::Tokens(vec![1, 2]),
         ]
@@ -272,6 +434,59 @@ mod tests {
                 "0xae51450faa3c7b71976ffd19a827fd9b048030380ecd69aa98d6854dde770e67"
             ]
         );
+    }
+
+    #[test]
+    fn the_name_of_the_rules_is_that_of_their_version() {
+        assert_eq!(GRAMMAR, format!("{GRAMMAR_NAMES}{GRAMMAR_VERSION}"));
+    }
+
+    #[test]
+    fn the_rules_of_grammars_are_named_by_every_work_that_has_one_and_by_no_other() {
+        let chat = |tools: &str, answer: AnswerShape| {
+            let (messages, tools) = ("[]".to_owned(), tools.to_owned());
+            Work {
+                answer,
+                ..plain(Prompt::Chat {
+                    messages,
+                    tools,
+                    arguments: String::new(),
+                })
+            }
+        };
+        for answer in shapes() {
+            for tools in ["[]", "[{}]"] {
+                let free = [
+                    AnswerShape::Any,
+                    AnswerShape::OneCallAtMost,
+                    AnswerShape::NoTools,
+                ];
+                let called = answer.may_call() && tools != "[]";
+                let work = chat(tools, answer.clone()).with_rules();
+                let named = work.sampling.grammar == GRAMMAR;
+                assert_eq!(
+                    named,
+                    called || !free.contains(&answer),
+                    "{answer:?} {tools}"
+                );
+                assert_eq!(
+                    Work::from_canonical_bytes(&work.canonical_bytes()),
+                    Some(work.clone())
+                );
+                // What an older version ordered is read and known as not ours; what none ordered is not read.
+                let old = (0..=GRAMMAR_VERSION).map(|n| (format!("stoa.grammar.v{n}"), named));
+                let invented = ["v", "v00", "v+0", "v 0", "v0 ", "v4294967296", "v9"];
+                let invented = invented.map(|end| (format!("stoa.grammar.{end}"), false));
+                let others = [(String::new(), true), ("mine".to_owned(), false)];
+                for (other, may_be) in old.chain(invented).chain(others) {
+                    let mut changed = work.clone();
+                    changed.sampling.grammar = other.clone();
+                    let read = Work::from_canonical_bytes(&changed.canonical_bytes());
+                    assert_eq!(read, may_be.then(|| changed.clone()), "{other}");
+                    assert_eq!(changed.has_rules(), changed == work);
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, keccak256, receipt_digest, recover};
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{
-    Budget, Cause, ClientEvent, ClientRequest, Constraints, Done, Failure, KeyId, Undelivered,
+    Budget, Cause, ClientEvent, ClientRequest, Constraints, Controls, Done, Failure, KeyId,
+    Undelivered,
 };
 use stoa_nodes::message::{ModelOffer, RefusalReason, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Counted, Generated, Prepared, Provider, ProviderConfig};
@@ -78,6 +79,7 @@ fn request(n: u8) -> ClientRequest {
         seed: None,
         output_tokens_max: Some(8),
         stop: Vec::new(),
+        controls: Controls::default(),
         message_count: 1,
         request_digest: keccak256([n, n]),
         body_bytes: 100,
@@ -142,6 +144,7 @@ impl World {
                 input_price: price(100_000 + 10_000 * u128::from(n)),
                 output_price: price(400_000 + 40_000 * u128::from(n)),
                 quantization: "q8_0".to_owned(),
+                reasons: true,
                 message_overhead: 8,
             };
             change(&mut offer);
@@ -296,6 +299,7 @@ impl World {
                 let event = Generated::Tokens {
                     tokens: vec![n],
                     text: format!("t{n} "),
+                    logprobs: Vec::new(),
                 };
                 self.provider(account, provider::Input::Generated { attempt, event });
             }
@@ -1237,6 +1241,126 @@ fn more_text_than_the_tokens_can_stand_for_ends_the_attempt() {
     ));
 }
 
+fn likely(id: u32, logprob: i32) -> TokenLogprob {
+    TokenLogprob {
+        id,
+        bytes: TokenBytes(format!("t{id} ").into_bytes()),
+        logprob: SignedQ16(logprob),
+    }
+}
+
+/// A call that asks for log-probabilities, and one token with these.
+fn with_logprobs(asked: Option<u8>, logprobs: Vec<Logprobs>) -> World {
+    let mut world = World::new(1);
+    let mut asking = request(1);
+    asking.controls.logprobs = asked;
+    world.submit_of(account(), 1, asking);
+    world.prepare();
+    let (account, attempt) = world.running[0];
+    let event = Generated::Tokens {
+        tokens: vec![7],
+        text: "t7 ".to_owned(),
+        logprobs,
+    };
+    world.provider(account, provider::Input::Generated { attempt, event });
+    world
+}
+
+#[test]
+fn log_probabilities_reach_the_client_with_their_tokens_and_the_order_names_them() {
+    let entry = Logprobs {
+        chosen: likely(7, -500),
+        top: vec![likely(9, -3), likely(7, -500)],
+    };
+    let mut world = with_logprobs(Some(2), vec![entry.clone()]);
+    let told = world.heard[&job(1)].iter().find_map(|event| match event {
+        ClientEvent::Delta { logprobs, .. } => Some(logprobs.clone()),
+        _ => None,
+    });
+    assert_eq!(told, Some(vec![entry]));
+    world.end();
+    assert_eq!(world.done(1).parameters.logprobs, Some(2));
+}
+
+#[test]
+fn whoever_answers_is_named_with_whether_its_model_s_reasoning_is_to_be_set_apart() {
+    let reasons = |mut world: World| {
+        world.submit(1);
+        world.prepare();
+        world.tokens(1);
+        let told = world.heard[&job(1)].iter().find_map(|event| match event {
+            ClientEvent::Started(started) => Some(started.reasons),
+            _ => None,
+        });
+        world.end();
+        assert_eq!(told, Some(world.done(1).started.reasons));
+        told
+    };
+    assert_eq!(reasons(World::new(1)), Some(true));
+    let without = World::with_offers(1, |offer| offer.reasons = false);
+    assert_eq!(reasons(without), Some(false));
+}
+
+#[test]
+fn log_probabilities_that_cannot_be_end_the_attempt() {
+    let entry = |chosen, top: &[TokenLogprob]| Logprobs {
+        chosen,
+        top: top.to_vec(),
+    };
+    let mut endless = likely(7, 0);
+    endless.bytes = TokenBytes(vec![b'x'; 1 << 20]);
+    for (asked, logprobs) in [
+        (None, vec![entry(likely(7, 0), &[])]),
+        (Some(1), vec![]),
+        (Some(1), vec![entry(likely(7, 0), &[]); 2]),
+        (Some(1), vec![entry(likely(8, 0), &[])]),
+        (Some(1), vec![entry(likely(7, 5), &[])]),
+        (
+            Some(1),
+            vec![entry(likely(7, 0), &[likely(7, 0), likely(8, 0)])],
+        ),
+        (Some(1), vec![entry(endless, &[])]),
+    ] {
+        let world = with_logprobs(asked, logprobs.clone());
+        let cause = world.failure(1).cause.clone();
+        assert!(
+            matches!(cause, Cause::ProviderInvalid { .. }),
+            "{logprobs:?}"
+        );
+    }
+}
+
+#[test]
+fn log_probabilities_of_long_tokens_are_passed_on_up_to_what_an_answer_s_tokens_can_come_to() {
+    let entry = |bytes: usize| {
+        let long = |id: u32| TokenLogprob {
+            bytes: TokenBytes(vec![b'x'; bytes]),
+            ..likely(id, -5)
+        };
+        Logprobs {
+            chosen: long(7),
+            top: (0..20).map(long).collect(),
+        }
+    };
+    for (bytes, most) in [(6, 8), (64, 8), (1000, 3), (1024, 3)] {
+        let mut world = with_logprobs(Some(20), vec![entry(bytes)]);
+        let (account, attempt) = world.running[0];
+        for _ in 1..8 {
+            let event = Generated::Tokens {
+                tokens: vec![7],
+                text: "t7 ".to_owned(),
+                logprobs: vec![entry(bytes)],
+            };
+            world.provider(account, provider::Input::Generated { attempt, event });
+        }
+        assert_eq!(world.told(job(1)), most, "{bytes}");
+        if most < 8 {
+            let cause = world.failure(1).cause.to_string();
+            assert!(cause.contains("more bytes than"), "{cause}");
+        }
+    }
+}
+
 #[test]
 fn a_provider_that_claims_endless_slots_changes_nothing_for_the_router() {
     let mut world = World::new(1);
@@ -1536,7 +1660,7 @@ fn a_model_that_misses_the_shape_that_was_asked_for_is_no_failure_to_deliver() {
     ] {
         let mut world = World::new(1);
         let asked = ClientRequest {
-            answer,
+            answer: answer.clone(),
             ..request(1)
         };
         world.submit_of(account(), 1, asked);
@@ -1614,7 +1738,12 @@ fn an_answer_is_cut_between_deltas_and_never_within_one() {
     let (provider, attempt) = world.running[0];
     for (tokens, text) in [(vec![1, 2], "ab"), (vec![3, 4, 5], "cde")] {
         let text = text.to_owned();
-        let event = Generated::Tokens { tokens, text };
+        let logprobs = Vec::new();
+        let event = Generated::Tokens {
+            tokens,
+            text,
+            logprobs,
+        };
         world.provider(provider, provider::Input::Generated { attempt, event });
     }
     world.input(Input::ClientGone {
@@ -1796,6 +1925,49 @@ fn a_count_above_what_the_request_can_have_is_a_lie_and_costs_reputation() {
     world.end();
     assert_ne!(world.done(1).started.provider, liar);
     assert!(world.reputation(liar) < 500_000);
+}
+
+#[test]
+fn a_prompt_that_arguments_of_the_template_made_longer_than_any_bound_is_blamed_on_the_request() {
+    let chat = |n: u8, arguments: &str| ClientRequest {
+        prompt: Prompt::Chat {
+            messages: r#"[{"role":"user","content":"hello"}]"#.to_owned(),
+            tools: "[]".to_owned(),
+            arguments: arguments.to_owned(),
+        },
+        ..request(n)
+    };
+    let said = |arguments: &str, refuses: bool| {
+        let mut world = World::new(1);
+        world.submit_of(account(), 1, chat(1, arguments));
+        let provider = *world.providers.keys().next().expect("one");
+        match refuses {
+            // The model's own context has no room for it.
+            true => drop(world.refuse(too_long())),
+            // More than the ticket pays for: the provider's own check says so.
+            false => {
+                world.input_units = 1_000;
+                world.prepare();
+            }
+        }
+        (world.failure(1).cause.clone(), world.reputation(provider))
+    };
+    let (cause, reputation) = said(r#"{"style":"long"}"#, false);
+    let named = matches!(&cause, Cause::Unsupported { parameter, .. } if parameter == "chat_template_kwargs");
+    assert!(
+        named && cause.to_string().contains("1000 tokens"),
+        "{cause}"
+    );
+    assert_eq!(reputation, 500_000);
+    let (cause, reputation) = said(r#"{"style":"long"}"#, true);
+    assert!(matches!(cause, Cause::ContextLength { .. }), "{cause}");
+    assert_eq!(reputation, 500_000);
+    // Without arguments the router knows a bound, and who counts more lies.
+    for refuses in [false, true] {
+        let (cause, reputation) = said("", refuses);
+        assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause}");
+        assert!(reputation < 500_000);
+    }
 }
 
 #[test]
@@ -2522,6 +2694,7 @@ impl World {
             let event = Generated::Tokens {
                 tokens: vec![id],
                 text: text.to_owned(),
+                logprobs: Vec::new(),
             };
             self.provider(account, provider::Input::Generated { attempt, event });
         }

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use stoa_crypto::{SecretKey, keccak256};
 use stoa_ledger::book::{Entry, RENEW_AFTER, RouterBook};
-use stoa_nodes::client::{Cause, ClientRequest, Constraints};
+use stoa_nodes::client::{Cause, ClientRequest, Constraints, Controls};
 use stoa_nodes::router::{ChainCall, ChainEvent, Input, Output, Router, RouterConfig};
 use stoa_nodes::work::{AnswerShape, Prompt};
 use stoa_types::{Digest, NetworkProfile, Q16, Timestamp, TokenAmount};
@@ -442,6 +442,7 @@ fn any_request() -> ClientRequest {
         seed: None,
         output_tokens_max: Some(8),
         stop: Vec::new(),
+        controls: Controls::default(),
         message_count: 1,
         request_digest: Digest([1; 32]),
         body_bytes: 100,

@@ -63,6 +63,7 @@ fn work(n: usize) -> Work {
             seed: 1,
             max_output_tokens: 4,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     }
@@ -1128,6 +1129,20 @@ fn a_judge_that_failed_is_asked_again_and_the_ballot_waits_for_it() {
     world.found(0, Ok(good()));
     world.sync();
     assert_eq!(world.outcomes(), [Outcome::Good; JOBS]);
+}
+
+#[test]
+fn what_was_ordered_under_older_rules_of_grammars_is_called_unable_and_nobody_is_accused() {
+    let mut world = World::new(&jobs());
+    world.leaves();
+    for n in 0..JOBS {
+        world.work(n);
+        let older = NotJudged::Rules("stoa.grammar.v0".to_owned());
+        world.found(n, if n == 0 { Err(older) } else { Ok(good()) });
+    }
+    world.sync();
+    let (good, unable) = (Outcome::Good, Outcome::Unable);
+    assert_eq!(world.outcomes(), [unable, good, good, good]);
 }
 
 #[test]

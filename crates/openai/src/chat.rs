@@ -1,4 +1,4 @@
-use crate::Usage;
+use crate::{ChatLogprobs, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -164,9 +164,9 @@ pub struct ChatChoice {
     /// `stop`, `length`, `tool_calls`, `content_filter` or `function_call`.
     #[serde(default)]
     pub finish_reason: Option<String>,
-    /// Always `null` here.
+    /// Where they are asked for.
     #[serde(default)]
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<ChatLogprobs>,
 }
 
 /// What the assistant says.
@@ -177,6 +177,9 @@ pub struct AssistantMessage {
     pub role: String,
     /// Text; `null` beside tool calls without text.
     pub content: Option<String>,
+    /// Reasoning in front of the text, where there is some and it is told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Always `null` here.
     pub refusal: Option<String>,
     /// Calls in order.
@@ -238,9 +241,9 @@ pub struct ChunkChoice {
     /// `null` before the last piece.
     #[serde(default)]
     pub finish_reason: Option<String>,
-    /// Always `null` here.
+    /// Of the tokens since the piece before, where they are asked for.
     #[serde(default)]
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<ChatLogprobs>,
 }
 
 /// Change of the message. A key that is not there changes nothing.
@@ -253,6 +256,9 @@ pub struct Delta {
     /// More text; `Some(None)` writes `null`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Option<String>>,
+    /// More of the reasoning in front of the text, where the model's is told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// More of the tool calls.
     #[serde(
         skip_serializing_if = "Vec::is_empty",

@@ -1,4 +1,4 @@
-use crate::{StreamOptions, Usage};
+use crate::{CompletionLogprobs, StreamOptions, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -67,9 +67,9 @@ pub struct CompletionChoice {
     /// Text, or the next piece of it.
     #[serde(default)]
     pub text: String,
-    /// Always `null` here.
+    /// Where they are asked for.
     #[serde(default)]
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<CompletionLogprobs>,
     /// `stop` or `length`; `null` before the last piece.
     #[serde(default)]
     pub finish_reason: Option<String>,

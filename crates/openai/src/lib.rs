@@ -8,6 +8,7 @@ mod chat;
 mod completion;
 mod embedding;
 mod error;
+mod logprobs;
 mod model;
 mod usage;
 
@@ -19,5 +20,6 @@ pub use chat::{
 pub use completion::{Completion, CompletionChoice, CompletionRequest};
 pub use embedding::{Embedding, EmbeddingList, EmbeddingUsage, Vector};
 pub use error::{ErrorBody, ErrorObject};
+pub use logprobs::{ChatLogprobs, CompletionLogprobs, LikelyToken, TokenLikelihood};
 pub use model::{Model, ModelList, Pricing};
 pub use usage::{CompletionDetails, PromptDetails, Usage};

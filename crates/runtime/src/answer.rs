@@ -1,12 +1,12 @@
-//! From a model's text to an answer: tool calls withheld, checked, and only then handed on (DECISIONS 35).
+//! From a model's text to an answer: text shown, tool calls handed on whole.
 //!
-//! Decoding is not constrained by a grammar yet. What can be streamed at once is streamed; what must be checked first is withheld:
-//! everything from the first tool call on, the whole answer where a tool call or a JSON object is demanded. A tool call that does
-//! not pass is given as plain text without its markers, with the finish reason of plain text; a demanded shape that is not met
-//! fails the generation, and nothing is charged for it.
+//! What is demanded is met by the grammar under which the answer was decoded (0034); what is left to do here is to find tool calls in
+//! the text, and a second look that costs little. Tool calls are withheld from the first marker on and checked. One that does not pass,
+//! because the limit of tokens cut it, is given as plain text without its markers, with the finish reason of plain text. A demanded
+//! shape that was not met all the same fails the generation, and nothing is charged for it.
 
 use crate::tools::{Catalogue, Syntax};
-use serde_json::Value;
+use serde::de::IgnoredAny;
 use stoa_engine::Finish;
 use stoa_types::FinishReason;
 use stoa_verify::ToolCall;
@@ -15,12 +15,19 @@ use stoa_verify::ToolCall;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shape {
     Text,
-    JsonObject,
+    /// JSON, of which an object may be demanded.
+    Json {
+        object: bool,
+    },
     Tools {
         syntax: Syntax,
         catalogue: Catalogue,
         /// A tool call is demanded.
         required: bool,
+        /// More than one may be made.
+        several: bool,
+        /// JSON may come in place of calls, of which an object may be demanded, and no other text.
+        instead: Option<bool>,
     },
 }
 
@@ -39,6 +46,8 @@ pub(crate) struct AnswerStream<'a> {
     shape: &'a Shape,
     held: String,
     in_call: bool,
+    /// Whether an answer that may be calls or JSON turned out to be JSON.
+    in_json: bool,
 }
 
 impl<'a> AnswerStream<'a> {
@@ -47,6 +56,7 @@ impl<'a> AnswerStream<'a> {
             shape,
             held: String::new(),
             in_call: false,
+            in_json: false,
         }
     }
 
@@ -54,10 +64,19 @@ impl<'a> AnswerStream<'a> {
     pub fn push(&mut self, text: &str) -> String {
         match self.shape {
             Shape::Text => text.to_owned(),
-            Shape::JsonObject | Shape::Tools { required: true, .. } => {
+            Shape::Json { .. } => {
+                self.held.push_str(text);
+                text.to_owned()
+            }
+            Shape::Tools { required: true, .. } => {
                 self.held.push_str(text);
                 String::new()
             }
+            Shape::Tools {
+                syntax,
+                instead: Some(_),
+                ..
+            } => self.push_either(syntax.open, text),
             Shape::Tools { syntax, .. } => {
                 self.held.push_str(text);
                 if self.in_call {
@@ -76,9 +95,24 @@ impl<'a> AnswerStream<'a> {
         }
     }
 
+    /// Of an answer that is calls or JSON: its begin says which, and JSON is shown as it comes. A marker within JSON is a part of it.
+    fn push_either(&mut self, open: &str, text: &str) -> String {
+        let shown = self.held.len();
+        self.held.push_str(text);
+        if self.in_json {
+            return self.held[shown..].to_owned();
+        }
+        if open.starts_with(&self.held) || self.held.starts_with(open) {
+            return String::new();
+        }
+        self.in_json = true;
+        self.held.clone()
+    }
+
     /// Judges what was withheld; the error says which demanded shape was not met.
     pub fn finish(self, finish: Finish) -> Result<End, String> {
-        let cut = finish == Finish::Length;
+        // Both are the client's own: its limit and its stop strings.
+        let cut = matches!(finish, Finish::Length | Finish::StopString);
         let text_reason = match finish {
             Finish::EndToken | Finish::StopString => FinishReason::Stop,
             Finish::Length => FinishReason::Length,
@@ -94,16 +128,19 @@ impl<'a> AnswerStream<'a> {
         }
         match self.shape {
             Shape::Text => Ok(text(String::new())),
-            // A cut object is what the client's own limit asked for.
-            Shape::JsonObject if cut || is_object(&self.held) => Ok(text(self.held)),
-            Shape::JsonObject => {
-                Err("the model's answer is not the JSON object that was asked for".to_owned())
-            }
+            Shape::Tools {
+                instead: Some(object),
+                ..
+            } if self.in_json => self.json(*object, cut).map(text),
+            Shape::Json { object } => self.json(*object, cut).map(text),
             Shape::Tools {
                 syntax,
                 catalogue,
                 required,
+                instead,
+                ..
             } => {
+                let demanded = *required || instead.is_some();
                 let at = self.held.find(syntax.open).unwrap_or(self.held.len());
                 match catalogue.calls(*syntax, &self.held[at..]) {
                     Ok(tool_calls) => Ok(End {
@@ -111,7 +148,7 @@ impl<'a> AnswerStream<'a> {
                         tool_calls,
                         finish_reason: FinishReason::ToolCalls,
                     }),
-                    Err(reason) if *required && !cut => Err(format!(
+                    Err(reason) if demanded && !cut => Err(format!(
                         "the model made no valid tool call, which was asked for: {reason}"
                     )),
                     Err(_) => Ok(text(syntax.strip(&self.held))),
@@ -121,8 +158,24 @@ impl<'a> AnswerStream<'a> {
     }
 }
 
-pub(crate) fn is_object(text: &str) -> bool {
-    matches!(serde_json::from_str(text), Ok(Value::Object(_)))
+impl AnswerStream<'_> {
+    /// What is left to show of JSON, all of which was shown: nothing, if that is what it is.
+    fn json(&self, object: bool, cut: bool) -> Result<String, String> {
+        match cut || is_json(&self.held, object) {
+            true => Ok(String::new()),
+            false => Err("the model's answer is not the JSON that was asked for".to_owned()),
+        }
+    }
+}
+
+/// Whether a text is JSON, of an object if one is wanted. It may have numbers that this program cannot hold.
+pub(crate) fn is_json(text: &str, object: bool) -> bool {
+    let well_formed = match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => true,
+        // The reader's stack has an end; what is nested deeper is not looked at.
+        Err(error) => error.to_string().starts_with("recursion limit exceeded"),
+    };
+    well_formed && (!object || text.trim_start().starts_with('{'))
 }
 
 /// Length of the longest end of `text` with which `marker` may begin.
@@ -144,6 +197,8 @@ mod tests {
             syntax: Syntax::of_template("<|tool_call|>").expect("known"),
             catalogue: Catalogue::parse(r#"[{"name":"now"}]"#).expect("valid"),
             required,
+            several: true,
+            instead: None,
         }
     }
 
@@ -221,19 +276,73 @@ mod tests {
     }
 
     #[test]
-    fn a_demanded_object_is_shown_only_when_it_is_one() {
-        let shape = Shape::JsonObject;
-        let (shown, end) = stream(&shape, " {\"a\":1}\n", 2, Finish::EndToken);
-        assert_eq!(shown, "");
-        assert_eq!(end, text_end(" {\"a\":1}\n", FinishReason::Stop));
+    fn json_is_shown_as_it_comes_and_looked_at_again_at_its_end() {
+        let object = Shape::Json { object: true };
+        let (shown, end) = stream(&object, "{\"a\":1e999}", 2, Finish::EndToken);
+        assert_eq!(shown, "{\"a\":1e999}");
+        assert_eq!(end, text_end("", FinishReason::Stop));
+        let any = Shape::Json { object: false };
+        assert!(stream(&any, "[1]", 2, Finish::EndToken).1.is_ok());
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert!(stream(&any, &deep, 9, Finish::EndToken).1.is_ok());
         for wrong in ["[1]", "{\"a\":", "Sure: {}", ""] {
             assert!(
-                stream(&shape, wrong, 2, Finish::EndToken).1.is_err(),
+                stream(&object, wrong, 2, Finish::EndToken).1.is_err(),
                 "{wrong}"
             );
         }
-        let (_, cut) = stream(&shape, "{\"a\":", 2, Finish::Length);
-        assert_eq!(cut, text_end("{\"a\":", FinishReason::Length));
+        for (cut, reason) in [
+            (Finish::Length, FinishReason::Length),
+            (Finish::StopString, FinishReason::Stop),
+        ] {
+            let (shown, end) = stream(&object, "{\"a\":", 2, cut);
+            assert_eq!((shown.as_str(), end), ("{\"a\":", text_end("", reason)));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_may_be_calls_or_json_is_what_its_begin_says() {
+        let Shape::Tools {
+            syntax, catalogue, ..
+        } = tools(false)
+        else {
+            panic!("tools")
+        };
+        let either = Shape::Tools {
+            syntax,
+            catalogue,
+            required: false,
+            several: false,
+            instead: Some(true),
+        };
+        // Letters of a marker within JSON are letters.
+        let json = r#"{"a":"<|tool_call|>"}"#;
+        for size in 1..30 {
+            let (shown, end) = stream(&either, json, size, Finish::EndToken);
+            assert_eq!(
+                (shown.as_str(), end),
+                (json, text_end("", FinishReason::Stop))
+            );
+            let (shown, end) = stream(&either, CALL, size, Finish::EndToken);
+            assert_eq!(shown, "");
+            assert_eq!(end.expect("valid").finish_reason, FinishReason::ToolCalls);
+            let (shown, end) = stream(&either, "{\"a\":", size, Finish::Length);
+            assert_eq!(
+                (shown.as_str(), end),
+                ("{\"a\":", text_end("", FinishReason::Length))
+            );
+            let (shown, end) = stream(&either, "<|tool", size, Finish::Length);
+            assert_eq!(
+                (shown.as_str(), end),
+                ("", text_end("<|tool", FinishReason::Length))
+            );
+        }
+        for wrong in ["[1]", "Sure: {}", "", "<|tool", "<|tool_call|>{}"] {
+            assert!(
+                stream(&either, wrong, 2, Finish::EndToken).1.is_err(),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! What every backend offers.
 
+use crate::exact::ExactBackend;
 use crate::upstream::UpstreamFault;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use stoa_crypto::token_root;
+use std::time::{Duration, Instant};
+use stoa_crypto::{keccak256, token_root};
+use stoa_engine::{EngineError, Tenant};
+use stoa_grammar::Compiled;
 use stoa_nodes::message::{ModelOffer, RefusalReason};
 use stoa_nodes::provider::Counted;
 use stoa_nodes::work::Work;
-use stoa_types::{Digest, FinishReason, Price, Tier};
+use stoa_types::{Address, Digest, FinishReason, Logprobs, Price, Tier};
 use stoa_verify::{Content, ToolCall};
 use tokio::sync::Notify;
 
@@ -29,6 +33,8 @@ pub struct ModelFacts {
     pub quantization: String,
     /// Upper bound of the tokens that template and specials add per message.
     pub message_overhead: u32,
+    /// Whether answers may begin with reasoning between marks that stand in their text.
+    pub reasons: bool,
 }
 
 impl ModelFacts {
@@ -44,6 +50,7 @@ impl ModelFacts {
             output_price,
             quantization: self.quantization.clone(),
             message_overhead: self.message_overhead,
+            reasons: self.reasons,
         }
     }
 }
@@ -57,7 +64,24 @@ pub struct Prepared {
     pub prompt: Vec<u32>,
     /// What the provider core needs of it.
     pub facts: stoa_nodes::provider::Prepared,
+    /// Who asks, as far as the engine is to tell: what was computed for one is used again for the same one only.
+    pub tenant: Tenant,
+    /// What the answer is held to while it is decoded.
+    pub grammar: Option<Compiled>,
+    pub(crate) model: Option<Held>,
 }
+
+/// A model that stays in memory until the work is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Held(Arc<ExactBackend>);
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Held {}
 
 impl Prepared {
     /// Work with its prompt, counted and hashed.
@@ -70,6 +94,31 @@ impl Prepared {
             work,
             prompt,
             facts,
+            tenant: Tenant([0; 32]),
+            grammar: None,
+            model: None,
+        }
+    }
+
+    /// The same; the model stays in memory as long as this does.
+    pub(crate) fn held_by(self, model: Arc<ExactBackend>) -> Self {
+        Self {
+            model: Some(Held(model)),
+            ..self
+        }
+    }
+
+    /// The model that it was prepared with, where one is held.
+    pub(crate) fn model(&self) -> Option<&ExactBackend> {
+        self.model.as_ref().map(|held| &*held.0)
+    }
+
+    /// The same, asked by an account through a router.
+    pub fn asked_by(self, router: Address, account: Address) -> Self {
+        let name = [b"stoa.tenant".as_slice(), &router.0, &account.0].concat();
+        Self {
+            tenant: Tenant(keccak256(&name).0),
+            ..self
         }
     }
 }
@@ -89,6 +138,9 @@ pub enum RunError {
     /// The backend failed, or the model did not give what the work demands.
     #[error("{0}")]
     Failed(String),
+    /// The machine failed, not the model: another one might answer the same work.
+    #[error("{0}")]
+    Machine(String),
     /// Scripts only: the provider must drop its connection without a word.
     #[error("the script drops the connection here")]
     Disconnect,
@@ -97,8 +149,41 @@ pub enum RunError {
     Upstream(#[from] UpstreamFault),
 }
 
-/// Takes new tokens and their text; `Break` when nobody wants more.
-pub type Emit<'a> = dyn FnMut(Vec<u32>, String) -> ControlFlow<()> + 'a;
+impl RunError {
+    /// What the model and the work do not allow fails everywhere alike; the rest is this machine's.
+    pub(crate) fn of_engine(error: EngineError) -> Self {
+        if error.is_of_the_work() {
+            Self::Failed(error.to_string())
+        } else {
+            Self::Machine(error.to_string())
+        }
+    }
+}
+
+/// New tokens with the text that is certain by then.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Piece {
+    /// Ids in order.
+    pub tokens: Vec<u32>,
+    /// Text.
+    pub text: String,
+    /// One entry for each token, where they are asked for.
+    pub logprobs: Vec<Logprobs>,
+}
+
+impl Piece {
+    /// Without log-probabilities.
+    pub fn new(tokens: Vec<u32>, text: String) -> Self {
+        Self {
+            tokens,
+            text,
+            logprobs: Vec::new(),
+        }
+    }
+}
+
+/// Takes what was made; `Break` when nobody wants more.
+pub type Emit<'a> = dyn FnMut(Piece) -> ControlFlow<()> + 'a;
 
 /// Something that answers. Calls block and belong on threads of their own ([`crate::Executor`]).
 pub trait Backend: Send + Sync {
@@ -192,11 +277,11 @@ pub fn run_unless(
     work: &Work,
     cancel: &CancelFlag,
 ) -> Result<(Content, Vec<u32>, Vec<u32>), RerunError> {
-    let prepared = backend.prepare(work).map_err(RerunError::Refused)?;
+    let prepared = prepare_when_free(backend, work, cancel).map_err(RerunError::Refused)?;
     let (mut output, mut text) = (Vec::new(), String::new());
-    let generation = backend.run(&prepared, cancel, &mut |tokens, piece| {
-        output.extend(tokens);
-        text.push_str(&piece);
+    let generation = backend.run(&prepared, cancel, &mut |piece| {
+        output.extend(piece.tokens);
+        text.push_str(&piece.text);
         ControlFlow::Continue(())
     })?;
     let content = Content {
@@ -208,6 +293,30 @@ pub fn run_unless(
     };
     Ok((content, prepared.prompt, output))
 }
+
+/// Prepares work that is to be done again, and so does not go elsewhere: one that is busy is asked again until `cancel` is raised, or for
+/// [`BUSY_MAX`].
+pub(crate) fn prepare_when_free(
+    backend: &dyn Backend,
+    work: &Work,
+    cancel: &CancelFlag,
+) -> Result<Prepared, RefusalReason> {
+    let end = Instant::now() + BUSY_MAX;
+    loop {
+        match backend.prepare(work) {
+            Err(RefusalReason::Busy) if !cancel.is_cancelled() && Instant::now() < end => {
+                std::thread::sleep(PAUSE);
+            }
+            prepared => return prepared,
+        }
+    }
+}
+
+/// How long a busy backend is asked again.
+const BUSY_MAX: Duration = Duration::from_secs(60);
+
+/// How long a busy backend is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an answer could not be recomputed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

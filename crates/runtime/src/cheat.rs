@@ -1,6 +1,8 @@
 //! Providers that cheat, for devnets that show what happens to one: never for paid work. What a cheat sells is signed like an honest answer.
 
-use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
+use crate::backend::{
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RunError,
+};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use stoa_nodes::message::RefusalReason;
@@ -60,15 +62,16 @@ impl Backend for CheatingBackend {
             Cheat::AlterOutput => {
                 let mut first = true;
                 let vectors = prepared.work.prompt.vectors().is_some();
-                self.honest.run(prepared, cancel, &mut |mut tokens, text| {
+                self.honest.run(prepared, cancel, &mut |mut piece| {
                     let changes = std::mem::take(&mut first);
                     if vectors && changes {
-                        return emit(tokens, altered_line(&text));
+                        piece.text = altered_line(&piece.text);
+                        return emit(piece);
                     }
-                    if let Some(token) = tokens.first_mut().filter(|_| changes) {
+                    if let Some(token) = piece.tokens.first_mut().filter(|_| changes) {
                         *token ^= 1;
                     }
-                    emit(tokens, text)
+                    emit(piece)
                 })
             }
             Cheat::SwapModel if prepared.work.prompt.vectors().is_some() => {
@@ -125,7 +128,7 @@ fn repeat(prepared: &Prepared, cancel: &CancelFlag, emit: &mut Emit<'_>) -> Gene
     };
     let most = usize::try_from(prepared.work.sampling.max_output_tokens).unwrap_or(usize::MAX);
     for token in prepared.prompt.iter().cycle().take(most) {
-        let goes_on = emit(vec![*token], format!("{token} "));
+        let goes_on = emit(Piece::new(vec![*token], format!("{token} ")));
         if cancel.is_cancelled() || goes_on == ControlFlow::Break(()) {
             return ended(FinishReason::Cancelled);
         }

@@ -1,17 +1,21 @@
 //! The integer engine as a backend: answers that anyone can recompute bit for bit.
 
 use crate::answer::{AnswerStream, End, Shape};
-use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
+use crate::backend::{
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RunError,
+};
 use crate::memory::available_memory;
-use crate::prompt::{PromptMaker, message_overhead};
+use crate::prompt::{PromptMaker, check_sampling, message_overhead, reasons, unsupported};
+use crate::serving::Serving;
 use crate::vectors;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use stoa_engine::{
-    Finish, ImportError, LoadOptions, MemoryEstimate, Model, TextOptions, TokenEvent, generate,
-    semantics_digest,
+    EngineError, Finish, ImportError, LoadOptions, MemoryEstimate, Model, SchedulerOptions, Stats,
+    THREADS_MAX, TextOptions, TokenEvent, semantics_digest,
 };
+use stoa_grammar::Compiled;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{Prompt, Work};
 use stoa_types::Tier;
@@ -21,10 +25,14 @@ use stoa_types::Tier;
 pub struct ExactOptions {
     /// Name to offer it under; the file's own when absent.
     pub name: Option<String>,
-    /// Jobs at once; each needs its own cache of a full context. 0 counts as 1.
+    /// Jobs at once. 0 counts as 1.
     pub slots: u32,
     /// Bytes that may be used; what the machine has free when absent.
     pub memory_limit: Option<u64>,
+    /// Threads that compute; 0 for as many as the machine has processors.
+    pub threads: u32,
+    /// Takes the root that a pack states: it was compared when it was imported.
+    pub trust_root: bool,
 }
 
 /// Why a model was not opened. Nothing of it is in memory.
@@ -32,8 +40,8 @@ pub struct ExactOptions {
 pub enum OpenError {
     /// Said before any weight is read.
     #[error(
-        "the model needs {need} bytes of memory ({weights} for weights and {cache} for each of {slots} jobs at once) and {available} \
-         are available; choose a smaller model or fewer slots"
+        "the model needs {need} bytes of memory ({weights} for weights and {cache} for one full context) and {available} are \
+         available; choose a smaller model"
     )]
     TooLarge {
         /// Bytes needed in sum.
@@ -42,11 +50,12 @@ pub enum OpenError {
         weights: u64,
         /// Bytes of one full context.
         cache: u64,
-        /// Jobs at once.
-        slots: u32,
         /// Bytes available.
         available: u64,
     },
+    /// The system gave no threads to compute with.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The file is no model, or not one that this engine runs.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -58,63 +67,96 @@ pub struct ExactBackend {
     model: Arc<Model>,
     facts: ModelFacts,
     prompts: Arc<PromptMaker>,
+    serving: Arc<Serving>,
+    memory: u64,
+    /// Held while vectors are made.
+    vector_turns: Arc<Mutex<()>>,
 }
 
 impl ExactBackend {
-    /// Opens a GGUF file or safetensors folder, if it fits into memory.
+    /// Opens a GGUF file, a safetensors folder or a pack, if it fits into memory, and starts the thread that serves it. Computes its
+    /// root, which takes about a third of a second per 100 MB where the file is no pack whose root is trusted.
     pub fn open(path: impl AsRef<Path>, options: &ExactOptions) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let limit = options.memory_limit.or_else(available_memory);
-        if let Some(available) = limit {
-            check_fit(
-                Model::memory_estimate(path)?,
-                options.slots.max(1),
-                available,
-            )?;
-        }
-        let model = Model::open_with(path, LoadOptions::default())?;
-        Ok(Self::new(Arc::new(model), options.name.clone()))
-    }
-
-    /// Serves a model that is already loaded. Computes its root, which takes about a second per 100 MB.
-    pub fn new(model: Arc<Model>, name: Option<String>) -> Self {
+        let cache_bytes = cache_bytes(Model::memory_estimate(path)?, options.slots, limit)?;
+        let load = LoadOptions {
+            trust_root: options.trust_root,
+            ..LoadOptions::default()
+        };
+        let model = Arc::new(Model::open_with(path, load)?);
         let facts = ModelFacts {
-            model: name.unwrap_or_else(|| model.info().name.clone()),
+            model: (options.name.clone()).unwrap_or_else(|| model.info().name.clone()),
             model_root: model.root(),
             runtime_digest: semantics_digest(),
             tier: Tier::Exact,
             context: u32::try_from(model.info().context).unwrap_or(u32::MAX),
             quantization: "iq8".to_owned(),
             message_overhead: message_overhead(&model),
+            reasons: reasons(&model),
         };
-        Self {
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads as usize,
+        };
+        let serving = SchedulerOptions {
+            threads: threads.min(THREADS_MAX),
+            cache_bytes,
+            answers: options.slots.max(1) as usize,
+            guesses: true,
+        };
+        Ok(Self {
+            serving: Arc::new(Serving::start(&model, serving)?),
+            vector_turns: Arc::default(),
             prompts: Arc::new(PromptMaker::new(&model)),
+            memory: model.info().bytes.saturating_add(cache_bytes),
             model,
             facts,
-        }
+        })
+    }
+
+    /// What its engine did and holds.
+    pub fn stats(&self) -> Stats {
+        self.serving.stats()
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
+
+    /// Bytes of the weights, and of all that keys and values may take.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
 }
 
-fn check_fit(estimate: MemoryEstimate, slots: u32, available: u64) -> Result<(), OpenError> {
-    let caches = estimate.cache.saturating_mul(u64::from(slots));
+/// Twice what all slots with full contexts need, so that beginnings are kept beside them.
+pub(crate) fn cache_wished(estimate: MemoryEstimate, slots: u32) -> u64 {
+    estimate.cache.saturating_mul(2 * u64::from(slots.max(1)))
+}
+
+/// Memory for keys and values: what is wished, and no more than
+/// is left beside the weights. Less than one full context is refused: then some prompt could never be answered.
+fn cache_bytes(estimate: MemoryEstimate, slots: u32, limit: Option<u64>) -> Result<u64, OpenError> {
+    let wished = cache_wished(estimate, slots);
+    let Some(available) = limit else {
+        return Ok(wished);
+    };
     let need = estimate
         .weights
-        .saturating_add(caches.max(estimate.loading));
-    if need <= available {
-        return Ok(());
+        .saturating_add(estimate.cache.max(estimate.loading));
+    if need > available {
+        return Err(OpenError::TooLarge {
+            need,
+            weights: estimate.weights,
+            cache: estimate.cache,
+            available,
+        });
     }
-    Err(OpenError::TooLarge {
-        need,
-        weights: estimate.weights,
-        cache: estimate.cache,
-        slots,
-        available,
-    })
+    // The system and other programs get something too.
+    let left = available - estimate.weights;
+    Ok(wished.min((left - left / 8).max(estimate.cache)))
 }
 
 impl Backend for ExactBackend {
@@ -126,6 +168,10 @@ impl Backend for ExactBackend {
         if let Prompt::Embed { inputs, dimensions } = &work.prompt {
             return vectors::prepare(&self.model, work, inputs, *dimensions);
         }
+        if self.model.config().architecture.encoder.is_some() {
+            return Err(unsupported("model", EngineError::Encoder.to_string()));
+        }
+        check_sampling(&work.sampling, Some(self.model.info().vocab))?;
         let shape = self.prompts.shape(work)?;
         let prompt = self.prompts.tokens(&self.model, &work.prompt, &shape)?;
         let context = u64::from(self.facts.context);
@@ -135,7 +181,11 @@ impl Backend for ExactBackend {
                 context,
             });
         }
-        Ok(Prepared::new(work.clone(), prompt))
+        let grammar = self.prompts.grammar(&self.model, work, &shape)?;
+        Ok(Prepared {
+            grammar,
+            ..Prepared::new(work.clone(), prompt)
+        })
     }
 
     fn run(
@@ -145,32 +195,34 @@ impl Backend for ExactBackend {
         emit: &mut Emit<'_>,
     ) -> Result<Generation, RunError> {
         if let Prompt::Embed { inputs, dimensions } = &prepared.work.prompt {
-            return vectors::run(&self.model, inputs, *dimensions, cancel, emit);
+            let model = (&self.model, &*self.vector_turns);
+            return vectors::run(model, inputs, *dimensions, cancel, emit);
         }
-        let shape = self
-            .prompts
-            .shape(&prepared.work)
-            .map_err(|reason| RunError::Failed(format!("{reason:?}")))?;
+        let failed = |reason| RunError::Failed(format!("{reason:?}"));
+        let shape = self.prompts.shape(&prepared.work).map_err(failed)?;
         let options = TextOptions {
             render_special: matches!(shape, Shape::Tools { .. }),
         };
+        let constraint = prepared.grammar.as_ref().map(Compiled::begin);
         let mut judge = Judge {
             stream: Some(AnswerStream::new(&shape)),
             end: None,
         };
-        let answer = generate(
-            &self.model,
-            &prepared.prompt,
-            &prepared.work.sampling,
-            options,
-            cancel.atomic(),
-            |event| match judge.text(event) {
-                Some(text) => emit(vec![event.id], text),
-                None => ControlFlow::Break(()),
-            },
-        )
-        .map_err(|error| RunError::Failed(error.to_string()))?;
-        let end = judge.end(answer.finish).map_err(RunError::Failed)?;
+        let (prompt, sampling) = (&prepared.prompt, &prepared.work.sampling);
+        let generation = stoa_engine::Generation::new(&self.model, prompt.len(), sampling, options)
+            .held_to(constraint);
+        let on_token = |event: &TokenEvent| match judge.text(event) {
+            Some(text) => emit(Piece {
+                tokens: vec![event.id],
+                text,
+                logprobs: event.logprobs.as_deref().cloned().into_iter().collect(),
+            }),
+            None => ControlFlow::Break(()),
+        };
+        let finish = self
+            .serving
+            .answer(prepared.tenant, prompt, generation, cancel, on_token)?;
+        let end = judge.end(finish).map_err(RunError::Failed)?;
         Ok(Generation {
             tool_calls: end.tool_calls,
             finish_reason: end.finish_reason,
@@ -214,22 +266,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_that_does_not_fit_is_refused_with_its_figures() {
+    fn a_model_that_does_not_fit_is_refused_with_its_figures_and_one_that_does_gets_what_is_left() {
         let estimate = MemoryEstimate {
             weights: 100,
             cache: 10,
             loading: 30,
         };
-        assert!(check_fit(estimate, 4, 140).is_ok());
-        let error = check_fit(estimate, 5, 140)
-            .expect_err("one slot too many")
-            .to_string();
-        for figure in ["150 bytes", "100 for weights", "10 for each of 5", "140"] {
+        let cache = |slots, limit| cache_bytes(estimate, slots, limit);
+        let error = cache(1, Some(129)).expect_err("loading").to_string();
+        for figure in ["130 bytes", "100 for weights", "10 for one", "129"] {
             assert!(error.contains(figure), "{error}");
         }
-        assert!(
-            check_fit(estimate, 1, 129).is_err(),
-            "loading needs more than a cache"
+        assert_eq!(cache(3, None).ok(), Some(60));
+        assert_eq!(cache(3, Some(1_000)).ok(), Some(60));
+        assert_eq!(
+            cache(3, Some(140)).ok(),
+            Some(35),
+            "an eighth is left alone"
         );
+        let tight = MemoryEstimate {
+            loading: 0,
+            ..estimate
+        };
+        assert_eq!(cache_bytes(tight, 9, Some(110)).ok(), Some(10));
     }
 }

@@ -1,6 +1,6 @@
 //! Generation on threads of its own: as many as the provider has slots, none of them the network's.
 
-use crate::backend::{Backend, CancelFlag, Prepared, RunError};
+use crate::backend::{Backend, CancelFlag, Piece, Prepared, RunError};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -269,9 +269,13 @@ fn run(shared: &Shared, task: Task) {
         last,
     } = task;
     let mut begun = false;
-    let mut emit = |tokens, text| {
+    let mut emit = |piece: Piece| {
         begun = true;
-        let event = Event::Generated(Generated::Tokens { tokens, text });
+        let event = Event::Generated(Generated::Tokens {
+            tokens: piece.tokens,
+            text: piece.text,
+            logprobs: piece.logprobs,
+        });
         hand_over(&events, event, &cancel)
     };
     let mut counted = |counted| {
@@ -290,7 +294,7 @@ fn run(shared: &Shared, task: Task) {
             tool_calls: end.tool_calls,
             finish_reason: end.finish_reason,
         }),
-        Ok(Err(RunError::Failed(reason))) => failed(reason),
+        Ok(Err(RunError::Failed(reason) | RunError::Machine(reason))) => failed(reason),
         Ok(Err(RunError::Disconnect)) => Event::Disconnect,
         Ok(Err(RunError::Upstream(fault))) => match fault.refusal().filter(|_| !begun) {
             Some(reason) => Event::Generated(Generated::Refused { reason }),

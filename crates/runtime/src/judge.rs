@@ -1,9 +1,10 @@
 //! The first judge: computes an answer again and compares (docs/audits.md).
 
-use crate::backend::{Backend, CancelFlag, RunError};
+use crate::backend::{Backend, CancelFlag, RunError, prepare_when_free};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::Work;
 use stoa_types::{Digest, Tier};
 use stoa_verify::judge::{Case, Finding, Judge, NotJudged, Replay, compare};
@@ -41,6 +42,9 @@ impl Judge for ExactJudge {
         let root = receipt.model_root;
         let model = self.models.get(&root).ok_or(NotJudged::NoModel(root))?;
         let work = Work::from_canonical_bytes(&case.work).ok_or(NotJudged::NotWork)?;
+        if !work.has_rules() {
+            return Err(NotJudged::Rules(work.sampling.grammar));
+        }
         let replay = replay(&**model, &work, receipt.output_units)?;
         Ok(compare(receipt, replay.as_ref()))
     }
@@ -48,20 +52,28 @@ impl Judge for ExactJudge {
 
 /// Does the work again, one token further than `counted`; `None` when the model does not take it.
 ///
-/// Refusals and failures of the integer engine follow from model and work alone, so that every judge has the same.
+/// Other refusals and failures of the integer engine follow from model and work alone, so that every judge has the same.
 fn replay(model: &dyn Backend, work: &Work, counted: u64) -> Result<Option<Replay>, NotJudged> {
-    let Ok(prepared) = model.prepare(work) else {
-        return Ok(None);
+    let mut prepared = match prepare_when_free(model, work, &CancelFlag::new()) {
+        Ok(prepared) => prepared,
+        // No refusal of a model, but of what runs it.
+        Err(RefusalReason::UnknownModel | RefusalReason::Busy) => {
+            let reason = "the model is not in memory and cannot be loaded now".to_owned();
+            return Err(NotJudged::Failed(reason));
+        }
+        Err(_) => return Ok(None),
     };
+    // They change no token, and no receipt names them.
+    prepared.work.sampling.logprobs = None;
     let mut replay = Replay::of(prepared.prompt.clone());
     let mut further = false;
-    let made = model.run(&prepared, &CancelFlag::new(), &mut |tokens, text| {
-        let (last, first) = match tokens.split_last() {
+    let made = model.run(&prepared, &CancelFlag::new(), &mut |piece| {
+        let (last, first) = match piece.tokens.split_last() {
             Some(split) => split,
             None => return ControlFlow::Continue(()),
         };
         first.iter().for_each(|token| replay.push(*token, ""));
-        replay.push(*last, &text);
+        replay.push(*last, &piece.text);
         further = replay.output.len() as u64 > counted;
         if further {
             ControlFlow::Break(())

@@ -13,17 +13,19 @@ mod executor;
 mod hardware;
 mod judge;
 mod memory;
+mod models;
 mod pace;
 mod policy;
 mod prompt;
 mod scripted;
+mod serving;
 mod tools;
 mod upstream;
 mod vectors;
 
 pub use backend::{
-    Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RerunError, RunError, run_to_end,
-    run_unless,
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RerunError, RunError,
+    run_to_end, run_unless,
 };
 pub use cheat::{Cheat, CheatingBackend};
 pub use exact::{ExactBackend, ExactOptions, OpenError};
@@ -31,6 +33,7 @@ pub use executor::{Busy, Event, Executor};
 pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};
 pub use judge::ExactJudge;
 pub use memory::{MemoryView, available_memory};
+pub use models::{ModelEntry, ModelView, Models, ModelsError, PooledBackend};
 pub use pace::Paced;
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};

@@ -4,6 +4,7 @@
 //! than anybody reads is therefore put together. The first text leaves at once, and so does any that comes [`INTERVAL`] after the one
 //! before: a stream of up to 50 pieces a second is not touched.
 
+use crate::backend::Piece;
 use crate::executor::Event;
 use std::time::Duration;
 use stoa_nodes::provider::Generated;
@@ -14,6 +15,8 @@ use tokio::time::{Instant, timeout_at};
 pub(crate) const INTERVAL: Duration = Duration::from_millis(20);
 /// Text that is put together at most, in bytes; a longer piece leaves as it came.
 pub(crate) const TEXT_BYTES_MAX: usize = 16 << 10;
+/// Entries of log-probabilities that are put together at most: each may hold twenty alternatives.
+const LOGPROBS_MAX: usize = 32;
 
 /// The events of one job, in their order, with text put together where it comes fast.
 pub struct Paced {
@@ -49,27 +52,41 @@ impl Paced {
         let Event::Generated(Generated::Tokens {
             mut tokens,
             mut text,
+            mut logprobs,
         }) = event
         else {
             return Some(event);
         };
-        while let Some((more, rest)) = self.more(text.len()).await {
-            tokens.extend(more);
-            text.push_str(&rest);
+        while let Some(more) = self.more(text.len(), logprobs.len()).await {
+            tokens.extend(more.tokens);
+            text.push_str(&more.text);
+            logprobs.extend(more.logprobs);
         }
         self.due = Some(Instant::now() + self.interval);
-        Some(Event::Generated(Generated::Tokens { tokens, text }))
+        Some(Event::Generated(Generated::Tokens {
+            tokens,
+            text,
+            logprobs,
+        }))
     }
 
-    /// Text that comes before the message is due, or waits already, and fits behind so many bytes.
-    async fn more(&mut self, bytes: usize) -> Option<(Vec<u32>, String)> {
+    /// What comes before the message is due, or waits already, and fits behind so many bytes of text and so many entries.
+    async fn more(&mut self, bytes: usize, entries: usize) -> Option<Piece> {
         let due = self.due?;
         // Also when it is overdue: what waits already needs no message of its own.
         match timeout_at(due, self.events.recv()).await {
-            Ok(Some(Event::Generated(Generated::Tokens { tokens, text })))
-                if bytes + text.len() <= TEXT_BYTES_MAX =>
+            Ok(Some(Event::Generated(Generated::Tokens {
+                tokens,
+                text,
+                logprobs,
+            }))) if bytes + text.len() <= TEXT_BYTES_MAX
+                && entries + logprobs.len() <= LOGPROBS_MAX =>
             {
-                Some((tokens, text))
+                Some(Piece {
+                    tokens,
+                    text,
+                    logprobs,
+                })
             }
             Ok(event) => {
                 self.next = event;
@@ -90,6 +107,7 @@ mod tests {
         Event::Generated(Generated::Tokens {
             tokens: vec![id],
             text: text.to_owned(),
+            logprobs: Vec::new(),
         })
     }
 
@@ -120,6 +138,7 @@ mod tests {
         Event::Generated(Generated::Tokens {
             tokens: ids.to_vec(),
             text: text.to_owned(),
+            logprobs: Vec::new(),
         })
     }
 

@@ -2,9 +2,15 @@
 
 use crate::answer::Shape;
 use crate::tools::{Catalogue, Syntax};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::sync::OnceLock;
 use stoa_engine::{EngineError, Model};
+use stoa_grammar::{CallSyntax, Calls, Compiled, Grammar, GrammarError, SEMANTICS, Vocabulary};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
+use stoa_types::SamplingParameters;
+use stoa_verify::reasoning;
 
 /// How prompts of one model are made.
 #[derive(Debug)]
@@ -12,6 +18,9 @@ pub(crate) struct PromptMaker {
     syntax: Option<Syntax>,
     /// Texts of the model's control tokens.
     control: Vec<String>,
+    /// Made when first needed: few answers are held to a grammar.
+    vocabulary: OnceLock<Result<Vocabulary, GrammarError>>,
+    calls: OnceLock<CallSyntax>,
 }
 
 impl PromptMaker {
@@ -25,6 +34,8 @@ impl PromptMaker {
                 .map(|id| tokenizer.decode(&[id], true))
                 .filter(|text| !text.is_empty())
                 .collect(),
+            vocabulary: OnceLock::new(),
+            calls: OnceLock::new(),
         }
     }
 
@@ -34,19 +45,26 @@ impl PromptMaker {
             Prompt::Chat { tools, .. } => tools.as_str(),
             Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Embed { .. } => "[]",
         };
-        let required = work.answer == AnswerShape::ToolCall;
-        match work.answer {
-            AnswerShape::NoTools => return Ok(Shape::Text),
-            AnswerShape::JsonObject => return Ok(Shape::JsonObject),
-            AnswerShape::Any | AnswerShape::ToolCall => {}
-        }
+        let (required, several, instead) = match work.answer {
+            AnswerShape::NoTools | AnswerShape::Regex(_) => return Ok(Shape::Text),
+            // JSON, or one call where there are tools.
+            AnswerShape::JsonObject => (false, false, Some(true)),
+            AnswerShape::JsonSchema { .. } => (false, false, Some(false)),
+            AnswerShape::Any => (false, true, None),
+            AnswerShape::ToolCall => (true, true, None),
+            AnswerShape::OneCallAtMost => (false, false, None),
+            AnswerShape::OneCall => (true, false, None),
+        };
         let catalogue = Catalogue::parse(tools).map_err(|reason| unsupported("tools", reason))?;
         match self.syntax {
             _ if catalogue.is_empty() && required => Err(unsupported(
                 "tool_choice",
                 "a tool call is demanded but no tool is given",
             )),
-            _ if catalogue.is_empty() => Ok(Shape::Text),
+            _ if catalogue.is_empty() => Ok(match instead {
+                Some(object) => Shape::Json { object },
+                None => Shape::Text,
+            }),
             None => Err(unsupported(
                 "tools",
                 "this model's chat template has no known form of tool calls",
@@ -55,8 +73,96 @@ impl PromptMaker {
                 syntax,
                 catalogue,
                 required,
+                several,
+                instead,
             }),
         }
+    }
+
+    /// What the answer is held to while it is decoded, ready to begin. Everybody who computes the answer makes the same of the work, or
+    /// refuses it with the same words.
+    pub fn grammar(
+        &self,
+        model: &Model,
+        work: &Work,
+        shape: &Shape,
+    ) -> Result<Option<Compiled>, RefusalReason> {
+        if !work.has_rules() {
+            let reason = format!(
+                "the parameters name the rules `{}`, this engine holds answers to `{SEMANTICS}` where there is a grammar",
+                work.sampling.grammar.escape_default()
+            );
+            return Err(unsupported("grammar", reason));
+        }
+        let (parameter, text) = match &work.answer {
+            AnswerShape::JsonObject => ("response_format", Some(Grammar::JsonObject)),
+            AnswerShape::JsonSchema { schema, strict } => {
+                let (schema, strict) = (schema.clone(), *strict);
+                (
+                    "response_format.json_schema.schema",
+                    Some(Grammar::JsonSchema { schema, strict }),
+                )
+            }
+            AnswerShape::Regex(expression) => ("regex", Some(Grammar::Regex(expression.clone()))),
+            _ => ("tools", None),
+        };
+        let compile = |parameter, grammar: &Grammar| {
+            let vocabulary = self.vocabulary(model);
+            let compiled = vocabulary.and_then(|vocabulary| vocabulary.compile(grammar));
+            compiled.map_err(|error| unsupported(parameter, error.to_string()))
+        };
+        match (text, shape) {
+            (text, Shape::Tools { .. }) => {
+                let calls = self.calls(model, shape, text.clone())?;
+                let compiled = compile("tools", &calls);
+                // Whose fault it is, if it is not the tools'.
+                if let (Err(_), Some(text)) = (&compiled, text) {
+                    compile(parameter, &text)?;
+                }
+                compiled.map(Some)
+            }
+            (Some(text), _) => compile(parameter, &text).map(Some),
+            (None, _) => Ok(None),
+        }
+    }
+
+    fn vocabulary(&self, model: &Model) -> Result<&Vocabulary, GrammarError> {
+        let made = self
+            .vocabulary
+            .get_or_init(|| Vocabulary::new(model.tokenizer()));
+        made.as_ref().map_err(Clone::clone)
+    }
+
+    /// The grammar of a shape's tool calls, and of what may come in their place.
+    fn calls(
+        &self,
+        model: &Model,
+        shape: &Shape,
+        instead: Option<Grammar>,
+    ) -> Result<Grammar, RefusalReason> {
+        let Shape::Tools {
+            syntax,
+            catalogue,
+            required,
+            several,
+            ..
+        } = shape
+        else {
+            return Err(unsupported("tools", "the answer may call none"));
+        };
+        let vocabulary = self
+            .vocabulary(model)
+            .map_err(|error| unsupported("tools", error.to_string()))?;
+        let written = self
+            .calls
+            .get_or_init(|| CallSyntax::new(vocabulary, syntax.open, syntax.close));
+        Ok(Grammar::Calls(Calls {
+            syntax: written.clone(),
+            tools: catalogue.tools().to_vec(),
+            required: *required,
+            several: *several,
+            instead: instead.map(Box::new),
+        }))
     }
 
     /// The prompt's tokens.
@@ -67,11 +173,20 @@ impl PromptMaker {
         shape: &Shape,
     ) -> Result<Vec<u32>, RefusalReason> {
         let tokens = match prompt {
-            Prompt::Chat { messages, tools } => {
+            Prompt::Chat {
+                messages,
+                tools,
+                arguments,
+            } => {
                 let with_tools = matches!(shape, Shape::Tools { .. });
-                let tools = with_tools.then(|| self.defuse(tools));
+                let tools = with_tools.then(|| self.defuse(&without_strict(tools)));
                 let text = model
-                    .render_chat(&self.defuse(messages), tools.as_deref(), true)
+                    .render_chat_with(
+                        &self.defuse(messages),
+                        tools.as_deref(),
+                        &self.defuse(arguments),
+                        true,
+                    )
                     .map_err(|error| refusal("messages", error))?;
                 model.tokenizer().encode(&text, true)
             }
@@ -152,6 +267,43 @@ fn string_literal(text: &str) -> &str {
     text
 }
 
+/// The tools as a model sees them. Whether a client wants strictness is none of its business, and would be letters that it never learned.
+fn without_strict(tools: &str) -> Cow<'_, str> {
+    if !tools.contains("\"strict\"") {
+        return Cow::Borrowed(tools);
+    }
+    let Ok(mut list) = serde_json::from_str::<Vec<Value>>(tools) else {
+        // Not an array: the template's reader says so.
+        return Cow::Borrowed(tools);
+    };
+    for tool in &mut list {
+        let function = tool.get_mut("function").and_then(Value::as_object_mut);
+        if let Some(function) = function {
+            // The rest keeps its order.
+            function.retain(|name, _| name != "strict");
+        }
+    }
+    Cow::Owned(Value::from(list).to_string())
+}
+
+/// Whether the parameters lie within what is offered, and every token that they name within the vocabulary, where that is known.
+pub(crate) fn check_sampling(
+    sampling: &SamplingParameters,
+    vocab: Option<usize>,
+) -> Result<(), RefusalReason> {
+    sampling
+        .check()
+        .map_err(|error| unsupported(error.parameter(), error.to_string()))?;
+    // The ids ascend: the last is the greatest.
+    match (sampling.logit_bias.last_key_value(), vocab) {
+        (Some((id, _)), Some(vocab)) if *id as usize >= vocab => Err(refusal(
+            "logit_bias",
+            EngineError::UnknownToken { id: *id, vocab },
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn known(model: &Model, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
     let vocab = model.info().vocab;
     match ids.iter().find(|id| **id as usize >= vocab) {
@@ -181,21 +333,56 @@ pub(crate) fn refusal(parameter: &str, error: EngineError) -> RefusalReason {
     }
 }
 
+/// Whether the model's own template knows the marks of reasoning, and answers hold both: none is a control token, which is no text, and the
+/// template does not write the first of them before the answer begins.
+pub(crate) fn reasons(model: &Model) -> bool {
+    let marks = [reasoning::OPEN, reasoning::CLOSE];
+    let known = |template: &str| marks.iter().all(|mark| template.contains(mark));
+    let tokenizer = model.tokenizer();
+    let is_text = |mark: &str| {
+        let ids = tokenizer.encode(mark, true).unwrap_or_default();
+        tokenizer.decode(&ids, false) == mark
+    };
+    let begun = |messages| {
+        let prompt = model.render_chat_with(messages, None, "", true);
+        prompt.is_ok_and(|prompt| prompt.trim_end().ends_with(reasoning::OPEN))
+    };
+    model.template().is_some_and(known)
+        && marks.into_iter().all(is_text)
+        && !begun(r#"[{"role":"user","content":"a"}]"#)
+}
+
 /// Upper bound of the tokens per message that are not bytes of the request: measured on the template with one-letter messages of
 /// every role, with and without a tool, beginning and generation prompt included.
 pub(crate) fn message_overhead(model: &Model) -> u32 {
     let tool = r#"[{"type":"function","function":{"name":"a","description":"a","parameters":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}}}]"#;
     let roles = ["system", "user", "assistant", "tool"];
+    // An argument that most templates for it write something for.
+    let arguments = [
+        "",
+        r#"{"enable_thinking":false}"#,
+        r#"{"enable_thinking":true}"#,
+    ];
     let chats = roles.iter().flat_map(|role| {
-        [None, Some(tool)].map(|tools| (format!(r#"[{{"role":"{role}","content":"a"}}]"#), tools))
+        let message = format!(r#"[{{"role":"{role}","content":"a"}}]"#);
+        let with = move |tools| arguments.map(|arguments| (message.clone(), tools, arguments));
+        [None, Some(tool)].into_iter().flat_map(with)
     });
     let longest = chats
         // Templates may refuse a role as the first one.
-        .filter_map(|(messages, tools)| model.render_chat(&messages, tools, true).ok())
+        .filter_map(|(messages, tools, arguments)| {
+            let text = model.render_chat_with(&messages, tools, arguments, true);
+            text.ok()
+        })
         .filter_map(|text| model.tokenizer().encode(&text, true).ok())
         .map(|ids| ids.len())
         .max();
-    u32::try_from(longest.unwrap_or(1)).unwrap_or(u32::MAX)
+    // What stands around every text, as an encoder has it.
+    let frame = model
+        .tokenizer()
+        .encode_prompt("")
+        .map_or(0, |ids| ids.len());
+    u32::try_from(longest.unwrap_or(1).max(frame)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -205,6 +392,8 @@ mod tests {
     fn maker() -> PromptMaker {
         PromptMaker {
             syntax: None,
+            vocabulary: OnceLock::new(),
+            calls: OnceLock::new(),
             control: vec!["<|end|>".to_owned(), "</s>".to_owned()],
         }
     }
@@ -232,6 +421,8 @@ mod tests {
         ];
         let maker = PromptMaker {
             syntax: None,
+            vocabulary: OnceLock::new(),
+            calls: OnceLock::new(),
             control: hostile.map(str::to_owned).to_vec(),
         };
         for text in [

@@ -8,7 +8,9 @@
 //! A token is a run of ASCII letters and digits or one other character; white space attaches to the next token. The prompt counts
 //! four tokens per message and two more besides those of its texts. Faults and timings come from a [`Script`].
 
-use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
+use crate::backend::{
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RunError,
+};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -80,6 +82,7 @@ impl ScriptedBackend {
             tier: Tier::None,
             context: 4096,
             quantization: "none".to_owned(),
+            reasons: false,
             message_overhead: 6,
         };
         Some(Self {
@@ -174,6 +177,12 @@ impl Backend for ScriptedBackend {
                 reason: "a script makes no vectors".to_owned(),
             });
         }
+        if work.sampling.logprobs.is_some() {
+            return Err(RefusalReason::Unsupported {
+                parameter: "logprobs".to_owned(),
+                reason: "a script holds nothing likely".to_owned(),
+            });
+        }
         let prompt = prompt_tokens(&work.prompt);
         let context = u64::from(self.facts.context);
         if prompt.len() as u64 > context {
@@ -230,7 +239,7 @@ impl Backend for ScriptedBackend {
                 text.push_str(&stops.finish());
             }
             let (id, text) = self.token(piece, text);
-            if emit(vec![id], text) == ControlFlow::Break(()) {
+            if emit(Piece::new(vec![id], text)) == ControlFlow::Break(()) {
                 return ended(FinishReason::Cancelled);
             }
             if stopped {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use stoa_grammar::Tool;
 use stoa_verify::ToolCall;
 
 /// Markers around a tool call in a model's text.
@@ -28,21 +29,19 @@ impl Syntax {
         known.into_iter().find(|s| template.contains(s.open))
     }
 
-    /// Parts between markers, in order; `None` if there is text outside of them.
+    /// The objects between markers, in order; `None` if there is anything else. A marker within a string is a part of it.
     fn bodies<'a>(&self, text: &'a str) -> Option<Vec<&'a str>> {
-        let mut parts = text.split(self.open);
-        if !parts.next()?.trim().is_empty() {
-            return None;
+        let (mut bodies, mut rest) = (Vec::new(), text.trim_start());
+        while !rest.is_empty() {
+            let (body, after) = leading_value(rest.strip_prefix(self.open)?.trim_start())?;
+            bodies.push(body);
+            let after = after.trim_start();
+            rest = match after.is_empty() && self.close.is_empty() {
+                true => after,
+                false => after.strip_prefix(self.close)?.trim_start(),
+            };
         }
-        parts
-            .map(|part| {
-                if self.close.is_empty() {
-                    return Some(part.trim());
-                }
-                let (body, rest) = part.split_once(self.close)?;
-                rest.trim().is_empty().then(|| body.trim())
-            })
-            .collect()
+        Some(bodies)
     }
 
     /// The text without its markers: how a failed call is shown.
@@ -58,7 +57,11 @@ impl Syntax {
 
 /// The tools of one request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Catalogue(BTreeMap<String, Schema>);
+pub(crate) struct Catalogue {
+    schemas: BTreeMap<String, Schema>,
+    /// As a grammar takes them.
+    tools: Vec<Tool>,
+}
 
 /// What is checked of a tool's arguments: required properties, and type and allowed values of the known ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,28 +75,42 @@ impl Catalogue {
     pub fn parse(tools: &str) -> Result<Self, String> {
         let tools: Vec<Value> =
             serde_json::from_str(tools).map_err(|_| "not a JSON array".to_owned())?;
-        let mut catalogue = BTreeMap::new();
+        let mut catalogue = Self::default();
         for (index, tool) in tools.iter().enumerate() {
             let function = tool.get("function").unwrap_or(tool);
             let name = function
                 .get("name")
                 .and_then(Value::as_str)
                 .ok_or_else(|| format!("tool {index} has no function name"))?;
-            let schema = Schema::parse(function.get("parameters").unwrap_or(&Value::Null));
-            catalogue.insert(name.to_owned(), schema);
+            let parameters = function.get("parameters").filter(|p| !p.is_null());
+            let schema = Schema::parse(parameters.unwrap_or(&Value::Null));
+            // Of two of one name the later is meant, to the checks as to the grammar.
+            catalogue.tools.retain(|tool| tool.name != name);
+            catalogue.tools.push(Tool {
+                name: name.to_owned(),
+                // Properties keep their order: the grammar's library switches that on for the whole build.
+                parameters: parameters.map(Value::to_string),
+                strict: function.get("strict") == Some(&Value::Bool(true)),
+            });
+            catalogue.schemas.insert(name.to_owned(), schema);
         }
-        Ok(Self(catalogue))
+        Ok(catalogue)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.schemas.is_empty()
+    }
+
+    /// The tools, for a grammar of their calls.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
     }
 
     /// The calls in `text`, which begins with a marker; the error says why they must not be handed on.
     pub fn calls(&self, syntax: Syntax, text: &str) -> Result<Vec<ToolCall>, String> {
-        let bodies = syntax
-            .bodies(text)
-            .ok_or("there is text outside of the call's markers")?;
+        let bodies = syntax.bodies(text).ok_or(
+            "there is something else than calls between their markers, or text outside of them",
+        )?;
         if bodies.is_empty() {
             return Err("there is no call".to_owned());
         }
@@ -109,7 +126,7 @@ impl Catalogue {
     /// A call whose parts are known; the error says why it must not be handed on.
     pub fn check(&self, name: &str, arguments: &str) -> Result<ToolCall, String> {
         let schema = self
-            .0
+            .schemas
             .get(name)
             .ok_or_else(|| format!("no tool is named `{name}`"))?;
         schema.check(arguments)?;
@@ -153,7 +170,7 @@ impl Schema {
                 return Err(format!("argument `{name}` has the wrong type"));
             }
             let allowed = schema.get("enum").and_then(Value::as_array);
-            if allowed.is_some_and(|values| !values.contains(value)) {
+            if allowed.is_some_and(|values| !values.iter().any(|other| same(other, value))) {
                 return Err(format!("argument `{name}` is none of the allowed values"));
             }
         }
@@ -161,12 +178,19 @@ impl Schema {
     }
 }
 
+/// Whether two values are equal to JSON Schema, to which 1 and 1.0 are.
+fn same(a: &Value, b: &Value) -> bool {
+    let numbers = a.as_f64().zip(b.as_f64());
+    a == b || numbers.is_some_and(|(a, b)| a == b)
+}
+
 /// JSON Schema's `type`: one word or several; absent or unknown words allow anything.
 fn type_fits(allowed: Option<&Value>, value: &Value) -> bool {
     match allowed {
         Some(Value::String(word)) => match word.as_str() {
             "string" => value.is_string(),
-            "integer" => value.is_i64() || value.is_u64(),
+            // A whole number of any length and form, as JSON Schema has it.
+            "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
             "number" => value.is_number(),
             "boolean" => value.is_boolean(),
             "array" => value.is_array(),
@@ -235,6 +259,8 @@ mod tests {
             arguments: r#"{"days": 2,"city":"Z\u00fcrich"}"#.to_owned(),
         };
         assert_eq!(calls(text), Ok(vec![call.clone()]));
+        let marked = r#"<|tool_call|>{"name":"get_weather","arguments":{"city":"<|tool_call|>{"}}"#;
+        assert_eq!(calls(marked).map(|calls| calls.len()), Ok(1));
         let two = format!(r#"{text}<|tool_call|>{{"arguments":{{}},"name":"now"}}"#);
         assert_eq!(calls(&two).expect("valid").len(), 2);
     }
@@ -243,15 +269,15 @@ mod tests {
     fn an_invalid_call_is_never_handed_on() {
         let wrong = [
             ("", "no call"),
-            ("<|tool_call|>", "not an object"),
+            ("<|tool_call|>", "outside"),
             ("text <|tool_call|>{}", "outside"),
             (
                 r#"<|tool_call|>{"name":"get_weather","arguments":{"city":"a"}"#,
-                "not an object",
+                "outside",
             ),
             (
                 r#"<|tool_call|>{"name":"get_weather","arguments":{"city":"a"}} and"#,
-                "not an object",
+                "outside",
             ),
             (
                 r#"<|tool_call|>{"name":"rm","arguments":{}}"#,

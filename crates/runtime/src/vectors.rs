@@ -1,9 +1,10 @@
 //! Vectors of texts on the integer engine (0026): a unit for each input, its text a line that anyone can compute again.
 
-use crate::backend::{CancelFlag, Emit, Generation, Prepared, RunError};
+use crate::backend::{CancelFlag, Emit, Generation, Piece, Prepared, RunError};
 use crate::prompt::{known, refusal, unsupported};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 use stoa_engine::{EngineError, Model, Session};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, INPUTS_MAX, Input, Work};
@@ -76,35 +77,55 @@ fn tokens(model: &Model, input: &Input) -> Result<Vec<u32>, RefusalReason> {
     Ok(tokens)
 }
 
+/// How often one who waits for a turn looks whether it is still wanted.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits for a turn: each takes the memory of a whole context beside that of the answers, so there is one at a time. `None` when it was
+/// cancelled before.
+fn turn<'a>(turns: &'a Mutex<()>, cancel: &CancelFlag) -> Option<MutexGuard<'a, ()>> {
+    while !cancel.is_cancelled() {
+        match turns.try_lock() {
+            Ok(turn) => return Some(turn),
+            // Whoever panicked left nothing behind.
+            Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
+    }
+    None
+}
+
 /// Makes the vectors one after the other. The id of a unit is the number of its elements.
 pub(crate) fn run(
-    model: &Arc<Model>,
+    (model, turns): (&Arc<Model>, &Mutex<()>),
     inputs: &[Input],
     dimensions: u32,
     cancel: &CancelFlag,
     emit: &mut Emit<'_>,
 ) -> Result<Generation, RunError> {
-    let mut session = Session::new(model);
     let ended = |finish_reason| {
         Ok(Generation {
             tool_calls: Vec::new(),
             finish_reason,
         })
     };
+    let Some(_turn) = turn(turns, cancel) else {
+        return ended(FinishReason::Cancelled);
+    };
+    let mut session = Session::new(model);
     for input in inputs {
         // A prepared prompt does not say where an input ends; tokens cost nothing beside their vector.
         let tokens =
             tokens(model, input).map_err(|reason| RunError::Failed(format!("{reason:?}")))?;
         let vector = session
             .text_vector(&tokens, dimensions as usize, cancel.atomic())
-            .map_err(|error| RunError::Failed(error.to_string()))?;
+            .map_err(RunError::of_engine)?;
         let Some(vector) = vector else {
             return ended(FinishReason::Cancelled);
         };
         let elements = u32::try_from(vector.elements().len())
             .map_err(|_| RunError::Failed("the vector is too wide".into()))?;
         let line = vector_line(&vector.to_le_bytes());
-        if emit(vec![elements], line) == ControlFlow::Break(()) {
+        if emit(Piece::new(vec![elements], line)) == ControlFlow::Break(()) {
             return ended(FinishReason::Cancelled);
         }
     }

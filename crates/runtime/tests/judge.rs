@@ -1,12 +1,14 @@
 //! The judge that recomputes, on the model that ships with the repository: what is honest passes, each cheat is named.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use stoa_crypto::token_root;
+use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, Cheat, CheatingBackend, ExactBackend, ExactJudge, ExactOptions, Script,
-    ScriptedBackend, run_to_end,
+    Backend, CancelFlag, Cheat, CheatingBackend, Emit, ExactBackend, ExactJudge, ExactOptions,
+    Generation, ModelFacts, Prepared, RunError, Script, ScriptedBackend, run_to_end,
 };
 use stoa_types::*;
 use stoa_verify::judge::{Answered, Case, Judge, NotJudged};
@@ -39,6 +41,7 @@ fn chat(text: &str, tools: &str, answer: AnswerShape, tokens: u32) -> Work {
         prompt: Prompt::Chat {
             messages,
             tools: tools.to_owned(),
+            arguments: String::new(),
         },
         sampling: SamplingParameters {
             temperature: Q16::ONE,
@@ -46,9 +49,11 @@ fn chat(text: &str, tools: &str, answer: AnswerShape, tokens: u32) -> Work {
             seed: 7,
             max_output_tokens: tokens,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer,
     }
+    .with_rules()
 }
 
 fn plain() -> Work {
@@ -106,10 +111,10 @@ fn cut(work: &Work, tokens: usize) -> (Content, Vec<u32>) {
     let prepared = backend().prepare(work).expect("taken");
     let (mut ids, mut text) = (Vec::new(), String::new());
     backend()
-        .run(&prepared, &CancelFlag::new(), &mut |new, piece| {
+        .run(&prepared, &CancelFlag::new(), &mut |piece| {
             if ids.len() < tokens {
-                ids.extend(new);
-                text.push_str(&piece);
+                ids.extend(piece.tokens);
+                text.push_str(&piece.text);
             }
             std::ops::ControlFlow::Continue(())
         })
@@ -150,17 +155,58 @@ fn honest_answers_pass_whole_or_left_with_tools_and_without() {
     }
 }
 
+/// The model, and whether anybody made it compute log-probabilities.
+struct Watched(AtomicBool);
+
+impl Backend for Watched {
+    fn facts(&self) -> &ModelFacts {
+        static FACTS: OnceLock<ModelFacts> = OnceLock::new();
+        FACTS.get_or_init(|| backend().facts().clone())
+    }
+
+    fn prepare(&self, work: &Work) -> Result<Prepared, RefusalReason> {
+        backend().prepare(work)
+    }
+
+    fn run(
+        &self,
+        prepared: &Prepared,
+        cancel: &CancelFlag,
+        emit: &mut Emit<'_>,
+    ) -> Result<Generation, RunError> {
+        backend().run(prepared, cancel, &mut |piece| {
+            self.0
+                .fetch_or(!piece.logprobs.is_empty(), Ordering::Relaxed);
+            emit(piece)
+        })
+    }
+}
+
 #[test]
-fn a_client_that_left_a_demanded_object_before_it_failed_owes_what_it_got() {
+fn log_probabilities_are_judged_without_being_computed_and_out_of_range_they_are_no_work() {
+    let mut work = plain();
+    work.sampling.logprobs = Some(20);
+    let (content, prompt, output) = run_to_end(&*backend(), &work).expect("runs");
+    let watched = Arc::new(Watched(AtomicBool::new(false)));
+    let judge = ExactJudge::new([watched.clone() as Arc<dyn Backend>]);
+    let answered = |work: &Work| {
+        let found = judge.judge(&case(work, &content, &prompt, &output));
+        found.expect("judged").answered
+    };
+    assert_eq!(answered(&work), Answered::Good);
+    assert!(!watched.0.load(Ordering::Relaxed));
+    // What no provider may take is not made right by leaving it out.
+    work.sampling.logprobs = Some(21);
+    assert_eq!(answered(&work), Answered::WrongOutput);
+}
+
+#[test]
+fn a_client_that_left_a_demanded_object_before_its_end_owes_what_it_got() {
     let work = chat("Tell me a story.", "[]", AnswerShape::JsonObject, 200);
     let prompt = backend().prepare(&work).expect("taken").prompt;
     let (content, ids) = cut(&work, 3);
     assert_eq!(answered(&work, &content, &prompt, &ids), Answered::Good);
-    // And whoever claims that the object came gets nothing.
-    assert!(
-        run_to_end(&*backend(), &work).is_err(),
-        "another work is needed here"
-    );
+    // And whoever claims that another object came gets nothing.
     let invented = Content {
         text: "{}".to_owned(),
         finish_reason: FinishReason::Stop,
@@ -168,6 +214,58 @@ fn a_client_that_left_a_demanded_object_before_it_failed_owes_what_it_got() {
     };
     let found = answered(&work, &invented, &prompt, &ids);
     assert_eq!(found, Answered::WrongOutput);
+}
+
+/// Cheap at first; its states come to more than any answer may have.
+const LATE: &str = "((.*[a-m].{100}){3}|(.*[n-z].{99}){3}|(.*[e-r].{98}){3}){9}!";
+
+#[test]
+fn an_answer_that_a_bound_of_its_grammar_ends_is_charged_as_one_that_was_cut_and_judged_so() {
+    let object = format!(
+        r#"{{"type":"object","properties":{{"city":{{"type":"string","pattern":"^{LATE}$"}}}},"required":["city"]}}"#
+    );
+    let tools = format!(
+        r#"[{{"type":"function","function":{{"name":"get_weather","parameters":{object}}}}}]"#
+    );
+    let shapes = [
+        ("[]", AnswerShape::Regex(LATE.to_owned())),
+        (
+            "[]",
+            AnswerShape::JsonSchema {
+                schema: object.clone(),
+                strict: true,
+            },
+        ),
+        (tools.as_str(), AnswerShape::OneCall),
+    ];
+    for (tools, shape) in shapes {
+        let mut work = chat("Tell me of Paris.", tools, shape, 500);
+        work.sampling.temperature = Q16(3 << 16);
+        let (content, prompt, output) = run_to_end(&*backend(), &work).expect("ends");
+        assert_eq!(content.finish_reason, FinishReason::Length);
+        assert!((2..500).contains(&output.len()), "{}", output.len());
+        assert!(content.tool_calls.is_empty() && !content.text.is_empty());
+        assert_eq!(answered(&work, &content, &prompt, &output), Answered::Good);
+        let (left, ids) = cut(&work, 2);
+        assert_eq!(answered(&work, &left, &prompt, &ids), Answered::Good);
+        if !matches!(work.answer, AnswerShape::Regex(_)) {
+            continue;
+        }
+        // Whoever says that it ended by itself, or went on, is found out.
+        let mut whole = content.clone();
+        whole.finish_reason = FinishReason::Stop;
+        assert_eq!(
+            answered(&work, &whole, &prompt, &output),
+            Answered::WrongOutput
+        );
+        let (mut more, mut longer) = (content.clone(), output.clone());
+        more.output_units += 1;
+        longer.push(5);
+        assert_eq!(
+            answered(&work, &more, &prompt, &longer),
+            Answered::WrongCount
+        );
+    }
 }
 
 #[test]
@@ -251,6 +349,13 @@ fn nothing_but_exact_answers_of_known_models_is_judged() {
     let unknown = with(|c| c.receipt.model_root = Digest::ZERO);
     assert_eq!(unknown, NotJudged::NoModel(Digest::ZERO));
     assert_eq!(with(|c| c.work.truncate(9)), NotJudged::NotWork);
+    // What was ordered before the rules of grammars had a name, or under a name that this version has not got any more, accuses nobody.
+    let older = with(|c| {
+        let mut work = chat("Hello", TOOLS, AnswerShape::Any, 9);
+        work.sampling.grammar.clear();
+        c.work = work.canonical_bytes();
+    });
+    assert_eq!(older, NotJudged::Rules(String::new()));
     let upstream = ScriptedBackend::named("script-echo", Script::default()).expect("known");
     assert_ne!(upstream.facts().tier, Tier::Exact);
     assert_eq!(
@@ -348,7 +453,7 @@ fn who_delivers_nothing_takes_the_work_and_is_silent_until_it_is_told_to_stop() 
     let cancel = CancelFlag::new();
     cancel.cancel();
     let mut said = 0;
-    let ended = cheating.run(&prepared, &cancel, &mut |_, _| {
+    let ended = cheating.run(&prepared, &cancel, &mut |_| {
         said += 1;
         std::ops::ControlFlow::Continue(())
     });

@@ -20,6 +20,7 @@ fn work(text: &str, tokens: u32, stop: &[&str]) -> Work {
         prompt: Prompt::Chat {
             messages: messages.to_string(),
             tools: "[]".to_owned(),
+            arguments: String::new(),
         },
         sampling: SamplingParameters {
             temperature: Q16(0),
@@ -27,6 +28,7 @@ fn work(text: &str, tokens: u32, stop: &[&str]) -> Work {
             seed: 0,
             max_output_tokens: tokens,
             stop: stop.iter().map(|s| (*s).to_owned()).collect(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     }

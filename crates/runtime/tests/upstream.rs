@@ -12,7 +12,7 @@ use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::{Counted, Generated};
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, Event, Executor, Generation, RunError, ServerKind, UpstreamBackend,
+    Backend, CancelFlag, Event, Executor, Generation, Piece, RunError, ServerKind, UpstreamBackend,
     UpstreamError, UpstreamFault, UpstreamOptions,
 };
 use stoa_types::{Digest, FinishReason, Q16, SamplingParameters, Tier};
@@ -201,6 +201,7 @@ fn work(most: u32) -> Work {
         prompt: Prompt::Chat {
             messages: r#"[{"role":"user","content":"Hello"}]"#.to_owned(),
             tools: "[]".to_owned(),
+            arguments: String::new(),
         },
         sampling: SamplingParameters {
             temperature: Q16(0),
@@ -208,6 +209,7 @@ fn work(most: u32) -> Work {
             seed: 1,
             max_output_tokens: most,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     }
@@ -236,10 +238,10 @@ async fn run_until(
         let mut told = Told::default();
         let (mut counted, units) = (Vec::new(), Cell::new(0));
         let prepared = backend.prepare(&work).expect("taken");
-        let mut emit = |ids: Vec<u32>, text: String| {
-            told.ids.extend(ids);
+        let mut emit = |piece: Piece| {
+            told.ids.extend(piece.tokens);
             units.set(told.ids.len());
-            told.text.push_str(&text);
+            told.text.push_str(&piece.text);
             ControlFlow::Continue(())
         };
         let mut count = |now| counted.push((units.get(), now));
@@ -618,7 +620,7 @@ async fn a_server_that_goes_away_takes_no_jobs_until_it_is_back() {
     let prepared = backend.prepare(&work(9)).expect("nobody has noticed");
     let other = backend.clone();
     let ran = tokio::task::spawn_blocking(move || {
-        let mut emit = |_: Vec<u32>, _: String| ControlFlow::Continue(());
+        let mut emit = |_: Piece| ControlFlow::Continue(());
         other.run(&prepared, &CancelFlag::new(), &mut emit)
     });
     let fault = fault(ran.await.expect("no panic"));
@@ -665,8 +667,7 @@ r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"x","t
         let mut with_tools = work(50);
         with_tools.prompt = Prompt::Chat {
             messages: r#"[{"role":"user","content":"Weather?"}]"#.to_owned(),
-            tools: r#"[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","required":["city"]}}}]"#.to_owned(),
-        };
+            tools: r#"[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","required":["city"]}}}]"#.to_owned(), arguments: String::new() };
         let (told, end) = run(&stand_in.backend().await, with_tools).await;
         let end = end.expect("whole");
         assert_eq!(told.ids.len(), 2);

@@ -31,6 +31,7 @@ fn work(inputs: Vec<Input>, dimensions: u32) -> Work {
             seed: 0,
             max_output_tokens: inputs.len() as u32,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         prompt: Prompt::Embed { inputs, dimensions },
         answer: AnswerShape::Any,
@@ -87,7 +88,7 @@ fn a_run_stops_between_vectors_and_keeps_those_that_were_taken() {
         .prepare(&work(vec![text("a"), text("b"), text("c")], 0))
         .expect("taken");
     let mut taken = 0;
-    let end = backend().run(&prepared, &CancelFlag::new(), &mut |_, _| {
+    let end = backend().run(&prepared, &CancelFlag::new(), &mut |_| {
         taken += 1;
         if taken == 2 {
             ControlFlow::Break(())
@@ -99,7 +100,7 @@ fn a_run_stops_between_vectors_and_keeps_those_that_were_taken() {
     assert_eq!(end.expect("ends").finish_reason, FinishReason::Cancelled);
     let cancelled = CancelFlag::new();
     cancelled.cancel();
-    let end = backend().run(&prepared, &cancelled, &mut |_, _| panic!("nothing is made"));
+    let end = backend().run(&prepared, &cancelled, &mut |_| panic!("nothing is made"));
     assert_eq!(end.expect("ends").finish_reason, FinishReason::Cancelled);
 }
 

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use stoa_crypto::{Domain, SecretKey, keccak256};
 use stoa_ledger::book::{Entry, RouterBook};
-use stoa_nodes::client::{ClientEvent, ClientRequest, Constraints, Done};
+use stoa_nodes::client::{ClientEvent, ClientRequest, Constraints, Controls, Done};
 use stoa_nodes::message::{ModelOffer, ToProvider, ToRouter};
 use stoa_nodes::provider::{self, Generated, Prepared, Provider, ProviderConfig};
 use stoa_nodes::router::{Input, Output, Router, RouterConfig};
@@ -749,7 +749,7 @@ impl World {
             ClientEvent::Failed(failure) => {
                 self.told.failed.insert(job, failure.billed);
             }
-            ClientEvent::Delta { text, tokens } => {
+            ClientEvent::Delta { text, tokens, .. } => {
                 let heard = self.heard.entry(job).or_default();
                 heard.text.push_str(&text);
                 heard.tokens += u64::from(tokens);
@@ -919,6 +919,7 @@ impl World {
             _ => Generated::Tokens {
                 tokens: vec![left as u32],
                 text: format!("{left} "),
+                logprobs: Vec::new(),
             },
         };
         self.provider_input(n, provider::Input::Generated { attempt, event });
@@ -1229,6 +1230,7 @@ fn provider_config(
         input_price: price(1_000_000 + 100_000 * n),
         output_price: price(2_000_000 + 100_000 * n),
         quantization: "q8_0".to_owned(),
+        reasons: false,
         message_overhead: 4,
     };
     ProviderConfig {
@@ -1254,6 +1256,7 @@ fn request(seed: u64, n: u64) -> ClientRequest {
         seed: None,
         output_tokens_max: Some(8),
         stop: Vec::new(),
+        controls: Controls::default(),
         message_count: 1,
         request_digest: keccak256([seed.to_be_bytes(), n.to_be_bytes()].concat()),
         body_bytes: 20,

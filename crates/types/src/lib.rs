@@ -7,6 +7,7 @@ mod amount;
 mod hardware;
 mod id;
 mod job;
+mod logprob;
 mod profile;
 mod receipt;
 mod sampling;
@@ -17,6 +18,7 @@ pub use amount::{AmountError, Bps, Price, StakeAmount, TokenAmount};
 pub use hardware::{Accelerator, Hardware};
 pub use id::{Address, Digest, EndpointId, HexError, JobId, Region, Signature};
 pub use job::{FinishReason, JobState, Tier, UnknownTier};
+pub use logprob::{Logprobs, LogprobsError, TOP_LOGPROBS_MAX, TokenBytes, TokenLogprob};
 pub use profile::{
     ChainParameters, DeliveryParameters, FeeParameters, Limits, NetworkProfile, ProfileError,
     RoutingParameters, SettlementParameters, StakeParameters,
@@ -25,6 +27,9 @@ pub use receipt::{
     Acceptance, PaidBy, RECEIPT_VERSION, Receipt, SignedAcceptance, SignedReceipt, SignedTicket,
     Ticket,
 };
-pub use sampling::{Q16, SamplingParameters};
+pub use sampling::{
+    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, ParametersError, Q16, SamplingParameters,
+    SignedQ16,
+};
 pub use time::{Millis, Timestamp};
 pub use trace::{NoTraceParent, SpanId, TraceId, TraceParent};

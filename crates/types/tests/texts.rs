@@ -24,13 +24,23 @@ fn strict<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) {
 
 fn sampling() -> impl Strategy<Value = SamplingParameters> {
     let stop = prop::collection::vec("[ab]{0,3}", 0..4);
-    (0u32..3, 0u32..3, 0u64..3, 0u32..3, stop).prop_map(|(temperature, min_p, seed, most, stop)| {
+    let bias = prop::collection::btree_map(0u32..3, (-2i32..3).prop_map(SignedQ16), 0..3);
+    let integers = (0u32..3, 0u32..3, 0u64..3, 0u32..3);
+    let penalties = (-1i32..2, -1i32..2, prop::option::of(0u8..2));
+    let rest = (penalties, "[ab]{0,2}");
+    (integers, stop, bias, rest).prop_map(|(integers, stop, logit_bias, (penalties, grammar))| {
+        let (temperature, min_p, seed, most) = integers;
         SamplingParameters {
             temperature: Q16(temperature),
             min_p: Q16(min_p),
             seed,
             max_output_tokens: most,
             stop,
+            logit_bias,
+            presence_penalty: SignedQ16(penalties.0),
+            frequency_penalty: SignedQ16(penalties.1),
+            logprobs: penalties.2,
+            grammar,
         }
     })
 }
@@ -91,6 +101,7 @@ proptest! {
         json::<SignedReceipt>(&text);
         json::<SamplingParameters>(&text);
         json::<Hardware>(&text);
+        json::<Logprobs>(&text);
         strict::<Region>(&text);
         strict::<Digest>(&text);
         strict::<Tier>(&text);

@@ -47,6 +47,9 @@ pub enum NotJudged {
     /// The judge has not got this model.
     #[error("the model of root {0} is not here; add it to the models of this validator")]
     NoModel(Digest),
+    /// Its answer was held to rules of grammars that the judge has not got: those of another version.
+    #[error("the answer was held to the rules of grammars {0:?}, which this program has not got")]
+    Rules(String),
     /// The bytes are no work.
     #[error("the bytes kept for this job are no work in canonical form")]
     NotWork,

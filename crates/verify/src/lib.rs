@@ -2,12 +2,13 @@
 //!
 //! [`check_signatures`] is what a router asks of a provider's receipt and a provider of a router's; [`Bundle`] is the file that
 //! `stoa verify` takes, and [`check_bundle`] says of each of its parts whether it is true, false, or cannot be known offline.
-//! [`judge`] is what an auditor does with one posted receipt.
+//! [`judge`] is what an auditor does with one posted receipt, [`reasoning`] tells what an answer's text begins with from the rest.
 
 mod batch;
 mod bundle;
 mod content;
 pub mod judge;
+pub mod reasoning;
 mod report;
 mod vectors;
 

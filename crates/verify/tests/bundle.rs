@@ -17,6 +17,7 @@ fn bundle() -> Bundle {
         seed: 7,
         max_output_tokens: 8,
         stop: vec!["\n".to_owned()],
+        ..SamplingParameters::default()
     };
     let request =
         r#"{"model":"stoa-tiny","messages":[{"role":"user","content":"Grüße, 你好"}]}"#.to_owned();

@@ -23,6 +23,7 @@ pub fn parse_embeddings(body: &[u8]) -> Result<ParsedRequest, ApiError> {
         },
         answer: AnswerShape::Any,
         output_tokens_max: None,
+        logprobs: None,
         message_count: 0,
         delivery: Delivery {
             vectors: form(&root)?,

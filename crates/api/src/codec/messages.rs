@@ -56,11 +56,65 @@ fn message(from: &Object<'_>, ignored: &mut Vec<String>) -> Result<Json, ApiErro
             fields.push((name.to_owned(), Json::text(text)));
         }
     }
+    // What the model thought before it said that, in either of the names that servers give it.
+    if role == "assistant"
+        && let Some(text) = from.text("reasoning_content")?.or(from.text("reasoning")?)
+    {
+        fields.push(("reasoning_content".to_owned(), Json::text(text)));
+    }
     let calls = tool_calls(from, ignored)?;
     if !calls.is_empty() {
         fields.push(("tool_calls".to_owned(), Json::Array(calls)));
     }
     Ok(Json::Object(fields))
+}
+
+/// Most arguments for a chat template.
+const ARGUMENTS_MAX: usize = 16;
+/// Longest text of an argument, in characters.
+const ARGUMENT_TEXT_MAX: usize = 256;
+/// What a template always gets, and no request can replace.
+const RESERVED: [&str; 5] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+];
+
+/// The object of further arguments for the chat template (`chat_template_kwargs`), such as `enable_thinking`; empty for none. Texts, numbers
+/// and truth values are taken.
+pub(super) fn template_arguments(root: &Object<'_>) -> Result<String, ApiError> {
+    let Some(asked) = root.object("chat_template_kwargs")? else {
+        return Ok(String::new());
+    };
+    let mut fields = Vec::new();
+    for (name, value) in asked.fields() {
+        let path = asked.path(name);
+        if RESERVED.contains(&name) {
+            return Err(invalid(path, "is not for a request to set"));
+        }
+        let fits = match value {
+            Json::Text(text) => text.chars().count() <= ARGUMENT_TEXT_MAX,
+            Json::Bool(_) | Json::Number(_) => true,
+            _ => false,
+        };
+        if !fits {
+            let reason = format!(
+                "must be true, false, a number, or a text of at most {ARGUMENT_TEXT_MAX} characters"
+            );
+            return Err(invalid(path, reason));
+        }
+        fields.push((name.to_owned(), value.clone()));
+    }
+    if fields.len() > ARGUMENTS_MAX {
+        let reason = format!("must hold at most {ARGUMENTS_MAX} arguments");
+        return Err(invalid("chat_template_kwargs", reason));
+    }
+    if fields.is_empty() {
+        return Ok(String::new());
+    }
+    Ok(Json::Object(fields).to_text())
 }
 
 /// Text of a string or of a list of parts.

@@ -7,6 +7,7 @@ mod keys;
 mod messages;
 mod object;
 mod sampling;
+mod shapes;
 mod tools;
 
 pub use constraints::ReceiptPlace;
@@ -50,6 +51,8 @@ pub struct Delivery {
     pub receipt: ReceiptPlace,
     /// How vectors are written.
     pub vectors: VectorForm,
+    /// Log-probabilities stand in it.
+    pub logprobs: bool,
 }
 
 /// How the vectors of an answer are written.
@@ -78,7 +81,6 @@ const SHARED_FIELDS: &[&str] = &[
     "best_of",
     "stoa",
     "logprobs",
-    "top_logprobs",
     "max_tokens",
 ];
 const CHAT_FIELDS: &[&str] = &[
@@ -90,8 +92,10 @@ const CHAT_FIELDS: &[&str] = &[
     "function_call",
     "response_format",
     "parallel_tool_calls",
+    "top_logprobs",
+    "chat_template_kwargs",
 ];
-const COMPLETION_FIELDS: &[&str] = &["prompt", "echo"];
+const COMPLETION_FIELDS: &[&str] = &["prompt", "echo", "response_format"];
 /// Bookkeeping of the client: no answer depends on it.
 const SILENT_FIELDS: &[&str] = &[
     "metadata",
@@ -111,18 +115,20 @@ pub fn parse_chat(body: &[u8]) -> Result<ParsedRequest, ApiError> {
     let model = root.required_text("model", 256)?;
     let (messages, message_count) = messages::messages(&root, &mut ignored)?;
     let tools = tools::tools(&root, &mut ignored)?;
-    sampling::no_logprobs(&root, root.boolean("logprobs")?.unwrap_or_default())?;
+    let logprobs = sampling::chat_logprobs(&root)?;
     let max_tokens = root.count("max_tokens")?;
     let output_tokens_max = root.count("max_completion_tokens")?.or(max_tokens);
     let prompt = Prompt::Chat {
         messages,
         tools: tools.text,
+        arguments: messages::template_arguments(&root)?,
     };
     let parts = Parts {
         model,
         prompt,
         answer: tools.shape,
         output_tokens_max,
+        logprobs,
         message_count,
         delivery: Delivery {
             legacy_functions: tools.legacy,
@@ -136,15 +142,18 @@ pub fn parse_chat(body: &[u8]) -> Result<ParsedRequest, ApiError> {
 pub fn parse_completion(body: &[u8]) -> Result<ParsedRequest, ApiError> {
     let json = parse(body)?;
     let root = Object::root(&json)?;
-    let mut ignored = Vec::new();
+    let ignored = Vec::new();
     let model = root.required_text("model", 256)?;
     let prompt = prompt(&root)?;
     let logprobs = root.integer("logprobs", 0, 5)?;
-    sampling::no_logprobs(&root, logprobs.is_some_and(|n| n > 0))?;
-    if logprobs.is_some() {
-        ignored.push("logprobs".to_owned());
-    }
+    let logprobs = logprobs.map(|n| u8::try_from(n).expect("the range was checked"));
     let echo = match (root.boolean("echo")?, &prompt) {
+        (Some(true), _) if logprobs.is_some_and(|top| top > 0) => {
+            return Err(unsupported(
+                "echo",
+                "there are log-probabilities of the answer's tokens only, not of the prompt's",
+            ));
+        }
         (Some(true), Prompt::Text(text)) => Some(text.clone()),
         (Some(true), _) => {
             return Err(unsupported(
@@ -157,11 +166,12 @@ pub fn parse_completion(body: &[u8]) -> Result<ParsedRequest, ApiError> {
     let parts = Parts {
         model,
         prompt,
-        answer: AnswerShape::Any,
+        answer: shapes::shape(&root)?.unwrap_or(AnswerShape::Any),
         output_tokens_max: Some(
             root.count("max_tokens")?
                 .unwrap_or(COMPLETION_TOKENS_DEFAULT),
         ),
+        logprobs,
         message_count: 0,
         delivery: Delivery {
             echo,
@@ -177,6 +187,8 @@ struct Parts<'a> {
     prompt: Prompt,
     answer: AnswerShape,
     output_tokens_max: Option<u32>,
+    /// How many alternatives to each token, where log-probabilities are asked for.
+    logprobs: Option<u8>,
     message_count: u32,
     delivery: Delivery,
 }
@@ -189,11 +201,13 @@ fn finish(
     fields: &[&str],
     mut ignored: Vec<String>,
 ) -> Result<ParsedRequest, ApiError> {
-    let sampling = sampling::sampling(root, &mut ignored)?;
+    let mut sampling = sampling::sampling(root, &mut ignored)?;
+    sampling.controls.logprobs = parts.logprobs;
+    parts.delivery.logprobs = parts.logprobs.is_some();
     let (stream, include_usage) = sampling::streaming(root)?;
     parts.delivery.stream = stream;
     parts.delivery.include_usage = include_usage;
-    let known = [SHARED_FIELDS, fields].concat();
+    let known = [SHARED_FIELDS, shapes::FIELDS, fields].concat();
     finish_request(body, root, parts, sampling, &known, ignored)
 }
 
@@ -222,6 +236,7 @@ fn finish_request(
         seed: sampling.seed,
         output_tokens_max: parts.output_tokens_max,
         stop: sampling.stop,
+        controls: sampling.controls,
         message_count: parts.message_count,
         request_digest: keccak256(body),
         body_bytes: body.len() as u64,

@@ -1,9 +1,13 @@
 //! Fields that chat and text completions share: sampling, length, stop, streaming.
 
-use super::object::{Object, integer_at, invalid, number_at, text_at, unsupported};
+use super::object::{Object, integer_at, invalid, number_at, text_at};
 use crate::error::ApiError;
 use crate::json::{Json, clip};
-use stoa_types::Q16;
+use std::collections::BTreeMap;
+use stoa_nodes::client::Controls;
+use stoa_types::{
+    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, Q16, SignedQ16, TOP_LOGPROBS_MAX,
+};
 
 /// Most stop strings; OpenAI takes 4.
 pub const STOP_STRINGS_MAX: usize = 16;
@@ -19,6 +23,7 @@ pub(super) struct Sampling {
     pub(super) min_p: Q16,
     pub(super) seed: Option<u64>,
     pub(super) stop: Vec<String>,
+    pub(super) controls: Controls,
 }
 
 /// Where nothing is drawn.
@@ -28,6 +33,7 @@ pub(super) fn no_sampling() -> Sampling {
         min_p: Q16(0),
         seed: Some(0),
         stop: Vec::new(),
+        controls: Controls::default(),
     }
 }
 
@@ -44,25 +50,23 @@ pub(super) fn sampling(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<S
         Q16::ONE,
     )?;
     let min_p = fixed("min_p", root.number("min_p", 0.0, 1.0)?, Q16(0))?;
-    for (name, min, max, neutral) in [
-        ("top_p", 0.0, 1.0, 1.0),
-        ("presence_penalty", -2.0, 2.0, 0.0),
-        ("frequency_penalty", -2.0, 2.0, 0.0),
-    ] {
-        if root
-            .number(name, min, max)?
-            .is_some_and(|value| value != neutral)
-        {
-            ignored.push(name.to_owned());
-        }
+    let top_p = root.number("top_p", 0.0, 1.0)?;
+    if top_p.is_some_and(|value| value != 1.0) {
+        ignored.push("top_p".to_owned());
     }
-    logit_bias(root, ignored)?;
+    let controls = Controls {
+        logit_bias: logit_bias(root)?,
+        presence_penalty: penalty(root, "presence_penalty")?,
+        frequency_penalty: penalty(root, "frequency_penalty")?,
+        logprobs: None,
+    };
     one_choice(root)?;
     Ok(Sampling {
         temperature,
         min_p,
         seed: seed(root)?,
         stop: stop(root)?,
+        controls,
     })
 }
 
@@ -110,26 +114,39 @@ fn stop(root: &Object<'_>) -> Result<Vec<String>, ApiError> {
     list.into_iter().map(check).collect()
 }
 
-fn logit_bias(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<(), ApiError> {
-    let Some(bias) = root.object("logit_bias")? else {
-        return Ok(());
+fn penalty(root: &Object<'_>, name: &str) -> Result<SignedQ16, ApiError> {
+    let most = f64::from(PENALTY_MAX);
+    let value = root.number(name, -most, most)?.unwrap_or_default();
+    SignedQ16::from_f64(value).ok_or_else(|| invalid(name, "is no number that can be used"))
+}
+
+/// Ids with what is added to their logits. A value of 0 changes nothing, and its key need not be an id.
+fn logit_bias(root: &Object<'_>) -> Result<BTreeMap<u32, SignedQ16>, ApiError> {
+    let mut biases = BTreeMap::new();
+    let Some(asked) = root.object("logit_bias")? else {
+        return Ok(biases);
     };
-    let mut effective = false;
+    let most = f64::from(LOGIT_BIAS_MAX);
     // Each value as it is met: looking it up by name would take the square of their number.
-    for (token, value) in bias.fields() {
-        let value = number_at(value, &bias.path(token), -100.0, 100.0)?;
-        if value == 0.0 {
+    for (index, (token, value)) in asked.fields().enumerate() {
+        if index == LOGIT_BIAS_ENTRIES_MAX {
+            let reason = format!("must name at most {LOGIT_BIAS_ENTRIES_MAX} tokens");
+            return Err(invalid("logit_bias", reason));
+        }
+        let path = asked.path(token);
+        let value = number_at(value, &path, -most, most)?;
+        let Some(bias) = SignedQ16::from_f64(value).filter(|bias| !bias.is_zero()) else {
             continue;
-        }
-        if token.parse::<u32>().is_err() {
-            return Err(invalid(bias.path(token), "is no token id"));
-        }
-        effective = true;
+        };
+        // One id has one spelling, so that none can be named twice: the reader refuses a name that stands twice.
+        let id = token
+            .parse::<u32>()
+            .ok()
+            .filter(|id| id.to_string() == token);
+        let id = id.ok_or_else(|| invalid(path, "is no token id"))?;
+        biases.insert(id, bias);
     }
-    if effective {
-        ignored.push("logit_bias".to_owned());
-    }
-    Ok(())
+    Ok(biases)
 }
 
 /// One request, one receipt, one answer.
@@ -157,17 +174,15 @@ pub(super) fn streaming(root: &Object<'_>) -> Result<(bool, bool), ApiError> {
     Ok((stream, stream && usage))
 }
 
-/// Logprobs would be floats of an integer engine that has none.
-pub(super) fn no_logprobs(root: &Object<'_>, asked: bool) -> Result<(), ApiError> {
-    let top = root.integer("top_logprobs", 0, 20)?.unwrap_or_default();
-    if asked || top > 0 {
-        let param = if asked { "logprobs" } else { "top_logprobs" };
-        return Err(unsupported(
-            param,
-            "the exact engine draws tokens with integers and gives no log-probabilities",
-        ));
+/// How many alternatives to each token of a chat's answer, where log-probabilities are asked for.
+pub(super) fn chat_logprobs(root: &Object<'_>) -> Result<Option<u8>, ApiError> {
+    let asked = root.boolean("logprobs")?.unwrap_or_default();
+    let top = root.integer("top_logprobs", 0, i128::from(TOP_LOGPROBS_MAX))?;
+    let top = u8::try_from(top.unwrap_or_default()).expect("the range was checked");
+    if top > 0 && !asked {
+        return Err(invalid("top_logprobs", "needs `logprobs` to be true"));
     }
-    Ok(())
+    Ok(asked.then_some(top))
 }
 
 /// Token ids of a prompt.

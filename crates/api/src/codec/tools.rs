@@ -1,6 +1,7 @@
 //! Tools, the choice among them, and the shape that the answer must have.
 
 use super::object::{Object, invalid, unsupported};
+use super::shapes;
 use crate::error::ApiError;
 use crate::json::{Json, clip};
 use std::collections::BTreeSet;
@@ -33,24 +34,32 @@ enum Choice {
     Allowed(Vec<String>, String),
 }
 
-/// Reads `tools`, `functions`, `tool_choice`, `function_call` and `response_format`.
+/// Reads `tools`, `functions`, `tool_choice`, `function_call`, `parallel_tool_calls` and the shape of the text.
 pub(super) fn tools(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Tools, ApiError> {
     let mut tools = definitions(root, ignored)?;
     let legacy = root.get("tools").is_none() && root.get("functions").is_some();
-    let json_object = response_format(root)?;
+    let text_shape = shapes::shape(root)?;
     let choice = match choice(root)? {
         Some(choice) => choice,
         None => legacy_choice(root)?.unwrap_or(Choice::Auto),
     };
-    let free = if json_object {
-        AnswerShape::JsonObject
-    } else {
-        AnswerShape::Any
+    // The deprecated form has room for one call.
+    let one = legacy || root.boolean("parallel_tool_calls")? == Some(false);
+    let (may_call, must_call) = match one {
+        true => (AnswerShape::OneCallAtMost, AnswerShape::OneCall),
+        false => (AnswerShape::Any, AnswerShape::ToolCall),
     };
+    let shaped = text_shape.is_some();
+    // Beside JSON, tools may be called in its place.
+    let free = text_shape.unwrap_or(may_call);
     let shape = match choice {
         Choice::Auto => free,
         // With no tools in the prompt there is nothing to forbid.
-        Choice::None if tools.is_empty() || json_object => free,
+        Choice::None if tools.is_empty() => free,
+        Choice::None if shaped => {
+            tools.clear();
+            free
+        }
         Choice::None => AnswerShape::NoTools,
         Choice::Required if tools.is_empty() => {
             return Err(invalid(
@@ -58,7 +67,7 @@ pub(super) fn tools(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Tool
                 "a tool call is required but no function is offered",
             ));
         }
-        Choice::Required => AnswerShape::ToolCall,
+        Choice::Required => must_call,
         Choice::Only(names, path) => {
             keep(&mut tools, &names, &path)?;
             if tools.is_empty() {
@@ -67,16 +76,22 @@ pub(super) fn tools(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<Tool
                     "a tool call is required but names no function",
                 ));
             }
-            AnswerShape::ToolCall
+            must_call
         }
         Choice::Allowed(names, path) => {
             keep(&mut tools, &names, &path)?;
             free
         }
     };
-    if root.boolean("parallel_tool_calls")? == Some(false) && !tools.is_empty() {
-        ignored.push("parallel_tool_calls".to_owned());
+    if matches!(shape, AnswerShape::Regex(_)) && !tools.is_empty() {
+        let reason = "cannot be called in place of a text that must match an expression; send `tool_choice` `none`, or leave one of them out";
+        return Err(invalid("tools", reason));
     }
+    // Without tools there is no call to count.
+    let shape = match shape {
+        AnswerShape::OneCallAtMost if tools.is_empty() => AnswerShape::Any,
+        shape => shape,
+    };
     let text = Json::Array(tools.into_iter().map(|tool| tool.json).collect()).to_text();
     Ok(Tools {
         text,
@@ -141,6 +156,10 @@ fn function_tool(function: &Object<'_>) -> Result<Tool, ApiError> {
         && let Some(parameters) = function.get("parameters")
     {
         fields.push(("parameters".to_owned(), parameters.clone()));
+    }
+    // Whether its keywords must all be enforced; the model does not see this.
+    if function.boolean("strict")? == Some(true) {
+        fields.push(("strict".to_owned(), Json::Bool(true)));
     }
     let json = Json::object([
         ("type", Json::text("function")),
@@ -234,28 +253,5 @@ fn legacy_choice(root: &Object<'_>) -> Result<Option<Choice>, ApiError> {
                 function.path("name"),
             )))
         }
-    }
-}
-
-/// Whether a JSON object is wanted.
-fn response_format(root: &Object<'_>) -> Result<bool, ApiError> {
-    let Some(format) = root.object("response_format")? else {
-        return Ok(false);
-    };
-    match format.required_text("type", 64)? {
-        "text" => Ok(false),
-        "json_object" => Ok(true),
-        "json_schema" => Err(unsupported(
-            "response_format.type",
-            "an answer cannot yet be held to a schema while it is decoded, and none is shown that only may fit; \
-             use `json_object` or a tool",
-        )),
-        other => Err(invalid(
-            format.path("type"),
-            format!(
-                "must be text, json_object or json_schema, not `{}`",
-                clip(other, 64)
-            ),
-        )),
     }
 }

@@ -384,9 +384,11 @@ pub fn description() -> Value {
     })
 }
 
-/// The description as the file in the documentation has it.
+/// The description as the file in the documentation has it: names in order, whatever order the build gives to the members of values.
 pub fn text() -> String {
-    let text = serde_json::to_string_pretty(&description());
+    let mut description = description();
+    description.sort_all_objects();
+    let text = serde_json::to_string_pretty(&description);
     text.expect("the description holds only text and numbers") + "\n"
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stoa_nodes::work::INPUTS_MAX;
+use stoa_types::{LOGIT_BIAS_ENTRIES_MAX, TOP_LOGPROBS_MAX};
 
 fn object(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required})
@@ -212,6 +213,14 @@ fn shared_fields() -> Value {
         "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
         "min_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "presence_penalty": {"type": ["number", "null"], "minimum": -2, "maximum": 2},
+        "frequency_penalty": {"type": ["number", "null"], "minimum": -2, "maximum": 2},
+        "logit_bias": {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": LOGIT_BIAS_ENTRIES_MAX,
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"},
+        },
         "seed": nullable("integer"),
         "stop": either(&[
             json!({"type": "string"}),
@@ -242,13 +251,49 @@ fn chat_request() -> Value {
         "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": 64},
         "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX},
         "tools": {"type": ["array", "null"], "items": {"type": "object"}},
+        "logprobs": nullable("boolean"),
+        "chat_template_kwargs": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "number", "boolean"]}, "maxProperties": 16},
+        "top_logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": TOP_LOGPROBS_MAX},
         "tool_choice": {"enum": ["none", "auto", "required", null]},
-        "response_format": either(&[
-            object(json!({"type": {"enum": ["text", "json_object"]}}), &["type"]),
-            json!({"type": "null"}),
-        ]),
+        "parallel_tool_calls": nullable("boolean"),
+        "response_format": response_format(),
+        "structured_outputs": structured_outputs(),
     });
     object(with(shared_fields(), own), &["model", "messages"])
+}
+
+/// The answer is held to it while it is decoded.
+fn response_format() -> Value {
+    let named = json!({
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "schema": {"type": "object"},
+        "strict": nullable("boolean"),
+    });
+    either(&[
+        object(
+            json!({"type": {"enum": ["text", "json_object"]}}),
+            &["type"],
+        ),
+        object(
+            json!({"type": {"const": "json_schema"}, "json_schema": object(named, &["name", "schema"])}),
+            &["type", "json_schema"],
+        ),
+        json!({"type": "null"}),
+    ])
+}
+
+/// The same as vLLM has it, one of them.
+fn structured_outputs() -> Value {
+    let text = json!({"type": "string", "minLength": 1});
+    either(&[
+        object(json!({"json": {"type": "object"}}), &["json"]),
+        object(json!({"regex": text}), &["regex"]),
+        object(
+            json!({"choice": {"type": "array", "items": text, "minItems": 1, "maxItems": 1000}}),
+            &["choice"],
+        ),
+        json!({"type": "null"}),
+    ])
 }
 
 fn completion_request() -> Value {
@@ -259,6 +304,7 @@ fn completion_request() -> Value {
             json!({"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}),
         ]),
         "echo": nullable("boolean"),
+        "logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": 5},
     });
     object(with(shared_fields(), own), &["model", "prompt"])
 }
@@ -338,7 +384,7 @@ fn finish_reason() -> Value {
 
 fn chat_completion() -> Value {
     let message = object(
-        json!({"role": {"const": "assistant"}, "content": nullable("string"), "tool_calls": {"type": "array"}}),
+        json!({"role": {"const": "assistant"}, "content": nullable("string"), "reasoning_content": {"type": "string"}, "tool_calls": {"type": "array"}}),
         &["role", "content"],
     );
     let choice = object(

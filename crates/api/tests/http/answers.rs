@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stoa_api::Timings;
@@ -127,6 +128,155 @@ async fn a_streamed_answer_says_the_same_as_a_whole_one() {
         check_order(&whole, &chunks);
         check_same_message(&whole, &chunks);
         assert_eq!(whole["choices"][0]["message"]["content"], "four");
+    }
+}
+
+/// An answer of a model that may reason first.
+fn reasoning_script(pieces: &[&str], content: stoa_verify::Content) -> Vec<Step> {
+    let mut script = answer(pieces, content.clone());
+    let mut done = done(content);
+    done.started.reasons = true;
+    let (started, done) = (done.started.clone(), Arc::new(done));
+    script.truncate(script.len() - 2);
+    script[0] = Step::Say(ClientEvent::Started(started));
+    script.push(Step::Say(ClientEvent::Complete(done.clone())));
+    script.push(Step::Say(ClientEvent::Done(done)));
+    script
+}
+
+#[tokio::test]
+async fn reasoning_is_set_apart_whole_and_streamed_and_only_where_the_model_is_known_to_reason() {
+    let text = "<think>Two and <two>.</think>\n\nfour";
+    let cuts: [&[&str]; 4] = [
+        &[text],
+        &["<th", "ink>Two and <t", "wo>.</", "thi", "nk>\n\nfo", "ur"],
+        &["<think>", "Two and <two>.", "</think>", "\n\n", "four"],
+        &[],
+    ];
+    let call = [("now", "{}")];
+    for (pieces, calls) in cuts
+        .into_iter()
+        .flat_map(|p| [(p, &[][..]), (p, &call[..])])
+    {
+        let server = Server::start(reasoning_script(pieces, content(text, calls))).await;
+        let whole = server.chat(request(json!({}))).await.json();
+        let message = &whole["choices"][0]["message"];
+        assert_eq!(message["reasoning_content"], "Two and <two>.");
+        assert_eq!(message["content"], "\n\nfour");
+        let stream = server.chat(request(json!({"stream": true}))).await;
+        assert_eq!(stream.events().last(), Some(&"[DONE]"));
+        let chunks = stream.chunks();
+        check_same_message(&whole, &chunks);
+        let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]);
+        let reasoning = deltas.filter_map(|delta| delta["reasoning_content"].as_str());
+        assert_eq!(reasoning.collect::<String>(), "Two and <two>.");
+        assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    }
+    // Nothing but reasoning, and an answer without any.
+    for (text, reasoning, rest) in [
+        ("<think>cut", json!("cut"), ""),
+        ("<thin", Value::Null, "<thin"),
+    ] {
+        let server = Server::start(reasoning_script(&[text], content(text, &[]))).await;
+        let whole = server.chat(request(json!({}))).await.json();
+        let message = &whole["choices"][0]["message"];
+        assert_eq!(
+            (&message["reasoning_content"], message["content"].as_str()),
+            (&reasoning, Some(rest))
+        );
+        let stream = server.chat(request(json!({"stream": true}))).await;
+        check_same_message(&whole, &stream.chunks());
+    }
+    // A model that knows no marks may write them as letters.
+    let (whole, chunks, _) = both(&[text], content(text, &[]), json!({})).await;
+    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    assert!(
+        whole["choices"][0]["message"]
+            .get("reasoning_content")
+            .is_none()
+    );
+    check_same_message(&whole, &chunks);
+}
+
+/// An answer of three tokens: half a letter, the other half, and an end that is no text.
+fn likely_script() -> Vec<Step> {
+    let mut script = answer(&[], content("é", &[]));
+    script.splice(
+        1..1,
+        [
+            likely_delta(1, &[0xc3], "", -65_536),
+            likely_delta(2, &[0xa9], "é", -2),
+            likely_delta(3, b"<|end|>", "", 0),
+        ],
+    );
+    script
+}
+
+/// All elements of a list that stands in the pieces of a stream.
+fn gathered(chunks: &[Value], list: &str) -> Vec<Value> {
+    let lists = chunks
+        .iter()
+        .map(|chunk| &chunk["choices"][0]["logprobs"][list]);
+    lists
+        .filter_map(Value::as_array)
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+#[tokio::test]
+async fn log_probabilities_come_with_every_token_whole_and_streamed() {
+    let server = Server::start(likely_script()).await;
+    let asked = json!({"logprobs": true, "top_logprobs": 1});
+    let whole = server.chat(request(asked.clone())).await.json();
+    let tokens = whole["choices"][0]["logprobs"]["content"].clone();
+    let texts = [r"bytes:\xc3", r"bytes:\xa9", "<|end|>"];
+    for (index, text) in texts.into_iter().enumerate() {
+        assert_eq!(tokens[index]["token"], text);
+        assert_eq!(tokens[index]["top_logprobs"][0]["token"], "other");
+    }
+    assert_eq!(tokens[0]["logprob"], -1.0);
+    assert_eq!(tokens[0]["bytes"], json!([0xc3]));
+    let mut streamed = asked;
+    streamed["stream"] = true.into();
+    let stream = server.chat(request(streamed)).await;
+    let chunks = stream.chunks();
+    assert_eq!(Value::from(gathered(&chunks, "content")), tokens);
+    let finish = chunks.last().expect("chunks");
+    assert_eq!(finish["choices"][0]["finish_reason"], "stop");
+    assert_eq!(
+        finish["choices"][0]["logprobs"]["content"][0], tokens[2],
+        "what no text follows leaves with the end"
+    );
+    let plain = server.chat(request(json!({}))).await.json();
+    assert!(plain["choices"][0]["logprobs"].is_null());
+    let empty = Server::start(answer(&[], content("", &[]))).await;
+    let empty = empty.chat(request(json!({"logprobs": true}))).await.json();
+    assert_eq!(empty["choices"][0]["logprobs"]["content"], json!([]));
+}
+
+#[tokio::test]
+async fn a_text_completion_s_log_probabilities_are_lists_whose_offsets_go_on_through_a_stream() {
+    let server = Server::start(likely_script()).await;
+    let ask = async |stream: bool| {
+        let body = json!({"model": "stoa/tiny", "prompt": "x", "logprobs": 1, "stream": stream});
+        let body = body.to_string();
+        server.post("/v1/completions", body.as_bytes()).await
+    };
+    let whole = ask(false).await.json();
+    let lists = &whole["choices"][0]["logprobs"];
+    assert_eq!(lists["text_offset"], json!([0, 1, 1]));
+    assert_eq!(lists["tokens"][2], "<|end|>");
+    assert_eq!(lists["token_logprobs"][0], -1.0);
+    assert_eq!(lists["top_logprobs"][2]["<|end|>"], 0.0);
+    let echoed = json!({"model": "stoa/tiny", "prompt": "écho", "logprobs": 0, "echo": true});
+    let echoed = echoed.to_string();
+    let echoed = server.post("/v1/completions", echoed.as_bytes()).await;
+    let offsets = &echoed.json()["choices"][0]["logprobs"]["text_offset"];
+    assert_eq!(*offsets, json!([4, 5, 5]), "behind the prompt");
+    let chunks = ask(true).await.chunks();
+    for list in ["text_offset", "tokens", "token_logprobs", "top_logprobs"] {
+        assert_eq!(Value::from(gathered(&chunks, list)), lists[list], "{list}");
     }
 }
 

@@ -707,6 +707,7 @@ pub fn started() -> Started {
         tier: Tier::Exact,
         region: Region(*b"XA"),
         failovers: 1,
+        reasons: false,
     }
 }
 
@@ -740,6 +741,7 @@ pub fn done(content: Content) -> Done {
         seed: 42,
         max_output_tokens: 256,
         stop: Vec::new(),
+        ..SamplingParameters::default()
     };
     let router = SecretKey::for_tests("router");
     let receipt = Receipt {
@@ -800,10 +802,28 @@ pub fn answer(pieces: &[&str], content: Content) -> Vec<Step> {
     script
 }
 
+/// A delta of one token with its log-probability and that of one other.
+pub fn likely_delta(id: u32, bytes: &[u8], text: &str, logprob: i32) -> Step {
+    let one = |id, bytes: &[u8], logprob| TokenLogprob {
+        id,
+        bytes: TokenBytes(bytes.to_vec()),
+        logprob: SignedQ16(logprob),
+    };
+    Step::Say(ClientEvent::Delta {
+        text: text.to_owned(),
+        tokens: 1,
+        logprobs: vec![Logprobs {
+            chosen: one(id, bytes, logprob),
+            top: vec![one(9, b"other", -1)],
+        }],
+    })
+}
+
 pub fn delta(text: &str) -> Step {
     Step::Say(ClientEvent::Delta {
         text: text.to_owned(),
         tokens: 1,
+        logprobs: Vec::new(),
     })
 }
 

@@ -1,10 +1,12 @@
 //! `stoa bench engine`: what tokens cost in the exact engine, and beside it in llama.cpp, on the same file in the same run.
 
+mod own;
 mod peer;
 
 use super::Outcome;
 use crate::data::make_dir;
 use crate::process::{complain, say};
+use own::{Own, OwnRound, kernel};
 use peer::Peer;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -12,12 +14,12 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use stoa_engine::{Model, RandomModel, Session};
+use stoa_engine::{LoadOptions, Model, RandomModel};
 
 /// Arguments of `stoa bench`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Args {
-    /// The exact engine, one thread and one sequence, beside llama.cpp.
+    /// The exact engine beside llama.cpp, and beside itself with one thread, one answer and nothing cached.
     Engine(EngineArgs),
 }
 
@@ -36,6 +38,15 @@ pub struct EngineArgs {
     /// How often each of the two is measured, in turns; medians are told.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
+    /// Threads that compute.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Answers that are made at once, in the same passes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    batch: u32,
+    /// Inner loops: `avx512-vnni`, `avx2` or `scalar`; the fastest that the processor has when absent.
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
     /// Python with the package `xllamacpp`, which carries llama.cpp.
     #[arg(long, default_value = "python3", value_name = "FILE")]
     python: PathBuf,
@@ -60,7 +71,7 @@ struct Spent {
 struct Round {
     /// The whole prompt.
     prefill: Spent,
-    /// The whole answer.
+    /// All answers, each after a short prompt.
     decode: Spent,
     /// Most memory that the process held so far, in bytes.
     peak_bytes: u64,
@@ -89,7 +100,11 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
         None => random_model(data)?,
     };
     let opened = Instant::now();
-    let model = Arc::new(Model::open(&file)?);
+    let options = LoadOptions {
+        kernel: args.kernel.as_deref().map(kernel).transpose()?,
+        ..LoadOptions::default()
+    };
+    let model = Arc::new(Model::open_with(&file, options)?);
     let open_ms = opened.elapsed().as_secs_f64() * 1_000.0;
     // One token more than the engine itself needs: llama.cpp makes one of every prompt.
     let (context, needed) = (
@@ -113,11 +128,12 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
             None
         }
     };
+    let mut own = Own::new(&model, args)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 0..args.rounds {
         // In turns, and each of them first in every other round: a machine that slows down slows both.
         if number % 2 == 0 {
-            ours.push(round(&model, number, args)?);
+            ours.push(own.round(number)?);
         }
         // One that fails is left out from then on; what was measured is told.
         if let Some(measured) = peer.as_mut().map(|peer| peer.round(number)) {
@@ -130,7 +146,7 @@ fn engine(data: &Path, args: &EngineArgs) -> Outcome {
             }
         }
         if number % 2 == 1 {
-            ours.push(round(&model, number, args)?);
+            ours.push(own.round(number)?);
         }
     }
     let told = Told {
@@ -170,37 +186,6 @@ fn random_model(data: &Path) -> Outcome<PathBuf> {
     Ok(file)
 }
 
-/// One round of the exact engine.
-fn round(model: &Arc<Model>, number: u32, args: &EngineArgs) -> Outcome<Round> {
-    let vocab = model.config().vocab as u64;
-    let id = |n: u32| {
-        let (seed, n) = (u64::from(number), u64::from(n));
-        // As the peer has it.
-        ((seed * 31 + n * n * 7 + n) % 256 % vocab) as u32
-    };
-    let prompt: Vec<u32> = (0..args.prompt.max(SHORT)).map(id).collect();
-    let mut session = Session::new(model);
-    let prefill = spent(|| session.prefill(&prompt[..args.prompt as usize]).map(drop))?;
-    session = Session::new(model);
-    session.prefill(&prompt[..SHORT as usize])?;
-    let decode = spent(|| {
-        (0..args.tokens).try_for_each(|_| {
-            let token = highest(session.logits());
-            session.step(token).map(drop)
-        })
-    })?;
-    Ok(Round {
-        prefill,
-        decode,
-        peak_bytes: peak_bytes(),
-    })
-}
-
-fn highest(logits: &[i32]) -> u32 {
-    let best = (0u32..).zip(logits).max_by_key(|(_, logit)| **logit);
-    best.map_or(0, |(id, _)| id)
-}
-
 fn spent<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Spent, E> {
     let (wall, cpu) = (Instant::now(), cpu_seconds());
     work()?;
@@ -234,8 +219,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 impl Rates {
-    fn of(rounds: &[Round], args: &EngineArgs) -> Self {
-        let (prompt, tokens) = (f64::from(args.prompt), f64::from(args.tokens));
+    fn of(rounds: &[Round], args: &EngineArgs, batch: u32) -> Self {
+        let (prompt, tokens) = (f64::from(args.prompt), f64::from(args.tokens * batch));
         let rate = |count: f64, seconds: fn(&Round) -> f64| {
             median(rounds.iter().map(|round| count / seconds(round)).collect())
         };
@@ -260,51 +245,61 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn tell(&self, ours: &[Round], theirs: &[Round]) -> Outcome {
-        let stoa = Rates::of(ours, self.args);
-        let llama_cpp = (!theirs.is_empty()).then(|| Rates::of(theirs, self.args));
-        // Of each round's own two, since the machine's speed changes between rounds.
-        let ratio = |cpu: fn(&Round) -> f64| {
-            let each = ours
-                .iter()
-                .zip(theirs)
-                .map(|(our, their)| cpu(their) / cpu(our));
-            (!theirs.is_empty()).then(|| median(each.collect()))
+    fn tell(&self, ours: &[OwnRound], theirs: &[Round]) -> Outcome {
+        let (args, ratios) = (self.args, Ratios::of(ours, theirs, self.args));
+        let of = |round: fn(&OwnRound) -> Round, batch| {
+            Rates::of(&ours.iter().map(round).collect::<Vec<_>>(), args, batch)
         };
-        let (decode, prefill) = (ratio(|r| r.decode.cpu), ratio(|r| r.prefill.cpu));
-        if self.args.json {
-            say(json!({
+        let stoa = of(|r| r.asked, args.batch);
+        let one = of(|r| r.one, 1);
+        let llama_cpp = (!theirs.is_empty()).then(|| Rates::of(theirs, args, args.batch));
+        if args.json {
+            let mut told = json!({
                 "model": self.file,
                 "weights_bytes": std::fs::metadata(self.file).map_or(0, |file| file.len()),
                 "kernel": self.model.kernel().name(),
-                "threads": 1, "batch": 1,
-                "prompt": self.args.prompt, "tokens": self.args.tokens, "rounds": self.args.rounds,
+                "threads": args.threads, "batch": args.batch,
+                "prompt": args.prompt, "tokens": args.tokens, "rounds": args.rounds,
                 "open_ms": self.open_ms,
-                "stoa": stoa, "llama_cpp": llama_cpp, "llama_cpp_version": self.version,
-                "decode_ratio_to_llama_cpp": decode, "prefill_ratio_to_llama_cpp": prefill,
-            }))?;
+                "stoa": stoa, "stoa_one_thread_one_answer": one,
+                "llama_cpp": llama_cpp, "llama_cpp_version": self.version,
+            });
+            let ratios = serde_json::to_value(ratios)?;
+            if let (Some(told), Some(ratios)) = (told.as_object_mut(), ratios.as_object()) {
+                told.extend(ratios.clone());
+            }
+            say(told)?;
             return Ok(());
         }
+        self.table(stoa, one, llama_cpp)?;
+        say(format_args!("\n{ratios}"))?;
+        Ok(())
+    }
+
+    fn table(&self, stoa: Rates, one: Rates, llama_cpp: Option<Rates>) -> Outcome {
+        let args = self.args;
         say(format_args!(
-            "{}, {} kernel, one thread, one sequence; opened in {:.0} ms; medians of {}\n",
+            "{}, {} kernel, {} thread(s), {} answer(s) at once; opened in {:.0} ms; medians of {}\n",
             self.file.display(),
             self.model.kernel().name(),
+            args.threads,
+            args.batch,
             self.open_ms,
-            self.args.rounds
+            args.rounds
         ))?;
         say(format_args!(
             "{:26}{:>14}{:>14}{:>14}{:>14}{:>12}",
             "tokens a second", "prefill, cpu", "prefill", "decode, cpu", "decode", "peak MB"
         ))?;
-        let version = self.version.as_deref().unwrap_or_default();
-        let named = [("stoa", Some(stoa)), ("llama.cpp", llama_cpp)];
+        let peer = format!("llama.cpp {}", self.version.as_deref().unwrap_or_default());
+        let alike = args.threads == 1 && args.batch == 1;
+        let named = [
+            ("stoa", Some(stoa)),
+            ("stoa, 1 thread, 1 answer", (!alike).then_some(one)),
+            (peer.as_str(), llama_cpp),
+        ];
         for (name, rates) in named {
             let Some(rates) = rates else { continue };
-            let name = if name == "stoa" {
-                name.to_owned()
-            } else {
-                format!("{name} {version}")
-            };
             say(format_args!(
                 "{name:26}{:>14.1}{:>14.1}{:>14.1}{:>14.1}{:>12}",
                 rates.prefill_per_cpu_second,
@@ -314,12 +309,70 @@ impl Told<'_> {
                 rates.peak_bytes >> 20
             ))?;
         }
-        if let (Some(decode), Some(prefill)) = (decode, prefill) {
-            say(format_args!(
-                "\nper CPU second, times llama.cpp: prefill {prefill:.3}, decode {decode:.3}"
-            ))?;
-        }
         Ok(())
+    }
+}
+
+/// Medians of ratios within each round, since the machine's speed changes between rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Ratios {
+    /// Of tokens per CPU second.
+    decode_ratio_to_llama_cpp: Option<f64>,
+    /// The same of the prompt.
+    prefill_ratio_to_llama_cpp: Option<f64>,
+    /// Tokens a second of the prompt with all threads over those with one.
+    prefill_ratio_to_one_thread: f64,
+    /// Tokens a second of the answers, all threads and answers over one of each.
+    decode_ratio_to_one: f64,
+    /// The same of tokens per CPU second: what answering many at once saves.
+    decode_cpu_ratio_to_one: f64,
+    /// Seconds to the first token of a prompt of which nine tenths are cached, over those of one of which nothing is.
+    first_token_cached_ratio: f64,
+}
+
+impl Ratios {
+    fn of(ours: &[OwnRound], theirs: &[Round], args: &EngineArgs) -> Self {
+        let to_peer = |cpu: fn(&Round) -> f64| {
+            let rounds = ours.iter().zip(theirs);
+            let each = rounds.map(|(our, their)| cpu(their) / cpu(&our.asked));
+            (!theirs.is_empty()).then(|| median(each.collect()))
+        };
+        let own = |ratio: fn(&OwnRound) -> f64| median(ours.iter().map(ratio).collect());
+        let batch = f64::from(args.batch);
+        Self {
+            decode_ratio_to_llama_cpp: to_peer(|r| r.decode.cpu),
+            prefill_ratio_to_llama_cpp: to_peer(|r| r.prefill.cpu),
+            prefill_ratio_to_one_thread: own(|r| r.one.prefill.wall / r.asked.prefill.wall),
+            decode_ratio_to_one: batch * own(|r| r.one.decode.wall / r.asked.decode.wall),
+            decode_cpu_ratio_to_one: batch * own(|r| r.one.decode.cpu / r.asked.decode.cpu),
+            first_token_cached_ratio: own(|r| r.first_token_cached / r.first_token),
+        }
+    }
+}
+
+impl std::fmt::Display for Ratios {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Some(decode), Some(prefill)) = (
+            self.decode_ratio_to_llama_cpp,
+            self.prefill_ratio_to_llama_cpp,
+        ) {
+            writeln!(
+                f,
+                "per CPU second, times llama.cpp: prefill {prefill:.3}, decode {decode:.3}"
+            )?;
+        }
+        writeln!(
+            f,
+            "times one thread and one answer: prefill {:.3}, decode {:.3}, decode per CPU second {:.3}",
+            self.prefill_ratio_to_one_thread,
+            self.decode_ratio_to_one,
+            self.decode_cpu_ratio_to_one
+        )?;
+        write!(
+            f,
+            "first token with nine tenths of the prompt cached: {:.3} of the time without",
+            self.first_token_cached_ratio
+        )
     }
 }
 

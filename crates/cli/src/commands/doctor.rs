@@ -4,8 +4,10 @@ use super::Outcome;
 use crate::config::{Config, Rhythm, market_slots};
 use crate::data::{providers, read_secret};
 use crate::join::JoinFile;
-use crate::launch::provider::{DEFAULT_MODEL, DEFAULT_MODEL_NAME, is_at_stake};
+use crate::launch::models::{DEFAULT_MODEL, DEFAULT_MODEL_NAME};
+use crate::launch::provider::is_at_stake;
 use crate::launch::random;
+use crate::packs::ModelFile;
 use crate::process::say;
 use crate::roles::gas::{ANSWERS_LEAST, answers_paid};
 use crate::upstream::{UpstreamArgs, connect};
@@ -20,8 +22,8 @@ use stoa_crypto::SecretKey;
 use stoa_ledger::fees::{FeeSchedule, Usage, reserve, split};
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, ExactBackend, ExactOptions, ModelFacts, UpstreamInfo, available_memory,
-    discover_hardware,
+    Backend, CancelFlag, ExactBackend, ExactOptions, ModelFacts, Piece, UpstreamInfo,
+    available_memory, discover_hardware,
 };
 use stoa_types::{Address, Hardware, NetworkProfile, Price, Q16, SamplingParameters, TokenAmount};
 
@@ -30,7 +32,7 @@ use stoa_types::{Address, Hardware, NetworkProfile, Price, Q16, SamplingParamete
 pub struct Args {
     #[command(flatten)]
     upstream: UpstreamArgs,
-    /// Looks at this GGUF file or safetensors folder instead of the default model.
+    /// Looks at this model (an imported one, a GGUF file or a safetensors folder) instead of the default one.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Lays the settings of this file over the defaults, as `up` does.
@@ -126,7 +128,7 @@ pub async fn doctor(data: &Path, args: &Args) -> Outcome {
         found.note(true, error.to_string(), "correct the settings");
     }
     if config.upstream.url.is_empty() {
-        look_at_engine(args.model.as_deref(), &mut found)?;
+        look_at_engine(data, args.model.as_deref(), &mut found)?;
     } else {
         look_at_upstream(&config, &mut found).await;
     }
@@ -190,14 +192,25 @@ async fn look_at_upstream(config: &Config, found: &mut Found) {
     (found.model, found.upstream) = (Some(facts), Some(info));
 }
 
-fn look_at_engine(model: Option<&Path>, found: &mut Found) -> Outcome {
+fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outcome {
+    let named = model.map(|model| ModelFile::named(data, model));
+    let model = match named.transpose() {
+        Ok(model) => model,
+        Err(error) => {
+            found.note(true, error.to_string(), "name a model that is there");
+            return Ok(());
+        }
+    };
+    let trust_root = model.as_ref().is_some_and(|model| model.trusted);
     let options = |name: Option<&str>| ExactOptions {
         name: name.map(str::to_owned),
         slots: found.slots,
         memory_limit: None,
+        threads: 0,
+        trust_root,
     };
     let opened = match model {
-        Some(path) => ExactBackend::open(path, &options(None)),
+        Some(model) => ExactBackend::open(model.path, &options(None)),
         None => {
             // A name that nobody can foresee, and never through a link: the folder is everybody's.
             let name = format!("stoa-doctor-{}.gguf", hex::encode(random()?));
@@ -243,6 +256,7 @@ fn measure(backend: &dyn Backend) -> Result<Speed, String> {
         prompt: Prompt::Chat {
             messages: r#"[{"role":"user","content":"Hello"}]"#.to_owned(),
             tools: "[]".to_owned(),
+            arguments: String::new(),
         },
         sampling: SamplingParameters {
             temperature: Q16(0),
@@ -250,6 +264,7 @@ fn measure(backend: &dyn Backend) -> Result<Speed, String> {
             seed: 0,
             max_output_tokens: MEASURED_TOKENS,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     };
@@ -258,9 +273,9 @@ fn measure(backend: &dyn Backend) -> Result<Speed, String> {
         .prepare(&work)
         .map_err(|reason| format!("{reason:?}"))?;
     let (mut first, mut tokens) = (None, 0);
-    let mut emit = |ids: Vec<u32>, _: String| {
+    let mut emit = |piece: Piece| {
         first.get_or_insert_with(Instant::now);
-        tokens += ids.len() as u64;
+        tokens += piece.tokens.len() as u64;
         ControlFlow::Continue(())
     };
     let made = backend.run(&prepared, &CancelFlag::new(), &mut emit);
@@ -477,12 +492,17 @@ mod tests {
     #[test]
     fn the_engine_s_speed_is_measured_on_a_real_answer() {
         let mut found = found(None);
-        look_at_engine(None, &mut found).expect("the default model opens");
+        look_at_engine(Path::new("."), None, &mut found).expect("the default model opens");
         let speed = found.speed.expect("measured");
         assert!(speed.tokens > 0 && speed.tokens_per_hour() > 0, "{speed:?}");
         assert_eq!(found.model.expect("opened").model, DEFAULT_MODEL_NAME);
         let mut missing = self::found(None);
-        look_at_engine(Some(Path::new("/no/such/model.gguf")), &mut missing).expect("told");
+        look_at_engine(
+            Path::new("."),
+            Some(Path::new("/no/such/model.gguf")),
+            &mut missing,
+        )
+        .expect("told");
         assert!(missing.findings[0].hinders);
     }
 

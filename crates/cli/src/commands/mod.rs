@@ -11,6 +11,7 @@ pub mod connect;
 pub mod doctor;
 pub mod fund;
 pub mod keys;
+pub mod model;
 pub mod money;
 pub mod planter;
 pub mod provider;

@@ -4,8 +4,9 @@ use super::Outcome;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::customer::SEAT_PATIENCE;
+use crate::launch::models;
 use crate::launch::planter::{self, Ground, Identity, PlanterUp};
-use crate::launch::provider::{self, DEFAULT_MODEL_NAME, Machine};
+use crate::launch::provider::Machine;
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::{JoinArgs, customer, validator};
 use crate::process::{StopSignal, complain, say};
@@ -37,7 +38,7 @@ pub struct Args {
     /// Begins also at a router without a seat: no validator judges what it posts.
     #[arg(long)]
     unjudged: bool,
-    /// Its provider serves this GGUF file or safetensors folder instead of the default model; validators must have it.
+    /// Its provider serves this model (an imported one, a GGUF file or a safetensors folder) instead of the default one; validators must have it.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Local UDP address from which routers are dialled.
@@ -144,17 +145,11 @@ async fn start(
 }
 
 fn machine(data: &DataDir, config: &Config, args: &Args) -> Outcome<Machine> {
-    let exact = match &args.model {
-        Some(path) => provider::open_exact(config, 1, path, None)?,
-        None => {
-            let path = provider::default_model(data)?;
-            provider::open_exact(config, 1, &path, Some(DEFAULT_MODEL_NAME))?
-        }
-    };
+    let exact = models::exact(data, config, 1, args.model.as_slice())?;
     Ok(Machine {
         hardware: discover_hardware(),
         upstream_places: None,
-        backends: provider::backends(None, exact),
+        backends: models::backends(None, exact),
         providers: 1,
         silent: false,
     })

@@ -4,7 +4,8 @@ use super::Outcome;
 use crate::cheats::{ProviderCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
-use crate::launch::provider::{self, Answering, DEFAULT_MODEL_NAME, Machine, Router};
+use crate::launch::models;
+use crate::launch::provider::{self, Answering, Machine, Router};
 use crate::launch::routers::{Registration, Routers};
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
@@ -39,9 +40,10 @@ pub struct Args {
     /// Account of a router to work for; repeat for several. Without it: all that are registered and staked at the start.
     #[arg(long, value_name = "ADDRESS")]
     router: Vec<Address>,
-    /// Serves this GGUF file or safetensors folder instead of the default model.
+    /// Serves this model instead of the default one: an imported model, a GGUF file or a safetensors folder. Repeat for several: those
+    /// that memory has no place for are loaded when they are asked for.
     #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    model: Vec<PathBuf>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     /// It cheats, for devnets: to see how it is found out and what follows.
@@ -223,18 +225,12 @@ async fn machine(
     args: &Args,
     hardware: stoa_types::Hardware,
 ) -> Outcome<Machine> {
-    let exact = match &args.model {
-        Some(path) => provider::open_exact(config, 1, path, None)?,
-        None => {
-            let path = provider::default_model(data)?;
-            provider::open_exact(config, 1, &path, Some(DEFAULT_MODEL_NAME))?
-        }
-    };
+    let exact = models::exact(data, config, 1, &args.model)?;
     let upstream = connect_and_try(config).await?;
     Ok(Machine {
         hardware,
         upstream_places: upstream.as_ref().map(|u| u.info().concurrency),
-        backends: provider::backends(upstream, exact),
+        backends: models::backends(upstream, exact),
         providers: 1,
         silent: false,
     })

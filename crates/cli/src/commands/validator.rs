@@ -5,7 +5,7 @@ use crate::cheats::{ValidatorCheat, may_cheat};
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::launch::JoinArgs;
-use crate::launch::provider::{self, DEFAULT_MODEL_NAME};
+use crate::launch::models;
 use crate::launch::service::{gone, listen, serve_metrics, until};
 use crate::launch::stake::StakeSource;
 use crate::launch::validator::{self, Bench};
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 pub struct Args {
     #[command(flatten)]
     join: JoinArgs,
-    /// Judges answers of this GGUF file or safetensors folder too, besides the default model; repeat for several. A validator that lacks
+    /// Judges answers of this model (an imported one, a GGUF file or a safetensors folder) too, besides the default model; repeat for several. A validator that lacks
     /// the model of a drawn job cannot judge it, and its silence costs stake.
     #[arg(long, value_name = "FILE")]
     model: Vec<PathBuf>,
@@ -108,13 +108,11 @@ async fn start(
 }
 
 fn models(data: &DataDir, config: &Config, args: &Args) -> Outcome<Vec<Arc<dyn Backend>>> {
-    let path = provider::default_model(data)?;
-    let default = provider::open_exact(config, 1, &path, Some(DEFAULT_MODEL_NAME))?;
-    let mut models: Vec<Arc<dyn Backend>> = vec![default];
-    for path in &args.model {
-        models.push(provider::open_exact(config, 1, path, None)?);
-    }
-    Ok(models)
+    let models = models::for_judging(data, config, &args.model)?;
+    Ok(models
+        .into_iter()
+        .map(|model| Arc::new(model) as _)
+        .collect())
 }
 
 fn tell(

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use super::ask::read_bundle;
+use crate::packs::ModelFile;
 use crate::process::say;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddi
 use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
-use stoa_nodes::work::Work;
+use stoa_nodes::work::{GRAMMAR, Work};
 use stoa_runtime::{
     Backend, CancelFlag, ExactBackend, ExactOptions, Prepared, upstream_prompt_root,
 };
@@ -24,7 +25,7 @@ pub struct Args {
     /// Asks this chain whether the batch was posted.
     #[arg(long, value_name = "URL")]
     rpc: Option<String>,
-    /// Computes the answer again with this model (GGUF file or safetensors folder).
+    /// Computes the answer again with this model (an imported one, a GGUF file or a safetensors folder).
     #[arg(long, value_name = "MODEL")]
     rerun: Option<PathBuf>,
 }
@@ -34,9 +35,13 @@ const RECOMPUTED: &str = "the model computed this answer";
 const PROMPT: &str = "the prompt's tokens are the request's";
 
 /// Prints what was checked and what was not. An error names the first false thing, or what was asked for and could not be checked.
-pub async fn verify(args: &Args) -> Outcome {
+pub async fn verify(data: &Path, args: &Args) -> Outcome {
     let bundle = read_bundle(&args.file)?;
-    let model = args.rerun.as_deref().map(open_model).transpose()?;
+    let model = args
+        .rerun
+        .as_deref()
+        .map(|model| open_model(data, model))
+        .transpose()?;
     let mut report = check_bundle(&bundle);
     report.check(
         "the charge follows from counts and prices",
@@ -128,13 +133,16 @@ async fn posted(bundle: &Bundle, url: &str) -> Result<Result<(), String>, String
 }
 
 /// A model that cannot be opened says nothing about the receipt: that is an error of its own.
-fn open_model(path: &Path) -> Outcome<ExactBackend> {
+fn open_model(data: &Path, model: &Path) -> Outcome<ExactBackend> {
+    let model = ModelFile::named(data, model)?;
     let options = ExactOptions {
         name: None,
         slots: 1,
         memory_limit: None,
+        threads: 0,
+        trust_root: model.trusted,
     };
-    Ok(ExactBackend::open(path, &options)?)
+    Ok(ExactBackend::open(&model.path, &options)?)
 }
 
 fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend>) {
@@ -159,6 +167,11 @@ fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend
             "this program has another version of the engine's semantics than the receipt"
                 .to_owned(),
         )
+    } else if !["", GRAMMAR].contains(&bundle.parameters.grammar.as_str()) {
+        Some(format!(
+            "the answer was held to a grammar by the rules {:?}, this program has {GRAMMAR:?}",
+            bundle.parameters.grammar
+        ))
     } else {
         None
     };
@@ -240,9 +253,9 @@ fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Re
     let said = &bundle.response;
     let cancelled = said.finish_reason == FinishReason::Cancelled;
     let (mut output, mut text) = (Vec::new(), String::new());
-    let made = backend.run(prepared, &CancelFlag::new(), &mut |tokens, piece| {
-        output.extend(tokens);
-        text.push_str(&piece);
+    let made = backend.run(prepared, &CancelFlag::new(), &mut |piece| {
+        output.extend(piece.tokens);
+        text.push_str(&piece.text);
         if cancelled && output.len() as u64 >= said.output_units {
             return ControlFlow::Break(());
         }

@@ -79,6 +79,12 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("provider.claimed_tps", "tokens/s", "up, provider, doctor"),
     ("provider.listen", "", "provider"),
     ("provider.metrics", "", "provider"),
+    (
+        "engine.memory_mib",
+        "MiB",
+        "up, provider, validator, planter",
+    ),
+    ("engine.pinned", "", "up, provider, validator, planter"),
     ("upstream.url", "", "up, provider, doctor"),
     ("upstream.model", "", "up, provider, doctor"),
     ("upstream.key_file", "", "up, provider, doctor"),

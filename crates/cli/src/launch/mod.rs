@@ -6,6 +6,7 @@ pub mod customer;
 pub mod developer;
 #[cfg(test)]
 pub mod devnet;
+pub mod models;
 pub mod planter;
 pub mod provider;
 pub mod router;

@@ -13,24 +13,17 @@ use crate::roles::provider::{self, Desk, ProviderHandle, ProviderParts};
 use crate::roles::traces::JobTraces;
 use crate::telemetry::tracer;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_chain::{Account, AuditAccount, ChainAccess, Offer, StakeRole, StakeView, View};
 use stoa_crypto::SecretKey;
 use stoa_net::{Backoff, EndpointSecret, ProviderEndpoint, RouterAddress};
 use stoa_nodes::provider::{Provider, ProviderConfig};
-use stoa_runtime::{
-    Backend, ExactBackend, ExactOptions, Executor, ProviderPolicy, UpstreamBackend,
-};
+use stoa_runtime::{Backend, Executor, ProviderPolicy};
 use stoa_types::{Address, Hardware, Millis, Region};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// The default model, so that the binary alone is a network.
-pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
-/// Its name.
-pub const DEFAULT_MODEL_NAME: &str = "stoa-tiny";
 
 /// Orders that a provider takes before it goes away, where that is its cheat.
 const SILENT_ORDERS: u32 = 2;
@@ -407,48 +400,4 @@ fn slots(machine: &Machine, policy: &ProviderPolicy) -> u32 {
         Some(places) => slots.min((places / machine.providers.max(1)).max(1)),
         None => slots,
     }
-}
-
-/// The model that is built in, as a file.
-pub fn default_model(data: &DataDir) -> Result<PathBuf, Failure> {
-    let file = format!("{DEFAULT_MODEL_NAME}.gguf");
-    let path = data.folder("models")?.join(file);
-    if std::fs::read(&path).ok().as_deref() != Some(DEFAULT_MODEL) {
-        write_private(&path, DEFAULT_MODEL)?;
-    }
-    Ok(path)
-}
-
-/// The exact engine with a model; `providers` of this process share it.
-pub fn open_exact(
-    config: &Config,
-    providers: u32,
-    path: &Path,
-    name: Option<&str>,
-) -> Result<Arc<ExactBackend>, Failure> {
-    let slots = (0..providers)
-        .map(|n| config.policy(config.offer(n)).slots)
-        .sum();
-    let options = ExactOptions {
-        name: name.map(str::to_owned),
-        slots,
-        memory_limit: None,
-    };
-    Ok(Arc::new(ExactBackend::open(path, &options)?))
-}
-
-/// The upstream server first, which was asked for by name; then the exact engine, unless both have a model of one name.
-pub fn backends(
-    upstream: Option<UpstreamBackend>,
-    exact: Arc<ExactBackend>,
-) -> Vec<Arc<dyn Backend>> {
-    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-    backends.extend(upstream.map(|upstream| Arc::new(upstream) as Arc<dyn Backend>));
-    let name = &exact.facts().model;
-    if backends.iter().any(|other| other.facts().model == *name) {
-        tracing::warn!(model = %name, "the upstream server serves a model of this name; the engine's own is left out");
-    } else {
-        backends.push(exact);
-    }
-    backends
 }

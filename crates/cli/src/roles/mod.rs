@@ -5,6 +5,7 @@ pub mod audits;
 pub mod board;
 pub mod claims;
 pub mod earnings;
+pub mod engine;
 pub mod forger;
 pub mod gas;
 pub mod gateway;

@@ -390,6 +390,7 @@ pub(super) mod tests {
                 seed: 7,
                 max_output_tokens: 1,
                 stop: Vec::new(),
+                ..SamplingParameters::default()
             },
             answer: AnswerShape::Any,
         };

@@ -361,7 +361,8 @@ impl Loop {
                     attempt,
                     work,
                     model_root,
-                } => self.prepare(attempt, work, model_root),
+                    account,
+                } => self.prepare(attempt, work, (model_root, account)),
                 Output::Run(attempt) => self.run_job(attempt),
                 Output::Stop(attempt) => {
                     self.prepared.remove(&attempt);
@@ -484,13 +485,14 @@ impl Loop {
         self.handle(Input::Router(ToProvider::Dispatch(job.dispatch)));
     }
 
-    fn prepare(&mut self, attempt: Attempt, work: Work, model_root: Digest) {
+    fn prepare(&mut self, attempt: Attempt, work: Work, (model_root, account): (Digest, Address)) {
         let mut backends = self.backends.iter();
         let backend = backends.find(|backend| backend.facts().model_root == model_root);
         let (executor, backend, events) =
             (self.executor.clone(), backend.cloned(), self.events.clone());
         // What it signs it must be able to keep.
         let has_room = self.owed.has_room(self.router);
+        let router = self.router;
         let planted = self.planted.take() == Some(attempt);
         let desk = self.desk.as_ref().filter(|_| planted);
         let orders = desk.map(|desk| desk.orders.clone());
@@ -507,7 +509,7 @@ impl Loop {
                 _ if !has_room => Err(RefusalReason::Busy),
                 Some(backend) => {
                     let prepared = executor.prepare(backend.clone(), work).await;
-                    prepared.map(|prepared| Box::new((backend, prepared)))
+                    prepared.map(|prepared| Box::new((backend, prepared.asked_by(router, account))))
                 }
                 None => Err(RefusalReason::UnknownModel),
             };

@@ -684,6 +684,7 @@ mod tests {
             input_price: price(1),
             output_price: price(2),
             quantization: "iq8".to_owned(),
+            reasons: false,
             message_overhead: 8,
         }
     }

@@ -1,61 +1,16 @@
-//! Tensors of files to integer weights.
+//! Tensors of files to integer weights, a piece of a file at a time.
 
-use super::exact::Exact;
+use super::formats::{Format, MAX_UNIT};
 use crate::error::ImportError;
 use crate::fixed::round_shift;
+use crate::ops::Norm;
 use crate::packed::PackedMatrix;
 use crate::quant::{BLOCK, CACHE_BITS, Q_MAX};
 
-/// How a tensor's elements are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Blocks of 32: one binary16 scale, 32 int8.
-    Q8_0,
-}
-
-/// Bytes of a Q8_0 block.
-const Q8_0_BYTES: usize = 34;
 /// Bits to which the largest value of a tensor is expanded before it is quantised.
 const WORKING_BITS: i32 = 40;
 /// Largest scale of a weight block.
 const SCALE_MAX: u64 = (1 << CACHE_BITS) - 1;
-
-impl Format {
-    /// Bytes of `rows` rows of `columns` elements; `None` when the columns do not fill blocks or the size overflows.
-    pub fn bytes(self, rows: u64, columns: u64) -> Option<u64> {
-        let row = match self {
-            Self::F32 => columns.checked_mul(4)?,
-            Self::F16 | Self::Bf16 => columns.checked_mul(2)?,
-            Self::Q8_0 => {
-                if !columns.is_multiple_of(BLOCK as u64) {
-                    return None;
-                }
-                (columns / BLOCK as u64).checked_mul(Q8_0_BYTES as u64)?
-            }
-        };
-        row.checked_mul(rows)
-    }
-
-    fn element(self, bytes: &[u8], index: usize) -> Option<Exact> {
-        let half = |i: usize| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
-        match self {
-            Self::F16 => Exact::from_f16(half(index)),
-            Self::Bf16 => Exact::from_bf16(half(index)),
-            Self::F32 => {
-                let at = 4 * index;
-                let four = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-                Exact::from_f32(u32::from_le_bytes(four))
-            }
-            Self::Q8_0 => Exact::from_f16(half(index / BLOCK * (Q8_0_BYTES / 2))),
-        }
-    }
-}
 
 /// A tensor's values as fixed point: `x[i] * 2^-fraction`, exact unless a value is below `2^-40` of the largest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +21,45 @@ pub struct Values {
     pub fraction: i32,
 }
 
-/// Raw bytes of one tensor with its shape.
-#[derive(Debug)]
+/// What became of a matrix when it was quantised, in sums of squares of fixed-point numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Squares {
+    /// Of the values.
+    pub values: u128,
+    /// Of the differences between values and what the integer weights stand for.
+    pub errors: u128,
+}
+
+impl Squares {
+    /// Relative error, root mean square, in parts of 10^9.
+    pub fn relative_error_ppb(self) -> u64 {
+        if self.values == 0 {
+            return 0;
+        }
+        // Both brought to 64 bits, so that the product below fits 128.
+        let excess = 128 - self.values.max(self.errors).leading_zeros();
+        let down = excess.saturating_sub(64);
+        let (values, errors) = ((self.values >> down).max(1), self.errors >> down);
+        (errors * 1_000_000_000_000_000_000 / values).isqrt() as u64
+    }
+}
+
+/// Takes the number of the first row of a piece, and the bytes of its rows.
+pub type Visit<'a> = dyn FnMut(usize, &[u8]) -> Result<(), ImportError> + 'a;
+
+/// The bytes of a tensor, given in pieces of whole rows from the first to the last.
+pub trait Pieces {
+    /// Calls `visit` for each piece.
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ImportError>;
+}
+
+impl Pieces for &[u8] {
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ImportError> {
+        visit(0, self)
+    }
+}
+
+/// One tensor of a file with its shape.
 pub struct RawTensor<'a> {
     /// Its name in the file, for errors.
     pub name: &'a str,
@@ -77,112 +69,160 @@ pub struct RawTensor<'a> {
     pub rows: usize,
     /// Elements of a row.
     pub columns: usize,
-    /// The bytes.
-    pub bytes: &'a [u8],
+    /// Where its bytes come from.
+    pub pieces: &'a dyn Pieces,
+}
+
+/// How a matrix is scaled: what must be known of all its rows before the first is quantised.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// Fraction bits of the fixed-point values.
+    fraction: i32,
+    /// Bits that scales are shifted by.
+    shift: u32,
 }
 
 impl RawTensor<'_> {
-    /// The numbers that carry the magnitudes: elements, or scales of Q8_0 blocks, as fixed point.
-    fn numbers(&self) -> Result<Values, ImportError> {
-        let elements = self.rows * self.columns;
-        let stride = if self.format == Format::Q8_0 {
-            BLOCK
-        } else {
-            1
+    /// Bytes of a row.
+    fn row_bytes(&self) -> usize {
+        let (elements, bytes) = self.format.unit();
+        self.columns / elements * bytes
+    }
+
+    /// Fraction bits for the numbers of this tensor, and the largest of them with as many.
+    fn expand(&self) -> Result<(i32, u64), ImportError> {
+        let mut largest = super::exact::Exact {
+            mantissa: 0,
+            exponent: 0,
         };
-        let read = |index: usize| {
-            self.format.element(self.bytes, index).ok_or_else(|| {
+        self.pieces.visit(&mut |row, bytes| {
+            let found = self.format.largest(bytes).map_err(|index| {
+                let index = row * self.columns + index;
                 ImportError::tensor(
                     self.name,
                     format!("element {index} is infinite or not a number"),
                 )
-            })
-        };
-        let mut largest = None;
-        for index in (0..elements).step_by(stride) {
-            largest = largest.max(read(index)?.magnitude());
-        }
-        let fraction = WORKING_BITS - largest.unwrap_or(0);
-        let x = (0..elements)
-            .step_by(stride)
-            .map(|index| Ok(read(index)?.to_fixed(fraction)))
-            .collect::<Result<_, ImportError>>()?;
-        Ok(Values { x, fraction })
+            })?;
+            if found.size() > largest.size() {
+                largest = found;
+            }
+            Ok(())
+        })?;
+        let fraction = WORKING_BITS - largest.magnitude().unwrap_or(0);
+        Ok((fraction, largest.to_fixed(fraction).unsigned_abs()))
     }
 
-    /// The int8 elements of a Q8_0 block.
-    fn q8_0(&self, block: usize) -> impl Iterator<Item = i8> + '_ {
-        self.bytes[block * Q8_0_BYTES + 2..][..BLOCK]
-            .iter()
-            .map(|b| *b as i8)
+    fn plan(&self) -> Result<Plan, ImportError> {
+        let (fraction, largest) = self.expand()?;
+        let weight = if self.format.keeps_integers() {
+            largest * Q_MAX
+        } else {
+            largest
+        };
+        let shift = (0..).find(|s| scale_of(weight, *s) <= SCALE_MAX);
+        let shift = shift.expect("a shift of 40 brings every scale below 2^15");
+        Ok(Plan { fraction, shift })
     }
 
     /// Every element's value.
     pub fn values(&self) -> Result<Values, ImportError> {
-        let numbers = self.numbers()?;
-        if self.format != Format::Q8_0 {
-            return Ok(numbers);
-        }
-        let x = numbers
-            .x
-            .iter()
-            .enumerate()
-            .flat_map(|(block, d)| self.q8_0(block).map(move |q| d * i64::from(q)))
-            .collect();
-        Ok(Values {
-            x,
-            fraction: numbers.fraction,
-        })
+        let (fraction, _) = self.expand()?;
+        let mut x = vec![0; self.rows * self.columns];
+        self.pieces.visit(&mut |row, bytes| {
+            let count = bytes.len() / self.row_bytes().max(1) * self.columns;
+            let out = &mut x[row * self.columns..][..count];
+            self.format.to_fixed(bytes, fraction, out);
+            Ok(())
+        })?;
+        Ok(Values { x, fraction })
     }
 
-    /// Integer weights. Row `r` of the tensor becomes row `place(r)`.
-    pub fn matrix(&self, place: &dyn Fn(usize) -> usize) -> Result<PackedMatrix, ImportError> {
-        let numbers = self.numbers()?;
-        let blocks_per_row = self.columns / BLOCK;
+    /// Integer weights, and what was lost. Row `r` of the tensor becomes row `place(r)`.
+    pub fn matrix(
+        &self,
+        place: &dyn Fn(usize) -> usize,
+    ) -> Result<(PackedMatrix, Squares), ImportError> {
+        let plan = self.plan()?;
         let mut matrix = PackedMatrix::zeros(self.rows, self.columns);
-        let q8_0 = self.format == Format::Q8_0;
-        // What a block's scale is made of, times 127: the largest element of a float block, 127 times the scale of a Q8_0 one.
-        let weigh = |block: usize| -> u64 {
-            if q8_0 {
-                numbers.x[block].unsigned_abs() * Q_MAX
-            } else {
-                let elements = &numbers.x[block * BLOCK..][..BLOCK];
-                elements.iter().map(|x| x.unsigned_abs()).max().unwrap_or(0)
+        let mut squares = Squares::default();
+        self.pieces.visit(&mut |first, bytes| {
+            for (row, bytes) in (first..).zip(bytes.chunks_exact(self.row_bytes())) {
+                let mut put = |block: usize, q: &[i8; BLOCK], scale: u64| {
+                    matrix.set_block(place(row), block, q, scale as u16);
+                };
+                if self.format.keeps_integers() {
+                    self.keep_row(row, bytes, plan, &mut squares, &mut put)?;
+                } else {
+                    self.quantise_row(bytes, plan, &mut squares, &mut put);
+                }
             }
-        };
-        let blocks = self.rows * blocks_per_row;
-        let largest = (0..blocks).map(weigh).max().unwrap_or(0);
-        let shift = (0..).find(|s| scale_of(largest, *s) <= SCALE_MAX);
-        let shift = shift.expect("a shift of 63 brings every scale to zero");
-        for block in 0..blocks {
-            let scale = scale_of(weigh(block), shift);
-            let q = if q8_0 {
-                self.keep_q8_0(block, numbers.x[block] < 0)?
-            } else {
-                quantise(&numbers.x[block * BLOCK..][..BLOCK], scale, shift)
-            };
-            let row = place(block / blocks_per_row);
-            matrix.set_block(row, block % blocks_per_row, &q, scale as u16);
-        }
-        matrix.exponent = shift as i32 - numbers.fraction;
-        Ok(matrix)
+            Ok(())
+        })?;
+        matrix.exponent = plan.shift as i32 - plan.fraction;
+        Ok((matrix, squares))
     }
 
-    /// The elements as stored; a negative scale moves its sign to them.
-    fn keep_q8_0(&self, block: usize, negate: bool) -> Result<[i8; BLOCK], ImportError> {
-        let mut q = [0; BLOCK];
-        for (to, from) in q.iter_mut().zip(self.q8_0(block)) {
-            if from == i8::MIN {
+    /// A row of blocks of one scale each: the integers as stored; a negative scale moves its sign to them.
+    fn keep_row(
+        &self,
+        row: usize,
+        bytes: &[u8],
+        plan: Plan,
+        squares: &mut Squares,
+        put: &mut dyn FnMut(usize, &[i8; BLOCK], u64),
+    ) -> Result<(), ImportError> {
+        let (_, size) = self.format.unit();
+        for (block, unit) in bytes.chunks_exact(size).enumerate() {
+            let x = self.format.scale(unit, plan.fraction);
+            let mut q = self.format.kept(unit);
+            if q.contains(&i8::MIN) {
+                let block = row * (self.columns / BLOCK) + block;
                 let reason = format!("block {block} holds -128, which Q8_0 does not produce");
                 return Err(ImportError::tensor(self.name, reason));
             }
-            *to = if negate { -from } else { from };
+            if x < 0 {
+                q.iter_mut().for_each(|q| *q = -*q);
+            }
+            let scale = scale_of(x.unsigned_abs() * Q_MAX, plan.shift);
+            let sum: i32 = q.iter().map(|q| i32::from(*q) * i32::from(*q)).sum();
+            let error = x.unsigned_abs().abs_diff(scale << plan.shift);
+            squares.values += square(x.unsigned_abs()) * sum as u128;
+            squares.errors += square(error) * sum as u128;
+            put(block, &q, scale);
         }
-        Ok(q)
+        Ok(())
+    }
+
+    /// A row of other elements: to fixed point, then blocks of 32 with a scale of their largest.
+    fn quantise_row(
+        &self,
+        bytes: &[u8],
+        plan: Plan,
+        squares: &mut Squares,
+        put: &mut dyn FnMut(usize, &[i8; BLOCK], u64),
+    ) {
+        let (elements, size) = self.format.unit();
+        let (elements, size) = (elements.max(BLOCK), size * (BLOCK / elements).max(1));
+        let mut x = [0; MAX_UNIT];
+        for (index, unit) in bytes.chunks_exact(size).enumerate() {
+            let x = &mut x[..elements];
+            self.format.to_fixed(unit, plan.fraction, x);
+            for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let largest = x.iter().map(|x| x.unsigned_abs()).max().unwrap_or(0);
+                let scale = scale_of(largest, plan.shift);
+                let q = quantise(x, scale << plan.shift);
+                for (x, q) in x.iter().zip(&q) {
+                    let stands_for = i64::from(*q) * (scale << plan.shift) as i64;
+                    squares.values += square(x.unsigned_abs());
+                    squares.errors += square(x.abs_diff(stands_for));
+                }
+                put(index * (elements / BLOCK) + block, &q, scale);
+            }
+        }
     }
 
     /// Norm weights: 16-bit integers and one exponent.
-    pub fn norm(&self) -> Result<(Vec<i16>, i32), ImportError> {
+    pub fn norm(&self) -> Result<Norm, ImportError> {
         let values = self.values()?;
         let largest = values.x.iter().map(|x| x.unsigned_abs()).max().unwrap_or(0);
         let limit = i64::from(i16::MAX);
@@ -194,26 +234,40 @@ impl RawTensor<'_> {
             .iter()
             .map(|x| round_shift(*x, shift) as i16)
             .collect();
-        Ok((g, shift - values.fraction))
+        Ok(Norm {
+            g,
+            exponent: shift - values.fraction,
+        })
     }
 }
 
-/// `weight / (127 * 2^shift)`, rounded half up.
+#[inline]
+fn square(x: u64) -> u128 {
+    u128::from(x) * u128::from(x)
+}
+
+/// `weight / (127 * 2^shift)`, rounded half up. Weights are below 2^47.
+#[inline]
 fn scale_of(weight: u64, shift: u32) -> u64 {
-    let divisor = u128::from(Q_MAX) << shift;
-    ((u128::from(weight) + divisor / 2) / divisor) as u64
+    let half = (Q_MAX << shift) / 2;
+    ((weight + half) >> shift) / Q_MAX
 }
 
-/// Elements over `scale * 2^shift`, rounded half away from zero, within 127.
-fn quantise(elements: &[i64], scale: u64, shift: u32) -> [i8; BLOCK] {
+/// Elements over `divisor`, rounded half away from zero, within 127; zeros for a divisor of zero.
+///
+/// Elements are at most 2^40 and divisors below 2^34, so the quotient of a reciprocal of 63 bits is right or one too low.
+#[inline]
+fn quantise(elements: &[i64; BLOCK], divisor: u64) -> [i8; BLOCK] {
     let mut q = [0; BLOCK];
-    if scale == 0 {
+    let Some(reciprocal) = (1u64 << 62).checked_div(divisor) else {
         return q;
-    }
-    let divisor = i128::from(scale) << shift;
+    };
     for (q, x) in q.iter_mut().zip(elements) {
-        let value = crate::fixed::round_div(i128::from(*x), divisor);
-        *q = value.clamp(-(Q_MAX as i128), Q_MAX as i128) as i8;
+        let doubled = 2 * x.unsigned_abs() + divisor;
+        let low = ((u128::from(doubled) * u128::from(reciprocal)) >> 63) as u64;
+        let quotient = low + u64::from(doubled - low * 2 * divisor >= 2 * divisor);
+        let magnitude = quotient.min(Q_MAX) as i8;
+        *q = if *x < 0 { -magnitude } else { magnitude };
     }
     q
 }
@@ -222,13 +276,13 @@ fn quantise(elements: &[i64], scale: u64, shift: u32) -> [i8; BLOCK] {
 mod tests {
     use super::*;
 
-    fn tensor(format: Format, columns: usize, bytes: &[u8]) -> RawTensor<'_> {
+    fn tensor(format: Format, columns: usize, pieces: &dyn Pieces) -> RawTensor<'_> {
         RawTensor {
             name: "t",
             format,
             rows: 1,
             columns,
-            bytes,
+            pieces,
         }
     }
 
@@ -238,7 +292,7 @@ mod tests {
             .map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013)
             .collect();
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let matrix = tensor(Format::F32, 96, &bytes)
+        let (matrix, _) = tensor(Format::F32, 96, &&bytes[..])
             .matrix(&|r| r)
             .expect("valid");
         for block in 0..3 {
@@ -257,7 +311,7 @@ mod tests {
             bytes.extend(d.to_le_bytes());
             bytes.extend([q as u8; 32]);
         }
-        let matrix = tensor(Format::Q8_0, 64, &bytes)
+        let (matrix, _) = tensor(Format::Q8_0, 64, &&bytes[..])
             .matrix(&|r| r)
             .expect("valid");
         let (first, second) = (matrix.block(0, 0), matrix.block(0, 1));
@@ -274,16 +328,166 @@ mod tests {
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
-        let error = tensor(Format::F32, 2, &bytes).norm().expect_err("NaN");
+        let error = tensor(Format::F32, 2, &&bytes[..]).norm().expect_err("NaN");
         assert_eq!(
             error.to_string(),
             "tensor t: element 1 is infinite or not a number"
         );
         let mut block = vec![0, 0x3c];
         block.extend([128u8; 32]);
-        let error = tensor(Format::Q8_0, 32, &block)
+        let error = tensor(Format::Q8_0, 32, &&block[..])
             .matrix(&|r| r)
             .expect_err("-128");
         assert!(error.to_string().contains("-128"));
+    }
+
+    /// Gives one row at a time.
+    struct ByRow<'a>(&'a [u8], usize);
+
+    impl Pieces for ByRow<'_> {
+        fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ImportError> {
+            let mut rows = self.0.chunks_exact(self.1).enumerate();
+            rows.try_for_each(|(index, row)| visit(index, row))
+        }
+    }
+
+    fn golden() -> serde_json::Value {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../vectors/iq8/formats.json"
+        );
+        let text = std::fs::read_to_string(path).expect("the vectors are in the repository");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    fn bytes_of(hex: &serde_json::Value) -> Vec<u8> {
+        hex::decode(hex.as_str().expect("a text")).expect("hex")
+    }
+
+    #[test]
+    fn block_formats_give_the_weights_of_the_second_implementation_in_pieces_of_any_size() {
+        let golden = golden();
+        for (name, case) in golden.as_object().expect("formats") {
+            let format = Format::ALL.into_iter().find(|f| f.name() == name);
+            let format = format.expect("a format that is read");
+            let rows: Vec<_> = (0..2).map(|r| bytes_of(&case["rows"][r])).collect();
+            let whole = rows.concat();
+            let pieces: [&dyn Pieces; 2] = [&&whole[..], &ByRow(&whole, rows[0].len())];
+            for pieces in pieces {
+                let tensor = RawTensor {
+                    rows: 2,
+                    ..tensor(format, 1024, pieces)
+                };
+                let (matrix, _) = tensor.matrix(&|r| 1 - r).expect("valid");
+                assert_eq!(i64::from(matrix.exponent), case["exponent"], "{name}");
+                for row in 0..2 {
+                    let (q, scales) = matrix.row(1 - row);
+                    let q: Vec<u8> = q.iter().map(|q| *q as u8).collect();
+                    assert_eq!(q, bytes_of(&case["elements"][row]), "{name}");
+                    assert_eq!(serde_json::json!(scales), case["scales"][row], "{name}");
+                }
+            }
+        }
+        assert_eq!(
+            golden.as_object().map(|o| o.len()),
+            Some(Format::ALL.len() - 3)
+        );
+    }
+
+    #[test]
+    fn what_was_lost_is_what_values_and_weights_differ_by() {
+        for (name, case) in golden().as_object().expect("formats") {
+            let format = Format::ALL.into_iter().find(|f| f.name() == name);
+            let bytes = bytes_of(&case["rows"][0]);
+            let pieces = &bytes[..];
+            let tensor = tensor(format.expect("read"), 1024, &pieces);
+            let (matrix, squares) = tensor.matrix(&|r| r).expect("valid");
+            let values = tensor.values().expect("valid");
+            let (mut sum, mut errors) = (0.0, 0.0);
+            for (index, x) in values.x.iter().enumerate() {
+                let value = *x as f64 * 2f64.powi(-values.fraction);
+                let (q, scale) = matrix.block(0, index / 32);
+                let step = f64::from(scale) * 2f64.powi(matrix.exponent);
+                sum += value * value;
+                errors += (value - f64::from(q[index % 32]) * step).powi(2);
+            }
+            let expected = (errors / sum).sqrt() * 1e9;
+            let ppb = squares.relative_error_ppb() as f64;
+            assert!(
+                (ppb - expected).abs() <= 2.0 + expected * 1e-6,
+                "{name}: {ppb} {expected}"
+            );
+            // Integers that are kept lose nothing but a part of a scale of 15 bits; others are rounded to 8 bits.
+            assert!(
+                ppb < if tensor.format.keeps_integers() {
+                    2e5
+                } else {
+                    1e7
+                },
+                "{name}: {ppb}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_infinite_scale_is_named_in_every_format() {
+        let golden = golden();
+        for format in Format::ALL {
+            let (elements, size) = format.unit();
+            let (mut bytes, element) = match golden.get(format.name()) {
+                Some(case) => (bytes_of(&case["rows"][0]), elements),
+                None => (vec![0; 1024 * size], 1),
+            };
+            let at = size
+                + match format {
+                    Format::Q6K => 208,
+                    Format::F32 => 2,
+                    _ => 0,
+                };
+            let infinity = if matches!(format, Format::F32 | Format::Bf16) {
+                0x7f80u16
+            } else {
+                0xfc00
+            };
+            bytes[at..at + 2].copy_from_slice(&infinity.to_le_bytes());
+            let error = tensor(format, 1024, &&bytes[..]).matrix(&|r| r);
+            let error = error.expect_err("no number").to_string();
+            let expected = format!("tensor t: element {element} is infinite or not a number");
+            assert_eq!(error, expected, "{}", format.name());
+        }
+    }
+
+    #[test]
+    fn single_elements_are_divided_as_the_rule_says_at_every_edge() {
+        let rule = |x: i64, d: u64| {
+            let q = crate::fixed::round_div(i128::from(x), i128::from(d));
+            q.clamp(-127, 127) as i8
+        };
+        let mut state = 7u64;
+        for divisor in [1, 2, 3, 127, 32767, 32767 << 18, 1 << 33, (1 << 33) + 1] {
+            for base in 0..130u64 {
+                // Around every multiple of a half, where rounding turns, and at chance.
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let near = (base * divisor + divisor / 2) as i64;
+                let mut x = [0; BLOCK];
+                for (i, x) in x.iter_mut().enumerate() {
+                    let at = (near + i as i64 / 2 - 8).clamp(0, 1 << 40);
+                    let at = if i > 28 {
+                        (state >> (20 + i)) as i64 % (1 << 40)
+                    } else {
+                        at
+                    };
+                    *x = if i % 2 == 0 { at } else { -at };
+                }
+                assert_eq!(
+                    quantise(&x, divisor),
+                    x.map(|x| rule(x, divisor)),
+                    "{divisor}"
+                );
+            }
+        }
+        assert_eq!(quantise(&[5; BLOCK], 0), [0; BLOCK]);
     }
 }

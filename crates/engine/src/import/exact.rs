@@ -54,6 +54,13 @@ impl Exact {
         (length > 0).then_some(length + self.exponent)
     }
 
+    /// Orders numbers by their magnitudes.
+    pub fn size(self) -> (Option<i32>, u64) {
+        let mantissa = self.mantissa.unsigned_abs();
+        let leading = mantissa.leading_zeros();
+        (self.magnitude(), mantissa.checked_shl(leading).unwrap_or(0))
+    }
+
     /// `self * 2^fraction`, rounded half away from zero, saturated.
     pub fn to_fixed(self, fraction: i32) -> i64 {
         crate::fixed::round_shift(self.mantissa, -(self.exponent + fraction))

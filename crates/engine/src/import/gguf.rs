@@ -1,7 +1,7 @@
 //! GGUF version 3: header, metadata, tensor table.
 
-use super::elements::Format;
 use super::exact::Exact;
+use super::formats::Format;
 use super::reader::Reader;
 use crate::error::ImportError;
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ pub enum Value {
     Integers(Vec<i64>),
     /// A list of texts.
     Texts(Vec<String>),
-    /// A list of floats, which nothing here needs.
-    Floats,
+    /// A list of binary32 numbers, as their bits; empty for one of binary64, which nothing here needs.
+    Floats(Vec<u32>),
 }
 
 /// One entry of the tensor table.
@@ -56,18 +56,11 @@ const HEADER_LIMIT: u64 = 100 << 20;
 /// Most dimensions of a tensor.
 const MAX_DIMENSIONS: u32 = 4;
 
-/// Storage types by code, for errors.
-const TYPE_NAMES: [(u32, &str); 20] = [
-    (2, "Q4_0"),
-    (3, "Q4_1"),
-    (6, "Q5_0"),
-    (7, "Q5_1"),
+/// Storage types that are not read, by code, for errors.
+const TYPE_NAMES: [(u32, &str); 22] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
-    (12, "Q4_K"),
-    (13, "Q5_K"),
-    (14, "Q6_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
@@ -77,7 +70,16 @@ const TYPE_NAMES: [(u32, &str); 20] = [
     (21, "IQ3_S"),
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
     (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
 ];
 
 impl Gguf {
@@ -157,6 +159,21 @@ impl Gguf {
                 return Err(ImportError::tensor(name, reason));
             }
             info.offset += start;
+        }
+        self.refuse_overlaps()
+    }
+
+    /// Bytes that belong to two tensors would take memory twice, and a file could name the same ones a thousand times.
+    fn refuse_overlaps(&self) -> Result<(), ImportError> {
+        let mut places: Vec<_> = self.tensors.iter().collect();
+        places.sort_by_key(|(_, info)| (info.offset, info.bytes));
+        let mut end = 0;
+        for (name, info) in places {
+            if info.offset < end {
+                let reason = format!("lies at byte {}, where another one does", info.offset);
+                return Err(ImportError::tensor(name, reason));
+            }
+            end = info.offset + info.bytes;
         }
         Ok(())
     }
@@ -257,11 +274,17 @@ fn list(reader: &mut Reader, key: &str) -> Result<Value, ImportError> {
             let texts = (0..count).map(|_| text(reader, key));
             Ok(Value::Texts(texts.collect::<Result<_, _>>()?))
         }
-        6 | 12 => {
-            let bytes = count.saturating_mul(TYPE_BYTES[code as usize]);
+        6 => {
+            let raw = reader.bytes(key, count.saturating_mul(4))?;
+            let (words, _) = raw.as_chunks::<4>();
+            let words = words.iter().map(|four| u32::from_le_bytes(*four));
+            Ok(Value::Floats(words.collect()))
+        }
+        12 => {
+            let bytes = count.saturating_mul(8);
             reader.expect(key, bytes)?;
             reader.seek(reader.position() + bytes)?;
-            Ok(Value::Floats)
+            Ok(Value::Floats(Vec::new()))
         }
         0..=5 | 7 | 10 | 11 => {
             let width = TYPE_BYTES[code as usize];
@@ -292,20 +315,15 @@ fn tensor(reader: &mut Reader) -> Result<(String, TensorInfo), ImportError> {
         shape.push(u64::from_le_bytes(reader.array(&name)?));
     }
     let code = u32::from_le_bytes(reader.array(&name)?);
-    let format = match code {
-        0 => Format::F32,
-        1 => Format::F16,
-        8 => Format::Q8_0,
-        30 => Format::Bf16,
-        _ => {
-            let known = TYPE_NAMES.iter().find(|(c, _)| *c == code);
-            let word = known.map_or_else(|| format!("number {code}"), |(_, n)| (*n).to_owned());
-            let reason = format!(
-                "is stored as {word}; F32, F16, BF16 and Q8_0 are read: convert the model to Q8_0"
-            );
-            return Err(ImportError::tensor(name, reason));
-        }
-    };
+    let format = Format::of_gguf(code).ok_or_else(|| {
+        let known = TYPE_NAMES.iter().find(|(c, _)| *c == code);
+        let word = known.map_or_else(|| format!("number {code}"), |(_, n)| (*n).to_owned());
+        let read = Format::ALL.map(Format::name).join(", ");
+        let reason = format!(
+            "is stored as {word}; {read} are read: convert the model to Q8_0, from its original where you can"
+        );
+        ImportError::tensor(&name, reason)
+    })?;
     let offset = u64::from_le_bytes(reader.array(&name)?);
     let rows = shape[1..].iter().try_fold(1u64, |a, b| a.checked_mul(*b));
     let bytes = rows

@@ -1,33 +1,85 @@
-//! A Llama model in a GGUF file.
+//! A model in a GGUF file.
 
 use super::elements::RawTensor;
+use super::families::{self, Family, Mixture};
 use super::gguf::{Gguf, TensorInfo, Value};
 use super::reader::Reader;
-use super::{Checkpoint, Entry, Part, Role};
-use crate::config::{Config, Rotary, RotaryScaling, positive_fixed};
+use super::roles::{self, Named, Role};
+use super::{Checkpoint, Entry, each_expert, no_place};
+use crate::config::{
+    Architecture, Config, Encoder, Experts, MAX_GAIN_Q16, ONE_Q16, Pooling, Rotary, RotaryScaling,
+    positive_fixed, yarn_gain,
+};
 use crate::error::ImportError;
-use crate::tokenizer::{GgufVocabulary, TokenizerSource};
+use crate::fixed::round_shift;
+use crate::tokenizer::{GgufVocabulary, TokenizerSource, begins_texts};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const ROTARY_FACTORS: &str = "rope_freqs.weight";
 
+/// What a description may say of its architecture: keys that are read, and those that change nothing here. Any other could change the
+/// answers, and is refused.
+const KEYS: [&str; 40] = [
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "expert_feed_forward_length",
+    "expert_gating_func",
+    "expert_group_count",
+    "expert_group_used_count",
+    "expert_shared_count",
+    "expert_shared_feed_forward_length",
+    "expert_used_count",
+    "expert_weights_norm",
+    "expert_weights_scale",
+    "feed_forward_length",
+    "interleave_moe_layer_step",
+    "leading_dense_block_count",
+    "pooling_type",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_log_multiplier",
+    "tensor_data_layout",
+    "vocab_size",
+];
+
 pub(super) fn open(path: &Path) -> Result<Checkpoint, ImportError> {
     let mut reader = Reader::open(path)?;
     let file = Gguf::read(&mut reader)?;
-    match file.text("general.architecture") {
-        Some("llama") => {}
-        other => {
-            let reason = format!("is {}; this engine runs llama", other.unwrap_or("absent"));
-            return Err(ImportError::metadata("general.architecture", reason));
-        }
-    }
+    let name = file.text("general.architecture").unwrap_or("absent");
+    let family = families::in_gguf(name)
+        .ok_or_else(|| ImportError::metadata("general.architecture", families::unknown(name)))?;
     let vocabulary = vocabulary(&file)?;
-    let config = config(&file, &mut reader, vocabulary.tokens.len())?;
+    let description = Description {
+        file: &file,
+        family,
+    };
+    description.check_keys()?;
+    let config = description.config(&mut reader, vocabulary.tokens.len())?;
     let mut tensors = BTreeMap::new();
     for (name, info) in &file.tensors {
         if name != ROTARY_FACTORS {
-            tensors.insert(role(name)?, entry(name, info, path)?);
+            place(name, info, path, family, &mut tensors)?;
         }
     }
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
@@ -44,46 +96,15 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, ImportError> {
     })
 }
 
-fn role(name: &str) -> Result<Role, ImportError> {
-    let unknown = || {
-        ImportError::tensor(
-            name,
-            "has no place in the Llama architecture; leaving it out would change the answers",
-        )
-    };
-    match name {
-        "token_embd.weight" => return Ok(Role::Embedding),
-        "output_norm.weight" => return Ok(Role::OutputNorm),
-        "output.weight" => return Ok(Role::Output),
-        _ => {}
-    }
-    let (layer, part) = name
-        .strip_prefix("blk.")
-        .and_then(|n| n.strip_suffix(".weight"))
-        .and_then(|n| n.split_once('.'))
-        .ok_or_else(unknown)?;
-    let part = match part {
-        "attn_norm" => Part::AttentionNorm,
-        "attn_q" => Part::Query,
-        "attn_k" => Part::Key,
-        "attn_v" => Part::Value,
-        "attn_output" => Part::AttentionOutput,
-        "ffn_norm" => Part::FfnNorm,
-        "ffn_gate" => Part::Gate,
-        "ffn_up" => Part::Up,
-        "ffn_down" => Part::Down,
-        _ => return Err(unknown()),
-    };
-    Ok(Role::Layer(layer.parse().map_err(|_| unknown())?, part))
-}
-
-fn entry(name: &str, info: &TensorInfo, path: &Path) -> Result<Entry, ImportError> {
-    let (rows, columns) = match info.shape[..] {
-        [columns] => (1, columns),
-        [columns, rows] => (rows, columns),
-        _ => return Err(ImportError::tensor(name, "has more than two dimensions")),
-    };
-    Ok(Entry {
+/// Finds the places of a tensor: one, or one for each expert whose part it holds.
+fn place(
+    name: &str,
+    info: &TensorInfo,
+    path: &Path,
+    family: Family,
+    tensors: &mut BTreeMap<Role, Entry>,
+) -> Result<(), ImportError> {
+    let whole = |rows: u64, columns: u64, role: Role| Entry {
         name: name.to_owned(),
         format: info.format,
         rows: rows as usize,
@@ -91,78 +112,299 @@ fn entry(name: &str, info: &TensorInfo, path: &Path) -> Result<Entry, ImportErro
         file: path.to_owned(),
         offset: info.offset,
         bytes: info.bytes,
-        split_halves: false,
-    })
-}
-
-fn config(file: &Gguf, reader: &mut Reader, tokens: usize) -> Result<Config, ImportError> {
-    let need = |key: &str| file.need_integer(&format!("llama.{key}"));
-    let maybe = |key: &str| file.integer(&format!("llama.{key}"));
-    if maybe("expert_count")?.unwrap_or(0) != 0 {
-        return Err(ImportError::metadata(
-            "llama.expert_count",
-            "mixtures of experts are not supported",
-        ));
-    }
-    let (width, heads) = (need("embedding_length")?, need("attention.head_count")?);
-    let head_width = match maybe("attention.key_length")? {
-        Some(length) => length,
-        None => width.checked_div(heads).unwrap_or(0),
+        split_halves: family.split_halves && role.turns(),
     };
-    for key in ["rope.dimension_count", "attention.value_length"] {
-        if maybe(key)?.is_some_and(|d| d != head_width) {
-            let reason = format!("differs from the head width {head_width}");
-            return Err(ImportError::metadata(format!("llama.{key}"), reason));
+    match (
+        roles::in_gguf(name).ok_or_else(|| no_place(name))?,
+        &info.shape[..],
+    ) {
+        (Named::One(role), [columns]) => {
+            tensors.insert(role, whole(1, *columns, role));
+        }
+        (Named::One(role), [columns, rows]) => {
+            tensors.insert(role, whole(*rows, *columns, role));
+        }
+        (Named::Experts(layer, part), [columns, inner @ .., count]) if inner.len() < 2 => {
+            let rows = inner.first().unwrap_or(&1).saturating_mul(*count);
+            let all = whole(rows, *columns, Role::Layer(layer, part(0)));
+            tensors.extend(each_expert(&all, *count, layer, part)?);
+        }
+        (_, shape) => {
+            let reason = format!("has the shape {shape:?}, which is not that of its name");
+            return Err(ImportError::tensor(name, reason));
         }
     }
-    let epsilon_key = "llama.attention.layer_norm_rms_epsilon";
-    let epsilon = file
-        .float(epsilon_key)
-        .ok_or_else(|| ImportError::metadata(epsilon_key, "is absent"))?;
-    // Checked here because the frequencies below are made for half a head.
-    if head_width == 0 || head_width > 1 << 9 {
-        return Err(ImportError::metadata(
-            "head width",
-            format!("{head_width} is outside 1 to 512"),
-        ));
-    }
-    let rotary = rotary(file, reader, head_width)?;
-    Ok(Config {
-        vocab: tokens,
-        width,
-        layers: need("block_count")?,
-        heads,
-        kv_heads: maybe("attention.head_count_kv")?.unwrap_or(heads),
-        head_width,
-        ffn: need("feed_forward_length")?,
-        context: need("context_length")?,
-        epsilon_q32: positive_fixed(epsilon_key, epsilon, 32)?,
-        rotary: rotary.frequencies(head_width)?,
-    })
+    Ok(())
 }
 
-fn rotary(file: &Gguf, reader: &mut Reader, head_width: usize) -> Result<Rotary, ImportError> {
-    let base_q16 = match file.float("llama.rope.freq_base") {
-        Some(base) => positive_fixed("llama.rope.freq_base", base, 16)?,
-        None => 10_000 << 16,
-    };
-    let scaling = if let Some(info) = file.tensors.get(ROTARY_FACTORS) {
-        RotaryScaling::PerPair(factors(info, reader, head_width)?)
-    } else {
-        let factor = || {
-            let key = "llama.rope.scaling.factor";
-            positive_fixed(key, file.float(key).flatten(), 16)
-        };
-        match file.text("llama.rope.scaling.type") {
-            None | Some("none") => RotaryScaling::None,
-            Some("linear") => RotaryScaling::Linear(factor()?),
-            Some(other) => {
-                let reason = format!("{other} is not supported; none and linear are");
-                return Err(ImportError::metadata("llama.rope.scaling.type", reason));
+/// The metadata of a file, with its architecture's name before each key.
+struct Description<'a> {
+    file: &'a Gguf,
+    family: Family,
+}
+
+impl Description<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.family.gguf)
+    }
+
+    fn need(&self, key: &str) -> Result<usize, ImportError> {
+        self.file.need_integer(&self.key(key))
+    }
+
+    fn maybe(&self, key: &str) -> Result<Option<usize>, ImportError> {
+        self.file.integer(&self.key(key))
+    }
+
+    /// A positive number with 16 fraction bits.
+    fn fixed(&self, key: &str) -> Result<Option<u64>, ImportError> {
+        let key = self.key(key);
+        let value = self.file.float(&key);
+        value.map(|v| positive_fixed(&key, v, 16)).transpose()
+    }
+
+    fn refused<T>(&self, key: &str, reason: impl Into<String>) -> Result<T, ImportError> {
+        Err(ImportError::metadata(self.key(key), reason))
+    }
+
+    /// Refuses what is said of the architecture and not known here.
+    fn check_keys(&self) -> Result<(), ImportError> {
+        let before = self.key("");
+        let said = self.file.metadata.keys();
+        let mut keys = said.filter_map(|key| key.strip_prefix(&before));
+        if let Some(key) = keys.find(|key| !KEYS.contains(key)) {
+            return self.refused(
+                key,
+                "is not known to this engine and could change the answers",
+            );
+        }
+        for (key, neutral) in [
+            ("leading_dense_block_count", 0),
+            ("interleave_moe_layer_step", 1),
+            ("expert_gating_func", 1),
+            ("expert_group_count", 1),
+            ("expert_group_used_count", 1),
+        ] {
+            if self.maybe(key)?.is_some_and(|n| n != 0 && n != neutral) {
+                return self.refused(key, "has a value that this engine does not cover");
             }
         }
-    };
-    Ok(Rotary { base_q16, scaling })
+        for (key, neutral) in [
+            ("expert_weights_scale", ONE_Q16),
+            ("rope.scale_linear", ONE_Q16),
+            ("rope.scaling.yarn_ext_factor", ONE_Q16),
+        ] {
+            if self
+                .fixed_or_zero(key)?
+                .is_some_and(|n| n != 0 && n != neutral)
+            {
+                return self.refused(key, "is supported as one only");
+            }
+        }
+        if self
+            .fixed_or_zero("rope.scaling.yarn_log_multiplier")?
+            .is_some_and(|n| n != 0)
+        {
+            return self.refused("rope.scaling.yarn_log_multiplier", "is not supported");
+        }
+        Ok(())
+    }
+
+    fn fixed_or_zero(&self, key: &str) -> Result<Option<u64>, ImportError> {
+        match self.file.float(&self.key(key)) {
+            Some(Some(value)) if value.mantissa == 0 => Ok(Some(0)),
+            _ => self.fixed(key),
+        }
+    }
+
+    fn config(&self, reader: &mut Reader, tokens: usize) -> Result<Config, ImportError> {
+        let (width, heads) = (
+            self.need("embedding_length")?,
+            self.need("attention.head_count")?,
+        );
+        let head_width = match self.maybe("attention.key_length")? {
+            Some(length) => length,
+            None => width.checked_div(heads).unwrap_or(0),
+        };
+        for key in ["rope.dimension_count", "attention.value_length"] {
+            if self.maybe(key)?.is_some_and(|d| d != head_width) {
+                return self.refused(key, format!("differs from the head width {head_width}"));
+            }
+        }
+        // Checked here because the frequencies below are made for half a head.
+        if head_width == 0 || head_width > 1 << 9 {
+            let reason = format!("{head_width} is outside 1 to 512");
+            return Err(ImportError::metadata("head width", reason));
+        }
+        let layers = self.need("block_count")?;
+        let experts = self.experts()?;
+        let ffn = match experts {
+            // Files of experts alone may leave out the width that no layer has.
+            Some(e) => self.maybe("feed_forward_length")?.unwrap_or(e.width),
+            None => self.need("feed_forward_length")?,
+        };
+        let rotary = match self.family.encoder {
+            true => None,
+            false => Some(self.rotary(reader, head_width)?),
+        };
+        let frequencies = rotary
+            .as_ref()
+            .map(|r| r.frequencies(head_width))
+            .transpose()?;
+        Ok(Config {
+            vocab: tokens,
+            width,
+            layers,
+            heads,
+            kv_heads: self.maybe("attention.head_count_kv")?.unwrap_or(heads),
+            head_width,
+            ffn,
+            context: self.need("context_length")?,
+            epsilon_q32: self.epsilon()?,
+            rotary: frequencies.unwrap_or_default(),
+            rotary_gain_q16: rotary.map_or(ONE_Q16, |r| r.gain_q16()),
+            architecture: Architecture {
+                biases: self.family.biases,
+                head_norm: self.family.head_norm,
+                windows: self.windows(layers)?,
+                experts,
+                encoder: self.encoder()?,
+            },
+        })
+    }
+
+    fn epsilon(&self) -> Result<u64, ImportError> {
+        let key = match self.family.encoder {
+            true => self.key("attention.layer_norm_epsilon"),
+            false => self.key("attention.layer_norm_rms_epsilon"),
+        };
+        let epsilon = self.file.float(&key);
+        let epsilon = epsilon.ok_or_else(|| ImportError::metadata(&key, "is absent"))?;
+        super::epsilon(&key, epsilon, self.family.encoder)
+    }
+
+    fn windows(&self, layers: usize) -> Result<Vec<u64>, ImportError> {
+        let window = self.maybe("attention.sliding_window")?.unwrap_or(0);
+        if window == 0 || layers > 1 << 10 {
+            return Ok(Vec::new());
+        }
+        Ok(vec![window as u64; layers])
+    }
+
+    fn experts(&self) -> Result<Option<Experts>, ImportError> {
+        let count = self.maybe("expert_count")?.unwrap_or(0);
+        let renormalise = match (self.family.experts, count) {
+            (_, 0) if !matches!(self.family.experts, Mixture::Always { .. }) => return Ok(None),
+            (_, 0) => return self.refused("expert_count", "is absent or 0"),
+            (Mixture::Never, _) => {
+                return self.refused("expert_count", "is not one of this architecture");
+            }
+            (Mixture::MayBe, _) => true,
+            (Mixture::Always { renormalise }, _) => renormalise,
+        };
+        let renormalise = match self.file.metadata.get(&self.key("expert_weights_norm")) {
+            Some(Value::Bool(said)) => *said,
+            None => renormalise,
+            Some(_) => return self.refused("expert_weights_norm", "is not true or false"),
+        };
+        let width = match self.maybe("expert_feed_forward_length")? {
+            Some(width) => width,
+            None => self.need("feed_forward_length")?,
+        };
+        let has_shared = |name: &str| name.ends_with("ffn_up_shexp.weight");
+        let shared = match self.maybe("expert_shared_feed_forward_length")? {
+            Some(width) => width,
+            None if self.file.tensors.keys().any(|name| has_shared(name)) => {
+                return self.refused("expert_shared_feed_forward_length", "is absent");
+            }
+            None => 0,
+        };
+        Ok(Some(Experts {
+            count,
+            chosen: self.need("expert_used_count")?,
+            width,
+            shared,
+            renormalise,
+        }))
+    }
+
+    fn encoder(&self) -> Result<Option<Encoder>, ImportError> {
+        if !self.family.encoder {
+            return Ok(None);
+        }
+        let causal = self.file.metadata.get(&self.key("attention.causal"));
+        if !matches!(causal, None | Some(Value::Bool(false))) {
+            return self.refused("attention.causal", "is true; encoders see the whole text");
+        }
+        let pooling = match self.maybe("pooling_type")? {
+            None | Some(1) => Pooling::Mean,
+            Some(2) => Pooling::First,
+            Some(_) => {
+                return self.refused("pooling_type", "is neither the mean (1) nor the first (2)");
+            }
+        };
+        let types = self.file.tensors.get("token_types.weight");
+        let token_types = match types.map(|info| &info.shape[..]) {
+            Some([_, rows]) => *rows as usize,
+            _ => 1,
+        };
+        Ok(Some(Encoder {
+            token_types,
+            pooling,
+        }))
+    }
+
+    fn rotary(&self, reader: &mut Reader, head_width: usize) -> Result<Rotary, ImportError> {
+        let base_q16 = self.fixed("rope.freq_base")?.unwrap_or(10_000 << 16);
+        let scaling = match self.file.tensors.get(ROTARY_FACTORS) {
+            Some(_) if !matches!(self.scaling()?, RotaryScaling::None) => {
+                return self.refused("rope.scaling.type", "stands beside factors of each pair");
+            }
+            Some(info) => RotaryScaling::PerPair(factors(info, reader, head_width)?),
+            None => self.scaling()?,
+        };
+        Ok(Rotary { base_q16, scaling })
+    }
+
+    fn scaling(&self) -> Result<RotaryScaling, ImportError> {
+        let factor = || match self.fixed("rope.scaling.factor")? {
+            Some(factor) => Ok(factor),
+            None => self.refused("rope.scaling.factor", "is absent"),
+        };
+        let gain = match self.fixed("rope.scaling.attn_factor")? {
+            Some(gain) => Some(gain),
+            None => self.fixed("rope.scaling.yarn_attn_factor")?,
+        };
+        match self.file.text(&self.key("rope.scaling.type")) {
+            Some("yarn") => {
+                let factor = factor()?;
+                let context = match self.maybe("rope.scaling.original_context_length")? {
+                    Some(context) => context,
+                    None => self.need("context_length")?,
+                };
+                let turns = |key, usual: u64| Ok(self.fixed(key)?.unwrap_or(usual << 16));
+                // In these files the factor comes on top of what follows from the stretching.
+                // Beyond the greatest gain it is refused, whatever stands here.
+                let whole = |gain: u64| round_shift((gain * yarn_gain(factor)) as i64, 16) as u64;
+                Ok(RotaryScaling::Yarn {
+                    factor,
+                    fast: turns("rope.scaling.yarn_beta_fast", 32)?,
+                    slow: turns("rope.scaling.yarn_beta_slow", 1)?,
+                    original_context: context as u64,
+                    gain: gain.map(|gain| whole(gain.min(2 * MAX_GAIN_Q16))),
+                })
+            }
+            _ if gain.is_some_and(|g| g != ONE_Q16) => {
+                self.refused("rope.scaling.attn_factor", "is supported with yarn only")
+            }
+            None | Some("none") => Ok(RotaryScaling::None),
+            Some("linear") => Ok(RotaryScaling::Linear(factor()?)),
+            Some(other) => {
+                let reason = format!("{other} is not supported; none, linear and yarn are");
+                self.refused("rope.scaling.type", reason)
+            }
+        }
+    }
 }
 
 fn factors(
@@ -184,24 +426,29 @@ fn factors(
         format: info.format,
         rows: 1,
         columns: head_width / 2,
-        bytes: &bytes,
+        pieces: &&bytes[..],
     };
     let values = tensor.values()?;
-    let to_q16 = |x: &i64| crate::fixed::round_shift(*x, values.fraction - 16).max(0) as u64;
+    let to_q16 = |x: &i64| round_shift(*x, values.fraction - 16).max(0) as u64;
     Ok(values.x.iter().map(to_q16).collect())
 }
 
 fn vocabulary(file: &Gguf) -> Result<GgufVocabulary, ImportError> {
-    match file.text("tokenizer.ggml.model") {
-        Some("gpt2") => {}
+    let pieces = match file.text("tokenizer.ggml.model") {
+        Some("gpt2") => false,
+        Some("llama") => true,
         other => {
             let reason = format!(
-                "is {}; byte-level BPE (gpt2) is supported",
+                "is {}; byte-level BPE (gpt2) and pieces with scores (llama) are supported",
                 other.unwrap_or("absent")
             );
             return Err(ImportError::metadata("tokenizer.ggml.model", reason));
         }
-    }
+    };
+    let flag = |key: &str| match file.metadata.get(&format!("tokenizer.ggml.{key}")) {
+        Some(Value::Bool(flag)) => Some(*flag),
+        _ => None,
+    };
     let texts = |key: &str| match file.metadata.get(key) {
         Some(Value::Texts(texts)) => Ok(texts.clone()),
         _ => Err(ImportError::metadata(key, "is not a list of texts")),
@@ -216,24 +463,38 @@ fn vocabulary(file: &Gguf) -> Result<GgufVocabulary, ImportError> {
         Some(Value::Integers(types)) => types.clone(),
         _ => Vec::new(),
     };
-    let end_ids = ["eos_token_id", "eot_token_id", "eom_token_id"];
+    let scores = match file.metadata.get("tokenizer.ggml.scores") {
+        Some(Value::Floats(scores)) if pieces => scores.clone(),
+        _ => Vec::new(),
+    };
+    let merges = if pieces {
+        Vec::new()
+    } else {
+        texts("tokenizer.ggml.merges")?
+    };
+    // Begin and end of a vocabulary of pieces that does not say which they are.
+    let (first, last) = if pieces {
+        (Some(1), Some(2))
+    } else {
+        (None, None)
+    };
+    let eos = id("eos_token_id")?.or(last);
+    let more_ends = [id("eot_token_id")?, id("eom_token_id")?];
+    let pre = file.text("tokenizer.ggml.pre").unwrap_or("default");
     Ok(GgufVocabulary {
         tokens: texts("tokenizer.ggml.tokens")?,
-        merges: texts("tokenizer.ggml.merges")?,
+        merges,
         types,
-        pre: file
-            .text("tokenizer.ggml.pre")
-            .unwrap_or("default")
-            .to_owned(),
-        bos: id("bos_token_id")?,
-        eos: id("eos_token_id")?,
-        ends: end_ids
-            .iter()
-            .filter_map(|k| id(k).transpose())
-            .collect::<Result<_, _>>()?,
-        add_bos: matches!(
-            file.metadata.get("tokenizer.ggml.add_bos_token"),
-            Some(Value::Bool(true))
-        ),
+        bos: id("bos_token_id")?.or(first),
+        eos,
+        ends: eos
+            .into_iter()
+            .chain(more_ends.into_iter().flatten())
+            .collect(),
+        add_bos: flag("add_bos_token").unwrap_or(pieces || begins_texts(pre)),
+        pre: pre.to_owned(),
+        pieces,
+        scores,
+        space_prefix: flag("add_space_prefix").unwrap_or(true),
     })
 }

@@ -1,10 +1,14 @@
-//! A Llama model in a folder of `config.json`, `tokenizer.json` and safetensors.
+//! A model in a folder of `config.json`, `tokenizer.json` and safetensors.
 
-use super::elements::Format;
 use super::exact::Exact;
+use super::families::{self, Family, Mixture};
+use super::formats::Format;
 use super::reader::Reader;
-use super::{Checkpoint, Entry, Part, Role};
-use crate::config::{Config, Rotary, RotaryScaling, positive_fixed};
+use super::roles::{self, Named, Role};
+use super::{Checkpoint, Entry, each_expert, no_place};
+use crate::config::{
+    Architecture, Config, Encoder, Experts, ONE_Q16, Pooling, Rotary, RotaryScaling, positive_fixed,
+};
 use crate::error::ImportError;
 use crate::tokenizer::TokenizerSource;
 use safetensors::tensor::{Dtype, Metadata};
@@ -18,15 +22,16 @@ const HEADER_LIMIT: u64 = 100 << 20;
 pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
     let description = json(folder, "config.json")?
         .ok_or_else(|| not_a_model(folder, "it is a folder without config.json"))?;
-    let config = config(&description)?;
-    let tied = description["tie_word_embeddings"]
-        .as_bool()
-        .unwrap_or(false);
+    let d = Description::new(&description)?;
+    let config = d.config(encoder(folder, &d)?)?;
+    let tied = d.flag("tie_word_embeddings", false)? || d.family.encoder;
     let mut tensors = BTreeMap::new();
     for file in shards(folder)? {
-        for (name, entry) in read_table(&folder.join(file))? {
-            let role = role(&name)?.filter(|r| !(tied && *r == Role::Output));
-            if let Some(first) = role.and_then(|role| tensors.insert(role, entry)) {
+        for (role, entry) in read_table(&folder.join(file), d.family)? {
+            if tied && role == Role::Output {
+                continue;
+            }
+            if let Some(first) = tensors.insert(role, entry) {
                 let reason = format!("stands in {} and in another file", first.file.display());
                 return Err(ImportError::tensor(first.name, reason));
             }
@@ -50,7 +55,12 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        tokenizer: TokenizerSource::from_hugging_face(bytes, &tokenizer_config, ends)?,
+        tokenizer: TokenizerSource::from_hugging_face(
+            bytes,
+            &tokenizer_config,
+            ends,
+            d.family.encoder,
+        )?,
         template: template(folder, &tokenizer_config)?,
         config,
         tensors,
@@ -131,7 +141,7 @@ fn shards(folder: &Path) -> Result<Vec<String>, ImportError> {
     Ok(names.into_iter().collect())
 }
 
-fn read_table(path: &Path) -> Result<Vec<(String, Entry)>, ImportError> {
+fn read_table(path: &Path, family: Family) -> Result<Vec<(Role, Entry)>, ImportError> {
     let mut reader = Reader::open(path)?;
     let length = u64::from_le_bytes(reader.array("the length of the header")?);
     if length > HEADER_LIMIT {
@@ -142,6 +152,10 @@ fn read_table(path: &Path) -> Result<Vec<(String, Entry)>, ImportError> {
         .map_err(|e| reader.not_a_model(format!("its header is not valid safetensors: {e}")))?;
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
+        if is_unused(&name, family) {
+            continue;
+        }
+        let named = roles::in_safetensors(&name).ok_or_else(|| no_place(&name))?;
         let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
         if end > reader.left() {
             let reason = format!(
@@ -169,8 +183,8 @@ fn read_table(path: &Path) -> Result<Vec<(String, Entry)>, ImportError> {
                 ));
             }
         };
-        let entry = Entry {
-            split_halves: name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"),
+        let entry = |role: Role| Entry {
+            split_halves: role.turns() && !family.encoder,
             name: name.clone(),
             format,
             rows,
@@ -179,97 +193,249 @@ fn read_table(path: &Path) -> Result<Vec<(String, Entry)>, ImportError> {
             offset: 8 + length + begin,
             bytes: end - begin,
         };
-        entries.push((name, entry));
+        match named {
+            Named::One(role) => entries.push((role, entry(role))),
+            Named::Experts(layer, part) => {
+                let whole = entry(Role::Layer(layer, part(0)));
+                entries.extend(each_expert(&whole, rows as u64, layer, part)?);
+            }
+        }
     }
     Ok(entries)
 }
 
-/// Role of a tensor; `None` for buffers that hold no weights.
-fn role(name: &str) -> Result<Option<Role>, ImportError> {
-    let unknown = || {
-        ImportError::tensor(
-            name,
-            "has no place in the Llama architecture; leaving it out would change the answers",
-        )
-    };
-    match name {
-        "model.embed_tokens.weight" => return Ok(Some(Role::Embedding)),
-        "model.norm.weight" => return Ok(Some(Role::OutputNorm)),
-        "lm_head.weight" => return Ok(Some(Role::Output)),
-        _ if name.ends_with("rotary_emb.inv_freq") => return Ok(None),
-        _ => {}
-    }
-    let (layer, part) = name
-        .strip_prefix("model.layers.")
-        .and_then(|n| n.strip_suffix(".weight"))
-        .and_then(|n| n.split_once('.'))
-        .ok_or_else(unknown)?;
-    let part = match part {
-        "input_layernorm" => Part::AttentionNorm,
-        "self_attn.q_proj" => Part::Query,
-        "self_attn.k_proj" => Part::Key,
-        "self_attn.v_proj" => Part::Value,
-        "self_attn.o_proj" => Part::AttentionOutput,
-        "post_attention_layernorm" => Part::FfnNorm,
-        "mlp.gate_proj" => Part::Gate,
-        "mlp.up_proj" => Part::Up,
-        "mlp.down_proj" => Part::Down,
-        _ => return Err(unknown()),
-    };
-    Ok(Some(Role::Layer(
-        layer.parse().map_err(|_| unknown())?,
-        part,
-    )))
+/// Buffers and layers that no answer depends on.
+fn is_unused(name: &str, family: Family) -> bool {
+    let of_encoders = name.ends_with("embeddings.position_ids")
+        || name.trim_start_matches("bert.").starts_with("pooler.");
+    name.ends_with("rotary_emb.inv_freq") || (family.encoder && of_encoders)
 }
 
-fn config(d: &Value) -> Result<Config, ImportError> {
-    let size = |key: &str| -> Result<usize, ImportError> {
-        let value = d[key].as_u64();
-        value
-            .and_then(|v| usize::try_from(v).ok())
-            .ok_or_else(|| ImportError::metadata(key, "is absent or not a positive integer"))
-    };
-    if d["model_type"] != "llama" {
-        let reason = format!("is {}; this engine runs llama", d["model_type"]);
-        return Err(ImportError::metadata("model_type", reason));
+/// What a `config.json` may say only in a way that changes nothing: any other value could change the answers.
+const NEUTRAL: [(&str, &[&str]); 27] = [
+    ("attention_bias", &["false"]),
+    ("attention_multiplier", &["1", "1.0"]),
+    ("attn_logit_softcapping", &[]),
+    ("clip_qkv", &[]),
+    ("cross_layer_sharing", &["false"]),
+    ("decoder_sparse_step", &["1"]),
+    ("embedding_multiplier", &["1", "1.0"]),
+    ("final_logit_softcapping", &[]),
+    ("is_decoder", &["false"]),
+    ("add_cross_attention", &["false"]),
+    ("logit_scale", &["1", "1.0"]),
+    ("logits_scaling", &["1", "1.0"]),
+    ("mlp_bias", &["false"]),
+    ("mlp_only_layers", &["[]"]),
+    ("n_group", &["1"]),
+    ("no_rope_layers", &["[]"]),
+    ("partial_rotary_factor", &["1", "1.0"]),
+    ("position_embedding_type", &["\"absolute\""]),
+    ("qk_layernorm", &["false"]),
+    ("quantization_config", &[]),
+    ("query_pre_attn_scalar", &[]),
+    ("residual_multiplier", &["1", "1.0"]),
+    ("routed_scaling_factor", &["1", "1.0"]),
+    ("scoring_func", &["\"softmax\""]),
+    ("topk_group", &["1"]),
+    ("use_qk_norm", &["false"]),
+    ("attn_temperature_tuning", &["false", "0"]),
+];
+
+/// A `config.json` and what is known of its architecture.
+struct Description<'a> {
+    json: &'a Value,
+    family: Family,
+}
+
+fn refused<T>(key: &str, reason: impl Into<String>) -> Result<T, ImportError> {
+    Err(ImportError::metadata(key, reason))
+}
+
+impl<'a> Description<'a> {
+    fn new(json: &'a Value) -> Result<Self, ImportError> {
+        let name = json["model_type"].as_str().unwrap_or("absent");
+        let Some(family) = families::in_config(name) else {
+            return refused("model_type", families::unknown(name));
+        };
+        for (key, neutral) in NEUTRAL {
+            let value = &json[key];
+            if !value.is_null() && !neutral.contains(&value.to_string().as_str()) {
+                let reason = format!("{value} is not supported by this engine");
+                return refused(key, reason);
+            }
+        }
+        let activation = if family.encoder { "gelu" } else { "silu" };
+        match json["hidden_act"].as_str() {
+            None => {}
+            Some(said) if said == activation => {}
+            Some(said) => {
+                let reason = format!("{said} is not supported; {activation} is");
+                return refused("hidden_act", reason);
+            }
+        }
+        Ok(Self { json, family })
     }
-    for key in ["attention_bias", "mlp_bias"] {
-        if d[key].as_bool().unwrap_or(false) {
-            return Err(ImportError::metadata(key, "is not supported"));
+
+    fn maybe(&self, key: &str) -> Result<Option<usize>, ImportError> {
+        match &self.json[key] {
+            Value::Null => Ok(None),
+            value => match value.as_u64().and_then(|v| usize::try_from(v).ok()) {
+                Some(size) => Ok(Some(size)),
+                None => refused(key, "is not a positive integer"),
+            },
         }
     }
-    if !matches!(d["hidden_act"].as_str(), None | Some("silu")) {
-        return Err(ImportError::metadata(
-            "hidden_act",
-            format!("{} is not supported; silu is", d["hidden_act"]),
-        ));
+
+    fn need(&self, key: &str) -> Result<usize, ImportError> {
+        let reason = || ImportError::metadata(key, "is absent or not a positive integer");
+        self.maybe(key)?.ok_or_else(reason)
     }
-    let (width, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-    let head_width = match d["head_dim"].as_u64() {
-        Some(width) => width as usize,
-        None => width.checked_div(heads).unwrap_or(0),
-    };
-    if head_width == 0 || head_width > 1 << 9 {
-        return Err(ImportError::metadata(
-            "head_dim",
-            format!("{head_width} is outside 1 to 512"),
-        ));
+
+    fn flag(&self, key: &str, absent: bool) -> Result<bool, ImportError> {
+        match &self.json[key] {
+            Value::Null => Ok(absent),
+            Value::Bool(said) => Ok(*said),
+            _ => refused(key, "is not true or false"),
+        }
     }
-    let epsilon = d["rms_norm_eps"].as_f64().and_then(Exact::from_f64);
-    Ok(Config {
-        vocab: size("vocab_size")?,
-        width,
-        layers: size("num_hidden_layers")?,
-        heads,
-        kv_heads: d["num_key_value_heads"]
-            .as_u64()
-            .map_or(heads, |h| h as usize),
-        head_width,
-        ffn: size("intermediate_size")?,
-        context: size("max_position_embeddings")?,
-        epsilon_q32: positive_fixed("rms_norm_eps", epsilon, 32)?,
-        rotary: rotary(d)?.frequencies(head_width)?,
-    })
+
+    fn config(&self, encoder: Option<Encoder>) -> Result<Config, ImportError> {
+        let (width, heads) = (self.need("hidden_size")?, self.need("num_attention_heads")?);
+        let head_width = match self.maybe("head_dim")? {
+            Some(width) => width,
+            None => width.checked_div(heads).unwrap_or(0),
+        };
+        if head_width == 0 || head_width > 1 << 9 {
+            return refused("head_dim", format!("{head_width} is outside 1 to 512"));
+        }
+        let layers = self.need("num_hidden_layers")?;
+        let rotary = match self.family.encoder {
+            true => None,
+            false => Some(rotary(self.json)?),
+        };
+        let frequencies = rotary
+            .as_ref()
+            .map(|r| r.frequencies(head_width))
+            .transpose()?;
+        let epsilon_key = match self.family.encoder {
+            true => "layer_norm_eps",
+            false => "rms_norm_eps",
+        };
+        let epsilon = self.json[epsilon_key].as_f64().and_then(Exact::from_f64);
+        Ok(Config {
+            vocab: self.need("vocab_size")?,
+            width,
+            layers,
+            heads,
+            kv_heads: self.maybe("num_key_value_heads")?.unwrap_or(heads),
+            head_width,
+            ffn: self.need("intermediate_size")?,
+            context: self.need("max_position_embeddings")?,
+            epsilon_q32: super::epsilon(epsilon_key, epsilon, self.family.encoder)?,
+            rotary: frequencies.unwrap_or_default(),
+            rotary_gain_q16: rotary.map_or(ONE_Q16, |r| r.gain_q16()),
+            architecture: Architecture {
+                biases: self.family.biases,
+                head_norm: self.family.head_norm,
+                windows: self.windows(layers)?,
+                experts: self.experts()?,
+                encoder,
+            },
+        })
+    }
+
+    /// Windows of the layers, as far as the description has them in use.
+    fn windows(&self, layers: usize) -> Result<Vec<u64>, ImportError> {
+        let window = self.maybe("sliding_window")?.unwrap_or(0) as u64;
+        let name = self.json["model_type"].as_str().unwrap_or("");
+        // Qwen's say separately whether a window is used, Mistral's use what they name; others have none.
+        let in_use = match name.starts_with("qwen") {
+            true => self.flag("use_sliding_window", false)?,
+            false => window != 0,
+        };
+        let has_one = ["mistral", "mixtral"].contains(&name) || name.starts_with("qwen");
+        if in_use && !has_one {
+            return refused("sliding_window", "is not known of this architecture");
+        }
+        if window == 0 || !in_use || layers > 1 << 10 {
+            return Ok(Vec::new());
+        }
+        if let Value::Array(types) = &self.json["layer_types"] {
+            let windows = types.iter().map(|kind| match kind.as_str() {
+                Some("full_attention") => Ok(0),
+                Some("sliding_attention") => Ok(window),
+                _ => refused("layer_types", format!("{kind} is not supported")),
+            });
+            return windows.collect();
+        }
+        let first = self.maybe("max_window_layers")?.unwrap_or(0);
+        let of_layer = |layer| if layer < first { 0 } else { window };
+        Ok((0..layers).map(of_layer).collect())
+    }
+
+    fn experts(&self) -> Result<Option<Experts>, ImportError> {
+        let count = match self.maybe("num_local_experts")? {
+            Some(count) => count,
+            None => self.maybe("num_experts")?.unwrap_or(0),
+        };
+        let renormalise = match (self.family.experts, count) {
+            (Mixture::Always { .. }, 0) => return refused("num_experts", "is absent or 0"),
+            (_, 0) => return Ok(None),
+            (Mixture::Never, _) => {
+                return refused("num_experts", "is not one of this architecture");
+            }
+            (Mixture::MayBe, _) => true,
+            // Absent, it is false in these descriptions.
+            (Mixture::Always { .. }, _) => self.flag("norm_topk_prob", false)?,
+        };
+        let width = match self.maybe("moe_intermediate_size")? {
+            Some(width) => width,
+            None => self.need("intermediate_size")?,
+        };
+        Ok(Some(Experts {
+            count,
+            chosen: self.need("num_experts_per_tok")?,
+            width,
+            shared: self.maybe("shared_expert_intermediate_size")?.unwrap_or(0),
+            renormalise,
+        }))
+    }
+}
+
+/// What an encoder's folder says of it.
+fn encoder(folder: &Path, d: &Description<'_>) -> Result<Option<Encoder>, ImportError> {
+    if !d.family.encoder {
+        return Ok(None);
+    }
+    if let Some(Value::Array(modules)) = json(folder, "modules.json")? {
+        let known = ["Transformer", "Pooling", "Normalize"];
+        let kind = |module: &Value| module["type"].as_str().unwrap_or("").to_owned();
+        let strange = |kind: &String| !known.iter().any(|known| kind.ends_with(known));
+        if let Some(kind) = modules.iter().map(kind).find(strange) {
+            return refused("modules.json", format!("{kind} is not supported"));
+        }
+    }
+    let mut pooling = Pooling::Mean;
+    if let Some(said) = json(folder, "1_Pooling/config.json")? {
+        let modes = said.as_object().into_iter().flatten();
+        let chosen: Vec<&str> = modes
+            .filter(|(key, value)| key.starts_with("pooling_mode") && **value == true)
+            .map(|(key, _)| key.as_str())
+            .collect();
+        pooling = match chosen[..] {
+            ["pooling_mode_mean_tokens"] => Pooling::Mean,
+            ["pooling_mode_cls_token"] => Pooling::First,
+            _ => {
+                let reason = format!("{chosen:?}: the mean or the first token is supported");
+                return refused("1_Pooling/config.json", reason);
+            }
+        };
+    }
+    Ok(Some(Encoder {
+        token_types: d.need("type_vocab_size")?,
+        pooling,
+    }))
 }
 
 fn rotary(d: &Value) -> Result<Rotary, ImportError> {
@@ -279,6 +445,22 @@ fn rotary(d: &Value) -> Result<Rotary, ImportError> {
     } else {
         &d["rope_scaling"]
     };
+    let partly = &parameters["partial_rotary_factor"];
+    if !partly.is_null() && partly.as_f64() != Some(1.0) {
+        return refused(
+            "partial_rotary_factor",
+            format!("{partly} is not supported"),
+        );
+    }
+    if let Some((key, _)) = parameters
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(_, v)| v.is_object())
+    {
+        let reason = format!("{key} has rules of its own, which is not supported");
+        return refused("rope_parameters", reason);
+    }
     let fixed = |from: &Value, key: &str| {
         positive_fixed(key, from[key].as_f64().and_then(Exact::from_f64), 16)
     };
@@ -301,10 +483,37 @@ fn rotary(d: &Value) -> Result<Rotary, ImportError> {
             high: fixed(parameters, "high_freq_factor")?,
             original_context: fixed(parameters, "original_max_position_embeddings")? >> 16,
         },
+        Some("yarn") => yarn(d, parameters)?,
         Some(other) => {
-            let reason = format!("{other} is not supported; default, linear and llama3 are");
+            let reason = format!("{other} is not supported; default, linear, llama3 and yarn are");
             return Err(ImportError::metadata("rope_scaling", reason));
         }
     };
     Ok(Rotary { base_q16, scaling })
+}
+
+fn yarn(d: &Value, parameters: &Value) -> Result<RotaryScaling, ImportError> {
+    for key in ["mscale", "mscale_all_dim", "truncate"] {
+        if !matches!(parameters[key], Value::Null | Value::Bool(true)) {
+            return refused(&format!("rope_scaling.{key}"), "is not supported");
+        }
+    }
+    let maybe = |key: &str| match &parameters[key] {
+        Value::Null => Ok(None),
+        value => positive_fixed(key, value.as_f64().and_then(Exact::from_f64), 16).map(Some),
+    };
+    let Some(factor) = maybe("factor")? else {
+        return refused("rope_scaling.factor", "is absent");
+    };
+    let context = match &parameters["original_max_position_embeddings"] {
+        Value::Null => &d["max_position_embeddings"],
+        said => said,
+    };
+    Ok(RotaryScaling::Yarn {
+        factor,
+        fast: maybe("beta_fast")?.unwrap_or(32 << 16),
+        slow: maybe("beta_slow")?.unwrap_or(1 << 16),
+        original_context: context.as_u64().unwrap_or(0),
+        gain: maybe("attention_factor")?,
+    })
 }

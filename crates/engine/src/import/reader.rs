@@ -82,7 +82,8 @@ impl Reader {
         Ok(bytes)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ImportError> {
+    /// Fills `bytes` from the position on.
+    pub fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ImportError> {
         self.file
             .read_exact(bytes)
             .map_err(|source| ImportError::Read {

@@ -4,17 +4,33 @@
 //! products. The bounds: a block product sum is at most `32 * 127 * 127 < 2^19`; times a 16-bit activation scale and a 15-bit
 //! weight scale it stays below `2^50`; over at most [`MAX_BLOCKS`] blocks below `2^62`.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::packed::{PackedMatrix, PackedValues, TILE_ROWS};
+use crate::packed::{PackedMatrix, PackedValues, TILE_BLOCK, TILE_ROWS, Tile};
 use crate::quant::{BLOCK, Quantised};
 
 /// Most blocks in a row that the overflow bound allows.
 pub const MAX_BLOCKS: usize = 4096;
 /// Vectors that one pass over a tile serves.
 pub const LANES: usize = 4;
+
+/// Sums of a tile's rows with each of some vectors.
+pub type Sums = [[i64; TILE_ROWS]; LANES];
+
+/// Pairs of positions whose products an `i32` holds: `256 * 2 * 32767 * 127 < 2^31`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const PAIRS_PER_FLUSH: usize = 256;
+
+/// Two weights as one 32-bit lane, the earlier position low.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn weight_pair(pair: &[i16]) -> i32 {
+    i32::from(pair[0] as u16) | i32::from(pair[1]) << 16
+}
 
 /// Which inner loops run. All give the same bits. A value other than [`Kernel::SCALAR`] comes only from [`Kernel::available`],
 /// so that a kernel never runs on a processor without its instructions.
@@ -31,6 +47,12 @@ enum Path {
     /// 512-bit vectors with int8 dot-product instructions.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// 128-bit vectors of every 64-bit ARM processor.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// The same with int8 dot-product instructions.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 /// Work that is compiled once per kernel. `run` and what it calls must be `#[inline(always)]`: only what is inlined uses the
@@ -61,6 +83,13 @@ impl Kernel {
                 found.push(Self(Path::Avx2));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                found.push(Self(Path::NeonDot));
+            }
+            found.push(Self(Path::Neon));
+        }
         found.push(Self::SCALAR);
         found
     }
@@ -78,6 +107,10 @@ impl Kernel {
             Path::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Path::NeonDot => "neon-dot",
         }
     }
 
@@ -89,12 +122,47 @@ impl Kernel {
             Path::Avx2 => x86::run_avx2(work),
             #[cfg(target_arch = "x86_64")]
             Path::Avx512Vnni => x86::run_avx512(work),
+            // What this processor always has is used without asking.
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => work.run(),
+            #[cfg(target_arch = "aarch64")]
+            Path::NeonDot => neon::run_dot(work),
         }
     }
 
-    /// `out[v][r] = sum over blocks of (row r . vector v) * scale * scale`, for rows padded to whole tiles.
-    ///
-    /// `out` holds, for each vector, `tiles * 16` sums.
+    /// `sums[v][r] = sum over blocks of (row r . vector v) * scale * scale`, for at most [`LANES`] vectors as long as a row.
+    #[inline(always)]
+    pub fn tile(self, tile: Tile<'_>, vectors: &[&Quantised], sums: &mut Sums) {
+        let blocks = tile.blocks();
+        assert!(blocks <= MAX_BLOCKS, "checked at import");
+        assert!(
+            vectors.len() <= LANES,
+            "a pass serves this many vectors at most"
+        );
+        // The vector paths read these without looking at their lengths.
+        assert_eq!(tile.q().len(), blocks * TILE_BLOCK, "whole blocks");
+        for vector in vectors {
+            assert!(
+                vector.q.len() == blocks * BLOCK
+                    && vector.scale.len() == blocks
+                    && vector.offset.len() == blocks,
+                "vector and row are as long"
+            );
+        }
+        match self.0 {
+            Path::Scalar => scalar::tile(tile, vectors, sums),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::tile_avx2(tile, vectors, sums),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Vnni => x86::tile_avx512(tile, vectors, sums),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => neon::tile_neon(tile, vectors, sums),
+            #[cfg(target_arch = "aarch64")]
+            Path::NeonDot => neon::tile_dot(tile, vectors, sums),
+        }
+    }
+
+    /// A whole matrix: `out[v][r] = sum over blocks of (row r . vector v) * scale * scale`, rows padded to whole tiles.
     pub fn multiply(self, matrix: &PackedMatrix, vectors: &[Quantised], out: &mut [i64]) {
         let stride = matrix.tiles() * TILE_ROWS;
         assert_eq!(
@@ -102,29 +170,20 @@ impl Kernel {
             stride * vectors.len(),
             "one sum per row and vector"
         );
-        assert!(matrix.blocks() <= MAX_BLOCKS, "checked at import");
-        for vector in vectors {
-            assert_eq!(
-                vector.q.len(),
-                matrix.columns(),
-                "vector and row are as long"
-            );
-            // The vector paths read these without looking at their lengths.
-            assert!(
-                vector.scale.len() == matrix.blocks() && vector.offset.len() == matrix.blocks(),
-                "one scale and offset per block"
-            );
-        }
-        match self.0 {
-            Path::Scalar => scalar::multiply(matrix, vectors, out),
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => x86::multiply_avx2(matrix, vectors, out),
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512Vnni => x86::multiply_avx512(matrix, vectors, out),
+        let mut sums = Sums::default();
+        for (vectors, out) in vectors.chunks(LANES).zip(out.chunks_mut(LANES * stride)) {
+            let vectors: Vec<&Quantised> = vectors.iter().collect();
+            for tile in 0..matrix.tiles() {
+                self.tile(matrix.tile(tile), &vectors, &mut sums);
+                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(stride)) {
+                    out[tile * TILE_ROWS..][..TILE_ROWS].copy_from_slice(sums);
+                }
+            }
         }
     }
 
-    /// `out[c] = sum over positions of weight * value[position][c]`, weights in `[0, 2^15)`.
+    /// `out[c] += sum over positions of weight * value[position][c]`, weights in `[0, 2^15)`.
+    #[inline(always)]
     pub fn blend(self, values: &PackedValues, weights: &[i16], out: &mut [i64]) {
         assert_eq!(out.len(), values.columns(), "one sum per column");
         assert_eq!(values.columns() % BLOCK, 0, "checked at import");
@@ -136,6 +195,8 @@ impl Kernel {
             Path::Avx2 => x86::blend_avx2(values, weights, out),
             #[cfg(target_arch = "x86_64")]
             Path::Avx512Vnni => x86::blend_avx512(values, weights, out),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon | Path::NeonDot => neon::blend_neon(values, weights, out),
         }
     }
 }
@@ -225,10 +286,10 @@ mod tests {
             let weights: Vec<i16> = (0..2 * pairs)
                 .map(|_| if extreme { 32_767 } else { noise(&mut state).rem_euclid(32_768) as i16 })
                 .collect();
-            let mut reference = vec![0; blocks * BLOCK];
+            let mut reference = vec![5; blocks * BLOCK];
             Kernel::SCALAR.blend(&values, &weights, &mut reference);
             for kernel in Kernel::available() {
-                let mut out = vec![1; blocks * BLOCK];
+                let mut out = vec![5; blocks * BLOCK];
                 kernel.blend(&values, &weights, &mut out);
                 prop_assert_eq!(&out, &reference, "{}", kernel.name());
             }

@@ -1,15 +1,15 @@
 //! The reference loops, written as the semantics page states them.
 
-use crate::packed::{PackedMatrix, PackedValues, TILE_ROWS};
+use super::Sums;
+use crate::packed::{PackedValues, TILE_ROWS, Tile};
 use crate::quant::{BLOCK, Quantised};
 
-pub(super) fn multiply(matrix: &PackedMatrix, vectors: &[Quantised], out: &mut [i64]) {
-    let stride = matrix.tiles() * TILE_ROWS;
-    for (vector, out) in vectors.iter().zip(out.chunks_exact_mut(stride)) {
-        out.fill(0);
-        for (row, sum) in out.iter_mut().enumerate().take(matrix.rows()) {
-            for block in 0..matrix.blocks() {
-                let (weights, scale) = matrix.block(row, block);
+pub(super) fn tile(tile: Tile<'_>, vectors: &[&Quantised], sums: &mut Sums) {
+    for (vector, sums) in vectors.iter().zip(sums) {
+        *sums = [0; TILE_ROWS];
+        for (row, sum) in sums.iter_mut().enumerate() {
+            for block in 0..tile.blocks() {
+                let (weights, scale) = tile.block(row, block);
                 let dot = dot(&weights, &vector.q[block * BLOCK..][..BLOCK]);
                 *sum += i64::from(dot) * (i64::from(vector.scale[block]) * i64::from(scale));
             }
@@ -27,10 +27,10 @@ fn dot(a: &[i8], b: &[i8]) -> i32 {
 
 pub(super) fn blend(values: &PackedValues, weights: &[i16], out: &mut [i64]) {
     for (column, sum) in out.iter_mut().enumerate() {
-        *sum = weights
+        *sum += weights
             .iter()
             .enumerate()
             .map(|(position, w)| i64::from(*w) * i64::from(values.get(position, column)))
-            .sum();
+            .sum::<i64>();
     }
 }

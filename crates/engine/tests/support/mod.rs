@@ -1,6 +1,7 @@
 //! Small random models, and writers of the file formats that the engine reads.
 #![allow(dead_code)]
 
+pub mod encoder_reference;
 pub mod float_reference;
 
 use std::collections::BTreeMap;
@@ -17,9 +18,118 @@ pub struct Shape {
     pub ffn: usize,
     pub context: usize,
     pub tied: bool,
+    pub family: Family,
+    /// Window of attention, 0 for none.
+    pub window: usize,
+    pub experts: Option<Mixture>,
+    pub scaling: Option<Scaling>,
+}
+
+/// Architectures that the writers know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Mixtral,
+    Qwen2Moe,
+    Qwen3Moe,
+    Bert,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mixture {
+    pub count: usize,
+    pub chosen: usize,
+    pub ffn: usize,
+    pub shared: usize,
+    pub renormalise: bool,
+}
+
+/// A stretching of the rotary frequencies that both kinds of files can name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    pub kind: &'static str,
+    pub factor: f32,
+    pub original: usize,
+}
+
+impl Family {
+    pub const DECODERS: [Self; 7] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Mixtral,
+        Self::Qwen2Moe,
+        Self::Qwen3Moe,
+    ];
+
+    /// Names in GGUF files and in `config.json`.
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Llama => ("llama", "llama"),
+            Self::Mistral => ("llama", "mistral"),
+            Self::Mixtral => ("llama", "mixtral"),
+            Self::Qwen2 => ("qwen2", "qwen2"),
+            Self::Qwen3 => ("qwen3", "qwen3"),
+            Self::Qwen2Moe => ("qwen2moe", "qwen2_moe"),
+            Self::Qwen3Moe => ("qwen3moe", "qwen3_moe"),
+            Self::Bert => ("bert", "bert"),
+        }
+    }
+
+    fn biases(self) -> bool {
+        matches!(self, Self::Qwen2 | Self::Qwen2Moe)
+    }
+
+    fn head_norm(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::Qwen3Moe)
+    }
 }
 
 impl Shape {
+    /// A small model of an architecture.
+    pub fn of(family: Family) -> Self {
+        let mixture = Mixture {
+            count: 6,
+            chosen: 2,
+            ffn: 96,
+            shared: 0,
+            renormalise: true,
+        };
+        if family == Family::Bert {
+            let (heads, head) = (3, 32);
+            return Self {
+                family,
+                heads,
+                kv_heads: heads,
+                head,
+                ..Self::small()
+            };
+        }
+        let experts = match family {
+            Family::Mixtral | Family::Qwen3Moe => Some(mixture),
+            Family::Qwen2Moe => Some(Mixture {
+                chosen: 3,
+                shared: 64,
+                renormalise: false,
+                ..mixture
+            }),
+            _ => None,
+        };
+        Self {
+            family,
+            experts,
+            tied: family == Family::Qwen2,
+            // In safetensors of Mixtral this is the width of its experts.
+            ffn: if family == Family::Mixtral { 96 } else { 160 },
+            ..Self::small()
+        }
+    }
+
     /// Two layers with grouped heads of two blocks.
     pub fn small() -> Self {
         Self {
@@ -31,6 +141,10 @@ impl Shape {
             ffn: 160,
             context: 512,
             tied: true,
+            family: Family::Llama,
+            window: 0,
+            experts: None,
+            scaling: None,
         }
     }
 }
@@ -84,7 +198,71 @@ pub fn byte_letters() -> Vec<String> {
         .collect()
 }
 
+/// Tokens of an encoder's toy: four special ones, letters that begin a word and letters that go on.
+fn word_pieces() -> Vec<String> {
+    let letters = ('a'..='z').map(String::from);
+    let more = ('a'..='z').map(|c| format!("##{c}"));
+    let words = ["hello", "world", "##ing"].map(str::to_owned);
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(str::to_owned);
+    special
+        .into_iter()
+        .chain(letters)
+        .chain(more)
+        .chain(words)
+        .collect()
+}
+
 impl Toy {
+    /// An encoder.
+    pub fn encoder(shape: Shape, seed: u64) -> Self {
+        let (tokens, mut random) = (word_pieces(), Random(seed.wrapping_mul(2) | 1));
+        let mut tensors = BTreeMap::new();
+        let mut add = |name: String, rows: usize, columns: usize, scale: f32, offset: f32| {
+            let values = (0..rows * columns).map(|_| offset + scale * random.next());
+            tensors.insert(name, (rows, columns, values.collect()));
+        };
+        let (width, all) = (shape.width, shape.heads * shape.head);
+        for (table, rows) in [
+            ("word", tokens.len()),
+            ("position", shape.context),
+            ("token_type", 2),
+        ] {
+            let name = format!("embeddings.{table}_embeddings.weight");
+            add(name, rows, width, 0.1, 0.0);
+        }
+        let mut norm = |name: &str| {
+            add(format!("{name}.LayerNorm.weight"), 1, width, 0.3, 1.0);
+            add(format!("{name}.LayerNorm.bias"), 1, width, 0.2, 0.0);
+        };
+        norm("embeddings");
+        for layer in 0..shape.layers {
+            norm(&format!("encoder.layer.{layer}.attention.output"));
+            norm(&format!("encoder.layer.{layer}.output"));
+        }
+        for layer in 0..shape.layers {
+            for (part, rows, columns) in [
+                ("attention.self.query", all, width),
+                ("attention.self.key", all, width),
+                ("attention.self.value", all, width),
+                ("attention.output.dense", width, all),
+                ("intermediate.dense", shape.ffn, width),
+                ("output.dense", width, shape.ffn),
+            ] {
+                let name = format!("encoder.layer.{layer}.{part}");
+                let spread = 1.7 / (columns as f32).sqrt();
+                add(format!("{name}.weight"), rows, columns, spread, 0.0);
+                add(format!("{name}.bias"), 1, rows, 0.3, 0.0);
+            }
+        }
+        Self {
+            shape,
+            tokens,
+            merges: vec![],
+            tensors,
+            template: String::new(),
+        }
+    }
+
     pub fn new(shape: Shape, seed: u64) -> Self {
         let mut tokens = byte_letters();
         tokens.extend(["he", "ll", "hell"].map(str::to_owned));
@@ -113,21 +291,59 @@ impl Toy {
             add("lm_head.weight".into(), vocab, width, spread(width), 0.0);
         }
         for layer in 0..shape.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            let name = |part: &str| format!("model.layers.{layer}.{part}");
             for norm in ["input_layernorm", "post_attention_layernorm"] {
-                add(name(norm), 1, width, 0.3, 1.0);
+                add(name(norm) + ".weight", 1, width, 0.3, 1.0);
             }
+            let (query, kv) = (heads * head, kv_heads * head);
             for (part, rows, columns) in [
-                ("self_attn.q_proj", heads * head, width),
-                ("self_attn.k_proj", kv_heads * head, width),
-                ("self_attn.v_proj", kv_heads * head, width),
-                ("self_attn.o_proj", width, heads * head),
-                ("mlp.gate_proj", ffn, width),
-                ("mlp.up_proj", ffn, width),
-                ("mlp.down_proj", width, ffn),
+                ("self_attn.q_proj", query, width),
+                ("self_attn.k_proj", kv, width),
+                ("self_attn.v_proj", kv, width),
+                ("self_attn.o_proj", width, query),
             ] {
-                add(name(part), rows, columns, spread(columns), 0.0);
+                add(name(part) + ".weight", rows, columns, spread(columns), 0.0);
             }
+            if shape.family.biases() {
+                for (part, rows) in [("q", query), ("k", kv), ("v", kv)] {
+                    let name = name(&format!("self_attn.{part}_proj.bias"));
+                    add(name, 1, rows, 0.7, 0.0);
+                }
+            }
+            if shape.family.head_norm() {
+                for part in ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] {
+                    add(name(part), 1, head, 0.5, 1.2);
+                }
+            }
+            let mut network = |before: &str, parts: [&str; 3], ffn: usize| {
+                for (part, rows, columns) in [
+                    (parts[0], ffn, width),
+                    (parts[1], ffn, width),
+                    (parts[2], width, ffn),
+                ] {
+                    let name = name(&format!("{before}.{part}.weight"));
+                    add(name, rows, columns, spread(columns), 0.0);
+                }
+            };
+            let usual = ["gate_proj", "up_proj", "down_proj"];
+            let Some(mixture) = shape.experts else {
+                network("mlp", usual, ffn);
+                continue;
+            };
+            let (block, parts) = match shape.family {
+                Family::Mixtral => ("block_sparse_moe", ["w1", "w3", "w2"]),
+                _ => ("mlp", usual),
+            };
+            for expert in 0..mixture.count {
+                network(&format!("{block}.experts.{expert}"), parts, mixture.ffn);
+            }
+            if mixture.shared != 0 {
+                network("mlp.shared_expert", usual, mixture.shared);
+                let gate = name("mlp.shared_expert_gate.weight");
+                add(gate, 1, width, 2.0 * spread(width), 0.0);
+            }
+            let router = name(&format!("{block}.gate.weight"));
+            add(router, mixture.count, width, 3.0 * spread(width), 0.0);
         }
         Self {
             shape,
@@ -221,9 +437,11 @@ impl GgufWriter {
             tensors: vec![],
         };
         let s = &toy.shape;
-        file.text("general.architecture", "llama");
+        let name = s.family.names().0;
+        let key = |key: &str| format!("{name}.{key}");
+        file.text("general.architecture", name);
         file.text("general.name", "toy");
-        for (key, value) in [
+        for (part, value) in [
             ("context_length", s.context),
             ("embedding_length", s.width),
             ("block_count", s.layers),
@@ -234,10 +452,29 @@ impl GgufWriter {
             ("attention.value_length", s.head),
             ("rope.dimension_count", s.head),
         ] {
-            file.number(&format!("llama.{key}"), value as u32);
+            file.number(&key(part), value as u32);
         }
-        file.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
-        file.float("llama.rope.freq_base", 10_000.0);
+        file.float(&key("attention.layer_norm_rms_epsilon"), 1e-5);
+        file.float(&key("rope.freq_base"), 10_000.0);
+        if s.window != 0 {
+            file.number(&key("attention.sliding_window"), s.window as u32);
+        }
+        if let Some(m) = s.experts {
+            for (part, value) in [
+                ("expert_count", m.count),
+                ("expert_used_count", m.chosen),
+                ("expert_feed_forward_length", m.ffn),
+                ("expert_shared_feed_forward_length", m.shared),
+            ] {
+                file.number(&key(part), value as u32);
+            }
+        }
+        if let Some(scaling) = s.scaling {
+            file.text(&key("rope.scaling.type"), scaling.kind);
+            file.float(&key("rope.scaling.factor"), scaling.factor);
+            let original = key("rope.scaling.original_context_length");
+            file.number(&original, scaling.original as u32);
+        }
         file.text("tokenizer.ggml.model", "gpt2");
         file.text("tokenizer.ggml.pre", "gpt-2");
         file.texts("tokenizer.ggml.tokens", &toy.tokens);
@@ -250,33 +487,72 @@ impl GgufWriter {
         file.number("tokenizer.ggml.eos_token_id", END);
         file.text("tokenizer.chat_template", &toy.template);
         for (name, (rows, columns, values)) in &toy.tensors {
-            let norm = *rows == 1;
-            let turned = name.contains("q_proj") || name.contains("k_proj");
-            let values = if turned {
-                toy.paired(*rows, *columns, values)
-            } else {
-                values.clone()
-            };
-            // Norms are vectors: Q8_0 files keep them as F32.
-            let storage = if norm && storage == Storage::Q8_0 {
-                Storage::F32
-            } else {
-                storage
-            };
-            let shape = if norm {
-                vec![*columns as u64]
-            } else {
-                vec![*columns as u64, *rows as u64]
-            };
-            let code = match storage {
-                Storage::F32 => 0,
-                Storage::F16 => 1,
-                Storage::Q8_0 => 8,
-            };
-            file.tensors
-                .push((gguf_name(name), shape, code, stored(&values, storage)));
+            file.tensor(toy, name, *rows, *columns, values, storage);
         }
         file
+    }
+
+    /// A tensor under GGUF's name. A part of the first expert begins the tensor of all, which those of the others follow.
+    fn tensor(
+        &mut self,
+        toy: &Toy,
+        name: &str,
+        rows: usize,
+        columns: usize,
+        values: &[f32],
+        storage: Storage,
+    ) {
+        let vector = rows == 1;
+        // Only llama.cpp's files of Llamas have pairs side by side.
+        let turned = toy.shape.family.names().0 == "llama"
+            && (name.contains("q_proj") || name.contains("k_proj"));
+        let values = if turned {
+            toy.paired(rows, columns, values)
+        } else {
+            values.to_vec()
+        };
+        // Vectors stand as F32 in files of Q8_0, and the router's matrix.
+        let plain =
+            vector || name.ends_with("mlp.gate.weight") || name.ends_with("moe.gate.weight");
+        let storage = if plain && storage == Storage::Q8_0 {
+            Storage::F32
+        } else {
+            storage
+        };
+        let mut shape = vec![columns as u64];
+        if !vector {
+            shape.push(rows as u64);
+        }
+        let code = match storage {
+            Storage::F32 => 0,
+            Storage::F16 => 1,
+            Storage::Q8_0 => 8,
+        };
+        let bytes = stored(&values, storage);
+        match name.split_once("experts.") {
+            Some((before, after)) => {
+                let (expert, part) = after.split_once('.').expect("a number and a part");
+                let part = match part {
+                    "gate_proj.weight" | "w1.weight" => "ffn_gate_exps.weight",
+                    "up_proj.weight" | "w3.weight" => "ffn_up_exps.weight",
+                    _ => "ffn_down_exps.weight",
+                };
+                let layer = before.split('.').nth(2).expect("a layer");
+                let name = format!("blk.{layer}.{part}");
+                let count = toy.shape.experts.expect("it has some").count;
+                shape.push(count as u64);
+                let whole = self.tensors.iter().position(|t| t.0 == name);
+                let at = whole.unwrap_or_else(|| {
+                    let room = vec![0; bytes.len() * count];
+                    self.tensors.push((name, shape, code, room));
+                    self.tensors.len() - 1
+                });
+                let expert: usize = expert.parse().expect("a number");
+                let start = expert * bytes.len();
+                self.tensors[at].3[start..start + bytes.len()].copy_from_slice(&bytes);
+            }
+            None => self.tensors.push((gguf_name(name), shape, code, bytes)),
+        }
     }
 
     fn value(&mut self, key: &str, code: u32, body: Vec<u8>) {
@@ -296,6 +572,36 @@ impl GgufWriter {
 
     pub fn float(&mut self, key: &str, number: f32) {
         self.value(key, 6, number.to_le_bytes().to_vec());
+    }
+
+    pub fn flag(&mut self, key: &str, flag: bool) {
+        self.value(key, 7, vec![u8::from(flag)]);
+    }
+
+    pub fn floats(&mut self, key: &str, floats: &[f32]) {
+        let mut body = 6u32.to_le_bytes().to_vec();
+        body.extend((floats.len() as u64).to_le_bytes());
+        body.extend(floats.iter().flat_map(|i| i.to_le_bytes()));
+        self.value(key, 9, body);
+    }
+
+    /// Another vocabulary, with an embedding of zeros of its size.
+    pub fn vocabulary(&mut self, tokens: &[String], types: &[i32]) {
+        self.texts("tokenizer.ggml.tokens", tokens);
+        self.integers("tokenizer.ggml.token_type", types);
+        for key in ["bos_token_id", "eos_token_id"] {
+            self.values
+                .retain(|(k, _)| k != &format!("tokenizer.ggml.{key}"));
+        }
+        let embedding = self.tensors.iter_mut().find(|t| t.0 == "token_embd.weight");
+        let embedding = embedding.expect("every model has one");
+        let width = embedding.1[0];
+        *embedding = (
+            embedding.0.clone(),
+            vec![width, tokens.len() as u64],
+            0,
+            vec![0; tokens.len() * width as usize * 4],
+        );
     }
 
     pub fn texts(&mut self, key: &str, texts: &[String]) {
@@ -359,6 +665,14 @@ fn gguf_name(name: &str) -> String {
         ("self_attn.o_proj", "attn_output"),
         ("post_attention_layernorm", "ffn_norm"),
         ("input_layernorm", "attn_norm"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("block_sparse_moe.gate", "ffn_gate_inp"),
+        ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+        ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+        ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+        ("mlp.gate.", "ffn_gate_inp."),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
@@ -372,12 +686,21 @@ pub fn write_folder(toy: &Toy, folder: &Path, storage: Storage) -> PathBuf {
     let folder = folder.join("toy");
     std::fs::create_dir_all(&folder).expect("a temporary folder takes folders");
     let s = &toy.shape;
-    let config = serde_json::json!({
-        "model_type": "llama", "hidden_size": s.width, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
+    let mut config = serde_json::json!({
+        "model_type": s.family.names().1, "hidden_size": s.width, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
         "num_key_value_heads": s.kv_heads, "head_dim": s.head, "intermediate_size": s.ffn, "max_position_embeddings": s.context,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": s.tied, "hidden_act": "silu",
         "vocab_size": toy.tokens.len(), "eos_token_id": END,
     });
+    describe(s, &mut config);
+    let encoder = s.family == Family::Bert;
+    if encoder {
+        config = serde_json::json!({
+            "model_type": "bert", "hidden_size": s.width, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
+            "intermediate_size": s.ffn, "max_position_embeddings": s.context, "layer_norm_eps": 1e-12, "hidden_act": "gelu",
+            "vocab_size": toy.tokens.len(), "type_vocab_size": 2, "position_embedding_type": "absolute", "pad_token_id": 0,
+        });
+    }
     let (code, size) = if storage == Storage::F16 {
         ("F16", 2)
     } else {
@@ -386,7 +709,7 @@ pub fn write_folder(toy: &Toy, folder: &Path, storage: Storage) -> PathBuf {
     let mut header = serde_json::Map::new();
     let mut body = Vec::new();
     for (name, (rows, columns, values)) in &toy.tensors {
-        let shape = if *rows == 1 {
+        let shape = if *rows == 1 && !name.contains("shared_expert_gate") {
             vec![*columns]
         } else {
             vec![*rows, *columns]
@@ -407,6 +730,10 @@ pub fn write_folder(toy: &Toy, folder: &Path, storage: Storage) -> PathBuf {
     };
     write("model.safetensors", &file);
     write("config.json", config.to_string().as_bytes());
+    if encoder {
+        write("tokenizer.json", word_piece_json(toy).as_bytes());
+        return folder;
+    }
     write("tokenizer.json", tokenizer_json(toy).as_bytes());
     write(
         "tokenizer_config.json",
@@ -414,6 +741,72 @@ pub fn write_folder(toy: &Toy, folder: &Path, storage: Storage) -> PathBuf {
     );
     write("chat_template.jinja", toy.template.as_bytes());
     folder
+}
+
+/// What a `config.json` says of the architecture.
+fn describe(s: &Shape, config: &mut serde_json::Value) {
+    if s.window != 0 {
+        config["sliding_window"] = s.window.into();
+        if s.family == Family::Qwen2 {
+            config["use_sliding_window"] = true.into();
+            config["max_window_layers"] = 0.into();
+        }
+    }
+    if let Some(m) = s.experts {
+        let count = if s.family == Family::Mixtral {
+            "num_local_experts"
+        } else {
+            config["moe_intermediate_size"] = m.ffn.into();
+            config["norm_topk_prob"] = m.renormalise.into();
+            "num_experts"
+        };
+        config[count] = m.count.into();
+        config["num_experts_per_tok"] = m.chosen.into();
+        if m.shared != 0 {
+            config["shared_expert_intermediate_size"] = m.shared.into();
+        }
+    }
+    if let Some(scaling) = s.scaling {
+        config["rope_scaling"] = serde_json::json!({
+            "rope_type": scaling.kind, "factor": f64::from(scaling.factor),
+            "original_max_position_embeddings": scaling.original,
+        });
+    }
+}
+
+/// Says of an encoder's folder that a text's vector is the state of its first token.
+pub fn pool_first_token(folder: &Path) {
+    let pooling = folder.join("1_Pooling");
+    std::fs::create_dir_all(&pooling).expect("a temporary folder takes folders");
+    let said = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+    std::fs::write(pooling.join("config.json"), said).expect("a temporary folder takes files");
+}
+
+fn word_piece_json(toy: &Toy) -> String {
+    let vocab: serde_json::Map<_, _> = (0..)
+        .zip(&toy.tokens)
+        .map(|(id, t): (u32, _)| (t.clone(), id.into()))
+        .collect();
+    let added: Vec<_> = (0..4)
+        .map(|id| {
+            serde_json::json!({"id": id, "content": toy.tokens[id as usize], "single_word": false, "lstrip": false,
+                               "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    serde_json::json!({
+        "version": "1.0", "truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        "padding": {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                    "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+                       "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                  "max_input_chars_per_word": 100, "vocab": vocab},
+    })
+    .to_string()
 }
 
 fn tokenizer_json(toy: &Toy) -> String {

@@ -165,6 +165,7 @@ pub fn delta(number: u32, step: u32) -> ToRouter {
         attempt: 0,
         tokens: vec![number, step],
         text: format!("{number}.{step} é"),
+        logprobs: Vec::new(),
     }
 }
 
@@ -203,6 +204,7 @@ pub fn dispatch(number: u32) -> Dispatch {
                 seed: 1,
                 max_output_tokens: 10,
                 stop: Vec::new(),
+                ..SamplingParameters::default()
             },
             answer: AnswerShape::Any,
         },

@@ -302,6 +302,7 @@ async fn a_stalled_reader_holds_its_writer_back_and_nobody_else() {
             attempt: 0,
             tokens: Vec::new(),
             text: "x".repeat(16 << 10),
+            logprobs: Vec::new(),
         };
         let begun = Instant::now();
         loop {

@@ -6,7 +6,7 @@ use super::waiting::Call;
 use super::{After, Job, Output, Phase, Router, failed};
 use crate::client::{Cause, ClientRequest};
 use crate::message::ModelOffer;
-use crate::work::Prompt;
+use crate::work::{Prompt, grammar_rules};
 use stoa_crypto::keccak256;
 use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
@@ -369,12 +369,18 @@ impl Router {
 
 fn parameters(call: &Call, max_output_tokens: u32) -> SamplingParameters {
     let request = &*call.request;
+    let controls = &request.controls;
     SamplingParameters {
         temperature: request.temperature,
         min_p: request.min_p,
         seed: request.seed.unwrap_or(call.entropy),
         max_output_tokens,
         stop: request.stop.clone(),
+        logit_bias: controls.logit_bias.clone(),
+        presence_penalty: controls.presence_penalty,
+        frequency_penalty: controls.frequency_penalty,
+        logprobs: controls.logprobs,
+        grammar: grammar_rules(&request.prompt, &request.answer).to_owned(),
     }
 }
 

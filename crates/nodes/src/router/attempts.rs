@@ -5,17 +5,22 @@ use super::{After, Current, Job, Keeping, Output, Phase, Router, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
-use crate::work::{AnswerShape, Prompt};
+use crate::work::Prompt;
 use std::sync::Arc;
 use stoa_crypto::{Domain, SecretKey, acceptance_digest, receipt_digest, recover, ticket_digest};
 use stoa_ledger::book::{BookError, Entry, ReleaseCause};
 use stoa_types::{
-    Address, Digest, FinishReason, JobId, Millis, SignedAcceptance, SignedReceipt, SignedTicket,
-    Ticket, Tier, Timestamp, TokenAmount,
+    Address, Digest, FinishReason, JobId, Logprobs, Millis, SignedAcceptance, SignedReceipt,
+    SignedTicket, Ticket, Tier, Timestamp, TokenAmount,
 };
 
 /// Text that one token can stand for, in bytes: far above any vocabulary, and a bound on what a provider can make us hold.
 const TOKEN_BYTES_MAX: usize = 1024;
+
+/// Bytes of tokens that log-probabilities of an answer may name for each entry, over all of it: some tokens are long, not all are.
+const ENTRY_BYTES: usize = 64;
+/// Bytes that they may name beyond that, so that a short answer may be of long tokens.
+const ENTRIES_BYTES: usize = 64 << 10;
 
 /// How far clocks may be apart.
 const CLOCKS: Millis = Millis::from_secs(600);
@@ -174,6 +179,7 @@ impl Router {
             output: Vec::new(),
             text: String::new(),
             marks: Vec::new(),
+            named_bytes: 0,
             ordered_at: now,
             holds_slot: true,
             waiting_since: now,
@@ -226,7 +232,11 @@ impl Router {
                 attempt,
                 tokens,
                 text,
-            } => self.delta(provider, (job, attempt), &tokens, text, now, outputs),
+                logprobs,
+            } => {
+                let pieces = (text, logprobs);
+                self.delta(provider, (job, attempt), &tokens, pieces, now, outputs);
+            }
             ToRouter::Final(end) => self.finished(provider, *end, now, outputs),
             ToRouter::Failed {
                 job,
@@ -253,8 +263,8 @@ impl Router {
 
     /// Whether an answer must have a shape that a model may miss.
     fn demands_shape(&self, job: JobId) -> bool {
-        let shape = self.jobs.get(&job).map(|state| state.request.answer);
-        matches!(shape, Some(AnswerShape::JsonObject | AnswerShape::ToolCall))
+        let state = self.jobs.get(&job);
+        state.is_some_and(|state| state.request.answer.is_demanding())
     }
 
     fn is_current(&self, provider: Address, (job, attempt): (JobId, u32)) -> bool {
@@ -322,7 +332,7 @@ impl Router {
         provider: Address,
         id: (JobId, u32),
         tokens: &[u32],
-        text: String,
+        (text, logprobs): (String, Vec<Logprobs>),
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
@@ -339,10 +349,12 @@ impl Router {
         let Some(current) = state.current.as_mut() else {
             return;
         };
-        if let Err(reason) = check_delta(&state.request.prompt, current, tokens, &text) {
-            let cause = Cause::ProviderInvalid {
-                reason: reason.to_owned(),
-            };
+        let asked = state.parameters.logprobs;
+        let checked = check_delta(&state.request.prompt, current, tokens, &text)
+            .map_err(str::to_owned)
+            .and_then(|()| check_logprobs(current, &logprobs, tokens, asked));
+        if let Err(reason) = checked {
+            let cause = Cause::ProviderInvalid { reason };
             return self.lost(id.0, Lost::Fault(cause), now, outputs);
         }
         current.output.extend(tokens);
@@ -363,7 +375,11 @@ impl Router {
         let tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         outputs.push(Output::Client {
             job: id.0,
-            event: ClientEvent::Delta { text, tokens },
+            event: ClientEvent::Delta {
+                text,
+                tokens,
+                logprobs,
+            },
         });
     }
 
@@ -379,6 +395,9 @@ impl Router {
             tier,
             region,
             failovers: state.map_or(0, |s| s.attempt),
+            reasons: state
+                .and_then(|s| self.stock.offer(provider, &s.request.model))
+                .is_some_and(|offer| offer.reasons),
         }
     }
 
@@ -926,6 +945,23 @@ fn check_delta(
     Ok(())
 }
 
+/// Whether log-probabilities are what was asked for, and do not make us hold more than those of an answer can come to: a provider may
+/// be its own customer.
+fn check_logprobs(
+    current: &mut Current,
+    logprobs: &[Logprobs],
+    tokens: &[u32],
+    asked: Option<u8>,
+) -> Result<(), String> {
+    Logprobs::check(logprobs, tokens, asked, TOKEN_BYTES_MAX).map_err(|error| error.to_string())?;
+    current.named_bytes += logprobs.iter().map(Logprobs::named_bytes).sum::<usize>();
+    let entries = (current.output.len() + tokens.len()) * (usize::from(asked.unwrap_or(0)) + 1);
+    if current.named_bytes > entries * ENTRY_BYTES + ENTRIES_BYTES {
+        return Err("its log-probabilities name more bytes than so many tokens have".to_owned());
+    }
+    Ok(())
+}
+
 /// Whether a final tells the same as what was ordered, accepted and sent before it.
 fn check_content(state: &Job, current: &Current, end: &Final) -> Result<(), String> {
     let taken = current.taken.as_ref();
@@ -1008,9 +1044,7 @@ impl Router {
             RefusalReason::Unsupported { parameter, reason } => {
                 Lost::Blamed(Cause::Unsupported { parameter, reason })
             }
-            RefusalReason::TicketTooSmall { tokens } => Lost::Fault(Cause::ProviderInvalid {
-                reason: format!("it counts {tokens} input tokens, above any bound of the request"),
-            }),
+            RefusalReason::TicketTooSmall { tokens } => self.above_bound(job, tokens),
             RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
             RefusalReason::BadTicket { reason } => {
                 Lost::Declined(Cause::ProviderInvalid { reason })
@@ -1018,10 +1052,36 @@ impl Router {
         }
     }
 
+    /// Whether the request hands its own arguments to the model's template, which may write any text for them: then the router knows no
+    /// bound of the prompt.
+    fn has_arguments(&self, job: JobId) -> bool {
+        let prompt = self.jobs.get(&job).map(|state| &state.request.prompt);
+        matches!(prompt, Some(Prompt::Chat { arguments, .. }) if !arguments.is_empty())
+    }
+
+    /// A prompt that is said to have more tokens than were reserved for.
+    fn above_bound(&self, job: JobId, tokens: u64) -> Lost {
+        if !self.has_arguments(job) {
+            let reason = format!("it counts {tokens} input tokens, above any bound of the request");
+            return Lost::Fault(Cause::ProviderInvalid { reason });
+        }
+        let reason = format!(
+            "with these arguments the model's template makes {tokens} tokens of the messages, more than are reserved for a request of \
+             this length; leave arguments out"
+        );
+        Lost::Blamed(Cause::Unsupported {
+            parameter: "chat_template_kwargs".to_owned(),
+            reason,
+        })
+    }
+
     /// A prompt that is said not to fit: it must be possible by what the router knows itself.
     fn context_refusal(&self, provider: Address, job: JobId, tokens: u64, context: u64) -> Lost {
         let state = self.jobs.get(&job);
-        let bound = state.map_or(0, |state| state.prompt_bound);
+        let bound = match self.has_arguments(job) {
+            true => u64::MAX,
+            false => state.map_or(0, |state| state.prompt_bound),
+        };
         let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
         let offered = offer.map_or(0, |offer| u64::from(offer.context));
         if context == offered && tokens > context && tokens <= bound {

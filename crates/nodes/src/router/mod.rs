@@ -351,7 +351,7 @@ impl Job {
         Work {
             prompt: self.request.prompt.clone(),
             sampling: self.parameters.clone(),
-            answer: self.request.answer,
+            answer: self.request.answer.clone(),
         }
     }
 }
@@ -367,6 +367,8 @@ struct Current {
     text: String,
     /// Length of output and text after each delta: where an answer may be cut, as the provider cuts it.
     marks: Vec<(usize, usize)>,
+    /// Bytes of all tokens that its log-probabilities named.
+    named_bytes: usize,
     ordered_at: Timestamp,
     /// Whether the provider works on it; once its receipt is here its slot is free.
     holds_slot: bool,

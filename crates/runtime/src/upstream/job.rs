@@ -7,7 +7,7 @@ use super::request::{self, Body, Request};
 use super::sse::EventReader;
 use super::stream::{Ending, StreamReader, Usage};
 use super::{Shared, UpstreamFault};
-use crate::backend::{CancelFlag, Emit, Generation};
+use crate::backend::{CancelFlag, Emit, Generation, Piece};
 use crate::upstream::client::reason;
 use std::pin::pin;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Shared {
             match told {
                 Told::Counted(counts) => counted(counts),
                 Told::Text(ids, text) => {
-                    if emit(ids, text).is_break() {
+                    if emit(Piece::new(ids, text)).is_break() {
                         return Ok(Answer::empty(FinishReason::Cancelled));
                     }
                 }

@@ -68,6 +68,16 @@ impl ServerKind {
         matches!(self, Self::LlamaCpp | Self::Vllm | Self::Sglang)
     }
 
+    /// Whether `logit_bias` and `presence_penalty` have an effect. TGI takes the fields and does nothing with them.
+    pub(crate) const fn takes_bias_and_presence(self) -> bool {
+        !matches!(self, Self::Tgi)
+    }
+
+    /// Whether it holds an answer to the schema of a `response_format`.
+    pub(crate) const fn takes_schemas(self) -> bool {
+        matches!(self, Self::LlamaCpp | Self::Vllm | Self::Sglang)
+    }
+
     /// Whether a prompt may be token ids.
     pub(crate) const fn takes_token_ids(self) -> bool {
         !matches!(self, Self::Tgi)

@@ -22,7 +22,9 @@ pub use fault::UpstreamFault;
 pub use kind::ServerKind;
 pub use request::upstream_prompt_root;
 
-use crate::backend::{Backend, CancelFlag, Emit, Generation, ModelFacts, Prepared, RunError};
+use crate::backend::{
+    Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RunError,
+};
 use client::Client;
 use health::{Asked, Health};
 use kind::{About, Listed, listed, recognise};
@@ -207,6 +209,7 @@ impl UpstreamBackend {
         let chat = Prompt::Chat {
             messages: r#"[{"role":"user","content":"Hello"}]"#.to_owned(),
             tools: "[]".to_owned(),
+            arguments: String::new(),
         };
         match self.probe_with(chat, tokens).await {
             // A model without a chat template completes texts only.
@@ -227,13 +230,14 @@ impl UpstreamBackend {
                 seed: 0,
                 max_output_tokens: tokens,
                 stop: Vec::new(),
+                ..SamplingParameters::default()
             },
             answer: AnswerShape::Any,
         };
         let shared = &self.shared;
         let request = shared.request(&work).map_err(|_| UpstreamFault::NotFound)?;
         let (start, mut first) = (Instant::now(), None);
-        let mut emit = |_: Vec<u32>, _: String| {
+        let mut emit = |_: Piece| {
             first.get_or_insert_with(Instant::now);
             ControlFlow::Continue(())
         };
@@ -329,6 +333,8 @@ fn facts(options: &UpstreamOptions, model: &Listed, about: &About) -> ModelFacts
     );
     let format = model.format.as_deref().or(about.format.as_deref());
     ModelFacts {
+        // Servers that know reasoning set it apart themselves.
+        reasons: false,
         model: offered_name(&model.id).to_owned(),
         model_root: Digest::ZERO,
         runtime_digest: keccak256(identity),
@@ -365,13 +371,13 @@ impl Backend for UpstreamBackend {
             return Err(RefusalReason::UnknownModel);
         }
         let request = self.shared.request(work)?;
+        let facts = stoa_nodes::provider::Prepared {
+            input_units: request.input_bound,
+            prompt_root: request.prompt_root,
+        };
         Ok(Prepared {
-            work: work.clone(),
-            prompt: Vec::new(),
-            facts: stoa_nodes::provider::Prepared {
-                input_units: request.input_bound,
-                prompt_root: request.prompt_root,
-            },
+            facts,
+            ..Prepared::new(work.clone(), Vec::new())
         })
     }
 

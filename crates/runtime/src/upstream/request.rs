@@ -3,14 +3,15 @@
 use super::UpstreamFault;
 use super::kind::ServerKind;
 use super::stream::Ending;
-use crate::answer::is_object;
+use crate::answer::is_json;
+use crate::prompt::check_sampling;
 use crate::tools::Catalogue;
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use stoa_crypto::keccak256;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
-use stoa_types::{Digest, FinishReason, Q16};
+use stoa_types::{Digest, FinishReason, Q16, SamplingParameters, SignedQ16};
 use stoa_verify::ToolCall;
 
 /// What the answer may be.
@@ -18,9 +19,15 @@ use stoa_verify::ToolCall;
 pub(crate) enum Wanted {
     Text,
     JsonObject,
+    /// JSON of a schema, which the server holds its answer to.
+    JsonSchema {
+        schema: String,
+        strict: bool,
+    },
     Tools {
         catalogue: Catalogue,
         required: bool,
+        several: bool,
     },
 }
 
@@ -52,11 +59,33 @@ impl Request {
         if work.sampling.min_p != Q16::default() && !kind.takes_min_p() {
             return Err(no("min_p", "the inference server has no such parameter"));
         }
+        check_sampling(&work.sampling, None)?;
+        if work.sampling.logprobs.is_some() {
+            let reason = "this model runs on another's server, whose log-probabilities nobody could check; ask for tier `exact`";
+            return Err(no("logprobs", reason));
+        }
+        for (name, asked) in [
+            ("logit_bias", !work.sampling.logit_bias.is_empty()),
+            (
+                "presence_penalty",
+                !work.sampling.presence_penalty.is_zero(),
+            ),
+        ] {
+            if asked && !kind.takes_bias_and_presence() {
+                return Err(no(name, "the inference server does nothing with it"));
+            }
+        }
         let (bytes, messages) = match &work.prompt {
-            Prompt::Chat { messages, tools } => {
+            Prompt::Chat {
+                messages,
+                tools,
+                arguments,
+            } => {
                 // Their text goes into a larger one: what is not one whole array could say more than it may.
                 let count = elements(messages).ok_or(no("messages", "not a JSON array"))?;
                 elements(tools).ok_or(no("tools", "not a JSON array"))?;
+                check_arguments(arguments, kind)
+                    .map_err(|reason| no("chat_template_kwargs", reason))?;
                 (messages.len() + tools.len(), count)
             }
             Prompt::Text(text) => (text.len(), 0),
@@ -80,10 +109,23 @@ impl Request {
                 .saturating_add(PROMPT_MARGIN_TOKENS),
         };
         Ok(Self {
-            wanted: wanted(work)?,
+            wanted: wanted(work, kind)?,
             input_bound: bound.min(u64::from(context)),
             prompt_root: upstream_prompt_root(&work.prompt),
         })
+    }
+}
+
+/// Whether arguments for a template are one whole object, and the server hands them to its template.
+fn check_arguments(arguments: &str, kind: ServerKind) -> Result<(), &'static str> {
+    if arguments.is_empty() {
+        return Ok(());
+    }
+    // Their text goes into a larger one too.
+    serde_json::from_str::<Map<String, Value>>(arguments).map_err(|_| "not a JSON object")?;
+    match kind {
+        ServerKind::LlamaCpp | ServerKind::Vllm | ServerKind::Sglang => Ok(()),
+        ServerKind::Tgi | ServerKind::Other => Err("the inference server has no such parameter"),
     }
 }
 
@@ -117,31 +159,61 @@ fn elements(array: &str) -> Option<u64> {
     Some(all.len() as u64)
 }
 
-fn wanted(work: &Work) -> Result<Wanted, RefusalReason> {
-    let tools = match &work.prompt {
-        Prompt::Chat { tools, .. } => tools.as_str(),
-        Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Embed { .. } => "[]",
+fn wanted(work: &Work, kind: ServerKind) -> Result<Wanted, RefusalReason> {
+    let unsupported = |parameter: &str, reason: &str| RefusalReason::Unsupported {
+        parameter: parameter.to_owned(),
+        reason: reason.to_owned(),
     };
-    let required = work.answer == AnswerShape::ToolCall;
-    match work.answer {
+    let (tools, is_chat) = match &work.prompt {
+        Prompt::Chat { tools, .. } => (tools.as_str(), true),
+        Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Embed { .. } => ("[]", false),
+    };
+    let is_json = matches!(
+        work.answer,
+        AnswerShape::JsonObject | AnswerShape::JsonSchema { .. }
+    );
+    if is_json && tools != "[]" {
+        let reason = "inference servers do not all hold an answer to JSON where it may be a call instead; send `tool_choice` `none`, or no \
+                      `response_format`";
+        return Err(unsupported("tools", reason));
+    }
+    let (required, several) = match &work.answer {
         AnswerShape::NoTools => return Ok(Wanted::Text),
         AnswerShape::JsonObject => return Ok(Wanted::JsonObject),
-        AnswerShape::Any | AnswerShape::ToolCall => {}
-    }
-    let unsupported = |parameter: &str, reason: String| RefusalReason::Unsupported {
-        parameter: parameter.to_owned(),
-        reason,
+        AnswerShape::JsonSchema { schema, strict } if is_chat && kind.takes_schemas() => {
+            if serde_json::from_str::<IgnoredAny>(schema).is_err() {
+                return Err(unsupported(
+                    "response_format.json_schema.schema",
+                    "not JSON",
+                ));
+            }
+            let (schema, strict) = (schema.clone(), *strict);
+            return Ok(Wanted::JsonSchema { schema, strict });
+        }
+        AnswerShape::JsonSchema { .. } => {
+            let reason = "the inference server is not known to hold answers to a schema";
+            return Err(unsupported("response_format", reason));
+        }
+        AnswerShape::Regex(_) => {
+            let reason = "inference servers have no common parameter for expressions";
+            return Err(unsupported("regex", reason));
+        }
+        AnswerShape::Any => (false, true),
+        AnswerShape::ToolCall => (true, true),
+        AnswerShape::OneCallAtMost => (false, false),
+        AnswerShape::OneCall => (true, false),
     };
-    let catalogue = Catalogue::parse(tools).map_err(|reason| unsupported("tools", reason))?;
+    let catalogue = Catalogue::parse(tools).map_err(|reason| unsupported("tools", &reason))?;
     match catalogue.is_empty() {
         true if required => Err(unsupported(
             "tool_choice",
-            "a tool call is demanded but no tool is given".to_owned(),
+            "a tool call is demanded but no tool is given",
         )),
         true => Ok(Wanted::Text),
         false => Ok(Wanted::Tools {
             catalogue,
             required,
+            several,
         }),
     }
 }
@@ -155,9 +227,16 @@ pub fn upstream_prompt_root(prompt: &Prompt) -> Digest {
         bytes.extend(part);
     };
     match prompt {
-        Prompt::Chat { messages, tools } => {
+        Prompt::Chat {
+            messages,
+            tools,
+            arguments,
+        } => {
             part(0, messages.as_bytes());
             part(1, tools.as_bytes());
+            if !arguments.is_empty() {
+                part(5, arguments.as_bytes());
+            }
         }
         Prompt::Text(text) => part(2, text.as_bytes()),
         Prompt::Tokens(ids) => {
@@ -205,8 +284,15 @@ pub(crate) fn body(work: &Work, wanted: &Wanted, kind: ServerKind, model: &str) 
     let sampling = &work.sampling;
     let mut text = format!(r#"{{"model":{},"#, Value::from(model));
     let route = match &work.prompt {
-        Prompt::Chat { messages, tools } => {
+        Prompt::Chat {
+            messages,
+            tools,
+            arguments,
+        } => {
             chat_body(&mut text, messages, tools, wanted);
+            if !arguments.is_empty() {
+                text += &format!(r#","chat_template_kwargs":{arguments}"#);
+            }
             "/v1/chat/completions"
         }
         Prompt::Text(prompt) => {
@@ -237,6 +323,7 @@ pub(crate) fn body(work: &Work, wanted: &Wanted, kind: ServerKind, model: &str) 
     if !sampling.stop.is_empty() {
         text += &format!(r#","stop":{}"#, json!(sampling.stop));
     }
+    text += &bias_and_penalties(sampling);
     text += kind.plain_sampling();
     text += r#","stream":true"#;
     text += kind.counting();
@@ -248,17 +335,48 @@ pub(crate) fn body(work: &Work, wanted: &Wanted, kind: ServerKind, model: &str) 
     }
 }
 
+/// Bias and penalties, each only where it is asked for: a server that knows none of them is left alone. Sixteen binary places are few enough
+/// that the decimal text says exactly what the ticket says.
+fn bias_and_penalties(sampling: &SamplingParameters) -> String {
+    let mut text = String::new();
+    if !sampling.logit_bias.is_empty() {
+        let entry = |(id, bias): (&u32, &SignedQ16)| (id.to_string(), json!(bias.to_f64()));
+        let biases: Map<String, Value> = sampling.logit_bias.iter().map(entry).collect();
+        text += &format!(r#","logit_bias":{}"#, Value::from(biases));
+    }
+    for (name, penalty) in [
+        ("presence_penalty", sampling.presence_penalty),
+        ("frequency_penalty", sampling.frequency_penalty),
+    ] {
+        if !penalty.is_zero() {
+            text += &format!(r#","{name}":{}"#, penalty.to_f64());
+        }
+    }
+    text
+}
+
 /// What follows the model in a request for a chat's next message.
 fn chat_body(text: &mut String, messages: &str, tools: &str, wanted: &Wanted) {
     *text += &format!(r#""messages":{messages}"#);
     match wanted {
-        Wanted::Tools { required, .. } => {
+        Wanted::Tools {
+            required, several, ..
+        } => {
             *text += &format!(r#","tools":{tools}"#);
             if *required {
                 *text += r#","tool_choice":"required""#;
             }
+            if !several {
+                *text += r#","parallel_tool_calls":false"#;
+            }
         }
         Wanted::JsonObject => *text += r#","response_format":{"type":"json_object"}"#,
+        // The name is not part of the order: the servers demand one and do nothing with it.
+        Wanted::JsonSchema { schema, strict } => {
+            *text += &format!(
+                r#","response_format":{{"type":"json_schema","json_schema":{{"name":"answer","strict":{strict},"schema":{schema}}}}}"#
+            );
+        }
         Wanted::Text => {}
     }
 }
@@ -293,7 +411,10 @@ pub(crate) struct Judged {
 impl Wanted {
     /// Whether nothing may be shown before the whole was judged.
     pub fn withholds(&self) -> bool {
-        matches!(self, Self::JsonObject | Self::Tools { required: true, .. })
+        matches!(
+            self,
+            Self::JsonObject | Self::JsonSchema { .. } | Self::Tools { required: true, .. }
+        )
     }
 
     /// Judges a whole answer: an invalid tool call is never handed on (DECISIONS 35). `held` is text not shown yet.
@@ -311,15 +432,21 @@ impl Wanted {
             finish: text_reason,
         };
         let calls = match (self, ending.calls.is_empty()) {
-            (Self::JsonObject, _) if !cut && !is_object(held) => {
+            (Self::JsonObject, _) if !cut && !is_json(held, true) => {
                 return unmet(
                     "the model's answer is not the JSON object that was asked for".to_owned(),
                 );
+            }
+            (Self::JsonSchema { .. }, _) if !cut && !is_json(held, false) => {
+                return unmet("the model's answer is not the JSON that was asked for".to_owned());
             }
             (Self::Tools { required: true, .. }, true) if !cut => {
                 return unmet("the model made no tool call, which was asked for".to_owned());
             }
             (_, true) => return Ok(text(held.to_owned())),
+            (Self::Tools { several: false, .. }, false) if ending.calls.len() > 1 => {
+                Err("only one call may be made".to_owned())
+            }
             (Self::Tools { catalogue, .. }, false) => check_calls(catalogue, ending),
             (_, false) => Err("no tool was offered".to_owned()),
         };
@@ -370,6 +497,7 @@ mod tests {
             prompt: Prompt::Chat {
                 messages: r#"[{"role":"user",  "content":"h\u00e9"}]"#.to_owned(),
                 tools: tools.to_owned(),
+                arguments: String::new(),
             },
             sampling: SamplingParameters {
                 temperature: Q16::ONE,
@@ -377,6 +505,7 @@ mod tests {
                 seed: 7,
                 max_output_tokens: 9,
                 stop: vec!["\n".to_owned()],
+                ..SamplingParameters::default()
             },
             answer,
         }
@@ -407,7 +536,7 @@ mod tests {
             ServerKind::Other,
         ] {
             let work = work(TOOLS, AnswerShape::ToolCall);
-            let wanted = wanted(&work).expect("tools are there");
+            let wanted = wanted(&work, ServerKind::Other).expect("tools are there");
             let body = body(&work, &wanted, kind, "a\"b");
             assert_eq!(body.route, "/v1/chat/completions");
             let text = body.with_limit(5);
@@ -430,11 +559,67 @@ mod tests {
     }
 
     #[test]
+    fn bias_and_penalties_reach_the_server_as_they_stand_in_the_ticket_and_only_where_they_are_set()
+    {
+        let names = ["logit_bias", "presence_penalty", "frequency_penalty"];
+        let sent = |work: &Work| -> Value {
+            let body = body(work, &Wanted::Text, ServerKind::Vllm, "m");
+            serde_json::from_str(&body.with_limit(1)).expect("JSON")
+        };
+        let mut work = work("[]", AnswerShape::Any);
+        let plain = sent(&work);
+        assert!(names.iter().all(|name| plain.get(name).is_none()));
+        work.sampling.logit_bias = [(7, SignedQ16(-1)), (9, SignedQ16(100 << 16))].into();
+        work.sampling.presence_penalty = SignedQ16(6_554);
+        work.sampling.frequency_penalty = SignedQ16(-(2 << 16));
+        let body = sent(&work);
+        assert_eq!(
+            body["logit_bias"],
+            json!({"7": -1.0 / 65_536.0, "9": 100.0})
+        );
+        let penalties = [6_554.0 / 65_536.0, -2.0];
+        for (name, penalty) in names[1..].iter().zip(penalties) {
+            let read = body[*name].as_f64().and_then(SignedQ16::from_f64);
+            assert_eq!(read, SignedQ16::from_f64(penalty), "{name}");
+        }
+    }
+
+    #[test]
+    fn arguments_for_a_template_reach_servers_that_have_one_whole_or_not_at_all() {
+        let with = |arguments: &str| {
+            let mut work = work("[]", AnswerShape::Any);
+            if let Prompt::Chat { arguments: to, .. } = &mut work.prompt {
+                *to = arguments.to_owned();
+            }
+            work
+        };
+        let asked = with(r#"{"enable_thinking":false}"#);
+        let body = body(&asked, &Wanted::Text, ServerKind::Vllm, "m");
+        let body: Value = serde_json::from_str(&body.with_limit(1)).expect("JSON");
+        assert_eq!(body["chat_template_kwargs"]["enable_thinking"], false);
+        let root = |work: &Work| upstream_prompt_root(&work.prompt);
+        assert_ne!(root(&asked), root(&with("")));
+        let taken = |work: &Work, kind| Request::new(work, kind, 64, 4096).is_ok();
+        for (kind, takes) in [
+            (ServerKind::LlamaCpp, true),
+            (ServerKind::Vllm, true),
+            (ServerKind::Sglang, true),
+            (ServerKind::Tgi, false),
+            (ServerKind::Other, false),
+        ] {
+            assert_eq!(taken(&asked, kind), takes);
+            assert!(taken(&with(""), kind));
+            assert!(!taken(&with(r#"{},"n":1000,"x":{}"#), kind));
+        }
+    }
+
+    #[test]
     fn what_is_no_array_cannot_put_words_into_the_request() {
         let mut wrong = work("[]", AnswerShape::Any);
         wrong.prompt = Prompt::Chat {
             messages: r#"[],"n":1000,"x":[]"#.to_owned(),
             tools: "[]".to_owned(),
+            arguments: String::new(),
         };
         let refused = Request::new(&wrong, ServerKind::Vllm, 64, 4096);
         assert!(
@@ -448,10 +633,24 @@ mod tests {
         with_min_p.sampling.min_p = Q16::ONE;
         let mut ids = work("[]", AnswerShape::Any);
         ids.prompt = Prompt::Tokens(vec![1, 2]);
+        let mut biased = work("[]", AnswerShape::Any);
+        biased.sampling.logit_bias = [(1, SignedQ16(1))].into();
+        let mut penalised = work("[]", AnswerShape::Any);
+        penalised.sampling.presence_penalty = SignedQ16(1);
+        let mut likely = work("[]", AnswerShape::Any);
+        likely.sampling.logprobs = Some(0);
+        let mut too_much = work("[]", AnswerShape::Any);
+        too_much.sampling.frequency_penalty = SignedQ16(i32::MAX);
         for (work, named) in [
             (with_min_p, "min_p"),
+            (biased, "logit_bias"),
+            (penalised, "presence_penalty"),
+            (too_much, "frequency_penalty"),
+            (likely, "logprobs"),
             (ids, "prompt"),
             (work("[]", AnswerShape::ToolCall), "tool_choice"),
+            (work("[]", schema("{}")), "response_format"),
+            (work("[]", AnswerShape::Regex("a".to_owned())), "regex"),
         ] {
             let refused = Request::new(&work, ServerKind::Tgi, 64, 4096);
             assert!(
@@ -459,6 +658,44 @@ mod tests {
                 "{refused:?}"
             );
         }
+    }
+
+    fn schema(text: &str) -> AnswerShape {
+        AnswerShape::JsonSchema {
+            schema: text.to_owned(),
+            strict: true,
+        }
+    }
+
+    #[test]
+    fn schemas_and_single_calls_are_handed_on_to_servers_that_know_them() {
+        let sent = |work: &Work| -> Value {
+            let wanted = wanted(work, ServerKind::Vllm).expect("known");
+            let body = body(work, &wanted, ServerKind::Vllm, "m");
+            serde_json::from_str(&body.with_limit(1)).expect("JSON")
+        };
+        let body = sent(&work("[]", schema(r#"{"type": "object"}"#)));
+        assert_eq!(
+            body["response_format"],
+            json!({"type": "json_schema", "json_schema": {"name": "answer", "strict": true, "schema": {"type": "object"}}})
+        );
+        let one = work(TOOLS, AnswerShape::OneCall);
+        let body = sent(&one);
+        assert_eq!(body["tool_choice"], "required");
+        assert_eq!(body["parallel_tool_calls"], false);
+        // A call in place of JSON is more than is known of servers.
+        for answer in [AnswerShape::JsonObject, schema("{}")] {
+            let refused = wanted(&work(TOOLS, answer), ServerKind::Vllm);
+            let by_name = matches!(refused, Err(RefusalReason::Unsupported { ref parameter, .. }) if parameter == "tools");
+            assert!(by_name);
+        }
+        // What is no JSON could say more than it may.
+        let broken = wanted(&work("[]", schema("{}},\"n\":9")), ServerKind::Vllm);
+        assert!(broken.is_err());
+        let call = ("get_weather", r#"{"city":"Paris"}"#);
+        let two = ending(FinishReason::Stop, &[call, call]);
+        let wanted = wanted(&one, ServerKind::Vllm).expect("known");
+        assert!(wanted.judge(&two, "").is_err());
     }
 
     #[test]
@@ -482,10 +719,12 @@ mod tests {
             Prompt::Chat {
                 messages: "[]".to_owned(),
                 tools: "[1]".to_owned(),
+                arguments: String::new(),
             },
             Prompt::Chat {
                 messages: "[1]".to_owned(),
                 tools: "[]".to_owned(),
+                arguments: String::new(),
             },
         ];
         let roots: std::collections::BTreeSet<_> =
@@ -501,7 +740,7 @@ mod tests {
             } else {
                 AnswerShape::Any
             };
-            wanted(&work(TOOLS, answer)).expect("tools")
+            wanted(&work(TOOLS, answer), ServerKind::Other).expect("tools")
         };
         let good = ending(
             FinishReason::Stop,

@@ -378,6 +378,7 @@ fn order(job: JobId, provider: &SecretKey, account: Address) -> (Work, SignedTic
             seed: 1,
             max_output_tokens: 10,
             stop: Vec::new(),
+            ..SamplingParameters::default()
         },
         answer: AnswerShape::Any,
     };

@@ -68,7 +68,7 @@ impl Peer {
     pub fn start(python: &Path, file: &Path, args: &EngineArgs) -> Result<Self, PeerError> {
         let mut command = Command::new(python);
         command.arg("-c").arg(SCRIPT).arg(file);
-        for number in [args.prompt, SHORT, args.tokens, 1] {
+        for number in [args.prompt, SHORT, args.tokens, args.threads, args.batch] {
             command.arg(number.to_string());
         }
         command

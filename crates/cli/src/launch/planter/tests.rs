@@ -1,6 +1,6 @@
 use super::*;
 use crate::launch::devnet::Devnet;
-use crate::launch::provider::DEFAULT_MODEL_NAME;
+use crate::launch::models;
 use crate::launch::service::local;
 use crate::launch::validator;
 use stoa_chain::Embedded;
@@ -28,12 +28,11 @@ impl Field {
         let audits = validator::watch(&joined).await.expect("read");
         let audits = audits.expect("they judge");
         let config = Config::load(None).expect("valid");
-        let model = provider::default_model(&data).expect("written");
-        let exact = provider::open_exact(&config, 1, &model, Some(DEFAULT_MODEL_NAME));
+        let exact = models::exact(&data, &config, 1, &[]);
         let machine = Machine {
             hardware: discover_hardware(),
             upstream_places: None,
-            backends: provider::backends(None, exact.expect("a model")),
+            backends: models::backends(None, exact.expect("a model")),
             providers: 1,
             silent: false,
         };

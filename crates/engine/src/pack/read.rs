@@ -1,0 +1,391 @@
+//! Opening a pack: everything about it is checked before a number of it is used.
+
+use super::{
+    ALIGNMENT, HEADER_LIMIT, Header, MAGIC, PlacedTensor, Segment, VERSION, blake3_of, tensor_bytes,
+};
+use crate::config::Config;
+use crate::error::ImportError;
+use crate::import::{self, Kind, Loss, MemoryEstimate, Tensor, Tensors};
+use crate::mapping::{MappedNumbers, Mapping};
+use crate::ops::Norm;
+use crate::packed::PackedMatrix;
+use crate::parallel;
+use crate::root::{self, SEMANTICS};
+use crate::tokenizer::TokenizerSource;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use stoa_types::Digest;
+
+/// Greatest magnitude of an exponent; import makes none beyond 256.
+const EXPONENT_LIMIT: u32 = 1 << 10;
+/// Bytes that are hashed and looked at while they are in the processor's cache.
+const PIECE: usize = 1 << 18;
+
+/// An opened pack. Its header is sound; its tensors are checked when they are loaded.
+#[derive(Debug)]
+pub struct Pack {
+    path: PathBuf,
+    mapping: Arc<Mapping>,
+    header: Header,
+    digest: Digest,
+    tokenizer: TokenizerSource,
+    template: Option<String>,
+}
+
+/// Packs are in the byte order of most machines, and mapped as they are.
+pub(super) fn refuse_big_endian() -> Result<(), ImportError> {
+    if cfg!(target_endian = "big") {
+        let reason = "need a little-endian machine; load the model's own file here";
+        return Err(ImportError::metadata("packs", reason));
+    }
+    Ok(())
+}
+
+impl Pack {
+    /// Maps a pack and checks its header: every length, offset and shape. A pack that is cut short, damaged or of another version
+    /// is refused with the reason.
+    pub fn open(path: &Path) -> Result<Self, ImportError> {
+        refuse_big_endian()?;
+        let mapping = Mapping::open(path).map_err(|source| ImportError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let damaged = |reason: String| ImportError::Damaged {
+            path: path.to_owned(),
+            reason,
+        };
+        let (header, digest) = header(mapping.bytes()).map_err(damaged)?;
+        if header.semantics != SEMANTICS {
+            return Err(ImportError::NotAModel {
+                path: path.to_owned(),
+                reason: format!(
+                    "it is a pack of {}, and this engine computes {SEMANTICS}: import the model again",
+                    header.semantics
+                ),
+            });
+        }
+        check_segments(&header, mapping.bytes()).map_err(damaged)?;
+        header.config.check()?;
+        check_tensors(&header).map_err(damaged)?;
+        let text = |name: &str, segment: &Segment| {
+            check_hash(name, segment, mapping.bytes()).map_err(damaged)?;
+            let bytes = slice(segment, mapping.bytes()).to_vec();
+            String::from_utf8(bytes).map_err(|_| damaged(format!("the {name} is not UTF-8")))
+        };
+        let json = text("tokenizer", &header.tokenizer_json)?;
+        let template = header.template.as_ref().map(|s| text("template", s));
+        Ok(Self {
+            path: path.to_owned(),
+            tokenizer: header.tokenizer.clone().with_json(json),
+            template: template.transpose()?,
+            mapping,
+            header,
+            digest,
+        })
+    }
+
+    /// BLAKE3 of its header, from which every byte of it follows: its name.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Model root, as whoever wrote the pack computed it. [`Pack::recomputed_root`] says what it is.
+    pub fn claimed_root(&self) -> Digest {
+        self.header.root
+    }
+
+    /// Name of the model.
+    pub fn name(&self) -> &str {
+        &self.header.name
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &Config {
+        &self.header.config
+    }
+
+    /// Source of the tokenizer.
+    pub fn tokenizer(&self) -> &TokenizerSource {
+        &self.tokenizer
+    }
+
+    /// Chat template.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
+    /// Parameters of the file that it was made from.
+    pub fn parameters(&self) -> u64 {
+        self.header.parameters
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.mapping.bytes().len() as u64
+    }
+
+    /// What quantisation cost, by format of the source.
+    pub fn losses(&self) -> &[Loss] {
+        &self.header.losses
+    }
+
+    /// Memory that the model takes. Weights are pages of the file, which the system may drop and read again.
+    pub fn memory_estimate(&self) -> MemoryEstimate {
+        let weights = self.header.tensors.iter().map(|t| t.segment.bytes).sum();
+        MemoryEstimate::mapped(&self.header.config, weights)
+    }
+
+    /// All tensors, matrices in the mapping. Each was compared with its hash, with all processors, and holds no number that the
+    /// kernels' bounds do not allow.
+    pub fn load(&self) -> Result<Tensors, ImportError> {
+        let tensors = &self.header.tensors;
+        // The largest first, so that the threads finish together.
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(tensors[*index].segment.bytes));
+        let damaged = |reason: String| ImportError::Damaged {
+            path: self.path.clone(),
+            reason,
+        };
+        let mut loaded = Tensors::default();
+        let work = |i: usize| self.tensor(&tensors[order[i]]).map_err(damaged);
+        parallel::as_done(order.len(), work, |i, tensor| {
+            loaded.put(tensors[order[i]].role, tensor);
+            Ok(())
+        })?;
+        loaded.losses = self.header.losses.clone();
+        Ok(loaded)
+    }
+
+    /// Writes the same pack to a file that is empty. `progress` hears how far it is, and may stop it.
+    pub fn copy(
+        &self,
+        file: &mut impl Write,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<(), ImportError> {
+        let mut done = 0;
+        for piece in self.mapping.bytes().chunks(PIECE) {
+            file.write_all(piece)
+                .map_err(|source| ImportError::Write { source })?;
+            done += piece.len() as u64;
+            if progress(done, self.bytes()).is_break() {
+                return Err(ImportError::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model root, from every byte of the pack.
+    pub fn recomputed_root(&self) -> Result<Digest, ImportError> {
+        let mut tensors = self.load()?;
+        let (mut leaves, roles) = (Vec::new(), self.header.tensors.iter().map(|t| t.role));
+        let taken: Vec<_> = roles
+            .filter_map(|role| Some((role.number(), tensors.take(role)?)))
+            .collect();
+        let mut of_tensor: Vec<Vec<Digest>> = vec![Vec::new(); taken.len()];
+        let work = |i: usize| {
+            let (number, tensor) = &taken[i];
+            Ok::<_, ImportError>(root::tensor_leaves(*number, tensor.as_ref()))
+        };
+        parallel::as_done(taken.len(), work, |i, leaves| {
+            of_tensor[i] = leaves;
+            Ok(())
+        })?;
+        leaves.extend(of_tensor.into_iter().flatten());
+        Ok(root::of_leaves(
+            &self.header.config,
+            &self.tokenizer,
+            self.template(),
+            leaves,
+        ))
+    }
+
+    fn tensor(&self, placed: &PlacedTensor) -> Result<Tensor, String> {
+        let name = format!("tensor {:?}", placed.role);
+        let segment = &placed.segment;
+        match placed.role.kind() {
+            Kind::Matrix => {
+                let matrix = self
+                    .matrix(placed)
+                    .ok_or("a tensor lies outside the file")?;
+                check_matrix(&name, segment, &matrix, self.mapping.bytes())?;
+                Ok(Tensor::Matrix(matrix))
+            }
+            Kind::Norm => {
+                check_hash(&name, segment, self.mapping.bytes())?;
+                let (twos, _) = slice(segment, self.mapping.bytes()).as_chunks::<2>();
+                Ok(Tensor::Norm(Norm {
+                    g: twos.iter().map(|two| i16::from_le_bytes(*two)).collect(),
+                    exponent: placed.exponent,
+                }))
+            }
+            Kind::Bias => {
+                check_hash(&name, segment, self.mapping.bytes())?;
+                let (fours, _) = slice(segment, self.mapping.bytes()).as_chunks::<4>();
+                let numbers = fours.iter().map(|four| i32::from_le_bytes(*four));
+                Ok(Tensor::Bias(numbers.collect()))
+            }
+        }
+    }
+
+    fn matrix(&self, placed: &PlacedTensor) -> Option<PackedMatrix> {
+        let start = usize::try_from(placed.segment.offset).ok()?;
+        let (q, scales) = PackedMatrix::lengths(placed.rows, placed.columns);
+        let q = MappedNumbers::new(&self.mapping, start, q)?;
+        let scales = MappedNumbers::new(&self.mapping, start + q.len(), scales)?;
+        let mut matrix = PackedMatrix::mapped(placed.rows, placed.columns, q, scales);
+        matrix.exponent = placed.exponent;
+        Some(matrix)
+    }
+}
+
+/// Reads preamble and header.
+fn header(bytes: &[u8]) -> Result<(Header, Digest), String> {
+    let first = bytes.get(..ALIGNMENT as usize);
+    let first = first.ok_or_else(|| format!("it has {} bytes, no pack has so few", bytes.len()))?;
+    if first[..8] != *MAGIC {
+        return Err("it does not begin with the letters STOAPACK".to_owned());
+    }
+    let word =
+        |at: usize| u32::from_le_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    if word(8) != VERSION || word(12) != 0 {
+        return Err(format!(
+            "it is a pack of version {}; {VERSION} is read",
+            word(8)
+        ));
+    }
+    let (offset, length, whole) = (long(16), long(24), bytes.len() as u64);
+    let end = offset.checked_add(length);
+    match end {
+        _ if length > HEADER_LIMIT => return Err(format!("its header claims {length} bytes")),
+        Some(end) if end == whole => {}
+        Some(end) if end > whole => {
+            return Err(format!("it is cut short: {whole} of {end} bytes are there"));
+        }
+        _ => return Err("its header does not end where the file does".to_owned()),
+    }
+    if offset < ALIGNMENT {
+        return Err("its header lies before the first segment".to_owned());
+    }
+    let json = &bytes[offset as usize..];
+    let digest = blake3_of(json);
+    if digest.0 != first[32..64] {
+        return Err("its header is not the one that was written".to_owned());
+    }
+    let header = serde_json::from_slice(json);
+    let header = header.map_err(|e| format!("its header cannot be read: {e}"))?;
+    Ok((header, digest))
+}
+
+/// Segments lie one after another from the first byte after the preamble to the header, with zeros between them.
+fn check_segments(header: &Header, bytes: &[u8]) -> Result<(), String> {
+    let offset = bytes[16..24]
+        .iter()
+        .rev()
+        .fold(0u64, |a, b| a << 8 | u64::from(*b));
+    let mut at = ALIGNMENT;
+    for segment in header.segments() {
+        let next = segment.next().filter(|next| *next <= offset);
+        let (true, Some(next)) = (segment.offset == at, next) else {
+            let reason = format!(
+                "a segment lies at byte {} where {at} is right",
+                segment.offset
+            );
+            return Err(reason);
+        };
+        let end = (segment.offset + segment.bytes) as usize;
+        if bytes[end..next as usize].iter().any(|b| *b != 0) {
+            return Err(format!("there is something between segments at byte {end}"));
+        }
+        at = next;
+    }
+    if at == offset {
+        return Ok(());
+    }
+    Err(format!(
+        "the segments end at byte {at}, the header begins at {offset}"
+    ))
+}
+
+/// Tensors are those of the shape, each once, in order, of the right size.
+fn check_tensors(header: &Header) -> Result<(), String> {
+    let c = &header.config;
+    let turns = c.architecture.encoder.is_none() || !c.rotary.is_empty();
+    if turns && c.rotary.len() != c.head_width / 2 {
+        return Err(format!(
+            "it has {} rotary frequencies for heads of {}",
+            c.rotary.len(),
+            c.head_width
+        ));
+    }
+    if c.epsilon_q32 > i64::MAX as u64 {
+        return Err(format!("it has the epsilon {}", c.epsilon_q32));
+    }
+    let mut last = None;
+    for tensor in &header.tensors {
+        let (role, rows, columns) = (tensor.role, tensor.rows as u64, tensor.columns as u64);
+        if last >= Some(role) {
+            return Err(format!("tensor {role:?} is out of order"));
+        }
+        last = Some(role);
+        if rows.max(columns) > u64::from(u32::MAX) {
+            return Err(format!("tensor {role:?} is {rows} x {columns}"));
+        }
+        if tensor.exponent.unsigned_abs() > EXPONENT_LIMIT {
+            return Err(format!(
+                "tensor {role:?} has the exponent {}",
+                tensor.exponent
+            ));
+        }
+        let bytes = tensor_bytes(role.kind(), rows, columns);
+        if tensor.segment.bytes != bytes {
+            return Err(format!(
+                "tensor {role:?} of {rows} x {columns} has {} bytes where {bytes} are right",
+                tensor.segment.bytes
+            ));
+        }
+    }
+    let shapes = header.tensors.iter().map(|t| (t.role, t.rows, t.columns));
+    import::check_shapes(&header.config, shapes).map_err(|e| e.to_string())
+}
+
+/// Bytes of a segment that `check_segments` has seen.
+fn slice<'a>(segment: &Segment, bytes: &'a [u8]) -> &'a [u8] {
+    &bytes[segment.offset as usize..][..segment.bytes as usize]
+}
+
+fn check_hash(name: &str, segment: &Segment, bytes: &[u8]) -> Result<(), String> {
+    if blake3_of(slice(segment, bytes)) == segment.blake3 {
+        return Ok(());
+    }
+    Err(format!("the {name} is not what was written"))
+}
+
+/// Compares a matrix with its hash, and refuses numbers beyond what the bounds of docs/iq8.md section 5 allow: -128, a scale of 16 bits,
+/// anything in the rows that fill up the last tile.
+fn check_matrix(
+    name: &str,
+    segment: &Segment,
+    matrix: &PackedMatrix,
+    bytes: &[u8],
+) -> Result<(), String> {
+    let mut hash = blake3::Hasher::new();
+    let (q, scales) = matrix.numbers();
+    let mut lowest = 0;
+    let content = slice(segment, bytes);
+    for piece in content[..q.len()].chunks(PIECE) {
+        hash.update(piece);
+        lowest = piece.iter().map(|b| *b as i8).fold(lowest, i8::min);
+    }
+    hash.update(&content[q.len()..]);
+    if *hash.finalize().as_bytes() != segment.blake3.0 {
+        return Err(format!("the {name} is not what was written"));
+    }
+    let large = scales.iter().fold(0, |all, scale| all | scale);
+    if lowest == i8::MIN || large >> 15 != 0 || !matrix.padding_is_zero() {
+        return Err(format!("the {name} holds numbers that no import writes"));
+    }
+    Ok(())
+}
