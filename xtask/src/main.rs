@@ -5,6 +5,7 @@ mod contract_proofs;
 mod contract_tools;
 mod contracts;
 mod e2e;
+mod fuzz;
 mod hosts;
 mod model;
 
@@ -32,6 +33,8 @@ enum Task {
     Contracts(contracts::Args),
     /// The network as a user meets it: openai package, README's commands, kill -9 under load. Needs a release build and Python.
     E2e,
+    /// Fuzzing of all that the engine reads, each for a while. Needs cargo-fuzz.
+    Fuzz(fuzz::Args),
     /// Roles on hosts of their own (network namespaces, NAT), killed and cut off under load. Needs a release build, nft and Python.
     Hosts,
     /// The default model: its corpus and held-out tasks.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let outcome: Result<(), Box<dyn std::error::Error>> = match Cli::parse().task {
         Task::Ci(args) => ci::run(&args).map_err(Into::into),
         Task::E2e => e2e::run().map_err(Into::into),
+        Task::Fuzz(args) => fuzz::run(&args).map_err(Into::into),
         Task::Hosts => hosts::run().map_err(Into::into),
         Task::Contracts(args) => contracts::run(&args).map_err(Into::into),
         Task::Model(args) => model::run(&args).map_err(Into::into),

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import gguf
-from model import Config, Llama
+from model import SHAPES, Llama
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -45,7 +45,7 @@ def tensors(state, c):
     yield "output_norm.weight", state["model.norm.weight"].numpy(), gguf.F32
 
 
-def metadata(c, tokenizer, template):
+def metadata(name, c, tokenizer, template):
     """What an engine must know beside the tensors."""
     vocab = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
     pieces = [piece for piece, _ in vocab]
@@ -53,7 +53,7 @@ def metadata(c, tokenizer, template):
     merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
     return {
         "general.architecture": "llama",
-        "general.name": "stoa-tiny",
+        "general.name": name,
         "general.license": "apache-2.0",
         "general.file_type": 7,
         "general.quantization_version": 2,
@@ -116,10 +116,11 @@ def write_json(path, data):
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("checkpoint")
+    args.add_argument("--shape", choices=SHAPES, default="stoa-tiny")
     args.add_argument("folder", help="the folder with tokenizer.json and chat_template.jinja; the files are written there")
     args = args.parse_args()
     at = lambda name: os.path.join(args.folder, name)
-    saved, c = torch.load(args.checkpoint), Config()
+    saved, c = torch.load(args.checkpoint), SHAPES[args.shape]
     model = Llama(c)
     model.load_state_dict(saved["model"])
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
@@ -127,7 +128,8 @@ def main():
         tokenizer = json.load(file)
     with open(at("chat_template.jinja"), encoding="utf-8") as file:
         template = file.read()
-    gguf.write(at("stoa-tiny.Q8_0.gguf"), metadata(c, tokenizer, template), list(tensors(state, c)))
+    packed = f"{args.shape}.Q8_0.gguf"
+    gguf.write(at(packed), metadata(args.shape, c, tokenizer, template), list(tensors(state, c)))
     save_file({k: v.half().contiguous() for k, v in state.items()}, at("model.safetensors"), {"format": "pt"})
     write_json(at("config.json"), config(c))
     write_json(
@@ -144,7 +146,7 @@ def main():
         },
     )
     print("step", saved["step"])
-    for name in ("stoa-tiny.Q8_0.gguf", "model.safetensors", "tokenizer.json", "chat_template.jinja"):
+    for name in (packed, "model.safetensors", "tokenizer.json", "chat_template.jinja"):
         with open(at(name), "rb") as file:
             data = file.read()
         print(hashlib.sha256(data).hexdigest(), len(data), name)

@@ -26,6 +26,10 @@ class Config:
     eps: float = 1e-5
 
 
+# The shapes by the names of their models. The draft model guesses what the other will say.
+SHAPES = {"stoa-tiny": Config(), "stoa-tiny-draft": Config(width=96, layers=2, heads=3, kv_heads=1, ffn=256)}
+
+
 class RmsNorm(nn.Module):
     """Root mean square norm with a gain."""
 

@@ -1,6 +1,6 @@
 //! The corpus: a mix of the families, split so that no held-out combination occurs in the training text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -13,16 +13,17 @@ type Draw = fn(&mut Rng) -> Task;
 
 /// The families, their weights in the training text and the number of held-out tasks of each.
 pub const FAMILIES: &[(&str, Draw, usize, usize)] = &[
-    ("chat", talk::draw, 10, 100),
-    ("refusal", talk::draw_refusal, 2, 60),
-    ("story", story::draw, 3, 100),
-    ("arithmetic", sums::draw, 22, 200),
-    ("extract", extract::draw, 10, 160),
-    ("transform", text::draw, 18, 160),
-    ("lookup", facts::draw, 9, 120),
-    ("tool_call", tools::draw, 20, 200),
-    ("no_tool", tools::draw_none, 7, 50),
-    ("tool_result", tools::draw_result, 3, 60),
+    ("chat", talk::draw, 12, 100),
+    ("refusal", talk::draw_refusal, 4, 60),
+    ("story", story::draw, 22, 100),
+    ("arithmetic", sums::draw, 14, 200),
+    ("extract", extract::draw, 8, 160),
+    ("transform", text::draw, 10, 160),
+    ("lookup", facts::draw, 5, 120),
+    ("tool_call", tools::draw, 32, 200),
+    ("no_tool", tools::draw_none, 14, 50),
+    ("tool_result", tools::draw_result, 2, 60),
+    ("passage", facts::draw_passage, 12, 100),
 ];
 
 const SYSTEM: &[&str] = &[
@@ -74,7 +75,7 @@ pub struct Trainer(Rng);
 impl Trainer {
     /// A source of documents that starts from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(Rng::new(seed))
+        Self(Rng::practice(seed))
     }
 
     /// The next document: one task, a conversation of several, or a plain story.
@@ -178,6 +179,53 @@ pub fn held_out(seed: u64) -> Vec<Task> {
     tasks
 }
 
+/// What no training document may contain: the prompts of the held-out tasks, with their answers, and the held-out tool names.
+#[derive(Debug)]
+pub struct Secrets(BTreeMap<String, String>);
+
+impl Secrets {
+    /// Those of `tasks`.
+    pub fn of(tasks: &[Task]) -> Self {
+        let pair = |task: &Task| {
+            let split = task.turns.len() - 1;
+            let prompt = render(&task.tools, &task.turns[..split]);
+            let prompt = prompt.trim_start_matches("<|bos|>").to_owned();
+            (prompt, task.turns[split].body())
+        };
+        Self(tasks.iter().map(pair).collect())
+    }
+
+    /// What a document gives away: a held-out tool name, a held-out prompt at its start or after a system prompt, or a held-out
+    /// prompt with its answer anywhere in a conversation. A request behind tools may be a held-out one without: it is another task.
+    pub fn leaked(&self, text: &str) -> Option<String> {
+        let answers: Vec<usize> = text.match_indices("<|assistant|>").map(|m| m.0).collect();
+        for from in ["<|tools|>", "<|system|>", "<|user|>"]
+            .iter()
+            .flat_map(|mark| text.match_indices(mark).map(|m| m.0))
+        {
+            for to in answers.iter().filter(|to| **to > from) {
+                let (prompt, after) = (&text[from..*to], &text[to + "<|assistant|>".len()..]);
+                let Some(answer) = self.0.get(prompt) else {
+                    continue;
+                };
+                let alone = !text[..from].contains("<|tools|>");
+                if alone || after.starts_with(&format!("{answer}<|end|>")) {
+                    return Some(prompt.to_owned());
+                }
+            }
+        }
+        held_tool(text).map(str::to_owned)
+    }
+}
+
+/// A held-out tool name that a document offers.
+fn held_tool(text: &str) -> Option<&str> {
+    let (_, offer) = text.split_once("<|tools|>")?;
+    let (offer, _) = offer.split_once("<|end|>")?;
+    let mut names = offer.lines().filter_map(|line| line.split('(').next());
+    names.find(|name| is_held(&format!("tool {name}")))
+}
+
 /// The line of the held-out file: messages and tools in the wire format, the expected answer and how it is judged.
 pub fn held_out_line(task: &Task) -> String {
     let split = task.turns.len() - 1;
@@ -200,5 +248,7 @@ pub fn held_out_line(task: &Task) -> String {
         line["check"] = json!("story");
         line["words"] = json!(words);
     }
+    // The file has a hash that is written down; it must not depend on the order that a build gives to the members of values.
+    line.sort_all_objects();
     line.to_string()
 }

@@ -33,6 +33,9 @@ struct CorpusArgs {
     /// The seed of the training text.
     #[arg(long, default_value_t = 37)]
     seed: u64,
+    /// The seed of the held-out tasks.
+    #[arg(long, default_value_t = 37)]
+    held_out_seed: u64,
     /// How many training documents to write.
     #[arg(long, default_value_t = 200_000)]
     documents: usize,
@@ -54,6 +57,11 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The split does not hold.
+    #[error(
+        "the training text contains what is held out: {0}; mend the keys of its family, do not train on this text, no held-out file was written"
+    )]
+    Leaked(String),
 }
 
 /// Runs the subcommand.
@@ -64,14 +72,30 @@ pub fn run(args: &Args) -> Result<(), Error> {
         move |source| Error::Write { path, source }
     };
     create_dir_all(&corpus.out).map_err(at(&corpus.out))?;
+    let held = corpus::held_out(corpus.held_out_seed);
+    let secrets = corpus::Secrets::of(&held);
     let mut trainer = corpus::Trainer::new(corpus.seed);
-    let lines = (0..corpus.documents).map(|_| trainer.document().line());
+    let mut leaked = None;
+    let lines = (0..corpus.documents).map(|_| {
+        let document = trainer.document();
+        if leaked.is_none() {
+            leaked = secrets.leaked(&document.text);
+        }
+        document.line()
+    });
     write_lines(corpus.out.join("train.jsonl"), lines)?;
-    let held = corpus::held_out(corpus.seed);
+    if let Some(what) = leaked {
+        return Err(Error::Leaked(what));
+    }
     write_lines(
         corpus.out.join("heldout.jsonl"),
         held.iter().map(corpus::held_out_line),
-    )
+    )?;
+    println!(
+        "no held-out prompt and no held-out tool name is in the {} training documents",
+        corpus.documents
+    );
+    Ok(())
 }
 
 /// Writes one line after the other and prints the file's hash in the form of `sha256sum`.

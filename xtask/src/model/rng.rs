@@ -1,19 +1,38 @@
 //! The seeded random source of the corpus generator: SplitMix64, so that a seed gives the same corpus on every machine.
 
-/// A SplitMix64 generator.
+/// A SplitMix64 generator, for held-out tasks or for practice: the training text has more of what is hard to learn.
 #[derive(Debug, Clone)]
-pub struct Rng(u64);
+pub struct Rng {
+    state: u64,
+    practice: bool,
+}
 
 impl Rng {
-    /// A generator that starts from `seed`.
+    /// A generator that starts from `seed` and draws as the held-out tasks are drawn.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self {
+            state: seed,
+            practice: false,
+        }
+    }
+
+    /// A generator of training tasks that starts from `seed`.
+    pub fn practice(seed: u64) -> Self {
+        Self {
+            state: seed,
+            practice: true,
+        }
+    }
+
+    /// True in `percent` of 100 calls in practice; otherwise false, and nothing is drawn.
+    pub fn practises(&mut self, percent: usize) -> bool {
+        self.practice && self.chance(percent)
     }
 
     /// The next 64 bits.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

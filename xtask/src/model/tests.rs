@@ -1,16 +1,22 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::chat::{Check, Task, Turn, render};
-use super::corpus::{FAMILIES, Trainer, held_out, held_out_line, is_held, may_test, may_train};
+use super::corpus::{
+    FAMILIES, Secrets, Trainer, held_out, held_out_line, is_held, may_test, may_train,
+};
 use super::rng::Rng;
 
 fn draws(count: usize) -> Vec<Task> {
-    let mut rng = Rng::new(7);
+    let mut sources = [Rng::new(7), Rng::practice(7)];
     FAMILIES
         .iter()
-        .flat_map(|(_, draw, _, _)| (0..count).map(|_| draw(&mut rng)).collect::<Vec<_>>())
+        .flat_map(|(_, draw, _, _)| {
+            (0..count)
+                .map(|i| draw(&mut sources[i % 2]))
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -28,32 +34,55 @@ fn the_same_seed_writes_the_same_documents_and_another_seed_does_not() {
 }
 
 #[test]
-fn no_held_out_prompt_occurs_in_the_training_text() {
-    let prompts: Vec<String> = held_out(34)
-        .iter()
-        .map(|t| {
-            render(&t.tools, &t.turns[..t.turns.len() - 1])
-                .trim_start_matches("<|bos|>")
-                .to_owned()
-        })
-        .collect();
+fn no_held_out_prompt_and_no_held_out_tool_occurs_in_the_training_text() {
+    let secrets = Secrets::of(&held_out(37));
     let mut trainer = Trainer::new(34);
-    let train: BTreeSet<String> = (0..20_000)
-        .map(|_| {
-            trainer
-                .document()
-                .text
-                .trim_start_matches("<|bos|>")
-                .to_owned()
-        })
-        .collect();
-    for prompt in &prompts {
-        let next = train.range(prompt.clone()..).next();
-        assert!(
-            next.is_none_or(|t| !t.starts_with(prompt.as_str())),
-            "{prompt}"
-        );
+    for _ in 0..20_000 {
+        assert_eq!(secrets.leaked(&trainer.document().text), None);
     }
+}
+
+#[test]
+fn a_held_out_prompt_or_tool_in_the_training_text_is_found_wherever_it_stands() {
+    let tasks = held_out(37);
+    let secrets = Secrets::of(&tasks);
+    let other = [Turn::User("x".to_owned()), Turn::Assistant("y".to_owned())];
+    for task in &tasks {
+        assert!(secrets.leaked(&render(&task.tools, &task.turns)).is_some());
+        let later = [&other[..], &task.turns].concat();
+        let found = secrets.leaked(&render(&task.tools, &later)).is_some();
+        assert!(found || !task.tools.is_empty(), "{task:?}");
+        let mut asked = task.turns.clone();
+        asked.pop();
+        asked.push(Turn::Assistant("a wrong answer".to_owned()));
+        assert!(secrets.leaked(&render(&task.tools, &asked)).is_some());
+    }
+    let tool = tasks
+        .iter()
+        .flat_map(|task| &task.tools)
+        .find(|tool| is_held(&format!("tool {}", tool.name)))
+        .expect("calls are held out by their tool");
+    assert!(
+        secrets
+            .leaked(&render(std::slice::from_ref(tool), &other))
+            .is_some()
+    );
+    assert_eq!(secrets.leaked(&render(&[], &other)), None);
+}
+
+#[test]
+fn practice_changes_the_training_text_and_no_held_out_task() {
+    let shipped = std::fs::read_to_string("../models/stoa-tiny/heldout.jsonl")
+        .expect("the held-out tasks are in the repository");
+    let tasks = held_out(37);
+    assert_eq!(tasks.len(), shipped.lines().count());
+    for (task, line) in tasks.iter().zip(shipped.lines()) {
+        assert_eq!(held_out_line(task), line);
+    }
+    let (mut plain, mut practice) = (Rng::new(5), Rng::practice(5));
+    assert!((0..100).all(|_| !plain.practises(100)));
+    assert_eq!(plain.next(), Rng::new(5).next());
+    assert!((0..100).any(|_| practice.practises(10)));
 }
 
 #[test]

@@ -109,9 +109,13 @@ const ONSETS: &[&str] = &[
 const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "a", "e", "o"];
 const CODAS: &[&str] = &["", "", "", "n", "r", "l", "s", "t", "x", "m", "k"];
 
-/// A made-up lower-case word of two or three syllables.
+/// A made-up lower-case word of two or three syllables, in practice sometimes four.
 pub fn made_up(rng: &mut Rng) -> String {
-    let syllables = rng.between(2, 3);
+    let syllables = if rng.practises(20) {
+        4
+    } else {
+        rng.between(2, 3)
+    };
     let mut word = String::new();
     for i in 0..syllables {
         word.push_str(rng.pick(ONSETS));
@@ -132,18 +136,18 @@ pub fn capital(word: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A word from the list, or in 7 of 100 cases a made-up one with a capital letter.
+/// A word from the list, or in 7 of 100 cases (in practice 25 more) a made-up one with a capital letter.
 pub fn proper(rng: &mut Rng, list: &[&'static str]) -> String {
-    if rng.chance(7) {
+    if rng.practises(25) || rng.chance(7) {
         capital(&made_up(rng))
     } else {
         rng.pick(list).to_string()
     }
 }
 
-/// A word from the list, or in 7 of 100 cases a made-up one.
+/// A word from the list, or in 7 of 100 cases (in practice 25 more) a made-up one.
 pub fn common(rng: &mut Rng, list: &[&'static str]) -> String {
-    if rng.chance(7) {
+    if rng.practises(25) || rng.chance(7) {
         made_up(rng)
     } else {
         rng.pick(list).to_string()

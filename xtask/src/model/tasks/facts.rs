@@ -1,4 +1,5 @@
-//! Questions about facts that the prompt states: several facts of different kinds, and a question about each of some.
+//! Questions about facts that the prompt states: several facts of different kinds, or a passage in which several facts are of one
+//! kind, and a question about each of some.
 
 use crate::model::chat::{Task, Turn};
 use crate::model::rng::Rng;
@@ -13,12 +14,69 @@ struct Fact {
 /// How many kinds of facts there are.
 const KINDS: usize = 7;
 
+/// How many more kinds there are for practice: with little between a name and what belongs to it.
+const NEAR: usize = 3;
+
+/// Those that are about a person.
+const OF_PEOPLE: &[usize] = &[1, 3, 5, 6];
+
 /// One look-up task: a question, and often one more about each of the other facts.
 pub fn draw(rng: &mut Rng) -> Task {
     let mut kinds: Vec<usize> = (0..KINDS).collect();
     rng.shuffle(&mut kinds);
     kinds.truncate(rng.between(2, 4));
-    let facts: Vec<Fact> = kinds.into_iter().map(|kind| fact(rng, kind)).collect();
+    let facts: Vec<Fact> = kinds
+        .into_iter()
+        .map(|kind| {
+            let (name, thing) = (proper(rng, NAMES), common(rng, THINGS));
+            fact(rng, kind, &name, &thing)
+        })
+        .collect();
+    ask("lookup", rng, &facts)
+}
+
+/// Facts of one kind about two to four subjects, or facts of two kinds about two or three people.
+pub fn draw_passage(rng: &mut Rng) -> Task {
+    let near = rng.practises(40);
+    let mut kinds = vec![if near {
+        KINDS + rng.below(NEAR)
+    } else {
+        rng.below(KINDS)
+    }];
+    let mut count = if rng.practises(40) {
+        2
+    } else {
+        rng.between(2, 4)
+    };
+    if !near && rng.chance(30) {
+        kinds = OF_PEOPLE.to_vec();
+        rng.shuffle(&mut kinds);
+        kinds.truncate(2);
+        count = rng.between(2, 3);
+    }
+    let names = different(rng, count, |rng| proper(rng, NAMES));
+    let things = different(rng, count, |rng| common(rng, THINGS));
+    let mut facts = Vec::new();
+    for (name, thing) in names.iter().zip(&things) {
+        facts.extend(kinds.iter().map(|kind| fact(rng, *kind, name, thing)));
+    }
+    ask("passage", rng, &facts)
+}
+
+/// `count` words, no two the same.
+fn different(rng: &mut Rng, count: usize, draw: impl Fn(&mut Rng) -> String) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    while words.len() < count {
+        let word = draw(rng);
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
+}
+
+/// The facts in their order, and a question about one of them, often one more about each of the others.
+fn ask(family: &'static str, rng: &mut Rng, facts: &[Fact]) -> Task {
     let story = facts
         .iter()
         .map(|f| f.statement.as_str())
@@ -34,8 +92,8 @@ pub fn draw(rng: &mut Rng) -> Task {
         _ => format!("{story} {}", first.question),
     };
     let mut task = Task::ask(
-        "lookup",
-        format!("lookup {story}"),
+        family,
+        format!("{family} {story}"),
         text,
         first.statement.clone(),
     );
@@ -49,8 +107,8 @@ pub fn draw(rng: &mut Rng) -> Task {
     task
 }
 
-fn fact(rng: &mut Rng, kind: usize) -> Fact {
-    let (name, thing, first) = (proper(rng, NAMES), common(rng, THINGS), rng.chance(60));
+fn fact(rng: &mut Rng, kind: usize, name: &str, thing: &str) -> Fact {
+    let first = rng.chance(60);
     let (statement, questions) = match kind {
         0 => (
             format!("The {thing} is in the {}.", rng.pick(PLACES)),
@@ -93,6 +151,21 @@ fn fact(rng: &mut Rng, kind: usize) -> Fact {
                 format!("How old is {name}?"),
                 format!("What is the age of {name}?"),
             ],
+        ),
+        7 => (
+            format!("{name}: {}.", rng.pick(ANIMALS)),
+            [format!("{name}?"), format!("Which animal is {name}?")],
+        ),
+        8 => (
+            format!("{name} likes {}.", rng.pick(COLOURS)),
+            [
+                format!("What does {name} like?"),
+                format!("Which color does {name} like?"),
+            ],
+        ),
+        9 => (
+            format!("{name} is a {}.", rng.pick(JOBS)),
+            [format!("What is {name}?"), format!("Who is {name}?")],
         ),
         _ => (
             format!("{name} has a pet {}.", rng.pick(ANIMALS)),

@@ -26,7 +26,13 @@ fn some_words(rng: &mut Rng) -> Vec<String> {
         .into_iter()
         .map(str::to_owned)
         .collect();
-    if rng.chance(7) {
+    if rng.practises(30) {
+        for word in &mut words {
+            if rng.chance(60) {
+                *word = made_up(rng);
+            }
+        }
+    } else if rng.chance(7) {
         let place = rng.below(words.len());
         words[place] = made_up(rng);
     }
@@ -101,7 +107,7 @@ fn join(rng: &mut Rng, words: &[String]) -> (String, String) {
 }
 
 fn repeat(rng: &mut Rng) -> (String, String) {
-    let word = if rng.chance(8) {
+    let word = if rng.practises(40) || rng.chance(8) {
         made_up(rng)
     } else {
         rng.pick(WORDS).to_owned()

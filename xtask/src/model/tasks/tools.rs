@@ -361,15 +361,25 @@ fn kind_of(slot: Slot) -> Kind {
 fn build(rng: &mut Rng, subject: usize) -> Built {
     let s = &SUBJECTS[subject];
     let (verb, noun) = (rng.pick(s.verbs), rng.pick(s.nouns));
-    let name = format!("{verb}_{noun}");
-    let mut names = Vec::new();
-    for (options, _, _) in s.slots {
+    let name = if rng.practises(75) {
+        unusual_name(rng, verb, noun)
+    } else {
+        format!("{verb}_{noun}")
+    };
+    let mut names: Vec<String> = Vec::new();
+    // At most one: of two that say nothing, nobody could tell which takes what.
+    let invented = rng.practises(30).then(|| rng.below(s.slots.len()));
+    for (slot, (options, _, _)) in s.slots.iter().enumerate() {
         let free: Vec<&str> = options
             .iter()
             .copied()
             .filter(|o| !names.iter().any(|n| n == o))
             .collect();
-        names.push(rng.pick(&free).to_owned());
+        names.push(if invented == Some(slot) {
+            made_up(rng)
+        } else {
+            rng.pick(&free).to_owned()
+        });
     }
     let mut arguments: Vec<Argument> = s
         .slots
@@ -390,6 +400,23 @@ fn build(rng: &mut Rng, subject: usize) -> Built {
         },
         subject,
         names,
+    }
+}
+
+/// A name that says nothing of what the tool does, so that it can only be copied from the offer.
+fn unusual_name(rng: &mut Rng, verb: &str, noun: &str) -> String {
+    match rng.below(9) {
+        0 => format!("{verb}_{}", made_up(rng)),
+        1 => format!("{}_{noun}", made_up(rng)),
+        2 => made_up(rng),
+        _ => {
+            let (one, other) = (rng.below(SUBJECTS.len()), rng.below(SUBJECTS.len()));
+            let (verb, noun) = (
+                rng.pick(SUBJECTS[one].verbs),
+                rng.pick(SUBJECTS[other].nouns),
+            );
+            format!("{verb}_{noun}")
+        }
     }
 }
 
@@ -418,7 +445,7 @@ fn fill(rng: &mut Rng, slot: Slot) -> Value {
                 .into_iter()
                 .map(str::to_owned)
                 .collect();
-            if rng.chance(8) {
+            if rng.practises(25) || rng.chance(8) {
                 words[0] = made_up(rng);
             }
             words.join(" ")
@@ -585,17 +612,17 @@ pub fn request_without_tools(rng: &mut Rng) -> String {
 /// Tools are offered, but the question needs none, or one that is not there.
 pub fn draw_none(rng: &mut Rng) -> Task {
     let (mut offered, chosen) = offer(rng);
-    let mut task = match rng.below(4) {
+    let question = if rng.practises(50) { 1 } else { rng.below(4) };
+    let mut task = match question {
         0 => sums::draw(rng),
         1 if offered.len() > 1 => {
             let missing = offered.remove(chosen);
             let question = request(rng, &missing).0;
-            Task::ask(
-                "no_tool",
-                format!("no tool {question}"),
-                question,
-                talk::REFUSAL,
-            )
+            let refusal = format!("refusal {question}");
+            let key = format!("no tool {question}");
+            let mut task = Task::ask("no_tool", key, question, talk::REFUSAL);
+            task.keys.push(refusal);
+            task
         }
         _ => talk::draw(rng),
     };
