@@ -16,6 +16,7 @@ use crate::roles::audit_watch::AuditWatch;
 use crate::roles::claims::Claims;
 use crate::roles::planter::{self, PlanterHandle, PlanterParts, Purchases};
 use crate::roles::provider::Desk;
+use crate::roles::questions::goodbye;
 use crate::roles::records::{self, Records};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -263,10 +264,24 @@ impl<C: ChainAccess + Clone> Ground<C> {
     /// Lets one identity follow the other until it is told to stop; gives the provider of the last.
     async fn go_on(
         self,
+        n: u32,
+        acting: Acting,
+        answering: Vec<Answering>,
+        client: Arc<AuditClient>,
+        stopped: watch::Receiver<bool>,
+    ) -> Option<ProviderUp> {
+        let last = self.take_turns(n, acting, answering, &client, stopped);
+        let last = last.await;
+        goodbye(client).await;
+        last
+    }
+
+    async fn take_turns(
+        &self,
         mut n: u32,
         mut acting: Acting,
         mut answering: Vec<Answering>,
-        client: Arc<AuditClient>,
+        client: &Arc<AuditClient>,
         mut stopped: watch::Receiver<bool>,
     ) -> Option<ProviderUp> {
         let mut changes = self.audits.1.changes();
@@ -300,7 +315,7 @@ impl<C: ChainAccess + Clone> Ground<C> {
             }
             acting = tokio::select! {
                 () = stop(&mut stopped) => return None,
-                next = self.begin_after(n, over, &client) => next,
+                next = self.begin_after(n, over, client) => next,
             };
             if over {
                 self.announce(n.saturating_add(1));

@@ -148,6 +148,18 @@ pub fn start<C: ChainAccess + Clone>(parts: PlanterParts<C>) -> PlanterHandle {
 impl<C: ChainAccess + Clone> Loop<C> {
     async fn run(
         mut self,
+        receiver: mpsc::UnboundedReceiver<Event>,
+        orders: mpsc::UnboundedReceiver<PlantOrder>,
+        stopped: watch::Receiver<bool>,
+    ) -> bool {
+        let over = self.work(receiver, orders, stopped).await;
+        self.questions.close().await;
+        over
+    }
+
+    /// Whether its customer has bought all its sets.
+    async fn work(
+        &mut self,
         mut receiver: mpsc::UnboundedReceiver<Event>,
         mut orders: mpsc::UnboundedReceiver<PlantOrder>,
         mut stopped: watch::Receiver<bool>,

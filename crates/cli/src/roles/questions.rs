@@ -12,6 +12,7 @@ use std::time::Duration;
 use stoa_net::{AuditClient, NetError, Received, RouterAddress, Urgency};
 use stoa_nodes::audit::Question;
 use stoa_types::Address;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long a question may take, its wait for others to the same router included: what a slow router keeps waiting must not pile up. Whoever
@@ -22,6 +23,7 @@ const LIFE: Duration = Duration::from_secs(60);
 pub struct Questions<K> {
     client: Arc<AuditClient>,
     under_way: BTreeSet<K>,
+    tasks: JoinSet<()>,
 }
 
 /// Where the registry says that a router is, each time it is called.
@@ -40,8 +42,11 @@ pub fn reached(
 impl<K: Ord> Questions<K> {
     /// Asks by this client.
     pub fn new(client: Arc<AuditClient>) -> Self {
-        let under_way = BTreeSet::new();
-        Self { client, under_way }
+        Self {
+            client,
+            under_way: BTreeSet::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
     /// Asks a router where the registry says that it is when its turn comes, and tells `then` what came; nothing is done while the same is
@@ -61,7 +66,7 @@ impl<K: Ord> Questions<K> {
             return;
         }
         let client = self.client.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let now_at = || reached().unwrap_or_else(|| address.clone());
             let asked = client.ask_where(address.endpoint, now_at, &question, urgency);
             let late = |_| NetError::Connect(format!("no answer within {LIFE:?}"));
@@ -72,6 +77,21 @@ impl<K: Ord> Questions<K> {
     /// It was answered or given up, and can be asked again.
     pub fn ended(&mut self, what: &K) {
         self.under_way.remove(what);
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Gives up what is under way. Whoever is the last to ask by the client says goodbye to the routers: a process that ends before that was
+    /// done leaves them to notice the silence.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
+        goodbye(self.client).await;
+    }
+}
+
+/// Closes a client that several ask by, if nobody else does any more.
+pub async fn goodbye(client: Arc<AuditClient>) {
+    if let Some(last) = Arc::into_inner(client) {
+        last.close().await;
     }
 }
 

@@ -152,6 +152,7 @@ impl<C: ChainAccess + Clone> Loop<C> {
         self.work(receiver, stopped).await;
         // What is still open is told as far as it came.
         self.traces.look(std::iter::empty());
+        self.questions.close().await;
     }
 
     async fn work(
