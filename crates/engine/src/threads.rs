@@ -140,8 +140,42 @@ fn on_all(threads: usize, work: &(impl Fn() + Sync)) {
     match threads {
         0 | 1 => work(),
         _ => {
-            let half = threads / 2;
-            rayon::join(|| on_all(threads - half, work), || on_all(half, work));
+            let (half, other) = (threads / 2, Other::default());
+            rayon::join(
+                || {
+                    on_all(threads - half, work);
+                    other.wait();
+                },
+                || other.run(|| on_all(half, work)),
+            );
+        }
+    }
+}
+
+/// Work that another thread may have taken. Pieces end within microseconds of each other; a thread that fell asleep in between would take
+/// longer to wake than it had to wait.
+#[derive(Default)]
+struct Other {
+    begun: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Other {
+    fn run(&self, work: impl FnOnce()) {
+        self.begun.store(true, Ordering::Release);
+        // Told also when the work panics.
+        let _done = Over(&self.done);
+        work();
+    }
+
+    /// Waits a little, awake, for what has begun.
+    fn wait(&self) {
+        if !self.begun.load(Ordering::Acquire) {
+            return;
+        }
+        let since = Instant::now();
+        while !self.done.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
+            std::hint::spin_loop();
         }
     }
 }
