@@ -72,6 +72,7 @@ pub fn gguf() -> Vec<Vec<u8>> {
         gguf_of(Family::Qwen3, Storage::F16).bytes(),
         stretched.bytes(),
         with_pieces(),
+        gguf_of(Family::Bert, Storage::F16).bytes(),
     ]
 }
 

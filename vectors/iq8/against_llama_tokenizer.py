@@ -11,6 +11,7 @@ import json
 import os
 import random
 import tempfile
+import unicodedata
 import urllib.request
 
 import gguf
@@ -109,6 +110,20 @@ def byte_level():
     return tokens + ["<|begin|>", "<|end|>", "<|user|>"], [" ".join(pair) for pair in merges]
 
 
+def word_pieces():
+    """Tokens and types of a vocabulary of word pieces, as llama.cpp's converter writes one: a mark where a word begins, none where it goes on."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", CORPUS) if unicodedata.category(c) != "Mn").lower()
+    apart = "".join(c if c.isalnum() or c.isspace() else f" {c} " for c in plain).split()
+    marked = ["▁" + w for w in apart]
+    begin = sorted({w[:1] for w in apart} - set("日ع"))
+    go_on = sorted({c for w in apart for c in w[1:]} - set("中य"))
+    made = ["".join(pair) for pair in train(marked, 300)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    types = [3] * len(tokens)
+    pieces = dict.fromkeys(["▁" + c for c in begin] + go_on + [piece for piece in made if piece != "▁"])
+    return tokens + list(pieces), types + [1] * len(pieces)
+
+
 def write(path, fill):
     """A model of one layer with a vocabulary, enough for llama.cpp to load."""
     file, width = gguf.GGUFWriter(path, "llama"), 32
@@ -194,6 +209,24 @@ def record():
 
         fill.kind = "bytes"
         out["bytes"]["cases"].append({"pre": pre, **ask(fill, FLAGS)})
+    words, types = word_pieces()
+    BEGIN["words"] = words.index("[CLS]")
+    out["words"] = {"tokens": words, "types": types, "cases": []}
+    for lowercase in (True, False):
+
+        def fill(file):
+            file.add_tokenizer_model("bert")
+            file.add_token_list(words)
+            file.add_token_types(types)
+            file.add_bool("tokenizer.ggml.normalizer.lowercase", lowercase)
+            file.add_unk_token_id(words.index("[UNK]"))
+            file.add_bos_token_id(words.index("[CLS]"))
+            file.add_sep_token_id(words.index("[SEP]"))
+            return words
+
+        fill.kind = "words"
+        framed = {"framed": {"add_special": True, "parse_special": False}}
+        out["words"]["cases"].append({"lowercase": lowercase, **ask(fill, {**FLAGS, **framed})})
     return out
 
 

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 import sys
+import unicodedata
 
 decimal.getcontext().prec = 60
 D = decimal.Decimal
@@ -687,6 +689,24 @@ def piece_tokenizer(tokens, scores, types, prefix):
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def word_tokenizer(tokens, types, first, last, unknown, lowercase):
+    """The JSON of a GGUF file with `tokenizer.ggml.model` = `bert`, which does not say what becomes of accents."""
+    control = lambda i: types[i] in (2, 3) or i in (first, last, unknown)
+    word = lambda t: t[1:] if t[:1] == "\u2581" and t[1:] else "##" + t
+    tokens = [t if control(i) else word(t) for i, t in enumerate(tokens)]
+    added = [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": control(i)}
+             for i, t in enumerate(tokens) if control(i) or types[i] == 4]
+    document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+                "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+                               "lowercase": lowercase},
+                "pre_tokenizer": {"type": "BertPreTokenizer"},
+                "post_processor": {"type": "BertProcessing", "sep": [tokens[last], last], "cls": [tokens[first], first]},
+                "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+                "model": {"type": "WordPiece", "unk_token": tokens[unknown], "continuing_subword_prefix": "##",
+                          "max_input_chars_per_word": 100, "vocab": {t: i for i, t in enumerate(tokens)}}}
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def tokenizer_leaf(begin, end, asks, ends, text):
     """What the leaf `tokenizer` of the model root is made of."""
     be = lambda n, size: (n % 256**size).to_bytes(size, "big")
@@ -861,8 +881,36 @@ def split(document, text):
     return out
 
 
+def words(document, text):
+    """Ids of a text without control tokens, by the JSON of a vocabulary of word pieces: of each word the longest pieces from the left."""
+    document, out = json.loads(document), []
+    model, lowercase = document["model"], document["normalizer"]["lowercase"]
+    kept = "".join(" " if c in "\t\n\r" else c for c in text
+                   if c in "\t\n\r" or c not in "\0\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Cn", "Co"))
+    kept = "".join(f" {c} " if "\u3400" <= c <= "\u9fff" or c >= "\U00020000" or "\uf900" <= c <= "\ufaff" else c for c in kept)
+    if lowercase:
+        kept = "".join(c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
+        kept = "".join(c.lower() for c in kept)
+    sign = lambda c: unicodedata.category(c)[0] == "P" or "!" <= c <= "~" and not c.isalnum()
+    for word in "".join(f" {c} " if sign(c) else c for c in kept).split():
+        ids, at = [], 0
+        while at < len(word) and len(word) <= model["max_input_chars_per_word"]:
+            pieces = [("##" if at else "") + word[at:end] for end in range(len(word), at, -1)]
+            found = next((piece for piece in pieces if piece in model["vocab"]), None)
+            if found is None:
+                break
+            ids, at = ids + [model["vocab"][found]], at + len(found) - (2 if at else 0)
+        out += ids if at == len(word) else [model["vocab"][model["unk_token"]]]
+    return out
+
+
+# llama.cpp leaves out all marks where these rules leave out those that take no place, keeps but the first letter of a syllable of Hangul,
+# and takes a mark of its own vocabularies in a text for one.
+OTHERWISE = ["\u0900-\u097f", "\uac00-\ud7a3", "\u2581"]
+
+
 def vector_pieces():
-    """Hashes of the tokenizers' leaves of the vocabulary in tokenizers.json, whose ids by llama.cpp are found again from the text."""
+    """Hashes of the tokenizers' leaves of the vocabularies in tokenizers.json, whose ids by llama.cpp are found again from the text."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizers.json"), encoding="utf-8") as file:
         recorded = json.load(file)
     v, out = recorded["pieces"], {}
@@ -872,6 +920,13 @@ def vector_pieces():
             assert "<|user|>" in text or split(document, text) == ids, text
         leaf = tokenizer_leaf(1, 2, case["begins"], [2], document)
         out["true" if case["space_prefix"] else "false"] = hashlib.sha256(leaf).hexdigest()
+    v, otherwise = recorded["words"], re.compile("[" + "".join(OTHERWISE) + "]")
+    for case in v["cases"]:
+        document = word_tokenizer(v["tokens"], v["types"], 2, 3, 1, case["lowercase"])
+        for text, ids in zip(recorded["texts"], case["plain"]):
+            assert otherwise.search(text) or words(document, text) == ids, text
+        leaf = tokenizer_leaf(-1, -1, 0, [], document)
+        out["words" if case["lowercase"] else "words with capitals"] = hashlib.sha256(leaf).hexdigest()
     return out
 
 

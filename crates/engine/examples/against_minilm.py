@@ -6,7 +6,13 @@
     cargo run --release -p stoa-engine --example text_vectors -- MODEL_FOLDER < texts > vectors.jsonl
     python3 crates/engine/examples/against_minilm.py compare MODEL_FOLDER texts vectors.jsonl
 
-The float model is computed here in float32 by numpy from its safetensors, on the token ids of the `tokenizers` package.
+The float model is computed here in float32 by numpy from its safetensors, on the token ids of the `tokenizers` package. Of a GGUF file,
+beside llama.cpp on the same file:
+
+    pip install gguf xllamacpp
+    python3 crates/engine/examples/against_minilm.py gguf MODEL_FOLDER F16 model.gguf        # or F32, Q8_0
+    cargo run --release -p stoa-engine --example text_vectors -- model.gguf < texts > vectors.jsonl
+    python3 crates/engine/examples/against_minilm.py llama model.gguf texts vectors.jsonl
 """
 
 import json
@@ -106,5 +112,73 @@ def compare(folder, texts, vectors):
     print(f"greatest difference of a similarity: {np.abs(floats @ floats.T - exacts @ exacts.T).max():.5f}")
 
 
+def write_gguf(folder, storage, path):
+    """The folder's model as llama.cpp's converter writes it."""
+    import gguf
+
+    with open(f"{folder}/config.json", encoding="utf-8") as file:
+        shape = json.load(file)
+    with open(f"{folder}/tokenizer.json", encoding="utf-8") as file:
+        tokenizer = json.load(file)
+    out, layers = gguf.GGUFWriter(path, "bert"), shape["num_hidden_layers"]
+    out.add_block_count(layers)
+    out.add_context_length(shape["max_position_embeddings"])
+    out.add_embedding_length(shape["hidden_size"])
+    out.add_feed_forward_length(shape["intermediate_size"])
+    out.add_head_count(shape["num_attention_heads"])
+    out.add_layer_norm_eps(shape["layer_norm_eps"])
+    out.add_causal_attention(False)
+    out.add_pooling_type(gguf.PoolingType.MEAN)
+    vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda entry: entry[1])
+    special = {token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+    marked = lambda token, i: token if i in special else token[2:] if token.startswith("##") else "\u2581" + token
+    out.add_tokenizer_model("bert")
+    out.add_token_type_count(shape["type_vocab_size"])
+    out.add_token_list([marked(token, i) for token, i in vocabulary])
+    out.add_token_types([3 if i in special else 1 for _, i in vocabulary])
+    gguf.SpecialVocab(folder, n_vocab=len(vocabulary)).add_to_gguf(out)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, layers)
+    for name, values in tensors(folder).items():
+        if name.startswith("pooler."):
+            continue
+        name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if values.ndim == 1 or name.startswith(("position_embd", "token_types")):
+            out.add_tensor(name, values)
+        else:
+            kind = gguf.GGMLQuantizationType[storage]
+            out.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+def against_llama(path, texts, vectors):
+    import urllib.request
+
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.embedding = path, True
+    params.n_ctx, params.n_parallel, params.warmup = 512, 1, False
+    server = xllamacpp.Server(params)
+
+    def post(route, body):
+        request = urllib.request.Request(server.listening_address + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)
+
+    cosines, other = [], 0
+    with open(texts, encoding="utf-8") as lines, open(vectors, encoding="utf-8") as made:
+        for text, line in zip(lines, made):
+            ours, text = json.loads(line), text.rstrip("\n")
+            other += post("/tokenize", {"content": text, "add_special": True})["tokens"] != ours["ids"]
+            theirs = np.array(post("/embedding", {"content": text})[0]["embedding"][0])
+            cosines.append(float(np.array(ours["q24"]) / 2**24 @ theirs / np.linalg.norm(theirs)))
+    cosines = np.array(cosines)
+    print(f"{len(cosines)} texts, {other} with other token ids than llama.cpp's")
+    print(f"cosine to llama.cpp's vector: least {cosines.min():.6f}, mean {cosines.mean():.6f}")
+
+
 if __name__ == "__main__":
-    sentences() if sys.argv[1] == "sentences" else compare(*sys.argv[2:])
+    {"sentences": sentences, "compare": compare, "gguf": write_gguf, "llama": against_llama}[sys.argv[1]](*sys.argv[2:])

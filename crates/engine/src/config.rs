@@ -92,6 +92,16 @@ pub enum Pooling {
     First,
 }
 
+impl Pooling {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean of all states",
+            Self::First => "state of the first token",
+        }
+    }
+}
+
 /// One, with 16 fraction bits.
 pub const ONE_Q16: u64 = 1 << 16;
 /// Largest gain of a rotation: queries keep within their overflow bound.
@@ -176,8 +186,8 @@ impl Config {
             let reason = format!("{} frequencies for {pairs} pairs", self.rotary.len());
             return bad("rotary", reason);
         }
-        if a.encoder.is_some() && (a.experts.is_some() || a.head_norm) {
-            let reason = "has no experts and no norms of heads here";
+        if a.encoder.is_some() && (a.experts.is_some() || a.head_norm || !a.windows.is_empty()) {
+            let reason = "has no experts, no norms of heads and no windows here";
             return bad("encoder", reason.to_owned());
         }
         if !a.windows.is_empty() && a.windows.len() != self.layers {

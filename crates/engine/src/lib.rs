@@ -66,6 +66,7 @@ mod threads;
 mod tokenizer;
 mod tokenizer_parts;
 pub mod trace;
+mod word_pieces;
 
 pub use cache::{PAGE, Sequence};
 pub use chat::ChatTemplate;

@@ -36,7 +36,7 @@ pub(crate) fn document(v: &GgufVocabulary) -> Result<Value, ImportError> {
         );
         return Err(ImportError::metadata("tokenizer.ggml.scores", reason));
     }
-    let vocab = vocab(v)?;
+    let vocab = vocab(&v.tokens)?;
     // A letter without a piece and without bytes would vanish from prompts.
     if let Some(byte) = (0..=255u8).find(|b| !vocab.contains_key(&byte_token(*b))) {
         let reason = format!("the token {} is absent", byte_token(byte));
@@ -54,7 +54,7 @@ pub(crate) fn document(v: &GgufVocabulary) -> Result<Value, ImportError> {
     let back = json!({"type": "Replace", "pattern": {"String": SPACE.to_string()}, "content": " "});
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "post_processor": null, "pre_tokenizer": null,
-        "added_tokens": added_tokens(v, &[CONTROL, USER_DEFINED, UNKNOWN]), "normalizer": normalizer,
+        "added_tokens": added_tokens(&v.tokens, &v.types, &[CONTROL, USER_DEFINED, UNKNOWN]), "normalizer": normalizer,
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "ignore_merges": false,

@@ -2,7 +2,8 @@
 
 use crate::config::MAX_VOCABULARY;
 use crate::error::{EngineError, ImportError};
-use crate::{sentence_pieces, tokenizer_parts};
+use crate::word_pieces::WordPieces;
+use crate::{sentence_pieces, tokenizer_parts, word_pieces};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,12 +33,22 @@ pub(crate) struct GgufVocabulary {
     pub eos: Option<u32>,
     pub ends: Vec<u32>,
     pub add_bos: bool,
-    /// Pieces with scores rather than letters for bytes with merges.
-    pub pieces: bool,
+    pub kind: Tokens,
     /// binary32 bits, for pieces.
     pub scores: Vec<u32>,
     /// Whether a text of pieces gets a space before it.
     pub space_prefix: bool,
+}
+
+/// What a vocabulary's tokens are made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tokens {
+    /// Letters for bytes, with merges.
+    Bytes,
+    /// Pieces with scores.
+    Pieces,
+    /// Word pieces.
+    Words(WordPieces),
 }
 
 /// GGUF token types.
@@ -63,18 +74,10 @@ const END_NAMES: [&str; 8] = [
 
 impl TokenizerSource {
     pub(crate) fn from_gguf(v: &GgufVocabulary) -> Result<Self, ImportError> {
-        let document = if v.pieces {
-            sentence_pieces::document(v)?
-        } else {
-            let (pre_tokenizer, ignore_merges) = pre_tokenizer(&v.pre)?;
-            json!({
-                "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-                "added_tokens": added_tokens(v, &[CONTROL, USER_DEFINED]), "pre_tokenizer": pre_tokenizer,
-                "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-                "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                          "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                          "ignore_merges": ignore_merges, "vocab": vocab(v)?, "merges": v.merges},
-            })
+        let document = match &v.kind {
+            Tokens::Pieces => sentence_pieces::document(v)?,
+            Tokens::Words(words) => word_pieces::document(v, words)?,
+            Tokens::Bytes => of_bytes(v)?,
         };
         Ok(Self {
             json: sorted_json(&document),
@@ -163,10 +166,24 @@ impl TokenizerSource {
     }
 }
 
+/// The tokenizer's JSON of letters for bytes.
+fn of_bytes(v: &GgufVocabulary) -> Result<Value, ImportError> {
+    let (pre_tokenizer, ignore_merges) = pre_tokenizer(&v.pre)?;
+    let added = added_tokens(&v.tokens, &v.types, &[CONTROL, USER_DEFINED]);
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": added, "pre_tokenizer": pre_tokenizer,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "ignore_merges": ignore_merges, "vocab": vocab(&v.tokens)?, "merges": v.merges},
+    }))
+}
+
 /// Token to id.
-pub(crate) fn vocab(v: &GgufVocabulary) -> Result<serde_json::Map<String, Value>, ImportError> {
+pub(crate) fn vocab(tokens: &[String]) -> Result<serde_json::Map<String, Value>, ImportError> {
     let mut vocab = serde_json::Map::new();
-    for (id, token) in v.tokens.iter().enumerate() {
+    for (id, token) in tokens.iter().enumerate() {
         if vocab.insert(token.clone(), json!(id)).is_some() {
             let reason = format!("token {token:?} appears twice");
             return Err(ImportError::Tokenizer(reason));
@@ -176,15 +193,13 @@ pub(crate) fn vocab(v: &GgufVocabulary) -> Result<serde_json::Map<String, Value>
 }
 
 /// The tokens of some types, by id. All but user-defined ones are special.
-pub(crate) fn added_tokens(v: &GgufVocabulary, types: &[i64]) -> Vec<Value> {
-    let of_type = v.tokens.iter().enumerate().filter_map(|(id, token)| {
-        let kind = v.types.get(id)?;
-        types.contains(kind).then_some((id, token, *kind))
-    });
+pub(crate) fn added_tokens(tokens: &[String], types: &[i64], added: &[i64]) -> Vec<Value> {
+    let with_types = tokens.iter().zip(types).enumerate();
+    let of_type = with_types.filter(|(_, (_, kind))| added.contains(kind));
     of_type
-        .map(|(id, token, kind)| {
+        .map(|(id, (token, kind))| {
             json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": kind != USER_DEFINED})
+                   "normalized": false, "special": *kind != USER_DEFINED})
         })
         .collect()
 }

@@ -8,7 +8,9 @@ use stoa_engine::import::Checkpoint;
 use stoa_engine::{EngineError, Kernel, LoadOptions, Model, Session, Threads};
 use support::encoder_reference::EncoderReference;
 use support::float_reference::{FloatReference, compare};
-use support::{Family, GgufWriter, Random, Scaling, Shape, Storage, Toy, write_folder};
+use support::{
+    Family, GgufWriter, Random, Scaling, Shape, Storage, Toy, pool_first_token, write_folder,
+};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -263,4 +265,59 @@ fn an_encoder_frames_texts_and_writes_none() {
     session.text_vector(&ids, 0, &down).expect("a text");
     let parts = session.add_states(&ids, &mut [0; 96], &down);
     assert_eq!(parts, Err(EngineError::TextInParts));
+}
+
+#[test]
+fn an_encoder_in_gguf_is_the_one_in_a_folder() {
+    let folder = folder();
+    let toy = Toy::encoder(Shape::of(Family::Bert), 6);
+    let text = "Hello, wörlds! [CLS] helloing 東 abc\u{301}";
+    let (cancel, whole) = (AtomicBool::new(false), 0);
+    let mut vectors = vec![];
+    for storage in [Storage::F32, Storage::F16, Storage::Q8_0] {
+        let mut file = GgufWriter::new(&toy, storage);
+        file.number(
+            "bert.pooling_type",
+            if storage == Storage::F16 { 2 } else { 1 },
+        );
+        let file = file.write(folder.path(), "toy.gguf");
+        let gguf = Arc::new(Model::open(&file).expect("valid"));
+        let ids = gguf.tokenizer().encode_prompt(text).expect("encodes");
+        let vector = |model: &Arc<Model>| {
+            let vector = Session::new(model).text_vector(&ids, whole, &cancel);
+            vector.expect("fits").expect("not cancelled")
+        };
+        vectors.push(vector(&gguf));
+        let plain = match storage {
+            Storage::Q8_0 => Storage::F32,
+            other => other,
+        };
+        let path = write_folder(&toy, folder.path(), plain);
+        if storage == Storage::F16 {
+            pool_first_token(&path);
+        }
+        let theirs = Arc::new(Model::open(&path).expect("valid"));
+        let of_folder = theirs.tokenizer().encode_prompt(text).expect("encodes");
+        assert_eq!((of_folder, theirs.config()), (ids.clone(), gguf.config()));
+        if storage == Storage::Q8_0 {
+            continue;
+        }
+        assert_eq!(vector(&gguf), vector(&theirs), "{storage:?}");
+        // Nothing but how the tokenizer is written down tells them apart.
+        let source = Checkpoint::open(&file).expect("valid");
+        std::fs::write(path.join("tokenizer.json"), source.tokenizer().json()).expect("written");
+        let same = Model::open(&path).expect("valid");
+        assert_eq!(same.root(), gguf.root(), "{storage:?}");
+        std::fs::remove_dir_all(&path).expect("it was written");
+    }
+    let cosine: i64 = vectors[0]
+        .elements()
+        .iter()
+        .zip(vectors[2].elements())
+        .map(|(a, b)| i64::from(*a) * i64::from(*b))
+        .sum();
+    assert!(
+        cosine > (1 << 48) / 1000 * 999,
+        "eight bits a weight: {cosine}"
+    );
 }

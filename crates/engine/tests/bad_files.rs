@@ -200,6 +200,74 @@ fn descriptions_that_this_engine_does_not_cover_are_refused_by_key() {
 }
 
 #[test]
+fn encoders_that_are_not_as_bert_are_refused_by_name_with_the_reason() {
+    let whole = || GgufWriter::new(&Toy::encoder(Shape::of(Family::Bert), 1), Storage::F16);
+    let cases: [(&[&str], Change); 16] = [
+        (&["nomic-bert", "rotary positions"], |w| {
+            w.text("general.architecture", "nomic-bert")
+        }),
+        (&["jina-bert-v2", "ALiBi"], |w| {
+            w.text("general.architecture", "jina-bert-v2")
+        }),
+        (&["modern-bert", "windows"], |w| {
+            w.text("general.architecture", "modern-bert")
+        }),
+        (&["tokenizer.ggml.model", "gpt2", "RoBERTa"], |w| {
+            w.text("tokenizer.ggml.model", "gpt2")
+        }),
+        (&["tokenizer.ggml.model", "t5", "XLM-RoBERTa"], |w| {
+            w.text("tokenizer.ggml.model", "t5")
+        }),
+        (&["bert.pooling_type", "0 (none)"], |w| {
+            w.number("bert.pooling_type", 0)
+        }),
+        (&["bert.pooling_type", "4 (a ranking)"], |w| {
+            w.number("bert.pooling_type", 4)
+        }),
+        (&["bert.attention.causal"], |w| {
+            w.flag("bert.attention.causal", true)
+        }),
+        (&["encoder", "no windows"], |w| {
+            w.number("bert.attention.sliding_window", 8)
+        }),
+        (&["bert.classifier.output_labels"], |w| {
+            w.texts("bert.classifier.output_labels", &[])
+        }),
+        (&["token_types.weight", "DistilBERT"], |w| {
+            w.tensors.retain(|t| t.0 != "token_types.weight")
+        }),
+        (&["cls.weight", "no place"], |w| {
+            w.tensors
+                .push(("cls.weight".into(), vec![96], 0, vec![0; 384]))
+        }),
+        (&["blk.0.attn_qkv.weight", "no place"], |w| {
+            w.tensors[9].0 = "blk.0.attn_qkv.weight".into()
+        }),
+        (&["unknown token", "1000", "outside the vocabulary"], |w| {
+            w.number("tokenizer.ggml.unknown_token_id", 1000)
+        }),
+        (&["\"a\"", "twice"], |w| {
+            w.texts("tokenizer.ggml.tokens", &vec!["a".to_owned(); 59])
+        }),
+        (&["normalizer.lowercase", "\"CT\"", "capitals"], |w| {
+            let tokens = (0..59).map(|id| format!("▁{}", ["CT", "aa"][id % 2].repeat(id / 2 + 1)));
+            let tokens: Vec<String> = tokens.collect();
+            w.texts("tokenizer.ggml.tokens", &tokens);
+            w.integers("tokenizer.ggml.token_type", &[1; 59]);
+            w.number("tokenizer.ggml.bos_token_id", 1);
+        }),
+    ];
+    for (words, change) in cases {
+        let mut file = whole();
+        change(&mut file);
+        assert_names(&refused(&file.bytes()), words);
+    }
+    let mut other = writer();
+    other.text("tokenizer.ggml.model", "bert");
+    assert_names(&refused(&other.bytes()), &["tokenizer.ggml.model", "bert"]);
+}
+
+#[test]
 fn a_config_that_says_what_this_engine_does_not_cover_is_refused_by_key() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write_folder(&Toy::new(Shape::small(), 1), folder.path(), Storage::F16);

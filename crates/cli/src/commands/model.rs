@@ -268,6 +268,9 @@ fn facts(source: &Source) -> Outcome<Value> {
         "memory": {"weights": memory.weights, "full_context": memory.cache, "loading": memory.loading},
         "kind": "file of weights",
     });
+    if let Some(encoder) = config.architecture.encoder {
+        told["text_vector"] = encoder.pooling.name().into();
+    }
     if let Source::Pack(pack) = source {
         told["kind"] = "pack".into();
         told["digest"] = pack.digest().to_string().into();

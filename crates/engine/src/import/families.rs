@@ -85,6 +85,8 @@ const FAMILIES: [Family; 7] = [
     Family {
         gguf: "bert",
         hugging_face: &["bert"],
+        // Nothing turns.
+        split_halves: false,
         encoder: true,
         ..DENSE
     },
@@ -101,8 +103,36 @@ pub(super) fn in_config(model_type: &str) -> Option<Family> {
     families.find(|f| f.hugging_face.contains(&model_type))
 }
 
+/// Encoders that are not read, by their names in both kinds of files, and what they have that BERT has not.
+const OTHER_ENCODERS: [(&[&str], &str); 10] = [
+    (&["nomic-bert", "nomic_bert"], "rotary positions and gates"),
+    (&["nomic-bert-moe"], "rotary positions and experts"),
+    (&["jina-bert-v2"], "positions by ALiBi and gates"),
+    (&["jina-bert-v3"], "rotary positions and adapters"),
+    (
+        &["modern-bert", "modernbert"],
+        "rotary positions, windows and gates",
+    ),
+    (&["neo-bert", "neobert"], "rotary positions and gates"),
+    (&["eurobert"], "rotary positions and gates"),
+    (
+        &["roberta", "xlm-roberta"],
+        "another tokenizer than WordPiece and shifted positions",
+    ),
+    (&["distilbert"], "no token types and names of its own"),
+    (
+        &["gemma-embedding"],
+        "rotary positions, windows and a projection",
+    ),
+];
+
 /// What is said of an architecture that is not in the table.
 pub(super) fn unknown(name: &str) -> String {
     let known: Vec<&str> = FAMILIES.iter().map(|f| f.gguf).collect();
-    format!("is {name}; this engine runs {}", known.join(", "))
+    let mut encoders = OTHER_ENCODERS.iter();
+    let why = match encoders.find(|(names, _)| names.contains(&name)) {
+        Some((_, why)) => format!(", an encoder with {why}, which is not supported"),
+        None => String::new(),
+    };
+    format!("is {name}{why}; this engine runs {}", known.join(", "))
 }

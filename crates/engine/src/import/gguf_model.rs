@@ -12,11 +12,13 @@ use crate::config::{
 };
 use crate::error::ImportError;
 use crate::fixed::round_shift;
-use crate::tokenizer::{GgufVocabulary, TokenizerSource, begins_texts};
+use crate::tokenizer::{GgufVocabulary, TokenizerSource, Tokens, begins_texts};
+use crate::word_pieces::WordPieces;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const ROTARY_FACTORS: &str = "rope_freqs.weight";
+const TOKEN_TYPES: &str = "token_types.weight";
 
 /// What a description may say of its architecture: keys that are read, and those that change nothing here. Any other could change the
 /// answers, and is refused.
@@ -69,7 +71,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, ImportError> {
     let name = file.text("general.architecture").unwrap_or("absent");
     let family = families::in_gguf(name)
         .ok_or_else(|| ImportError::metadata("general.architecture", families::unknown(name)))?;
-    let vocabulary = vocabulary(&file)?;
+    let vocabulary = Vocabulary(&file).read(family.encoder)?;
     let description = Description {
         file: &file,
         family,
@@ -339,13 +341,21 @@ impl Description<'_> {
         let pooling = match self.maybe("pooling_type")? {
             None | Some(1) => Pooling::Mean,
             Some(2) => Pooling::First,
-            Some(_) => {
-                return self.refused("pooling_type", "is neither the mean (1) nor the first (2)");
+            Some(other) => {
+                let known = ["none", "", "", "the last token", "a ranking"];
+                let name = known.get(other).unwrap_or(&"unknown");
+                let reason = format!(
+                    "is {other} ({name}); 1 (the mean) and 2 (the first token) make one vector of a text"
+                );
+                return self.refused("pooling_type", reason);
             }
         };
-        let types = self.file.tensors.get("token_types.weight");
-        let token_types = match types.map(|info| &info.shape[..]) {
-            Some([_, rows]) => *rows as usize,
+        let Some(types) = self.file.tensors.get(TOKEN_TYPES) else {
+            let reason = "is absent: DistilBERT has none, and is not supported";
+            return Err(ImportError::tensor(TOKEN_TYPES, reason));
+        };
+        let token_types = match types.shape[..] {
+            [_, rows] => rows as usize,
             _ => 1,
         };
         Ok(Some(Encoder {
@@ -433,68 +443,110 @@ fn factors(
     Ok(values.x.iter().map(to_q16).collect())
 }
 
-fn vocabulary(file: &Gguf) -> Result<GgufVocabulary, ImportError> {
-    let pieces = match file.text("tokenizer.ggml.model") {
-        Some("gpt2") => false,
-        Some("llama") => true,
-        other => {
-            let reason = format!(
-                "is {}; byte-level BPE (gpt2) and pieces with scores (llama) are supported",
-                other.unwrap_or("absent")
-            );
-            return Err(ImportError::metadata("tokenizer.ggml.model", reason));
+/// What a file says of its tokenizer.
+struct Vocabulary<'a>(&'a Gguf);
+
+impl Vocabulary<'_> {
+    fn flag(&self, key: &str) -> Option<bool> {
+        match self.0.metadata.get(&format!("tokenizer.ggml.{key}")) {
+            Some(Value::Bool(flag)) => Some(*flag),
+            _ => None,
         }
-    };
-    let flag = |key: &str| match file.metadata.get(&format!("tokenizer.ggml.{key}")) {
-        Some(Value::Bool(flag)) => Some(*flag),
-        _ => None,
-    };
-    let texts = |key: &str| match file.metadata.get(key) {
-        Some(Value::Texts(texts)) => Ok(texts.clone()),
-        _ => Err(ImportError::metadata(key, "is not a list of texts")),
-    };
-    let id = |key: &str| -> Result<Option<u32>, ImportError> {
+    }
+
+    fn texts(&self, key: &str) -> Result<Vec<String>, ImportError> {
         let key = format!("tokenizer.ggml.{key}");
-        let id = file.integer(&key)?;
+        match self.0.metadata.get(&key) {
+            Some(Value::Texts(texts)) => Ok(texts.clone()),
+            _ => Err(ImportError::metadata(key, "is not a list of texts")),
+        }
+    }
+
+    fn id(&self, key: &str) -> Result<Option<u32>, ImportError> {
+        let key = format!("tokenizer.ggml.{key}_token_id");
+        let id = self.0.integer(&key)?;
         id.map(|id| u32::try_from(id).map_err(|_| ImportError::metadata(&key, "is no token id")))
             .transpose()
-    };
-    let types = match file.metadata.get("tokenizer.ggml.token_type") {
-        Some(Value::Integers(types)) => types.clone(),
-        _ => Vec::new(),
-    };
-    let scores = match file.metadata.get("tokenizer.ggml.scores") {
-        Some(Value::Floats(scores)) if pieces => scores.clone(),
-        _ => Vec::new(),
-    };
-    let merges = if pieces {
-        Vec::new()
-    } else {
-        texts("tokenizer.ggml.merges")?
-    };
-    // Begin and end of a vocabulary of pieces that does not say which they are.
-    let (first, last) = if pieces {
-        (Some(1), Some(2))
-    } else {
-        (None, None)
-    };
-    let eos = id("eos_token_id")?.or(last);
-    let more_ends = [id("eot_token_id")?, id("eom_token_id")?];
-    let pre = file.text("tokenizer.ggml.pre").unwrap_or("default");
-    Ok(GgufVocabulary {
-        tokens: texts("tokenizer.ggml.tokens")?,
-        merges,
-        types,
-        bos: id("bos_token_id")?.or(first),
-        eos,
-        ends: eos
-            .into_iter()
-            .chain(more_ends.into_iter().flatten())
-            .collect(),
-        add_bos: flag("add_bos_token").unwrap_or(pieces || begins_texts(pre)),
-        pre: pre.to_owned(),
-        pieces,
-        scores,
-        space_prefix: flag("add_space_prefix").unwrap_or(true),
-    })
+    }
+
+    fn kind(&self, encoder: bool) -> Result<Tokens, ImportError> {
+        let name = self.0.text("tokenizer.ggml.model").unwrap_or("absent");
+        let supported = match (name, encoder) {
+            ("bert", true) => return Ok(Tokens::Words(self.words()?)),
+            ("gpt2", false) => return Ok(Tokens::Bytes),
+            ("llama", false) => return Ok(Tokens::Pieces),
+            ("gpt2", true) => "as RoBERTa has it; of encoders, WordPiece (bert) is supported",
+            ("t5", true) => "as XLM-RoBERTa has it; of encoders, WordPiece (bert) is supported",
+            (_, true) => "of encoders, WordPiece (bert) is supported",
+            (_, false) => "byte-level BPE (gpt2) and pieces with scores (llama) are supported",
+        };
+        let reason = format!("is {name}; {supported}");
+        Err(ImportError::metadata("tokenizer.ggml.model", reason))
+    }
+
+    /// Word pieces; the tokens that a file does not name are those of BERT's own vocabularies.
+    fn words(&self) -> Result<WordPieces, ImportError> {
+        let first = match self.id("cls")? {
+            Some(id) => Some(id),
+            None => self.id("bos")?,
+        };
+        Ok(WordPieces {
+            first: first.unwrap_or(101),
+            // Spelt so in these files.
+            last: self.id("seperator")?.unwrap_or(102),
+            unknown: self.id("unknown")?.unwrap_or(100),
+            lowercase: self.flag("normalizer.lowercase"),
+            strip_accents: self.flag("normalizer.strip_accents"),
+        })
+    }
+
+    fn read(&self, encoder: bool) -> Result<GgufVocabulary, ImportError> {
+        let kind = self.kind(encoder)?;
+        let (bytes, pieces) = match kind {
+            Tokens::Bytes => (true, false),
+            Tokens::Pieces => (false, true),
+            Tokens::Words(_) => (false, false),
+        };
+        // What stands around word pieces is no part of an answer: they have neither.
+        let id = |key| {
+            if bytes || pieces {
+                self.id(key)
+            } else {
+                Ok(None)
+            }
+        };
+        // Begin and end of a vocabulary of pieces that does not say which they are.
+        let bos = id("bos")?.or(pieces.then_some(1));
+        let eos = id("eos")?.or(pieces.then_some(2));
+        let more_ends = [id("eot")?, id("eom")?];
+        let list = |key: &str| self.0.metadata.get(&format!("tokenizer.ggml.{key}"));
+        let pre = self.0.text("tokenizer.ggml.pre").unwrap_or("default");
+        let begins = self.flag("add_bos_token");
+        let begins = begins.unwrap_or(pieces || begins_texts(pre));
+        Ok(GgufVocabulary {
+            tokens: self.texts("tokens")?,
+            merges: match bytes {
+                true => self.texts("merges")?,
+                false => Vec::new(),
+            },
+            types: match list("token_type") {
+                Some(Value::Integers(types)) => types.clone(),
+                _ => Vec::new(),
+            },
+            bos,
+            eos,
+            ends: eos
+                .into_iter()
+                .chain(more_ends.into_iter().flatten())
+                .collect(),
+            add_bos: begins && (bytes || pieces),
+            pre: pre.to_owned(),
+            scores: match list("scores") {
+                Some(Value::Floats(scores)) if pieces => scores.clone(),
+                _ => Vec::new(),
+            },
+            space_prefix: self.flag("add_space_prefix").unwrap_or(true),
+            kind,
+        })
+    }
 }

@@ -441,6 +441,13 @@ impl GgufWriter {
         let key = |key: &str| format!("{name}.{key}");
         file.text("general.architecture", name);
         file.text("general.name", "toy");
+        if s.family == Family::Bert {
+            file.describe_encoder(toy);
+            for (name, (rows, columns, values)) in &toy.tensors {
+                file.tensor(toy, name, *rows, *columns, values, storage);
+            }
+            return file;
+        }
         for (part, value) in [
             ("context_length", s.context),
             ("embedding_length", s.width),
@@ -492,6 +499,45 @@ impl GgufWriter {
         file
     }
 
+    /// What llama.cpp's converter writes of an encoder: no widths of heads, word pieces with a mark where words begin.
+    fn describe_encoder(&mut self, toy: &Toy) {
+        let s = &toy.shape;
+        for (part, value) in [
+            ("context_length", s.context),
+            ("embedding_length", s.width),
+            ("block_count", s.layers),
+            ("feed_forward_length", s.ffn),
+            ("attention.head_count", s.heads),
+            ("pooling_type", 1),
+        ] {
+            self.number(&format!("bert.{part}"), value as u32);
+        }
+        self.float("bert.attention.layer_norm_epsilon", 1e-12);
+        self.flag("bert.attention.causal", false);
+        self.text("tokenizer.ggml.model", "bert");
+        self.text("tokenizer.ggml.pre", "jina-v2-en");
+        self.number("tokenizer.ggml.token_type_count", 2);
+        let special = |id: usize| id < 4;
+        let marked = |(id, token): (usize, &String)| match token.strip_prefix("##") {
+            _ if special(id) => token.clone(),
+            Some(more) => more.to_owned(),
+            None => format!("▁{token}"),
+        };
+        let tokens: Vec<String> = toy.tokens.iter().enumerate().map(marked).collect();
+        let kinds = (0..tokens.len()).map(|id| if special(id) { 3 } else { 1 });
+        self.texts("tokenizer.ggml.tokens", &tokens);
+        self.integers("tokenizer.ggml.token_type", &kinds.collect::<Vec<_>>());
+        for (token, id) in [
+            ("padding", 0),
+            ("unknown", 1),
+            ("bos", 2),
+            ("eos", 3),
+            ("seperator", 3),
+        ] {
+            self.number(&format!("tokenizer.ggml.{token}_token_id"), id);
+        }
+    }
+
     /// A tensor under GGUF's name. A part of the first expert begins the tensor of all, which those of the others follow.
     fn tensor(
         &mut self,
@@ -511,9 +557,14 @@ impl GgufWriter {
         } else {
             values.to_vec()
         };
-        // Vectors stand as F32 in files of Q8_0, and the router's matrix.
-        let plain =
-            vector || name.ends_with("mlp.gate.weight") || name.ends_with("moe.gate.weight");
+        // Vectors stand as F32 in files of Q8_0, and the router's matrix and an encoder's small tables.
+        let tables = [
+            "mlp.gate.weight",
+            "moe.gate.weight",
+            "position_embeddings.weight",
+            "token_type_embeddings.weight",
+        ];
+        let plain = vector || tables.iter().any(|table| name.ends_with(table));
         let storage = if plain && storage == Storage::Q8_0 {
             Storage::F32
         } else {
@@ -658,6 +709,19 @@ fn gguf_name(name: &str) -> String {
         _ => {}
     }
     [
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.position_embeddings", "position_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("embeddings.LayerNorm", "token_embd_norm"),
+        ("encoder.layer.", "blk."),
+        ("attention.self.query", "attn_q"),
+        ("attention.self.key", "attn_k"),
+        ("attention.self.value", "attn_v"),
+        ("attention.output.dense", "attn_output"),
+        ("attention.output.LayerNorm", "attn_output_norm"),
+        ("intermediate.dense", "ffn_up"),
+        ("output.dense", "ffn_down"),
+        ("output.LayerNorm", "layer_output_norm"),
         ("model.layers.", "blk."),
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
