@@ -1,4 +1,5 @@
-//! An allocator that knows how much is in use, and refuses what goes beyond a bound: then the program ends where too much was asked for.
+//! An allocator that knows how much is in use and how often it was asked, and refuses what goes beyond a bound: then the program ends where
+//! too much was asked for.
 //! Unsafe because allocators are; it hands every request on to the system's.
 #![allow(unsafe_code)]
 
@@ -11,6 +12,7 @@ pub struct Gauge;
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static BOUND: AtomicUsize = AtomicUsize::new(usize::MAX);
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts `bytes` more; `false` where that goes beyond the bound, and nothing is counted.
 fn take(bytes: usize) -> bool {
@@ -31,6 +33,7 @@ fn give(bytes: usize) {
 // functions may return, stands for memory that there is not.
 unsafe impl GlobalAlloc for Gauge {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(1, Relaxed);
         match take(layout.size()) {
             // SAFETY: the caller's promises are those that the system's allocator asks for.
             true => unsafe { System.alloc(layout) },
@@ -39,6 +42,7 @@ unsafe impl GlobalAlloc for Gauge {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(1, Relaxed);
         match take(layout.size()) {
             // SAFETY: as above.
             true => unsafe { System.alloc_zeroed(layout) },
@@ -53,6 +57,7 @@ unsafe impl GlobalAlloc for Gauge {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ASKED.fetch_add(1, Relaxed);
         if size > layout.size() && !take(size - layout.size()) {
             return std::ptr::null_mut();
         }
@@ -78,4 +83,9 @@ pub fn measured<T>(bound: usize, work: impl FnOnce() -> T) -> (T, usize) {
 /// Takes the bound away: what is written about a failure needs memory of its own.
 pub fn lift() {
     BOUND.store(usize::MAX, Relaxed);
+}
+
+/// How often memory was asked for so far, by all threads: new, or another size of what was given.
+pub fn asked() -> usize {
+    ASKED.load(Relaxed)
 }

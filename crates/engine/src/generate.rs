@@ -338,7 +338,7 @@ impl TextStream {
         if end || last {
             piece.push_str(&self.detokenizer.finish());
         }
-        let (mut text, stopped) = self.stops.push(&piece);
+        let (mut text, stopped) = self.stops.push_owned(piece);
         let finish = if stopped {
             Some(Finish::StopString)
         } else if end {
@@ -378,7 +378,15 @@ impl StopScanner {
 
     /// Takes more text; gives what is certain, and whether a stop string was found (what follows it is dropped).
     pub fn push(&mut self, text: &str) -> (String, bool) {
-        self.held.push_str(text);
+        self.push_owned(text.to_owned())
+    }
+
+    /// [`StopScanner::push`] of a text whose memory may be the result's.
+    fn push_owned(&mut self, text: String) -> (String, bool) {
+        match self.held.is_empty() {
+            true => self.held = text,
+            false => self.held.push_str(&text),
+        }
         if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s)).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);

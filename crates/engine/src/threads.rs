@@ -64,14 +64,12 @@ impl Threads {
         };
         pool.install(|| {
             let (own, over) = (rayon::current_thread_index(), AtomicBool::new(false));
-            rayon::scope(|scope| {
-                for _ in 1..pool.current_num_threads() {
-                    scope.spawn(|_| help(own, &over));
-                }
-                // Told also when the work panics: the scope waits for its helpers.
+            let work = || {
+                // Told also when the work panics: who waits for helpers waits for all of them.
                 let _over = Over(&over);
                 work()
-            })
+            };
+            beside(pool.current_num_threads(), &|| help(own, &over), work)
         })
     }
 
@@ -177,6 +175,18 @@ impl Other {
         while !self.done.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
             std::hint::spin_loop();
         }
+    }
+}
+
+/// Runs `work` here, with `help` for each of the other `threads` to take. What is handed over lies on this thread's stack.
+fn beside<R: Send>(
+    threads: usize,
+    help: &(impl Fn() + Sync),
+    work: impl FnOnce() -> R + Send,
+) -> R {
+    match threads {
+        0 | 1 => work(),
+        _ => rayon::join(|| beside(threads - 1, help, work), help).0,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Keys and values into pages, and attention over them.
 
-use super::room::Worker;
+use super::room::{Worker, grow};
 use super::{Entry, Row, gather};
 use crate::cache::{HeadPage, PAGE, Page, PutRoom, Span};
+use crate::config::Config;
 use crate::kernel::{LANES, Sums, Work};
 use crate::model::Model;
 use crate::norms::norm_in_place;
@@ -47,6 +48,29 @@ impl AttentionRoom {
             blended: vec![0; head_width],
         }
     }
+
+    /// Room for the queries of `rows` rows to `positions` positions. It grows by whole pages, so no more often than sequences do.
+    pub fn take(&mut self, c: &Config, rows: usize, positions: usize) {
+        let queries = rows_together(c).min(rows) * (c.heads / c.kv_heads);
+        let positions = positions.next_multiple_of(PAGE);
+        if self.queries.len() < queries {
+            let query = || Quantised::with_len(c.head_width);
+            self.queries.resize_with(queries, query);
+        }
+        grow(&mut self.scores, queries * positions);
+        grow(&mut self.weights, positions);
+        grow(&mut self.blend, positions);
+        self.value_scales.clear();
+        self.value_scales.reserve(positions);
+        self.value_exponents.clear();
+        self.value_exponents.reserve(positions);
+    }
+}
+
+/// Most rows of one sequence whose queries go over the keys together.
+#[inline(always)]
+fn rows_together(c: &Config) -> usize {
+    (QUERIES_MAX * c.kv_heads / c.heads).max(1)
 }
 
 /// Keys and values of neighbouring positions of some heads into their page.
@@ -120,8 +144,7 @@ impl Work for Attend<'_> {
         let mut out = std::mem::take(&mut self.out);
         let encoder = self.model.config().architecture.encoder.is_some();
         let (mut rows, mut row) = (self.rows, self.first_row);
-        let c = self.model.config();
-        let block = (QUERIES_MAX * c.kv_heads / c.heads).max(1);
+        let block = rows_together(self.model.config());
         // Rows of one sequence go over its keys together.
         while let Some(first) = rows.first() {
             let alike = rows.iter().take_while(|r| r.entry == first.entry);
@@ -167,10 +190,6 @@ impl Attend<'_> {
     fn make_queries(&mut self, row: usize, queries: usize, shared: usize) {
         let width = self.model.config().head_width;
         let room = &mut self.worker.attention;
-        if room.queries.len() < queries {
-            room.queries
-                .resize_with(queries, || Quantised::with_len(width));
-        }
         for (i, query) in room.queries[..queries].iter_mut().enumerate() {
             let (row, head) = (row + i / shared, self.head * shared + i % shared);
             let tiled = &self.tiled[head * width * self.count..];
@@ -191,9 +210,6 @@ impl Attend<'_> {
     fn score(&mut self, pages: &[Arc<Page>], seen: Range<usize>, queries: usize) -> usize {
         let room = &mut self.worker.attention;
         let stride = seen.end.next_multiple_of(TILE_ROWS);
-        if room.scores.len() < queries * stride {
-            room.scores.resize(queries * stride, 0);
-        }
         let mut sums = Sums::default();
         for tile in seen.start / TILE_ROWS..stride / TILE_ROWS {
             let (at, in_page) = (tile * TILE_ROWS, tile % (PAGE / TILE_ROWS));
@@ -233,12 +249,6 @@ impl Attend<'_> {
     fn blend(&mut self, pages: &[Arc<Page>], scores: usize, seen: Range<usize>, out: &mut [i32]) {
         let room = &mut self.worker.attention;
         let even = seen.end.next_multiple_of(2);
-        if room.weights.len() < seen.len() {
-            room.weights.resize(seen.len(), 0);
-        }
-        if room.blend.len() < even {
-            room.blend.resize(even, 0);
-        }
         let weights = &mut room.weights[..seen.len()];
         let total = ops::softmax_weights(&room.scores[scores..][seen.clone()], weights);
         // The last position of an odd number has no partner: its weight is zero, as are those of the page that are not seen.

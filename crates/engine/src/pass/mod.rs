@@ -22,6 +22,7 @@ use crate::threads::Threads;
 use attention::{Append, Attend};
 use product::{Product, Term};
 use room::{Room, Worker};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows that a pass takes well: more gain little and need more memory.
@@ -465,32 +466,19 @@ impl<'a> Pass<'a> {
         let weights = model.weights();
         let output = weights.output.as_ref().unwrap_or(&weights.embedding);
         let vocab = model.config().vocab;
-        let mut first = 0;
-        let mut wanted = Vec::new();
-        for entry in entries.iter_mut() {
-            let rows = first..first + entry.tokens.len();
-            first = rows.end;
-            match &mut entry.wanted {
-                Wanted::Nothing | Wanted::States(_) => {}
-                Wanted::Last(logits)
-                | Wanted::LastState { logits, .. }
-                | Wanted::Residuals { logits, .. } => {
-                    wanted.push((rows.end - 1, rows.end, &mut **logits));
-                }
-                Wanted::Each(logits) => wanted.push((rows.start, rows.end, &mut **logits)),
-            }
-        }
-        let rows: Vec<usize> = wanted.iter().flat_map(|(from, to, _)| *from..*to).collect();
-        if rows.is_empty() {
-            return;
-        }
         let Room {
             residual,
             narrow,
             output: tiled,
+            wanted: rows,
             workers,
             ..
         } = &mut *self.room;
+        rows.clear();
+        visit_logits(entries, |more, _| rows.extend(more));
+        if rows.is_empty() {
+            return;
+        }
         for (row, out) in rows.iter().zip(narrow.iter_mut()) {
             model.kernel().run(Normalise {
                 residual,
@@ -520,13 +508,13 @@ impl<'a> Pass<'a> {
             });
         });
         let mut next = 0;
-        for (from, to, logits) in wanted {
-            logits.resize((to - from) * vocab, 0);
+        visit_logits(entries, |wanted, logits| {
+            logits.resize(wanted.len() * vocab, 0);
             for logits in logits.chunks_exact_mut(vocab) {
                 gather(tiled, rows.len(), next, logits);
                 next += 1;
             }
-        }
+        });
     }
 
     /// Sums of last states for the entries that want them.
@@ -562,6 +550,22 @@ impl<'a> Pass<'a> {
         }
         for (sum, z) in sums.iter_mut().zip(wide.iter()) {
             *sum += i128::from(*z);
+        }
+    }
+}
+
+/// Calls `visit` with the rows of every entry that logits are wanted of, and where these go.
+fn visit_logits(entries: &mut [Entry<'_>], mut visit: impl FnMut(Range<usize>, &mut Vec<i32>)) {
+    let mut first = 0;
+    for entry in entries {
+        let rows = first..first + entry.tokens.len();
+        first = rows.end;
+        match &mut entry.wanted {
+            Wanted::Nothing | Wanted::States(_) => {}
+            Wanted::Last(logits)
+            | Wanted::LastState { logits, .. }
+            | Wanted::Residuals { logits, .. } => visit(first - 1..first, logits),
+            Wanted::Each(logits) => visit(rows, logits),
         }
     }
 }

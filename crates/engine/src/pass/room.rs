@@ -7,7 +7,7 @@ use crate::experts::Chosen;
 use crate::model::Model;
 use crate::packed::TILE_ROWS;
 use crate::quant::Quantised;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// What is *tiled* is said in the module above.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Room {
     /// Row after row: residuals that a LayerNorm makes.
     pub normalised: Vec<i32>,
     pub mixture: MixtureRoom,
+    /// Rows that logits are wanted of.
+    pub wanted: Vec<usize>,
     /// Tiled logits.
     pub output: Vec<i32>,
     /// One for each thread.
@@ -63,6 +65,8 @@ impl MixtureRoom {
         grow(&mut self.sums, count * c.width);
         grow(&mut self.row, c.width);
         grow(&mut self.wide, c.width);
+        self.rows.clear();
+        self.rows.reserve(count);
         if self.chosen.len() < count {
             self.chosen.resize_with(count, Chosen::default);
         }
@@ -109,12 +113,13 @@ impl Room {
             hidden: Vec::new(),
             normalised: Vec::new(),
             mixture: MixtureRoom::default(),
+            wanted: Vec::new(),
             output: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
         }
     }
 
-    /// Room for a pass of `count` rows.
+    /// Room for a pass of `count` rows, which stand in `rows`.
     pub fn take(&mut self, model: &Model, count: usize) {
         let c = model.config();
         let padded = |width: usize| count * width.next_multiple_of(TILE_ROWS);
@@ -129,6 +134,12 @@ impl Room {
             grow(&mut self.normalised, count * c.width);
         }
         self.mixture.take(c, count);
+        // All of them, whoever gets which rows: no pass asks for memory later than one as large.
+        let longest = self.rows.iter().map(|row| row.position + 1).max();
+        for worker in &mut self.workers {
+            let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
+            worker.attention.take(c, count, longest.unwrap_or(0));
+        }
         if self.rotations.len() < count {
             self.rotations.resize(count, Vec::new());
         }
@@ -145,7 +156,7 @@ impl Room {
 }
 
 /// Never shortened: growing again would write zeros over and over.
-fn grow<T: Clone + Default>(numbers: &mut Vec<T>, length: usize) {
+pub(super) fn grow<T: Clone + Default>(numbers: &mut Vec<T>, length: usize) {
     if numbers.len() < length {
         numbers.resize(length, T::default());
     }

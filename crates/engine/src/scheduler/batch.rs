@@ -8,7 +8,6 @@ use crate::cache::{CacheShape, PAGE, Pages, Sequence};
 use crate::error::EngineError;
 use crate::generate::{Finish, Generation, TokenEvent};
 use crate::pass::{Entry, ROWS, Runner, Wanted};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A logit is looked at in the time of so many multiplications.
@@ -82,8 +81,8 @@ impl Running {
 
     /// Chooses from the logits of the last pass, as long as what was guessed is what is chosen, and forgets the guesses.
     fn choose(&mut self, vocab: usize) {
-        let guessed = self.tokens.split_off(self.tokens.len() - self.guessed);
-        let mut after = guessed.iter();
+        let known = self.tokens.len() - self.guessed;
+        let mut after = self.tokens[known..].iter();
         for logits in self.logits.chunks_exact(vocab) {
             let choice = self.generation.choose_from(logits, &self.state);
             self.steps = (self.steps).saturating_add(self.generation.constraint_steps());
@@ -99,8 +98,9 @@ impl Running {
                 break;
             }
         }
+        self.tokens.truncate(known);
         let right = self.chosen.len().saturating_sub(1);
-        self.guesses.learn(guessed.len(), right);
+        self.guesses.learn(self.guessed, right);
         self.sequence.truncate(self.tokens.len() + right);
     }
 
@@ -162,6 +162,27 @@ impl Stats {
     }
 }
 
+/// Lists of a step, kept for the memory that they have.
+#[derive(Default)]
+struct Lists {
+    /// Answers that have a row.
+    answers: Vec<usize>,
+    /// Prompts that are being read.
+    prompts: Vec<usize>,
+    /// Which of the running are in the pass, and with how many tokens.
+    turns: Vec<(usize, usize)>,
+    /// Empty between passes.
+    entries: Vec<Entry<'static>>,
+}
+
+/// The memory of a list of entries, for others.
+fn emptied<'a>(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'a>> {
+    entries.clear();
+    // The library collects in place what it takes from a list of the same size of items.
+    let none = entries.into_iter().map(|_| unreachable!("it is empty"));
+    none.collect()
+}
+
 /// Sequences that share passes.
 pub(super) struct Batch {
     runner: Runner,
@@ -171,8 +192,10 @@ pub(super) struct Batch {
     guesses: bool,
     prefixes: PrefixCache,
     shares: Shares,
-    waiting: VecDeque<Waiting>,
+    /// In no order: their numbers say who came first.
+    waiting: Vec<Waiting>,
     running: Vec<Running>,
+    lists: Lists,
     next_number: u64,
     /// The answer that took a row last, so that all have their turn where a pass has too few.
     last_turn: u64,
@@ -189,8 +212,9 @@ impl Batch {
             guesses,
             prefixes: PrefixCache::default(),
             shares: Shares::default(),
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             running: Vec::new(),
+            lists: Lists::default(),
             next_number: 0,
             last_turn: 0,
             stats: Stats {
@@ -239,7 +263,7 @@ impl Batch {
         }
         self.shares.join(request.tenant);
         self.next_number += 1;
-        self.waiting.push_back(Waiting {
+        self.waiting.push(Waiting {
             number: self.next_number,
             request,
             pages,
@@ -255,13 +279,21 @@ impl Batch {
             running.stood = if stands { running.stood + 1 } else { 0 };
         }
         self.admit();
-        let turns = self.turns();
-        if turns.is_empty() {
+        let mut lists = std::mem::take(&mut self.lists);
+        let moved = self.take_turns(&mut lists);
+        self.lists = lists;
+        moved
+    }
+
+    /// One pass; false when there was nothing to run.
+    fn take_turns(&mut self, lists: &mut Lists) -> Result<bool, EngineError> {
+        self.turns(lists);
+        if lists.turns.is_empty() {
             return Ok(false);
         }
-        self.pass(&turns)?;
-        self.choose(&turns);
-        self.count_constraints(&turns);
+        self.pass(lists)?;
+        self.choose(&lists.turns);
+        self.count_constraints(&lists.turns);
         self.end_finished();
         Ok(true)
     }
@@ -281,11 +313,8 @@ impl Batch {
     }
 
     fn drop_unwanted(&mut self) {
-        let (unwanted, waiting): (VecDeque<_>, _) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|w| w.request.sink.is_cancelled());
-        self.waiting = waiting;
-        for waiting in unwanted {
+        let unwanted = |w: &mut Waiting| w.request.sink.is_cancelled();
+        for waiting in self.waiting.extract_if(.., unwanted) {
             self.shares.leave(waiting.request.tenant);
             waiting.request.sink.end(Ended::Finished(Finish::Cancelled));
         }
@@ -310,9 +339,12 @@ impl Batch {
     fn admit(&mut self) {
         while let Some(index) = self.first_waiting() {
             let request = &self.waiting[index].request;
-            let found = self.prefixes.find(request.tenant, &request.prompt);
-            let fits = self.running.len() < self.running_max
-                && self.make_room(self.waiting[index].pages - found.len());
+            let place = self.running.len() < self.running_max;
+            let found = match place {
+                true => self.prefixes.find(request.tenant, &request.prompt),
+                false => Vec::new(),
+            };
+            let fits = place && self.make_room(self.waiting[index].pages - found.len());
             if !fits {
                 drop(found);
                 match self.park_one() {
@@ -320,9 +352,7 @@ impl Batch {
                     false => return,
                 }
             }
-            let Some(waiting) = self.waiting.remove(index) else {
-                return;
-            };
+            let waiting = self.waiting.swap_remove(index);
             self.stats.reused_tokens += (found.len() * PAGE) as u64;
             self.running.push(Running {
                 number: waiting.number,
@@ -359,7 +389,7 @@ impl Batch {
         let held = &parked.tokens[..parked.sequence.len()];
         self.prefixes
             .keep(parked.tenant, held, parked.sequence.pages());
-        self.waiting.push_back(Waiting {
+        self.waiting.push(Waiting {
             number: parked.number,
             pages: parked.pages,
             parked: true,
@@ -391,9 +421,15 @@ impl Batch {
 
     /// Rows of the next pass: which of the running and how many tokens of it. Answers first, one row each, so that nobody's stream
     /// stands still while another's prompt is read; prompts share the rest, of the tenant that had least first.
-    fn turns(&mut self) -> Vec<(usize, usize)> {
+    fn turns(&mut self, lists: &mut Lists) {
+        let Lists {
+            answers,
+            prompts,
+            turns,
+            ..
+        } = lists;
         let prompts_wait = self.running.iter().any(|r| !r.answers());
-        let mut answers = self.ready_answers(prompts_wait);
+        self.ready_answers(prompts_wait, answers);
         let most = if prompts_wait {
             ROWS - PROMPT_ROWS
         } else {
@@ -401,7 +437,7 @@ impl Batch {
         };
         if answers.len() > most {
             // Those after the one that had the last turn, then the others.
-            answers.sort_by_key(|i| {
+            answers.sort_unstable_by_key(|i| {
                 (
                     self.running[*i].number <= self.last_turn,
                     self.running[*i].number,
@@ -411,8 +447,8 @@ impl Batch {
             self.last_turn = answers.last().map_or(0, |i| self.running[*i].number);
         }
         let (mut rows, reading) = (answers.len(), reading(self.runner.model().info().bytes));
-        let mut turns: Vec<(usize, usize)> = Vec::with_capacity(answers.len());
-        for i in answers {
+        turns.clear();
+        for i in answers.iter().copied() {
             if self.guesses && !prompts_wait {
                 self.running[i].guess(rows, reading);
             }
@@ -420,17 +456,16 @@ impl Batch {
             turns.push((i, 1 + guessed));
             rows += guessed;
         }
-        let mut prompts: Vec<usize> = (0..self.running.len())
-            .filter(|i| !self.running[*i].answers())
-            .collect();
-        prompts.sort_by_key(|i| {
+        prompts.clear();
+        prompts.extend((0..self.running.len()).filter(|i| !self.running[*i].answers()));
+        prompts.sort_unstable_by_key(|i| {
             (
                 self.shares.had(self.running[*i].tenant),
                 self.running[*i].number,
             )
         });
         let mut left = ROWS - rows;
-        for i in prompts {
+        for i in prompts.iter().copied() {
             let count = self.running[i].ahead().len().min(left);
             if count == 0 {
                 break;
@@ -439,24 +474,23 @@ impl Batch {
             left -= count;
         }
         turns.sort_unstable();
-        turns
     }
 
     /// Answers that may have a row: those whose reader has room, and not those whose constraint took more time than their passes, as long
     /// as anybody else has something to do. Otherwise one tenant's grammar would make everybody's passes as slow as itself.
-    fn ready_answers(&mut self, prompts_wait: bool) -> Vec<usize> {
+    fn ready_answers(&mut self, prompts_wait: bool, answers: &mut Vec<usize>) {
         let ready = |r: &Running| r.answers() && r.sink.has_room();
-        let of = |running: &[Running], may: &dyn Fn(&Running) -> bool| -> Vec<usize> {
-            let all = running.iter().enumerate();
-            all.filter(|(_, r)| may(r)).map(|(i, _)| i).collect()
+        let mut find = |running: &[Running], may: &dyn Fn(&Running) -> bool| {
+            answers.clear();
+            answers.extend((0..running.len()).filter(|i| may(&running[*i])));
+            !answers.is_empty()
         };
-        let paid = of(&self.running, &|r| ready(r) && r.owes == 0);
-        if prompts_wait || !paid.is_empty() {
-            return paid;
+        if find(&self.running, &|r| ready(r) && r.owes == 0) || prompts_wait {
+            return;
         }
         // Nobody is held up.
         self.running.iter_mut().for_each(|r| r.owes = 0);
-        of(&self.running, &ready)
+        find(&self.running, &ready);
     }
 
     /// Counts what constraints took as rows that their tenants had.
@@ -477,8 +511,9 @@ impl Batch {
         }
     }
 
-    fn pass(&mut self, turns: &[(usize, usize)]) -> Result<(), EngineError> {
-        let mut entries = Vec::with_capacity(turns.len());
+    fn pass(&mut self, lists: &mut Lists) -> Result<(), EngineError> {
+        let turns = &lists.turns;
+        let mut entries = emptied(std::mem::take(&mut lists.entries));
         let mut turn = turns.iter().peekable();
         for (i, running) in self.running.iter_mut().enumerate() {
             let Some((_, count)) = turn.next_if(|(index, _)| *index == i) else {
@@ -501,7 +536,9 @@ impl Batch {
                 },
             });
         }
-        self.runner.run(&mut entries)?;
+        let ran = self.runner.run(&mut entries);
+        lists.entries = emptied(entries);
+        ran?;
         self.stats.passes += 1;
         for (i, count) in turns {
             self.shares.add(self.running[*i].tenant, *count);
@@ -543,11 +580,8 @@ impl Batch {
 
     /// Ends answers that are over; their full pages are kept for what begins the same way.
     fn end_finished(&mut self) {
-        let (over, running): (Vec<_>, _) = std::mem::take(&mut self.running)
-            .into_iter()
-            .partition(|r| r.generation.finish().is_some());
-        self.running = running;
-        for over in over {
+        let over = |r: &mut Running| r.generation.finish().is_some();
+        for over in self.running.extract_if(.., over) {
             self.shares.leave(over.tenant);
             let held = &over.tokens[..over.sequence.len()];
             self.prefixes.keep(over.tenant, held, over.sequence.pages());
