@@ -4,6 +4,7 @@
 //! transport endpoint and nothing else (DECISIONS 4). Golden bytes of all of it: `vectors/receipt.json`.
 
 mod abi;
+mod choice;
 mod eip712;
 mod endpoint;
 mod key;
@@ -14,6 +15,7 @@ mod tokens;
 
 pub use abi::Words;
 pub use alloy_primitives::keccak256 as keccak256_b256;
+pub use choice::{choice_of_seed, choice_seed};
 pub use eip712::{
     Domain, acceptance_digest, receipt_bytes, receipt_digest, receipt_leaf, ticket_bytes,
     ticket_digest,

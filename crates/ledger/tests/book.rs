@@ -137,6 +137,62 @@ fn a_fail_over_changes_the_reserve_within_the_cap() {
     assert_eq!(book.reservation(job(1)).expect("open").amount, units(10));
 }
 
+fn together(ids: &[u64], amount: u128) -> Entry {
+    Entry::ReservedTogether {
+        jobs: ids.iter().copied().map(job).collect(),
+        account: address(1),
+        generation: 1,
+        amount: units(amount),
+        until: secs(1_000),
+    }
+}
+
+#[test]
+fn the_choices_of_a_request_are_reserved_all_or_none_and_end_one_by_one() {
+    let mut book = two_accounts();
+    let held = |book: &RouterBook| book.allotment(address(1)).expect("live").1.held;
+    // The cap of 1,000 covers three of 333 and not of 334; what was refused left nothing behind.
+    assert!(matches!(
+        refuse(&mut book, &together(&[1, 2, 3], 334)),
+        BookError::OverCap { needed, .. } if needed == units(1_002)
+    ));
+    assert_eq!(book.open_reservations().count(), 0);
+    apply(&mut book, &[together(&[1, 2, 3], 333)]);
+    assert_eq!(held(&book), units(999));
+    for id in 1..=3 {
+        assert_eq!(book.reservation(job(id)).expect("open").amount, units(333));
+    }
+    apply(&mut book, &[charged(receipt(2, 1, 9, 50, 333))]);
+    let released = Entry::Released {
+        job: job(1),
+        cause: ReleaseCause::Cancelled,
+    };
+    apply(&mut book, &[released]);
+    assert_eq!(held(&book), units(333));
+    book.check_conservation().expect("conserved");
+}
+
+#[test]
+fn a_job_is_reserved_once_beside_others_too() {
+    let mut book = two_accounts();
+    apply(&mut book, &[reserved(2, 1, 1, 10)]);
+    for (ids, twice) in [(&[1, 2][..], 2), (&[3, 4, 3], 3)] {
+        assert_eq!(
+            refuse(&mut book, &together(ids, 1)),
+            BookError::AlreadyReserved { job: job(twice) }
+        );
+    }
+    assert_eq!(book.open_reservations().count(), 1);
+    let most = Entry::ReservedTogether {
+        jobs: vec![job(5), job(6)],
+        account: address(1),
+        generation: 1,
+        amount: units(u128::MAX),
+        until: secs(1_000),
+    };
+    assert_eq!(refuse(&mut book, &most), BookError::TooLarge);
+}
+
 #[test]
 fn no_ticket_outlives_its_allotment() {
     let mut book = two_accounts();

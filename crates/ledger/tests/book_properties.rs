@@ -25,6 +25,7 @@ enum Step {
     },
     Reserve {
         id: u64,
+        choices: u64,
         account: u8,
         generation: Option<u32>,
         amount: u128,
@@ -78,8 +79,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (prop_oneof![1u8..4, Just(0xee)], 1u32..4, 0u128..3_000, 1u16..3)
             .prop_map(|(account, generation, cap, fee_version)| Step::See { account, generation, cap, fee_version }),
         1 => (account(), 1u32..4).prop_map(|(account, generation)| Step::Close { account, generation }),
-        12 => (0u64..60, account(), prop::option::weighted(0.1, 0u32..5), 0u128..400, prop_oneof![9 => 1u64..1_000, 1 => Just(1_000_000)])
-            .prop_map(|(id, account, generation, amount, until)| Step::Reserve { id, account, generation, amount, until }),
+        12 => ((0u64..60, prop_oneof![3 => Just(1u64), 1 => 2u64..4]), account(), prop::option::weighted(0.1, 0u32..5), 0u128..400, prop_oneof![9 => 1u64..1_000, 1 => Just(1_000_000)])
+            .prop_map(|((id, choices), account, generation, amount, until)| Step::Reserve { id, choices, account, generation, amount, until }),
         2 => (any::<usize>(), 0u128..400).prop_map(|(pick, amount)| Step::Change { pick, amount }),
         2 => (any::<usize>(), prop::option::weighted(0.2, 0u64..60)).prop_map(|(pick, id)| Step::Release { pick, id }),
         10 => (any::<usize>(), 5u8..8, 0u64..500, prop::bool::weighted(0.1))
@@ -149,19 +150,32 @@ fn entry_of(book: &RouterBook, taken: &[Entry], step: &Step) -> Option<Entry> {
         },
         Step::Reserve {
             id,
+            choices,
             account,
             generation,
             amount,
             until,
-        } => Entry::Reserved {
-            job: job(id),
-            account: address(account),
-            generation: generation
-                .or(book.allotment(address(account)).map(|(live, _)| live))
-                .unwrap_or(1),
-            amount: units(amount),
-            until: secs(until),
-        },
+        } => {
+            let live = book.allotment(address(account)).map(|(live, _)| live);
+            let generation = generation.or(live).unwrap_or(1);
+            let (account, amount, until) = (address(account), units(amount), secs(until));
+            match choices {
+                1 => Entry::Reserved {
+                    job: job(id),
+                    account,
+                    generation,
+                    amount,
+                    until,
+                },
+                _ => Entry::ReservedTogether {
+                    jobs: (id..id + choices).map(job).collect(),
+                    account,
+                    generation,
+                    amount,
+                    until,
+                },
+            }
+        }
         Step::Change { pick, amount } => Entry::ReserveChanged {
             job: open_job(book, pick)?,
             amount: units(amount),
@@ -362,7 +376,7 @@ fn the_random_histories_reach_every_kind_of_entry() {
     }
     assert_eq!(
         kinds.into_iter().collect::<Vec<_>>(),
-        (1..=15).filter(|kind| *kind != 13).collect::<Vec<u8>>()
+        (1..=16).filter(|kind| *kind != 13).collect::<Vec<u8>>()
     );
 }
 

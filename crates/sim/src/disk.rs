@@ -47,6 +47,7 @@ impl Journal {
     fn keep(&mut self, bytes: Vec<u8>) {
         match decode(&bytes) {
             Entry::Reserved { job, .. } => drop(self.reserved.insert(job)),
+            Entry::ReservedTogether { jobs, .. } => self.reserved.extend(jobs),
             Entry::Charged { receipt } => drop(self.charged.insert(receipt.receipt.job_id)),
             _ => {}
         }

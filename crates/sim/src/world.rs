@@ -668,7 +668,11 @@ impl World {
 
     fn journal(&mut self, sequence: u64, entry: &Entry) {
         match entry {
-            Entry::Reserved { .. } if !self.healed && self.disk.chance(self.ranges.disk_full) => {
+            entry
+                if entry.is_reservation()
+                    && !self.healed
+                    && self.disk.chance(self.ranges.disk_full) =>
+            {
                 self.coverage.saw(Fault::DiskFull, Role::Router);
                 self.refused.insert(sequence);
                 let (life, late) = (self.router_life, self.disk.below(400));

@@ -209,7 +209,7 @@ impl<D: Disk> RouterJournal<D> {
     pub fn write(&self, sequence: u64, entry: &Entry) {
         let payload: Arc<[u8]> = entry.encode().into();
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        let refusable = matches!(entry, Entry::Reserved { .. });
+        let refusable = entry.is_reservation();
         if backlog.is_empty() {
             match self.submit(sequence, &payload) {
                 Ok(()) => return,

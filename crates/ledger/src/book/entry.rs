@@ -134,6 +134,19 @@ pub enum Entry {
         /// Deadline of the ticket; before the allotment's expiry.
         until: Timestamp,
     },
+    /// The most that each of several jobs of one request can cost is held: for all of them or, where this is not written, for none.
+    ReservedTogether {
+        /// The jobs.
+        jobs: Vec<JobId>,
+        /// Who pays.
+        account: Address,
+        /// From which generation.
+        generation: u32,
+        /// How much for each.
+        amount: TokenAmount,
+        /// Deadline of the tickets; before the allotment's expiry.
+        until: Timestamp,
+    },
     /// A fail-over needs another amount or a later deadline for the same job.
     ReserveChanged {
         /// The job.
@@ -261,9 +274,15 @@ plain_entries! {
     13 => PayoutStands { pay_root },
     14 => JobReversed { job },
     15 => ChargeTakenBack { job },
+    16 => ReservedTogether { jobs, account, generation, amount, until },
 }
 
 impl Entry {
+    /// Whether it holds money for work that is not ordered yet: a journal without room may refuse it, and then it never was.
+    pub fn is_reservation(&self) -> bool {
+        matches!(self, Self::Reserved { .. } | Self::ReservedTogether { .. })
+    }
+
     /// Version, kind, fields.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![ENTRY_VERSION];

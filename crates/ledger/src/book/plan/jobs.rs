@@ -39,22 +39,21 @@ impl RouterBook {
         ))
     }
 
+    /// Holds `amount` for each of the jobs, or nothing.
     pub(super) fn plan_reserved(
         &self,
-        job: JobId,
+        jobs: &[JobId],
         key: AllotmentKey,
         amount: TokenAmount,
         until: Timestamp,
     ) -> Result<Change, BookError> {
-        if self.open.contains_key(&job) {
-            return Err(BookError::AlreadyReserved { job });
-        }
-        match self.ended.get(&job) {
-            Some(Ended::Charged(_)) => return Err(BookError::AlreadyCharged { job }),
-            Some(Ended::Released(_)) => return Err(BookError::AlreadyReleased { job }),
-            None => {}
+        for (at, job) in jobs.iter().enumerate() {
+            let is_twice = jobs[..at].contains(job);
+            self.check_new(*job, is_twice)?;
         }
         let allotment = self.live_allotment(key)?;
+        let sum = TokenAmount::checked_sum(jobs.iter().map(|_| amount));
+        let sum = sum.ok_or(BookError::TooLarge)?;
         let reservation = Reservation {
             account: key.0,
             generation: key.1,
@@ -62,11 +61,23 @@ impl RouterBook {
             until,
             fee_version: allotment.fee_version,
         };
+        let open = jobs.iter().map(|job| (*job, Some(reservation.clone())));
         Ok(Change {
-            allotments: vec![(key, hold(allotment, amount, until)?)],
-            open: Some((job, Some(reservation))),
+            allotments: vec![(key, hold(allotment, sum, until)?)],
+            open: open.collect(),
             ..Change::default()
         })
+    }
+
+    fn check_new(&self, job: JobId, is_twice: bool) -> Result<(), BookError> {
+        if is_twice || self.open.contains_key(&job) {
+            return Err(BookError::AlreadyReserved { job });
+        }
+        match self.ended.get(&job) {
+            Some(Ended::Charged(_)) => Err(BookError::AlreadyCharged { job }),
+            Some(Ended::Released(_)) => Err(BookError::AlreadyReleased { job }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn plan_reserve_changed(
@@ -86,7 +97,7 @@ impl RouterBook {
         };
         Ok(Change {
             allotments: vec![(key, hold(&without, amount, until)?)],
-            open: Some((job, Some(reservation))),
+            open: vec![(job, Some(reservation))],
             ..Change::default()
         })
     }
@@ -121,7 +132,7 @@ impl RouterBook {
         });
         Ok(Change {
             allotments: vec![(key, allotment)],
-            open: Some((job, None)),
+            open: vec![(job, None)],
             ended: Some((job, ended)),
             gross: (!receipt.charge.is_zero()).then_some((payee, gross)),
             ..Change::default()

@@ -17,7 +17,7 @@ use stoa_types::{Address, JobId, TokenAmount};
 pub(super) struct Change {
     allotments: Vec<(AllotmentKey, AllotmentState)>,
     live: Option<(Address, Option<u32>)>,
-    open: Option<(JobId, Option<Reservation>)>,
+    open: Vec<(JobId, Option<Reservation>)>,
     ended: Option<(JobId, Ended)>,
     gross: Option<(PayoutKey, TokenAmount)>,
     sealed_gross: Option<BTreeMap<PayoutKey, TokenAmount>>,
@@ -53,14 +53,11 @@ impl RouterBook {
             }
             None => {}
         }
-        match change.open {
-            Some((job, Some(reservation))) => {
-                self.open.insert(job, reservation);
-            }
-            Some((job, None)) => {
-                self.open.remove(&job);
-            }
-            None => {}
+        for (job, reservation) in change.open {
+            match reservation {
+                Some(reservation) => self.open.insert(job, reservation),
+                None => self.open.remove(&job),
+            };
         }
         if let Some((job, ended)) = change.ended {
             match ended {
@@ -114,7 +111,14 @@ impl RouterBook {
                 generation,
                 amount,
                 until,
-            } => self.plan_reserved(*job, (*account, *generation), *amount, *until),
+            } => self.plan_reserved(&[*job], (*account, *generation), *amount, *until),
+            Entry::ReservedTogether {
+                jobs,
+                account,
+                generation,
+                amount,
+                until,
+            } => self.plan_reserved(jobs, (*account, *generation), *amount, *until),
             Entry::ReserveChanged { job, amount, until } => {
                 self.plan_reserve_changed(*job, *amount, *until)
             }
@@ -122,7 +126,7 @@ impl RouterBook {
                 let held = self.reservation_of(*job)?;
                 Ok(Change {
                     allotments: vec![self.without_hold(held)?],
-                    open: Some((*job, None)),
+                    open: vec![(*job, None)],
                     ended: Some((*job, Ended::Released(*cause))),
                     ..Change::default()
                 })
