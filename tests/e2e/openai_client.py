@@ -148,6 +148,21 @@ assert near > far, (near, far)
 print(f"embeddings: of {len(vectors[0])} elements, cosine {near:.3f} of two like sentences, at most {far:.3f} of unlike ones")
 
 
+drawn = client.chat.completions.create(model=model, messages=messages, temperature=0.9, seed=3, n=3)
+assert [c.index for c in drawn.choices] == [0, 1, 2]
+parts = drawn.model_extra["stoa"]["choices"]
+assert len({p["parameters"]["seed"] for p in parts}) == len({p["receipt_id"] for p in parts}) == 3, parts
+assert drawn.usage.completion_tokens == sum(p["receipt"]["receipt"]["output_units"] for p in parts)
+texts = ["", "", ""]
+for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0.9, seed=3, n=3, stream=True):
+    for choice in chunk.choices:
+        texts[choice.index] += choice.delta.content or ""
+assert texts == [c.message.content for c in drawn.choices], texts
+same = client.completions.create(model=model, prompt="Once upon a time", max_tokens=8, temperature=0, n=2)
+assert same.choices[0].text == same.choices[1].text, same
+print("choices:", texts)
+
+
 def fails(kind, call):
     try:
         call()
@@ -164,7 +179,7 @@ fails(openai.NotFoundError, lambda: create(model="no-such-model"))
 fails(openai.BadRequestError, lambda: create(temperature=99))
 fails(openai.BadRequestError, lambda: create(presence_penalty=2.5))
 fails(openai.BadRequestError, lambda: create(top_logprobs=2))
-fails(openai.BadRequestError, lambda: create(n=2))
+fails(openai.BadRequestError, lambda: create(n=9))
 fails(openai.BadRequestError, lambda: create(extra_body={"chat_template_kwargs": {"messages": "x"}}))
 assert "vocabulary" in str(fails(openai.BadRequestError, lambda: create(logit_bias={"4000000000": 1})))
 fails(openai.BadRequestError, lambda: create(messages=[{"role": "user", "content": "word " * 5000}]))

@@ -5,6 +5,7 @@ use crate::error::ApiError;
 use crate::logprobs;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use stoa_nodes::client::{Done, Failure, Started};
 use stoa_openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, Completion,
@@ -36,16 +37,38 @@ impl Form {
         }
     }
 
-    /// A failed call of this form.
-    pub(crate) fn error(self, failure: Failure) -> ApiError {
-        let prompt = match self {
-            Self::Chat => return ApiError::Failed(failure),
+    /// The field that holds the prompt.
+    const fn prompt(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
             Self::Completion => "prompt",
             Self::Embeddings => "input",
-        };
+        }
+    }
+
+    /// A failed call of this form.
+    pub(crate) fn error(self, failure: Failure) -> ApiError {
+        if self == Self::Chat {
+            return ApiError::Failed(failure);
+        }
         ApiError::FailedPrompt {
             failure: Box::new(failure),
-            prompt,
+            prompt: self.prompt(),
+        }
+    }
+
+    /// A request of this form that failed by one of its choices, while others of it were `charged`.
+    pub(crate) fn choice_error(
+        self,
+        choice: usize,
+        failure: Failure,
+        charged: Vec<JobId>,
+    ) -> ApiError {
+        ApiError::FailedChoice {
+            failure: Box::new(failure),
+            prompt: self.prompt(),
+            choice,
+            charged,
         }
     }
 }
@@ -54,7 +77,8 @@ impl Form {
 #[derive(Debug, Clone)]
 pub(crate) struct Framing {
     pub(crate) form: Form,
-    pub(crate) job: JobId,
+    /// One for each choice, in their order; the first is also the request's.
+    pub(crate) jobs: Vec<JobId>,
     /// Seconds since the Unix epoch.
     pub(crate) created: u64,
     pub(crate) model: String,
@@ -62,23 +86,35 @@ pub(crate) struct Framing {
     pub(crate) ignored: Vec<String>,
 }
 
+/// One choice, complete, with its log-probabilities where they were asked for.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) done: Arc<Done>,
+    pub(crate) likely: Vec<Logprobs>,
+}
+
 /// The streamed text is no beginning of the final text, or no vectors where these were ordered: the router contradicts itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contradiction;
 
 impl Framing {
+    /// The request's id: its first job.
+    pub(crate) fn request(&self) -> JobId {
+        self.jobs.first().copied().unwrap_or(JobId::ZERO)
+    }
+
     fn id(&self) -> String {
         let prefix = match self.form {
             Form::Chat => "chatcmpl",
             Form::Completion => "cmpl",
             Form::Embeddings => "embd",
         };
-        format!("{prefix}-{}", hex::encode(self.job.0))
+        format!("{prefix}-{}", hex::encode(self.request().0))
     }
 
     /// Id of a tool call: a function of job and index, so that whoever stores it finds it again.
-    fn call_id(&self, index: usize) -> String {
-        let mut bytes = self.job.0.to_vec();
+    fn call_id(&self, choice: usize, index: usize) -> String {
+        let mut bytes = self.jobs[choice].0.to_vec();
         bytes.extend((index as u64).to_be_bytes());
         format!("call_{}", &blake3::hash(&bytes).to_hex()[..24])
     }
@@ -97,24 +133,27 @@ impl Framing {
         word.to_owned()
     }
 
-    /// The `stoa` object.
-    fn stoa(&self, done: &Done) -> Value {
+    /// The `stoa` object of one choice.
+    fn stoa_of(&self, choice: usize, done: &Done) -> Value {
         let r = &done.receipt.receipt;
         let mut stoa = json!({
-            "request_id": self.job,
+            "request_id": self.request(),
             "provider": r.provider,
             "model_digest": r.model_root,
             "region": done.started.region,
             "tier": r.tier,
-            "cost": cost(r),
+            "cost": cost([r]),
             "refund": done.refund.to_string(),
             "ttft_ms": done.ttft_ms,
             "failovers": done.started.failovers,
-            "receipt_id": self.job,
+            "receipt_id": self.jobs[choice],
             "parameters": done.parameters,
             "ignored_parameters": self.ignored,
             "settlement": "pending",
         });
+        if self.jobs.len() > 1 {
+            stoa["choice"] = json!(choice);
+        }
         if self.form != Form::Embeddings {
             stoa["stop"] = json!(stop(done));
         }
@@ -124,30 +163,60 @@ impl Framing {
         stoa
     }
 
-    /// The whole answer.
-    pub(crate) fn whole(&self, done: &Done, likely: &[Logprobs]) -> Result<String, Contradiction> {
+    /// The `stoa` object of the whole answer: of several choices their sums, and the object of each.
+    fn stoa(&self, answers: &[Answered]) -> Value {
+        if let [only] = answers {
+            return self.stoa_of(0, &only.done);
+        }
+        let receipts = answers.iter().map(|answer| &answer.done.receipt.receipt);
+        let refunds = answers.iter().map(|answer| answer.done.refund);
+        let choices = answers.iter().enumerate();
+        let choices = choices.map(|(at, answer)| self.stoa_of(at, &answer.done));
+        json!({
+            "request_id": self.request(),
+            "cost": cost(receipts),
+            "refund": sum(refunds).to_string(),
+            "ignored_parameters": self.ignored,
+            "settlement": "pending",
+            "choices": choices.collect::<Vec<_>>(),
+        })
+    }
+
+    /// The whole answer: its choices in their order, as many as there are jobs.
+    pub(crate) fn whole(&self, answers: &[Answered]) -> Result<String, Contradiction> {
         Ok(match self.form {
-            Form::Chat => text(&self.whole_chat(done, likely)),
-            Form::Embeddings => text(&self.vectors(done)?),
+            Form::Chat => text(&self.whole_chat(answers)),
+            Form::Embeddings => text(&self.vectors(answers)?),
             Form::Completion => text(&Completion {
-                choices: vec![CompletionChoice {
-                    index: 0,
-                    text: self.echo() + &done.content.text,
-                    logprobs: self
-                        .delivery
-                        .logprobs
-                        .then(|| logprobs::completion(likely, &mut self.echo_length())),
-                    finish_reason: Some(self.finish_reason(done)),
-                }],
-                usage: Some(Some(usage(done))),
-                stoa: Some(self.stoa(done)),
+                choices: (0..)
+                    .zip(answers)
+                    .map(|(at, a)| self.completion_choice(at, a))
+                    .collect(),
+                usage: Some(Some(usage(answers.iter().map(|a| &*a.done)))),
+                stoa: Some(self.stoa(answers)),
                 ..self.completion_piece()
             }),
         })
     }
 
+    fn completion_choice(&self, choice: u32, answer: &Answered) -> CompletionChoice {
+        let done = &answer.done;
+        CompletionChoice {
+            index: choice,
+            text: self.echo() + &done.content.text,
+            logprobs: self
+                .delivery
+                .logprobs
+                .then(|| logprobs::completion(&answer.likely, &mut self.echo_length())),
+            finish_reason: Some(self.finish_reason(done)),
+        }
+    }
+
     /// The lines of the text, as they are or as numbers: the router took nothing that is not vectors.
-    fn vectors(&self, done: &Done) -> Result<EmbeddingList, Contradiction> {
+    fn vectors(&self, answers: &[Answered]) -> Result<EmbeddingList, Contradiction> {
+        let [Answered { done, .. }] = answers else {
+            return Err(Contradiction);
+        };
         let all: Vec<Vector> = match self.delivery.vectors {
             VectorForm::Base64 => {
                 let lines = done.content.text.lines();
@@ -168,7 +237,7 @@ impl Framing {
             index,
             embedding,
         };
-        let usage = usage(done);
+        let usage = usage([&**done]);
         Ok(EmbeddingList {
             object: "list".to_owned(),
             data: (0..).zip(all).map(one).collect(),
@@ -177,19 +246,36 @@ impl Framing {
                 prompt_tokens: usage.prompt_tokens,
                 total_tokens: usage.prompt_tokens,
             },
-            stoa: Some(self.stoa(done)),
+            stoa: Some(self.stoa(answers)),
         })
     }
 
-    fn whole_chat(&self, done: &Done, likely: &[Logprobs]) -> ChatCompletion {
-        let content = &done.content;
+    fn whole_chat(&self, answers: &[Answered]) -> ChatCompletion {
+        ChatCompletion {
+            id: self.id(),
+            object: "chat.completion".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: (0..)
+                .zip(answers)
+                .map(|(at, a)| self.chat_choice(at, a))
+                .collect(),
+            usage: Some(usage(answers.iter().map(|a| &*a.done))),
+            service_tier: Some("default".to_owned()),
+            system_fingerprint: None,
+            stoa: Some(self.stoa(answers)),
+        }
+    }
+
+    fn chat_choice(&self, choice: u32, answer: &Answered) -> ChatChoice {
+        let (done, content) = (&answer.done, &answer.done.content);
         let parts = reasoning::split(&content.text, done.started.reasons);
         let calls = content
             .tool_calls
             .iter()
             .enumerate()
             .map(|(index, call)| ToolCall {
-                id: self.call_id(index),
+                id: self.call_id(choice as usize, index),
                 kind: "function".to_owned(),
                 function: FunctionCall {
                     name: call.name.clone(),
@@ -203,28 +289,21 @@ impl Framing {
         } else {
             None
         };
-        ChatCompletion {
-            id: self.id(),
-            object: "chat.completion".to_owned(),
-            created: self.created,
-            model: self.model.clone(),
-            choices: vec![ChatChoice {
-                index: 0,
-                message: AssistantMessage {
-                    role: "assistant".to_owned(),
-                    content: (!silent).then_some(parts.content),
-                    reasoning_content: Some(parts.reasoning).filter(|text| !text.is_empty()),
-                    tool_calls,
-                    function_call,
-                    ..AssistantMessage::default()
-                },
-                finish_reason: Some(self.finish_reason(done)),
-                logprobs: self.delivery.logprobs.then(|| logprobs::chat(likely)),
-            }],
-            usage: Some(usage(done)),
-            service_tier: Some("default".to_owned()),
-            system_fingerprint: None,
-            stoa: Some(self.stoa(done)),
+        ChatChoice {
+            index: choice,
+            message: AssistantMessage {
+                role: "assistant".to_owned(),
+                content: (!silent).then_some(parts.content),
+                reasoning_content: Some(parts.reasoning).filter(|text| !text.is_empty()),
+                tool_calls,
+                function_call,
+                ..AssistantMessage::default()
+            },
+            finish_reason: Some(self.finish_reason(done)),
+            logprobs: self
+                .delivery
+                .logprobs
+                .then(|| logprobs::chat(&answer.likely)),
         }
     }
 
@@ -256,14 +335,14 @@ impl Framing {
         }
     }
 
-    fn chat_piece(&self, delta: Delta) -> ChatChunk {
+    fn chat_piece(&self, choice: u32, delta: Delta) -> ChatChunk {
         ChatChunk {
             id: self.id(),
             object: "chat.completion.chunk".to_owned(),
             created: self.created,
             model: self.model.clone(),
             choices: vec![ChunkChoice {
-                index: 0,
+                index: choice,
                 delta,
                 finish_reason: None,
                 logprobs: None,
@@ -274,12 +353,35 @@ impl Framing {
             stoa: None,
         }
     }
+
+    /// What follows the last choice of a stream: the counts of all together, where they are asked for.
+    pub(crate) fn usage_piece<'a>(
+        &self,
+        answers: impl IntoIterator<Item = &'a Done>,
+    ) -> Option<String> {
+        if !self.delivery.include_usage {
+            return None;
+        }
+        let usage = Some(Some(usage(answers)));
+        Some(match self.form {
+            Form::Chat => text(&ChatChunk {
+                choices: Vec::new(),
+                usage,
+                ..self.chat_piece(0, Delta::default())
+            }),
+            Form::Completion | Form::Embeddings => text(&Completion {
+                usage,
+                ..self.completion_piece()
+            }),
+        })
+    }
 }
 
-/// The pieces of one streamed answer, each the JSON of one `data:` line. Vectors are never streamed: no request for them can ask for it.
+/// The pieces of one choice of a streamed answer, each the JSON of one `data:` line. Vectors are never streamed: no request for them can ask for it.
 #[derive(Debug)]
 pub(crate) struct Pieces {
-    framing: Framing,
+    framing: Arc<Framing>,
+    choice: u32,
     sent: String,
     begun: bool,
     /// Tells reasoning from the rest of a chat's answer, once it is known who answers.
@@ -291,10 +393,11 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Arc<Framing>, choice: u32) -> Self {
         Self {
             offset: framing.echo_length(),
             framing,
+            choice,
             sent: String::new(),
             begun: false,
             splitter: Splitter::new(false),
@@ -322,10 +425,13 @@ impl Pieces {
         if !parts.reasoning.is_empty() {
             pieces.extend(self.begin(Some(String::new())));
             let likely = std::mem::take(&mut self.likely);
-            let mut piece = self.framing.chat_piece(Delta {
-                reasoning_content: Some(parts.reasoning),
-                ..Delta::default()
-            });
+            let mut piece = self.framing.chat_piece(
+                self.choice,
+                Delta {
+                    reasoning_content: Some(parts.reasoning),
+                    ..Delta::default()
+                },
+            );
             piece.choices[0].logprobs = chat_logprobs(&likely);
             pieces.push(text(&piece));
         }
@@ -337,7 +443,7 @@ impl Pieces {
         pieces
     }
 
-    /// The last pieces: what was not sent yet, tool calls, the finish reason with the `stoa` object, the counts if asked for.
+    /// The last pieces of the choice: what was not sent yet, tool calls, the finish reason with its `stoa` object.
     pub(crate) fn finish(&mut self, done: &Done) -> Result<Vec<String>, Contradiction> {
         let rest = done
             .content
@@ -352,9 +458,6 @@ impl Pieces {
         pieces.extend(self.begin(if silent { None } else { Some(String::new()) }));
         pieces.extend(self.call_pieces(done));
         pieces.push(self.finish_piece(done));
-        if self.framing.delivery.include_usage {
-            pieces.push(self.usage_piece(done));
-        }
         Ok(pieces)
     }
 
@@ -371,7 +474,7 @@ impl Pieces {
                     content: Some(content),
                     ..Delta::default()
                 };
-                vec![text(&self.framing.chat_piece(delta))]
+                vec![text(&self.framing.chat_piece(self.choice, delta))]
             }
             Form::Completion | Form::Embeddings => {
                 let echo = self.framing.echo();
@@ -391,7 +494,7 @@ impl Pieces {
                     content: Some(Some(more.to_owned())),
                     ..Delta::default()
                 };
-                let mut piece = self.framing.chat_piece(delta);
+                let mut piece = self.framing.chat_piece(self.choice, delta);
                 piece.choices[0].logprobs = chat_logprobs(likely);
                 text(&piece)
             }
@@ -407,7 +510,7 @@ impl Pieces {
     ) -> Completion {
         let offset = &mut self.offset;
         let choice = CompletionChoice {
-            index: 0,
+            index: self.choice,
             text: more.to_owned(),
             logprobs: (!likely.is_empty()).then(|| logprobs::completion(likely, offset)),
             finish_reason,
@@ -424,7 +527,7 @@ impl Pieces {
         if self.framing.form != Form::Chat {
             return pieces; // It has no place for calls, whatever a provider says.
         }
-        let mut push = |delta| pieces.push(text(&self.framing.chat_piece(delta)));
+        let mut push = |delta| pieces.push(text(&self.framing.chat_piece(self.choice, delta)));
         let legacy = self.framing.is_legacy_call(done);
         for (index, call) in done.content.tool_calls.iter().enumerate() {
             let name = FunctionCallDelta {
@@ -459,7 +562,7 @@ impl Pieces {
         let call = ToolCallDelta {
             index: u32::try_from(index)
                 .expect("an answer of a few MiB holds fewer calls than that"),
-            id: first.then(|| self.framing.call_id(index)),
+            id: first.then(|| self.framing.call_id(self.choice as usize, index)),
             kind: first.then(|| "function".to_owned()),
             function,
         };
@@ -473,11 +576,11 @@ impl Pieces {
         let likely = std::mem::take(&mut self.likely);
         let (reason, stoa) = (
             Some(self.framing.finish_reason(done)),
-            Some(self.framing.stoa(done)),
+            Some(self.framing.stoa_of(self.choice as usize, done)),
         );
         match self.framing.form {
             Form::Chat => {
-                let mut piece = self.framing.chat_piece(Delta::default());
+                let mut piece = self.framing.chat_piece(self.choice, Delta::default());
                 piece.choices[0].finish_reason = reason;
                 piece.choices[0].logprobs = chat_logprobs(&likely);
                 text(&ChatChunk { stoa, ..piece })
@@ -485,24 +588,6 @@ impl Pieces {
             Form::Completion | Form::Embeddings => text(&Completion {
                 stoa,
                 ..self.completion_text("", &likely, reason)
-            }),
-        }
-    }
-
-    fn usage_piece(&self, done: &Done) -> String {
-        let usage = Some(Some(usage(done)));
-        match self.framing.form {
-            Form::Chat => {
-                let piece = self.framing.chat_piece(Delta::default());
-                text(&ChatChunk {
-                    choices: Vec::new(),
-                    usage,
-                    ..piece
-                })
-            }
-            Form::Completion | Form::Embeddings => text(&Completion {
-                usage,
-                ..self.framing.completion_piece()
             }),
         }
     }
@@ -527,8 +612,14 @@ fn stop(done: &Done) -> &'static str {
     }
 }
 
-fn usage(done: &Done) -> Usage {
-    Usage::of_text(done.content.input_units, done.content.output_units)
+/// Each choice has its own prompt and answer.
+fn usage<'a>(answers: impl IntoIterator<Item = &'a Done>) -> Usage {
+    let (mut input, mut output) = (0u64, 0u64);
+    for done in answers {
+        input = input.saturating_add(done.content.input_units);
+        output = output.saturating_add(done.content.output_units);
+    }
+    Usage::of_text(input, output)
 }
 
 /// Pieces of at most [`ARGUMENT_PIECE`] characters; a character is never cut.
@@ -540,13 +631,23 @@ fn split(arguments: &str) -> Vec<String> {
         .collect()
 }
 
-/// Parts of the charge in whole payment tokens. The output part takes the rounding, so that the parts sum to the total.
-fn cost(r: &Receipt) -> Value {
-    let input = r
-        .input_price
-        .raw_cost(r.input_units)
-        .map_or(0, |raw| raw / 1_000_000);
-    let input = TokenAmount::from_units(input.min(r.charge.units()));
-    let output = r.charge.checked_sub(input).unwrap_or_default();
-    json!({"input": input.to_string(), "output": output.to_string(), "total": r.charge.to_string()})
+/// Parts of the charges in whole payment tokens. The output part takes the rounding, so that the parts sum to the total.
+fn cost<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> Value {
+    let (mut inputs, mut charges) = (Vec::new(), Vec::new());
+    for r in receipts {
+        let input = r
+            .input_price
+            .raw_cost(r.input_units)
+            .map_or(0, |raw| raw / 1_000_000);
+        inputs.push(TokenAmount::from_units(input.min(r.charge.units())));
+        charges.push(r.charge);
+    }
+    let (input, total) = (sum(inputs), sum(charges));
+    let output = total.checked_sub(input).unwrap_or_default();
+    json!({"input": input.to_string(), "output": output.to_string(), "total": total.to_string()})
+}
+
+/// What jobs of one allotment cost or got back: it fits wherever their reserves did.
+pub(crate) fn sum(amounts: impl IntoIterator<Item = TokenAmount>) -> TokenAmount {
+    TokenAmount::checked_sum(amounts).unwrap_or_default()
 }

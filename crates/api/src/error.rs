@@ -169,9 +169,9 @@ pub enum ApiError {
         /// The job.
         job: JobId,
     },
-    /// The first request under the Idempotency-Key was answered and charged, but its answer is gone.
+    /// The first request under the Idempotency-Key was charged, or some of its choices were, but there is no whole answer of it.
     #[error(
-        "the request under this Idempotency-Key was answered and charged once as {job}, and its answer was lost in a crash; its receipt \
+        "the request under this Idempotency-Key was charged once as {job}, and its answer was lost before it was whole; its receipt \
          is at /v1/receipts/{job}. To run it again, send it with a new Idempotency-Key"
     )]
     IdempotencyLost {
@@ -188,6 +188,18 @@ pub enum ApiError {
         failure: Box<Failure>,
         /// The field that holds the prompt.
         prompt: &'static str,
+    },
+    /// One of several choices failed after others had been delivered, or had begun to be.
+    #[error("choice {choice} failed: {}", .failure.cause)]
+    FailedChoice {
+        /// Why, and what the others cost.
+        failure: Box<Failure>,
+        /// The field that holds the prompt.
+        prompt: &'static str,
+        /// Its index.
+        choice: usize,
+        /// Those that were delivered and charged.
+        charged: Vec<JobId>,
     },
     /// A fault of this program.
     #[error("internal error")]
@@ -343,7 +355,9 @@ impl ApiError {
                 row(409, "idempotency_error", "idempotency_answer_lost", None)
             }
             Self::Failed(failure) => cause_row(&failure.cause),
-            Self::FailedPrompt { failure, .. } => cause_row(&failure.cause),
+            Self::FailedPrompt { failure, .. } | Self::FailedChoice { failure, .. } => {
+                cause_row(&failure.cause)
+            }
             Self::Internal => cause_row(&Cause::Internal),
         }
     }
@@ -362,7 +376,9 @@ impl ApiError {
     fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed(failure) => Some(failure),
-            Self::FailedPrompt { failure, .. } => Some(failure),
+            Self::FailedPrompt { failure, .. } | Self::FailedChoice { failure, .. } => {
+                Some(failure)
+            }
             _ => None,
         }
     }
@@ -373,7 +389,10 @@ impl ApiError {
             | Self::Invalid { param, .. }
             | Self::Unsupported { param, .. } => Some(param.clone()),
             Self::Failed(failure) => param_of(&failure.cause, "messages"),
-            Self::FailedPrompt { failure, prompt } => param_of(&failure.cause, prompt),
+            Self::FailedPrompt { failure, prompt }
+            | Self::FailedChoice {
+                failure, prompt, ..
+            } => param_of(&failure.cause, prompt),
             _ => None,
         }
     }
@@ -407,6 +426,13 @@ impl ApiError {
             return facts;
         };
         facts["billed"] = failure.billed.to_string().into();
+        if let Self::FailedChoice {
+            choice, charged, ..
+        } = self
+        {
+            facts["choice"] = json!(choice);
+            facts["charged"] = json!(charged);
+        }
         if !failure.undelivered.is_empty() {
             facts["undelivered"] = json!(failure.undelivered);
         }
@@ -420,15 +446,22 @@ impl ApiError {
             }
             Cause::BudgetExceeded {
                 needed,
+                choices,
                 available,
                 resets_at,
             } => {
                 facts["needed"] = needed.to_string().into();
+                facts["choices"] = json!(choices);
                 facts["available"] = available.to_string().into();
                 facts["resets_at"] = json!(resets_at.map(|at| at.secs()));
             }
-            Cause::CapReached { needed, available } => {
+            Cause::CapReached {
+                needed,
+                choices,
+                available,
+            } => {
                 facts["needed"] = needed.to_string().into();
+                facts["choices"] = json!(choices);
                 facts["available"] = available.to_string().into();
             }
             _ => {}

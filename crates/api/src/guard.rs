@@ -97,7 +97,7 @@ fn admit(
                     _ => app.rates.reader(account.address),
                 };
                 told.rated = Some(party.clone());
-                app.rates.take(party, 0)?;
+                app.rates.take(party, 1, 0)?;
             }
             request.extensions_mut().insert(account);
             request.extensions_mut().insert(secret);
@@ -108,7 +108,7 @@ fn admit(
                 let party = app.rates.viewer(account);
                 told.rated = Some(party.clone());
                 let place = app.visits.request(viewer)?;
-                app.rates.take(party, 0)?;
+                app.rates.take(party, 1, 0)?;
                 return Ok(Some(place));
             }
         }

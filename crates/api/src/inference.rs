@@ -1,12 +1,13 @@
 //! `POST /v1/chat/completions`, `POST /v1/completions` and `POST /v1/embeddings`: body in, call, answer out whole or as a stream.
 
-use crate::answer::{Contradiction, Form, Framing, Pieces};
+use crate::answer::{Answered, Contradiction, Form, Framing, Pieces, sum};
+use crate::choices::{Choices, Tally};
 use crate::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
 use crate::error::ApiError;
 use crate::guard::{RequestId, may, text_value};
 use crate::json::clip;
 use crate::keys::Scope;
-use crate::port::{Account, Call};
+use crate::port::Account;
 use crate::rates::Taken;
 use crate::replay::{self, Keeper, Once, Secret};
 use crate::routes::Need;
@@ -19,8 +20,8 @@ use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Failure, Started};
-use stoa_types::{FinishReason, JobId, TokenAmount, TraceParent};
+use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, Failure, Started};
+use stoa_types::{FinishReason, JobId, Logprobs, Receipt, TokenAmount, TraceParent};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -90,6 +91,7 @@ async fn paid(
         header,
         body: *blake3::hash(&body).as_bytes(),
         job,
+        choices: parsed.request.choices,
     };
     let served = app.clone();
     replay::once(&app, once, |keeper| {
@@ -122,7 +124,7 @@ fn in_time(app: &App, account: &Account, request: &ClientRequest) -> Result<Take
     // A guess at the prompt; what the call used is settled when it is known.
     let guess = request.body_bytes / 4 + u64::from(most.min(limits.output_tokens_max));
     app.rates
-        .take(app.rates.caller(account), guess)
+        .take(app.rates.caller(account), request.choices, guess)
         .map_err(|refusal| match app.gateway.would_refuse(account, request) {
             Some(
                 cause @ (Cause::UnknownModel { .. }
@@ -246,34 +248,20 @@ async fn answer(
         Err(error) => return error.into_response(),
     };
     let (model, stream) = (request.model.clone(), delivery.stream);
-    let call = app.gateway.submit(&account, job, request, above);
+    let choices = Choices::new(app.gateway.submit(&account, job, request, above));
     let framing = Framing {
         form,
-        job: call.job,
+        jobs: choices.jobs(),
         created: now_secs(),
         model,
         delivery,
         ignored,
     };
+    let tally = Tally::new(taken, choices.len());
     if stream {
-        streamed(app.timings, call, framing, (taken, keeper)).await
+        streamed(app.timings, choices, framing, (tally, keeper)).await
     } else {
-        whole(call, &framing, taken, keeper).await
-    }
-}
-
-/// What a finished call used; nothing of a failed one that cost nothing.
-fn settle(taken: &mut Option<Taken>, event: &ClientEvent) {
-    let used = match event {
-        ClientEvent::Done(done) => done
-            .content
-            .input_units
-            .saturating_add(done.content.output_units),
-        ClientEvent::Failed(failure) if failure.billed.is_zero() => 0,
-        _ => return,
-    };
-    if let Some(taken) = taken.take() {
-        taken.settle(used);
+        whole(choices, &framing, tally, keeper).await
     }
 }
 
@@ -283,75 +271,126 @@ fn now_secs() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn ended_without_a_result() -> Failure {
-    Failure::new(Cause::Internal, TokenAmount::ZERO)
-}
-
 /// An error of a call: it carries the call's id.
-fn failed(form: Form, job: JobId, failure: Failure) -> Response {
-    let mut response = form.error(failure).into_response();
-    response.extensions_mut().insert(RequestId(job));
-    response.headers_mut().extend(job_headers(job, None));
+fn failed(request: JobId, error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response.extensions_mut().insert(RequestId(request));
+    response.headers_mut().extend(job_headers(&[request], None));
     response
 }
 
+/// One choice of an answer that is sent whole, as far as it is known.
+#[derive(Default)]
+struct Heard {
+    tokens: u64,
+    likely: Vec<Logprobs>,
+    /// Complete; charged once its call is over.
+    done: Option<Arc<Done>>,
+}
+
+/// A whole answer: nothing of it is charged before all of it is there.
 async fn whole(
-    mut call: Call,
+    mut choices: Choices,
     framing: &Framing,
-    taken: Taken,
+    mut tally: Tally,
     keeper: Option<Arc<Keeper>>,
 ) -> Response {
-    let (mut tokens, mut taken) = (0, Some(taken));
-    let mut likely = Vec::new();
+    let (request, form) = (framing.request(), framing.form);
+    let mut heard: Vec<Heard> = framing.jobs.iter().map(|_| Heard::default()).collect();
     // What was kept before the charge is what is sent after it.
     let mut kept = None;
-    while let Some(event) = call.events.recv().await {
-        settle(&mut taken, &event);
+    let (mut charged, mut failure) = (Vec::new(), None);
+    while !choices.are_over() {
+        let (at, event) = choices.next().await;
+        tally.see(&event);
         match event {
             ClientEvent::Started(_) => {}
             ClientEvent::Delta {
-                tokens: more,
-                logprobs,
-                ..
+                tokens, logprobs, ..
             } => {
-                tokens += u64::from(more);
-                likely.extend(logprobs);
+                heard[at].tokens += u64::from(tokens);
+                heard[at].likely.extend(logprobs);
             }
-            // The client still waits: it gets all of it at once, with the receipt.
+            // The client still waits: it gets all of it at once, with the receipts.
             ClientEvent::Complete(done) => {
-                if let Some(keeper) = &keeper {
-                    let body = framing.whole(&done, &likely).map(Bytes::from);
-                    if let Ok(body) = &body {
-                        let headers = whole_headers(call.job, &done.started);
-                        keeper.prepare(&headers, body).await;
-                    }
-                    kept = Some(body);
+                heard[at].done = Some(done);
+                let Some(answers) = answered(&mut heard) else {
+                    continue;
+                };
+                let body = framing.whole(&answers).map(Bytes::from);
+                if let (Some(keeper), Ok(body)) = (&keeper, &body) {
+                    let headers = whole_headers(&framing.jobs, &answers);
+                    keeper.prepare(&headers, body).await;
                 }
-                call.client.deliver(tokens);
+                kept = Some((body, answers));
+                for (at, heard) in heard.iter().enumerate() {
+                    choices.deliver(at, heard.tokens);
+                }
             }
             ClientEvent::Done(done) => {
-                call.client.disarm();
-                let headers = whole_headers(call.job, &done.started);
-                let body = kept.unwrap_or_else(|| framing.whole(&done, &likely).map(Bytes::from));
-                let Ok(body) = body else {
-                    tracing::error!(job = %call.job, "the text of an answer is no vectors");
-                    let billed = done.receipt.receipt.charge;
-                    let cause = Cause::Internal;
-                    return failed(framing.form, call.job, Failure::new(cause, billed));
-                };
-                return respond(call.job, headers, Body::from(body));
+                choices.end(at);
+                charged.push(done.receipt.receipt.clone());
+                heard[at].done = Some(done);
             }
-            ClientEvent::Failed(failure) => {
-                call.client.disarm();
-                return failed(framing.form, call.job, failure);
+            ClientEvent::Failed(failure_of) => {
+                choices.end(at);
+                if kept.is_none() && charged.is_empty() {
+                    // Nothing was told to be delivered: the other choices end with this and cost nothing.
+                    tally.close();
+                    return failed(request, form.error(failure_of));
+                }
+                failure.get_or_insert((at, failure_of));
             }
         }
     }
-    failed(framing.form, call.job, ended_without_a_result())
+    if let Some((at, failure)) = failure {
+        return failed(request, partly(framing, at, failure, &charged));
+    }
+    let whole = kept.or_else(|| {
+        let answers = answered(&mut heard)?;
+        Some((framing.whole(&answers).map(Bytes::from), answers))
+    });
+    match whole {
+        Some((Ok(body), answers)) => {
+            let headers = whole_headers(&framing.jobs, &answers);
+            respond(request, headers, Body::from(body))
+        }
+        _ => {
+            tracing::error!(job = %request, "the text of an answer is no vectors");
+            let billed = sum(charged.iter().map(|receipt| receipt.charge));
+            failed(request, form.error(Failure::new(Cause::Internal, billed)))
+        }
+    }
 }
 
-fn whole_headers(job: JobId, started: &Started) -> HeaderMap {
-    let mut headers = job_headers(job, Some(started));
+/// All choices, once each of them is complete.
+fn answered(heard: &mut [Heard]) -> Option<Vec<Answered>> {
+    if heard.iter().any(|choice| choice.done.is_none()) {
+        return None;
+    }
+    let answer = |choice: &mut Heard| {
+        Some(Answered {
+            done: choice.done.clone()?,
+            likely: std::mem::take(&mut choice.likely),
+        })
+    };
+    heard.iter_mut().map(answer).collect()
+}
+
+/// The error of a request that failed by a choice after others, or a part of it, had been delivered.
+fn partly(framing: &Framing, choice: usize, mut failure: Failure, charged: &[Receipt]) -> ApiError {
+    if framing.jobs.len() == 1 {
+        return framing.form.error(failure);
+    }
+    let others = sum(charged.iter().map(|receipt| receipt.charge));
+    failure.billed = sum([failure.billed, others]);
+    let charged = charged.iter().map(|receipt| receipt.job_id).collect();
+    framing.form.choice_error(choice, failure, charged)
+}
+
+fn whole_headers(jobs: &[JobId], answers: &[Answered]) -> HeaderMap {
+    let started = answers.first().map(|answer| &answer.done.started);
+    let mut headers = job_headers(jobs, started);
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
@@ -362,25 +401,25 @@ fn whole_headers(job: JobId, started: &Started) -> HeaderMap {
 /// No status before the first event: until then every failure is an HTTP error with its true status.
 async fn streamed(
     timings: Timings,
-    mut call: Call,
+    mut choices: Choices,
     framing: Framing,
-    (taken, keeper): (Taken, Option<Arc<Keeper>>),
+    (mut tally, keeper): (Tally, Option<Arc<Keeper>>),
 ) -> Response {
-    let mut taken = Some(taken);
-    let first = timeout(timings.header_hold, call.events.recv()).await.ok();
+    let request = framing.request();
+    let first = timeout(timings.header_hold, choices.next()).await.ok();
     let started = match &first {
-        Some(None) => return failed(framing.form, call.job, ended_without_a_result()),
-        Some(Some(ClientEvent::Failed(failure))) => {
-            call.client.disarm();
-            settle(&mut taken, &ClientEvent::Failed(failure.clone()));
-            return failed(framing.form, call.job, failure.clone());
+        Some((at, ClientEvent::Failed(failure))) => {
+            choices.end(*at);
+            tally.close();
+            return failed(request, framing.form.error(failure.clone()));
         }
-        Some(Some(ClientEvent::Started(started))) => Some(started.clone()),
-        Some(Some(ClientEvent::Done(done))) => Some(done.started.clone()),
-        Some(Some(ClientEvent::Complete(done))) => Some(done.started.clone()),
-        Some(Some(ClientEvent::Delta { .. })) | None => None,
+        Some((_, ClientEvent::Started(started))) => Some(started.clone()),
+        Some((_, ClientEvent::Done(done) | ClientEvent::Complete(done))) => {
+            Some(done.started.clone())
+        }
+        Some((_, ClientEvent::Delta { .. })) | None => None,
     };
-    let mut headers = job_headers(call.job, started.as_ref());
+    let mut headers = job_headers(&framing.jobs, started.as_ref());
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream"),
@@ -391,57 +430,95 @@ async fn streamed(
         HeaderValue::from_static("no"),
     );
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let (job, written) = (call.job, call.client.written().clone());
+    let written = choices.written();
+    let framing = Arc::new(framing);
+    let voices = (0..).zip(&framing.jobs);
     let pump = Pump {
-        call,
+        voices: voices
+            .map(|(choice, _)| Voice::new(Pieces::new(framing.clone(), choice)))
+            .collect(),
+        choices,
         out,
         timings,
-        form: framing.form,
-        pieces: Pieces::new(framing),
+        keeps: keeper.is_some(),
         transcript: keeper.map(|keeper| Transcript {
             keeper,
             headers: headers.clone(),
             said: Vec::new(),
         }),
-        ending: None,
-        unwritten: 0,
-        told: 0,
-        taken,
+        framing,
+        failure: None,
+        is_heard: false,
+        tally,
     };
-    tokio::spawn(pump.run(first.flatten()));
+    tokio::spawn(pump.run(first));
     // A piece counts as written when the connection takes it, which it does only while its own small buffer has room.
     let body = stream::unfold((pieces, written), |(mut pieces, written)| async move {
         let piece: Piece = pieces.recv().await?;
-        written.add(piece.tokens);
+        if let Some((choice, tokens)) = piece.tokens {
+            written[choice].add(tokens);
+        }
         Some((Ok::<_, Infallible>(piece.bytes), (pieces, written)))
     });
-    respond(job, headers, Body::from_stream(body))
+    respond(request, headers, Body::from_stream(body))
 }
 
 /// Bytes of a stream and the tokens that the client has got with them.
 struct Piece {
     bytes: Bytes,
-    tokens: u64,
+    /// How many of which choice.
+    tokens: Option<(usize, u64)>,
 }
 
-/// Carries one call's events to one client. Ends when the call ends, the client goes, or the client takes nothing for too long;
-/// in the last two cases dropping the call cancels it.
-struct Pump {
-    call: Call,
-    out: mpsc::Sender<Piece>,
-    timings: Timings,
+/// One choice of a stream.
+struct Voice {
     pieces: Pieces,
-    /// All that was said, where the answer is to be kept.
-    transcript: Option<Transcript>,
-    /// What ends the answer, once all text was told.
+    /// What ends it, once all its text was told.
     ending: Option<Result<Vec<String>, Contradiction>>,
+    /// As it will be charged, once it is complete.
+    complete: Option<Arc<Done>>,
+    /// As it was charged.
+    charged: Option<Arc<Done>>,
     /// Tokens without text so far, for example half a character: they count with the next text.
     unwritten: u64,
     /// All tokens so far.
     told: u64,
-    form: Form,
+}
+
+impl Voice {
+    fn new(pieces: Pieces) -> Self {
+        Self {
+            pieces,
+            ending: None,
+            complete: None,
+            charged: None,
+            unwritten: 0,
+            told: 0,
+        }
+    }
+}
+
+/// Carries the events of one request's choices to one client. Ends when all have ended, the client goes, or the client takes nothing for
+/// too long; in the last two cases dropping the choices cancels them.
+///
+/// A choice that fails after something was told does not cut the others short: they are paid work that the client reads. The error ends the
+/// stream once they have ended.
+struct Pump {
+    choices: Choices,
+    voices: Vec<Voice>,
+    out: mpsc::Sender<Piece>,
+    timings: Timings,
+    framing: Arc<Framing>,
+    /// The answer is to be kept: nothing is charged before all of it is there and kept.
+    keeps: bool,
+    /// All that was said, until it is kept.
+    transcript: Option<Transcript>,
+    /// The first choice that failed, and why.
+    failure: Option<(usize, Failure)>,
+    /// Something of the answer was told.
+    is_heard: bool,
     /// What the call took of what the caller may do in a minute.
-    taken: Option<Taken>,
+    tally: Tally,
 }
 
 /// A stream as it is kept for whoever sends the request again.
@@ -453,7 +530,7 @@ struct Transcript {
 
 impl Transcript {
     /// With what will end it.
-    async fn prepare(self, ending: &[String]) {
+    async fn prepare(self, ending: impl Iterator<Item = &String>) {
         let mut body = self.said;
         for piece in ending {
             body.extend_from_slice(data(piece).as_bytes());
@@ -472,41 +549,40 @@ fn data(piece: &str) -> String {
 struct ClientLost;
 
 impl Pump {
-    async fn run(mut self, first: Option<ClientEvent>) {
+    async fn run(mut self, first: Option<(usize, ClientEvent)>) {
         if self.carry(first).await.is_err() {
             metrics::counter!("stoa_api_clients_lost_total").increment(1);
         }
     }
 
-    async fn carry(&mut self, first: Option<ClientEvent>) -> Result<(), ClientLost> {
-        if let Some(event) = first
-            && self.handle(event).await?
+    async fn carry(&mut self, first: Option<(usize, ClientEvent)>) -> Result<(), ClientLost> {
+        if let Some((at, event)) = first
+            && self.handle(at, event).await?
         {
             return Ok(());
         }
         loop {
             let event = tokio::select! {
                 () = self.out.closed() => return Err(ClientLost),
-                event = timeout(self.timings.keep_alive, self.call.events.recv()) => event,
+                event = timeout(self.timings.keep_alive, self.choices.next()) => event,
             };
             match event {
-                Err(_silence) => self.send(": keep-alive\n\n".to_owned(), 0).await?,
-                Ok(Some(event)) => {
-                    if self.handle(event).await? {
+                Err(_silence) => self.send(": keep-alive\n\n".to_owned(), None).await?,
+                Ok((at, event)) => {
+                    if self.handle(at, event).await? {
                         return Ok(());
                     }
                 }
-                Ok(None) => return self.fail(ended_without_a_result()).await,
             }
         }
     }
 
-    /// `true` when the call is over.
-    async fn handle(&mut self, event: ClientEvent) -> Result<bool, ClientLost> {
-        settle(&mut self.taken, &event);
+    /// `true` when the answer is over.
+    async fn handle(&mut self, at: usize, event: ClientEvent) -> Result<bool, ClientLost> {
+        self.tally.see(&event);
         match event {
             ClientEvent::Started(started) => {
-                self.pieces.start(&started);
+                self.voices[at].pieces.start(&started);
                 Ok(false)
             }
             ClientEvent::Delta {
@@ -514,77 +590,190 @@ impl Pump {
                 tokens,
                 logprobs,
             } => {
-                self.told += u64::from(tokens);
-                self.unwritten += u64::from(tokens);
-                let mut pieces = self.pieces.text(&text, logprobs);
-                let last = pieces.pop();
-                self.send_data(pieces).await?;
-                if let Some(piece) = last {
-                    let tokens = std::mem::take(&mut self.unwritten);
-                    self.send(data(&piece), tokens).await?;
-                }
+                self.tell(at, &text, tokens, logprobs).await?;
                 Ok(false)
             }
             ClientEvent::Complete(done) => {
                 self.all_taken().await?;
-                let ending = self.pieces.finish(&done);
-                if let (Some(transcript), Ok(pieces)) = (self.transcript.take(), &ending) {
-                    transcript.prepare(pieces).await;
-                }
-                self.ending = Some(ending);
-                self.call.client.deliver(self.told);
+                let voice = &mut self.voices[at];
+                voice.ending = Some(voice.pieces.finish(&done));
+                self.complete(at, done).await;
                 Ok(false)
             }
-            ClientEvent::Done(done) if done.content.finish_reason == FinishReason::Cancelled => {
-                // The router cut it off: its queue was full.
-                self.call.client.disarm();
-                let billed = done.receipt.receipt.charge;
-                let cause = Cause::ClientTooSlow;
-                self.fail(Failure::new(cause, billed)).await?;
-                Ok(true)
-            }
             ClientEvent::Done(done) => {
-                self.call.client.disarm();
-                let ending = self.ending.take();
-                let Ok(pieces) = ending.unwrap_or_else(|| self.pieces.finish(&done)) else {
-                    tracing::error!(job = %self.call.job, "the streamed text is no beginning of the final text");
-                    let billed = done.receipt.receipt.charge;
-                    self.fail(Failure::new(Cause::Internal, billed)).await?;
-                    return Ok(true);
-                };
-                self.send_data(pieces).await?;
-                self.send(String::from_utf8_lossy(replay::DONE).into_owned(), 0)
-                    .await?;
-                Ok(true)
+                self.choices.end(at);
+                self.charged(at, done).await?;
+                self.conclude().await
             }
             ClientEvent::Failed(failure) => {
-                self.call.client.disarm();
-                self.fail(failure).await?;
-                Ok(true)
+                self.choices.end(at);
+                let nothing_charged = self.voices.iter().all(|voice| voice.charged.is_none());
+                if !self.is_heard && nothing_charged {
+                    // The other choices end with this and cost nothing.
+                    self.tally.close();
+                    let error = self.framing.form.error(failure);
+                    return self.fail(error).await.map(|()| true);
+                }
+                self.failed(at, failure);
+                self.deliver_kept().await;
+                self.conclude().await
             }
         }
     }
 
+    async fn tell(
+        &mut self,
+        at: usize,
+        text: &str,
+        tokens: u32,
+        logprobs: Vec<Logprobs>,
+    ) -> Result<(), ClientLost> {
+        let voice = &mut self.voices[at];
+        voice.told += u64::from(tokens);
+        voice.unwritten += u64::from(tokens);
+        let mut pieces = voice.pieces.text(text, logprobs);
+        let Some(last) = pieces.pop() else {
+            return Ok(());
+        };
+        let tokens = std::mem::take(&mut voice.unwritten);
+        self.send_data(&pieces).await?;
+        self.send(data(&last), Some((at, tokens))).await
+    }
+
+    /// All text of a choice was told and taken. Where the answer is kept, nothing is charged before all of it is.
+    async fn complete(&mut self, at: usize, done: Arc<Done>) {
+        if self.keeps {
+            self.voices[at].complete = Some(done);
+            self.deliver_kept().await;
+        } else {
+            self.choices.deliver(at, self.voices[at].told);
+        }
+    }
+
+    /// Keeps the whole answer once every choice is complete, and says then that they were delivered; so too, without keeping it, where one
+    /// of them failed.
+    async fn deliver_kept(&mut self) {
+        let open =
+            |(at, voice): (usize, &Voice)| voice.ending.is_none() && !self.choices.is_over(at);
+        if !self.keeps || self.voices.iter().enumerate().any(open) {
+            return;
+        }
+        let transcript = self.transcript.take().filter(|_| self.failure.is_none());
+        let endings = self
+            .voices
+            .iter()
+            .map(|voice| voice.ending.as_ref()?.as_ref().ok());
+        if let (Some(transcript), Some(endings)) = (transcript, endings.collect::<Option<Vec<_>>>())
+        {
+            let all = self
+                .voices
+                .iter()
+                .filter_map(|voice| voice.complete.as_deref());
+            let usage = self.framing.usage_piece(all);
+            transcript
+                .prepare(endings.into_iter().flatten().chain(&usage))
+                .await;
+        }
+        for (at, voice) in self.voices.iter().enumerate() {
+            if voice.ending.is_some() {
+                self.choices.deliver(at, voice.told);
+            }
+        }
+    }
+
+    /// A choice is charged: it ends at once, or in its turn where the answer is kept as it is told.
+    async fn charged(&mut self, at: usize, done: Arc<Done>) -> Result<(), ClientLost> {
+        if done.content.finish_reason == FinishReason::Cancelled {
+            // The router cut it off: its queue was full.
+            let billed = done.receipt.receipt.charge;
+            self.failed(at, Failure::new(Cause::ClientTooSlow, billed));
+            return Ok(());
+        }
+        let voice = &mut self.voices[at];
+        if voice.ending.is_none() {
+            voice.ending = Some(voice.pieces.finish(&done));
+        }
+        if matches!(voice.ending, Some(Err(Contradiction))) {
+            let job = self.framing.jobs[at];
+            tracing::error!(%job, "the streamed text is no beginning of the final text");
+            let billed = done.receipt.receipt.charge;
+            self.failed(at, Failure::new(Cause::Internal, billed));
+            return Ok(());
+        }
+        voice.charged = Some(done);
+        if self.keeps {
+            return Ok(());
+        }
+        self.end(at).await
+    }
+
+    /// Tells how a charged choice ended.
+    async fn end(&mut self, at: usize) -> Result<(), ClientLost> {
+        match self.voices[at].ending.take() {
+            Some(Ok(pieces)) => self.send_data(&pieces).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, at: usize, failure: Failure) {
+        match &mut self.failure {
+            None => self.failure = Some((at, failure)),
+            Some((_, first)) => first.billed = sum([first.billed, failure.billed]),
+        }
+    }
+
+    /// Ends the answer once every choice has ended; `true` then.
+    async fn conclude(&mut self) -> Result<bool, ClientLost> {
+        if !self.choices.are_over() {
+            return Ok(false);
+        }
+        if self.keeps {
+            for at in 0..self.voices.len() {
+                if self.voices[at].charged.is_some() {
+                    self.end(at).await?;
+                }
+            }
+        }
+        let all = self
+            .voices
+            .iter()
+            .filter_map(|voice| voice.charged.as_deref());
+        if let Some((at, failure)) = self.failure.take() {
+            let charged: Vec<_> = all.map(|done| done.receipt.receipt.clone()).collect();
+            let error = partly(&self.framing, at, failure, &charged);
+            self.fail(error).await?;
+            return Ok(true);
+        }
+        let usage = self.framing.usage_piece(all);
+        self.send_data(usage.as_slice()).await?;
+        let end = String::from_utf8_lossy(replay::DONE).into_owned();
+        self.send(end, None).await?;
+        Ok(true)
+    }
+
     /// One error event and no `[DONE]`: nobody may take the stream for complete.
-    async fn fail(&mut self, failure: Failure) -> Result<(), ClientLost> {
-        let error = self.form.error(failure);
+    async fn fail(&mut self, error: ApiError) -> Result<(), ClientLost> {
         let row = error.row();
         metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
-        self.send(data(&error.stream_data(self.call.job)), 0).await
+        let request = self.framing.request();
+        self.send(data(&error.stream_data(request)), None).await
     }
 
-    async fn send_data(&mut self, pieces: Vec<String>) -> Result<(), ClientLost> {
+    async fn send_data(&mut self, pieces: &[String]) -> Result<(), ClientLost> {
         for piece in pieces {
-            self.send(data(&piece), 0).await?;
+            self.send(data(piece), None).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, text: String, tokens: u64) -> Result<(), ClientLost> {
+    async fn send(&mut self, text: String, tokens: Option<(usize, u64)>) -> Result<(), ClientLost> {
         // Comments keep a silent connection alive; they are no part of the answer.
-        if let Some(transcript) = self.transcript.as_mut().filter(|_| !text.starts_with(':')) {
-            transcript.said.extend_from_slice(text.as_bytes());
+        if !text.starts_with(':') {
+            self.is_heard = true;
+            if let Some(transcript) = &mut self.transcript {
+                transcript.said.extend_from_slice(text.as_bytes());
+            }
         }
         let bytes = Bytes::from(text);
         let piece = Piece { bytes, tokens };
@@ -608,15 +797,18 @@ fn respond(job: JobId, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// Headers of a call, as far as they are known when they leave.
-fn job_headers(job: JobId, started: Option<&Started>) -> HeaderMap {
+/// Headers of a call, as far as they are known when they leave. Of several choices who answered stands with each, in its `stoa` object.
+fn job_headers(jobs: &[JobId], started: Option<&Started>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(HeaderName::from_static("x-stoa-job"), text_value(job));
+    let ids: Vec<_> = jobs.iter().map(JobId::to_string).collect();
+    if let Some(request) = ids.first() {
+        headers.insert(HeaderName::from_static("x-stoa-job"), text_value(request));
+    }
     headers.insert(
         HeaderName::from_static("x-stoa-receipt-id"),
-        text_value(job),
+        text_value(ids.join(", ")),
     );
-    if let Some(started) = started {
+    if let Some(started) = started.filter(|_| jobs.len() == 1) {
         headers.insert(
             HeaderName::from_static("x-stoa-provider"),
             text_value(started.provider),

@@ -8,6 +8,7 @@
 mod answer;
 mod board;
 mod calendar;
+mod choices;
 pub mod codec;
 mod connection;
 mod dashboard;

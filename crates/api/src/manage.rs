@@ -140,6 +140,7 @@ async fn at_most_once(
         route,
         header,
         body,
+        choices: 1,
     };
     replay::once(app, once, |_| run).await
 }

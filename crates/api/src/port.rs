@@ -44,7 +44,8 @@ pub trait Gateway: Send + Sync + 'static {
     /// A new random id for a call of this caller; `None` when the system has no random bytes.
     fn new_job(&self, caller: &Account) -> Option<JobId>;
 
-    /// Starts one paid call under a new id, below a span of its client where that names one. Every refusal arrives as the first event,
+    /// Starts one paid call under a new id, below a span of its client where that names one: a job for each choice that the request asks
+    /// for, in their order, the first under `job`. All are refused or none. Every refusal arrives as the first event,
     /// [`ClientEvent::Failed`].
     fn submit(
         &self,
@@ -52,13 +53,13 @@ pub trait Gateway: Send + Sync + 'static {
         job: JobId,
         request: ClientRequest,
         above: Option<TraceParent>,
-    ) -> Call;
+    ) -> Vec<Call>;
 
     /// Why the call would be refused now, should it be submitted.
     fn would_refuse(&self, caller: &Account, request: &ClientRequest) -> Option<Cause>;
 
-    /// What became of a job.
-    fn fate(&self, job: JobId) -> Fate;
+    /// What became of the job that was submitted as `job`, or of all together where so many choices were asked for.
+    fn fate(&self, job: JobId, choices: u32) -> Fate;
 
     /// Where answers are kept for callers that ask again.
     fn replays(&self) -> &dyn ReplayStore;
@@ -120,8 +121,10 @@ impl Account {
 /// What became of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It costs what its receipt says.
+    /// It costs what its receipt says; of several choices all do.
     Charged,
+    /// Some choices were charged, this one among them; the others cost nothing and never will.
+    Partly(JobId),
     /// It may still be charged.
     UnderWay,
     /// It cost nothing and never will: it failed, or was cut off by a restart.
@@ -174,10 +177,10 @@ pub enum Viewer {
     Operator,
 }
 
-/// One call under way.
+/// One job under way.
 #[derive(Debug)]
 pub struct Call {
-    /// Its id, also the request's and the receipt's.
+    /// Its id, also the receipt's, and for the first choice the request's.
     pub job: JobId,
     /// What happens: `Started`, deltas, `Complete`, then one of `Done` and `Failed`. The channel is bounded; a full one means that the
     /// client reads slowly: it is cut off, and the end says what it was billed.

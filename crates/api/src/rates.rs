@@ -225,9 +225,15 @@ impl Rates {
         refilled.collect()
     }
 
-    /// Takes one request and, for now, `tokens` out of every bucket of the party, or out of none.
-    pub(crate) fn take(self: &Arc<Self>, party: Party, tokens: u64) -> Result<Taken, ApiError> {
-        self.take_at(&party, tokens, Instant::now())?;
+    /// Takes so many requests and, for now, `each` token of them out of every bucket of the party, or out of none.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        party: Party,
+        requests: u32,
+        each: u64,
+    ) -> Result<Taken, ApiError> {
+        let tokens = each.saturating_mul(requests.into());
+        self.take_at(&party, (requests, tokens), Instant::now())?;
         Ok(Taken {
             rates: self.clone(),
             party,
@@ -235,11 +241,17 @@ impl Rates {
         })
     }
 
-    fn take_at(&self, party: &Party, tokens: u64, now: Instant) -> Result<(), ApiError> {
+    fn take_at(
+        &self,
+        party: &Party,
+        (requests, tokens): (u32, u64),
+        now: Instant,
+    ) -> Result<(), ApiError> {
+        let asked = u64::from(requests);
         let mut known = self.pairs();
         let mut own = self.look(&known, party, now);
         for (_, pair) in &own {
-            let requests = ("requests", pair.requests, 1);
+            let requests = ("requests", pair.requests, asked);
             let tokens = pair.tokens.map(|bucket| ("tokens", bucket, tokens));
             for (what, bucket, count) in std::iter::once(requests).chain(tokens) {
                 let cost = bucket.cost(count);
@@ -253,7 +265,7 @@ impl Rates {
             }
         }
         for (whose, pair) in &mut own {
-            pair.requests.level -= pair.requests.cost(1);
+            pair.requests.level -= pair.requests.cost(asked);
             if let Some(bucket) = &mut pair.tokens {
                 bucket.level -= bucket.cost(tokens);
             }
@@ -382,12 +394,14 @@ mod tests {
 
         fn take(&self, caller: &Account, tokens: u64) {
             let party = self.rates.caller(caller);
-            self.rates.take_at(&party, tokens, self.now).expect("room");
+            self.rates
+                .take_at(&party, (1, tokens), self.now)
+                .expect("room");
         }
 
         fn refused(&self, caller: &Account, tokens: u64) -> (&'static str, u64) {
             let party = self.rates.caller(caller);
-            match self.rates.take_at(&party, tokens, self.now) {
+            match self.rates.take_at(&party, (1, tokens), self.now) {
                 Err(ApiError::RateLimited { what, retry_ms, .. }) => (what, retry_ms),
                 other => panic!("{other:?}"),
             }
@@ -465,20 +479,22 @@ mod tests {
         let (gate, caller) = (Turnstile::new(), caller(1, None));
         let reader = gate.rates.reader(caller.address);
         for _ in 0..READS {
-            gate.rates.take_at(&reader, 0, gate.now).expect("room");
+            gate.rates.take_at(&reader, (1, 0), gate.now).expect("room");
         }
         gate.rates
-            .take_at(&reader, 0, gate.now)
+            .take_at(&reader, (1, 0), gate.now)
             .expect_err("no more of them");
         let manager = gate.rates.manager(caller.key);
         for _ in 0..READS {
-            gate.rates.take_at(&manager, 0, gate.now).expect("room");
+            gate.rates
+                .take_at(&manager, (1, 0), gate.now)
+                .expect("room");
         }
         let viewer = gate.rates.viewer(caller.address);
         for _ in 0..PAGES {
-            gate.rates.take_at(&viewer, 0, gate.now).expect("room");
+            gate.rates.take_at(&viewer, (1, 0), gate.now).expect("room");
         }
-        let refused = gate.rates.take_at(&viewer, 0, gate.now);
+        let refused = gate.rates.take_at(&viewer, (1, 0), gate.now);
         assert_eq!(
             refused,
             Err(ApiError::RateLimited {
@@ -494,7 +510,9 @@ mod tests {
         assert_eq!(headers["x-ratelimit-remaining-requests"], "0");
         assert!(!headers.contains_key("x-ratelimit-limit-tokens"));
         let other = gate.rates.viewer(Address([2; 20]));
-        gate.rates.take_at(&other, 0, gate.now).expect("its own");
+        gate.rates
+            .take_at(&other, (1, 0), gate.now)
+            .expect("its own");
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub(crate) struct Once {
     pub(crate) header: String,
     pub(crate) body: [u8; 32],
     pub(crate) job: JobId,
+    /// How many choices it asks for: what became of it is what became of all.
+    pub(crate) choices: u32,
 }
 
 impl Once {
@@ -159,6 +161,7 @@ impl Once {
             id: self.id(),
             seal: self.seal(),
             claim: self.claim(),
+            choices: self.choices,
             prepared: Mutex::default(),
         })
     }
@@ -351,6 +354,7 @@ pub(crate) struct Keeper {
     id: ReplayId,
     seal: Seal,
     claim: Claim,
+    choices: u32,
     /// BLAKE3 of the answer that was kept before the charge.
     prepared: Mutex<Option<blake3::Hash>>,
 }
@@ -382,11 +386,14 @@ impl Keeper {
             Some(Kept::Answered(known, sealed)) => (known, Some(sealed), true),
         };
         same_request(&known, &claim)?;
-        match (is_final, self.app.gateway.fate(known.job), sealed) {
+        // The same body asks for as many choices as the first.
+        let fate = self.app.gateway.fate(known.job, self.choices);
+        match (is_final, fate, sealed) {
             (true, _, Some(sealed)) | (false, Fate::Charged, Some(sealed)) => {
                 self.seal.open(&sealed).map(Some).ok_or_else(another_key)
             }
             (_, Fate::Charged, None) => Err(ApiError::IdempotencyLost { job: known.job }),
+            (_, Fate::Partly(job), _) => Err(ApiError::IdempotencyLost { job }),
             (_, Fate::UnderWay, _) => Err(ApiError::IdempotencyInProgress { job: known.job }),
             (_, Fate::Nothing, _) => self.begin().await,
         }
@@ -449,7 +456,7 @@ impl Keeper {
     /// A failure that may be tried again is not kept, unless it cost something.
     async fn forget(&self) {
         let id = self.id;
-        if self.app.gateway.fate(self.claim.job) == Fate::Nothing {
+        if self.app.gateway.fate(self.claim.job, self.choices) == Fate::Nothing {
             // Where it cannot be forgotten the claim stays, whose job is not charged: the next request runs.
             let _ = self.on_disk(move |kept| kept.forget(id)).await;
         }
@@ -655,6 +662,7 @@ mod tests {
             header: header.to_owned(),
             body: [2; 32],
             job: JobId([3; 32]),
+            choices: 1,
         }
     }
 

@@ -504,7 +504,7 @@ fn wrong_types_name_their_path() {
         ),
         (json!({"n": 0}), "n"),
         (json!({"n": -1}), "n"),
-        (json!({"n": 2}), "n"),
+        (json!({"n": 9}), "n"),
         (json!({"stream": "yes"}), "stream"),
         (json!({"stream_options": true}), "stream_options"),
         (
@@ -1004,7 +1004,9 @@ fn a_text_completion_refuses_what_it_cannot_give() {
         (json!({"prompt": [[1, -2]]}), "prompt[0][1]"),
         (json!({"prompt": 7}), "prompt"),
         (json!({"best_of": 3}), "best_of"),
-        (json!({"n": 3}), "n"),
+        (json!({"best_of": 3, "n": 3}), "best_of"),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 9}), "n"),
         (json!({"logprobs": 9}), "logprobs"),
         (json!({"echo": 1}), "echo"),
     ] {

@@ -172,7 +172,7 @@ impl Gateway for House {
         job: JobId,
         _: ClientRequest,
         _: Option<TraceParent>,
-    ) -> Call {
+    ) -> Vec<Call> {
         let (sender, events) = mpsc::channel(4);
         let mut jobs = self.jobs.lock().expect("not poisoned");
         jobs.insert(job, caller.address);
@@ -189,18 +189,18 @@ impl Gateway for House {
         let told = sender.try_send(ClientEvent::Failed(Failure::new(cause, billed)));
         told.expect("there is room");
         let client = ClientEnd::new(WrittenTokens::default(), |_| {}, |_| {});
-        Call {
+        vec![Call {
             job,
             events,
             client,
-        }
+        }]
     }
 
     fn would_refuse(&self, _: &Account, _: &ClientRequest) -> Option<Cause> {
         None
     }
 
-    fn fate(&self, _: JobId) -> Fate {
+    fn fate(&self, _: JobId, _: u32) -> Fate {
         Fate::Nothing
     }
 

@@ -54,7 +54,7 @@ pub const METRICS: &[Metric] = &[
     metric(Gauge, "stoa_build_info", Count, "version", "Always 1; the version is in the label."),
     metric(Gauge, "stoa_start_time_seconds", Seconds, "", "When the process began to serve metrics, since 1970."),
 
-    metric(Counter, "stoa_router_calls_total", Count, "", "Calls that the router took up."),
+    metric(Counter, "stoa_router_calls_total", Count, "", "Calls that the router took up; each choice of a request is one."),
     metric(Counter, "stoa_router_calls_shed_total", Count, "", "Calls turned away because router.calls_max were under way."),
     metric(Counter, "stoa_router_calls_ended_total", Count, "outcome", "Calls that ended: `delivered`, or the error code that the client was told."),
     metric(Gauge, "stoa_router_calls_active", Count, "", "Calls under way, those that wait for a countersignature included."),

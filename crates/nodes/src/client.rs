@@ -31,6 +31,8 @@ pub struct ClientRequest {
     pub stop: Vec<String>,
     /// What else is asked of the choice of tokens.
     pub controls: Controls,
+    /// How many answers are asked for, each a job of its own: from 1 to [`CHOICES_MAX`].
+    pub choices: u32,
     /// Number of messages, for the template's overhead.
     pub message_count: u32,
     /// keccak of the exact body bytes.
@@ -40,6 +42,9 @@ pub struct ClientRequest {
     /// What the market must respect.
     pub constraints: Constraints,
 }
+
+/// Most answers to one request: all of them run at once.
+pub const CHOICES_MAX: u32 = 8;
 
 /// What a request may ask of the choice of tokens beside temperature, `min_p` and seed; by default nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -244,18 +249,22 @@ pub enum Cause {
     #[error("the allotment expired; renew it to go on")]
     AllotmentExpired,
     /// The cap does not cover this call beside what is reserved and charged.
-    #[error("{needed} would be reserved but only {available} of the allotment is free")]
+    #[error("{needed} would be reserved{} but only {available} of the allotment is free", of_choices(*.choices))]
     CapReached {
-        /// Reserve of this call.
+        /// Reserve of this call, all its choices together.
         needed: TokenAmount,
+        /// How many choices were asked for.
+        choices: u32,
         /// What is free.
         available: TokenAmount,
     },
     /// The spend limit of the API key does not cover this call beside what its other calls cost and hold.
-    #[error("{needed} would be reserved but the key's spend limit leaves {available}")]
+    #[error("{needed} would be reserved{} but the key's spend limit leaves {available}", of_choices(*.choices))]
     BudgetExceeded {
-        /// Reserve of this call.
+        /// Reserve of this call, all its choices together.
         needed: TokenAmount,
+        /// How many choices were asked for.
+        choices: u32,
         /// What the limit leaves.
         available: TokenAmount,
         /// When the next period begins.
@@ -317,4 +326,11 @@ pub enum Cause {
     /// A fault of the router's own.
     #[error("internal error")]
     Internal,
+}
+
+fn of_choices(choices: u32) -> String {
+    match choices {
+        0 | 1 => String::new(),
+        n => format!(" for {n} choices"),
+    }
 }

@@ -2,7 +2,9 @@
 //! goes wrong. Faults of network and disk are the simulator's subject.
 
 use std::collections::{BTreeMap, VecDeque};
-use stoa_crypto::{Domain, SecretKey, acceptance_digest, keccak256, receipt_digest, recover};
+use stoa_crypto::{
+    Domain, SecretKey, acceptance_digest, choice_seed, keccak256, receipt_digest, recover,
+};
 use stoa_ledger::book::{Entry, RouterBook};
 use stoa_nodes::client::{
     Budget, Cause, ClientEvent, ClientRequest, Constraints, Controls, Done, Failure, KeyId,
@@ -80,6 +82,7 @@ fn request(n: u8) -> ClientRequest {
         output_tokens_max: Some(8),
         stop: Vec::new(),
         controls: Controls::default(),
+        choices: 1,
         message_count: 1,
         request_digest: keccak256([n, n]),
         body_bytes: 100,
@@ -2672,6 +2675,7 @@ fn vectors_request(n: u8, inputs: usize) -> ClientRequest {
         },
         seed: Some(0),
         output_tokens_max: None,
+        choices: 1,
         message_count: 0,
         ..request(n)
     }
@@ -2890,4 +2894,273 @@ fn so_many_vectors_may_be_asked_for_and_the_context_has_no_say_in_it() {
     world.refuse(refused);
     let cause = &world.failure(4).cause;
     assert!(matches!(cause, Cause::ContextLength { .. }), "{cause:?}");
+}
+
+// ---- several choices of one request
+
+fn choices(n: u8, choices: u32) -> ClientRequest {
+    ClientRequest {
+        choices,
+        ..request(n)
+    }
+}
+
+impl World {
+    fn ids(&self, n: u8, choices: u32) -> Vec<JobId> {
+        self.router.choice_ids(job(n), choices)
+    }
+
+    fn submit_choices(&mut self, n: u8, count: u32) -> Vec<JobId> {
+        self.submit_of(account(), n, choices(n, count));
+        self.ids(n, count)
+    }
+
+    fn ended(&self, job: JobId) -> Result<&Done, &Failure> {
+        match last_of(self, job) {
+            Some(ClientEvent::Done(done)) => Ok(done),
+            Some(ClientEvent::Failed(failure)) => Err(failure),
+            other => panic!("{job} has not ended: {other:?}"),
+        }
+    }
+
+    /// Why all choices of a request were refused.
+    fn refusal(&self, jobs: &[JobId]) -> Cause {
+        let causes = jobs
+            .iter()
+            .map(|job| &self.ended(*job).expect_err("refused").cause);
+        let causes: Vec<_> = causes.collect();
+        assert!(causes.iter().all(|cause| *cause == causes[0]), "{causes:?}");
+        causes[0].clone()
+    }
+}
+
+#[test]
+fn each_choice_is_a_job_with_a_seed_a_receipt_and_a_charge_of_its_own() {
+    let mut world = World::new(3);
+    let before = world.journal.len();
+    let jobs = world.submit_choices(1, 3);
+    let Some(Entry::ReservedTogether {
+        jobs: held, amount, ..
+    }) = world.journal.get(before)
+    else {
+        panic!("{:?}", world.journal);
+    };
+    assert_eq!(
+        (held, world.journal.len()),
+        (&jobs, before + 1),
+        "one entry"
+    );
+    assert_eq!(world.free(), 1_000_000 - 3 * amount.units());
+    serve(&mut world, 3);
+    let mut charged = 0;
+    for (index, job) in (0..).zip(&jobs) {
+        let done = world.ended(*job).expect("answered");
+        check_signatures(&done.receipt).expect("both signed");
+        assert_eq!(done.receipt.receipt.job_id, *job);
+        assert_eq!(done.parameters.seed, choice_seed(7, index));
+        charged += done.receipt.receipt.charge.units();
+    }
+    assert_eq!(world.free(), 1_000_000 - charged);
+    assert_eq!((world.router.active(), world.earned.len()), (0, 3));
+    let keys = jobs.iter().map(|job| world.router.key_of(*job));
+    assert!(
+        keys.into_iter()
+            .all(|key| key == world.router.key_of(job(1)))
+    );
+}
+
+#[test]
+fn a_request_whose_choices_cost_more_than_is_free_reserves_none_of_them() {
+    let mut world = World::new(1);
+    let jobs = world.submit_choices(1, 1);
+    let each = 1_000_000 - world.free();
+    serve(&mut world, 1);
+    let poor = SecretKey::for_tests("poor").address();
+    world.allot_to(poor, 2 * each - 1);
+    let before = world.journal.len();
+    world.submit_of(poor, 2, choices(2, 2));
+    let refused = world.refusal(&world.ids(2, 2));
+    let text = refused.to_string();
+    assert!(
+        matches!(refused, Cause::CapReached { needed, .. } if needed.units() == 2 * each),
+        "{refused:?}"
+    );
+    assert!(text.contains("for 2 choices"), "{text}");
+    assert_eq!(world.journal.len(), before, "nothing was written");
+    world.ended(jobs[0]).expect("answered");
+    world.allot_to(poor, 2 * each);
+    world.submit_of(poor, 3, choices(3, 2));
+    serve(&mut world, 1);
+    world.ended(world.ids(3, 2)[1]).expect("answered");
+}
+
+#[test]
+fn choices_without_room_on_disk_are_all_refused_and_free_their_money() {
+    let mut world = World::new(2);
+    world.unsynced = Some(Vec::new());
+    let jobs = world.submit_choices(1, 3);
+    let sequence = world.unsynced.as_ref().expect("gathering")[0];
+    world.input(Input::ClientGone {
+        job: jobs[1],
+        read: 0,
+    });
+    world.input(Input::NotWritten {
+        sequence,
+        reason: "disk full".to_owned(),
+    });
+    for told in [jobs[0], jobs[2]] {
+        let failure = world.ended(told).expect_err("refused");
+        assert!(matches!(failure.cause, Cause::RouterUnavailable { .. }));
+    }
+    assert!(!world.heard.contains_key(&jobs[1]), "it left");
+    assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
+}
+
+#[test]
+fn after_a_crash_between_any_two_entries_no_part_of_a_request_stays_held() {
+    let mut world = World::new(2);
+    let jobs = world.submit_choices(1, 3);
+    serve(&mut world, 2);
+    let key = world.router.config().key.address();
+    for kept in 0..=world.journal.len() {
+        let book = RouterBook::new(domain(), key)
+            .replay(&world.journal[..kept])
+            .expect("replays");
+        let (router, _) = Router::recover(world.router.config().clone(), book, 1);
+        let book = router.book();
+        book.check_conservation().expect("conserved");
+        assert_eq!(book.open_reservations().count(), 0, "after {kept} entries");
+        let charges = jobs.iter().filter_map(|job| book.receipt(*job));
+        let charged = TokenAmount::checked_sum(charges.map(|signed| signed.receipt.charge));
+        if let Some((_, state)) = book.allotment(account()) {
+            assert_eq!(
+                (state.held, Some(state.charged)),
+                (TokenAmount::ZERO, charged)
+            );
+        }
+    }
+}
+
+#[test]
+fn choices_run_at_once_on_as_many_providers_as_they_need() {
+    let mut world = World::new(2);
+    let jobs = world.submit_choices(1, 4);
+    assert_eq!(world.prepared.len(), 4);
+    for provider in world.providers.keys() {
+        let there = world.prepared.iter().filter(|(at, _)| at == provider);
+        assert_eq!(there.count(), 2, "each has two slots");
+    }
+    serve(&mut world, 1);
+    for job in jobs {
+        world.ended(job).expect("answered");
+    }
+}
+
+#[test]
+fn more_choices_than_all_providers_run_at_once_are_refused_by_that_number() {
+    let mut world = World::new(1);
+    let jobs = world.submit_choices(1, 3);
+    let Cause::Unsupported { parameter, reason } = world.refusal(&jobs) else {
+        panic!("{:?}", world.refusal(&jobs));
+    };
+    assert!(
+        parameter == "n" && reason.contains("run 2 answers at once"),
+        "{reason}"
+    );
+    for count in [0, stoa_nodes::client::CHOICES_MAX + 1] {
+        world.submit_of(account(), 2, choices(2, count));
+        let failure = world.failure(2);
+        assert!(
+            matches!(failure.cause, Cause::Unsupported { .. }),
+            "{failure:?}"
+        );
+    }
+    assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
+}
+
+#[test]
+fn choices_wait_together_for_their_slots_and_hold_nothing_until_then() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    let free = world.free();
+    let jobs = world.submit_choices(2, 2);
+    assert_eq!((world.router.active(), world.free()), (3, free));
+    for job in &jobs {
+        assert_eq!(world.router.account_of(*job), Some(account()));
+    }
+    world.tokens(1);
+    world.end();
+    assert_eq!(world.prepared.len(), 2, "both slots are free now");
+    serve(&mut world, 1);
+    for job in &jobs {
+        world.ended(*job).expect("answered");
+    }
+    // Whoever leaves while it waits leaves with all its choices.
+    world.submit(3);
+    world.prepare();
+    for job in world.submit_choices(4, 2) {
+        world.input(Input::ClientGone { job, read: 0 });
+    }
+    assert_eq!(world.router.active(), 1);
+    // Whoever waits too long is told so in all of them.
+    let late = world.submit_choices(5, 2);
+    world.tick(5_000);
+    assert!(matches!(world.refusal(&late), Cause::OverCapacity { .. }));
+}
+
+#[test]
+fn a_ceiling_of_cost_and_a_spend_limit_hold_for_all_choices_together() {
+    let mut world = World::new(1);
+    world.submit(1);
+    let each = 1_000_000 - world.free();
+    serve(&mut world, 1);
+    let before = world.free();
+    let mut request = choices(2, 2);
+    request.constraints.cost_max = Some(TokenAmount::from_units(2 * each - 2));
+    world.submit_of(account(), 2, request.clone());
+    let held = before - world.free();
+    assert!(held > 0 && held <= 2 * each - 2, "{held} of {each} each");
+    serve(&mut world, 1);
+    for job in world.ids(2, 2) {
+        assert!(world.ended(job).expect("answered").shortened);
+    }
+    request.constraints.cost_max = Some(TokenAmount::from_units(3));
+    world.submit_of(account(), 3, request);
+    assert!(matches!(world.failure(3).cause, Cause::PriceCeiling { .. }));
+
+    let mut limited = choices(4, 2);
+    limited.constraints.budget = Some(Budget {
+        key: KeyId(9),
+        amount: TokenAmount::from_units(10),
+        first_day: 0,
+        resets_at: None,
+    });
+    let free = world.free();
+    world.submit_of(account(), 4, limited);
+    let cause = world.refusal(&world.ids(4, 2));
+    assert!(
+        matches!(cause, Cause::BudgetExceeded { choices: 2, needed, .. } if needed.units() > 10),
+        "{cause:?}"
+    );
+    assert_eq!(world.free(), free);
+}
+
+#[test]
+fn a_choice_that_fails_before_its_first_token_is_tried_elsewhere_alone() {
+    let mut world = World::new(3);
+    let jobs = world.submit_choices(1, 2);
+    let refuser = world.refuse(RefusalReason::Busy);
+    serve(&mut world, 1);
+    let ends: Vec<_> = jobs
+        .iter()
+        .map(|job| world.ended(*job).expect("answered"))
+        .collect();
+    let moved = ends.iter().filter(|done| done.started.failovers == 1);
+    assert_eq!(moved.clone().count(), 1);
+    assert!(
+        moved
+            .into_iter()
+            .all(|done| done.started.provider != refuser)
+    );
 }

@@ -443,6 +443,7 @@ fn any_request() -> ClientRequest {
         output_tokens_max: Some(8),
         stop: Vec::new(),
         controls: Controls::default(),
+        choices: 1,
         message_count: 1,
         request_digest: Digest([1; 32]),
         body_bytes: 100,

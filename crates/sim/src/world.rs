@@ -575,19 +575,23 @@ impl World {
 
     fn submit(&mut self, n: u64) {
         let job = JobId(keccak256([self.seed.to_be_bytes(), n.to_be_bytes()].concat()).0);
-        if self.router.is_none() {
+        let Some(router) = &self.router else {
             return; // Nobody answers the door: the client knows, and owes nothing.
-        }
+        };
+        let request = request(self.seed, n);
+        let jobs = router.choice_ids(job, request.choices);
         if !self.healed && self.schedule.chance(self.ranges.leave) {
             let time = self.now + self.schedule.below(3_000);
             self.coverage.saw(Fault::Left, Role::Client);
-            self.at(time, Event::Leave(job));
+            for choice in jobs {
+                self.at(time, Event::Leave(choice));
+            }
         }
         let entropy = self.schedule.draw();
         self.router_input(Input::Submit {
             job,
             account: developer(n % DEVELOPERS),
-            request: Box::new(request(self.seed, n)),
+            request: Box::new(request),
             entropy,
         });
     }
@@ -1261,6 +1265,8 @@ fn request(seed: u64, n: u64) -> ClientRequest {
         output_tokens_max: Some(8),
         stop: Vec::new(),
         controls: Controls::default(),
+        // Some ask for several choices.
+        choices: if n % 4 == 3 { 3 } else { 1 },
         message_count: 1,
         request_digest: keccak256([seed.to_be_bytes(), n.to_be_bytes()].concat()),
         body_bytes: 20,

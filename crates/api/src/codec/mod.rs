@@ -237,6 +237,7 @@ fn finish_request(
         output_tokens_max: parts.output_tokens_max,
         stop: sampling.stop,
         controls: sampling.controls,
+        choices: sampling.choices,
         message_count: parts.message_count,
         request_digest: keccak256(body),
         body_bytes: body.len() as u64,
@@ -261,12 +262,7 @@ fn parse(body: &[u8]) -> Result<Json, ApiError> {
 
 /// One prompt: text or token ids, alone or in a list of one.
 fn prompt(root: &Object<'_>) -> Result<Prompt, ApiError> {
-    let several = || {
-        invalid(
-            "prompt",
-            "must be one prompt: one call gives one answer with one receipt",
-        )
-    };
+    let several = || invalid("prompt", "must be one prompt: one call answers one");
     match root.required("prompt")? {
         Json::Text(text) => Ok(Prompt::Text(text.clone())),
         Json::Array(items) => match items.as_slice() {

@@ -4,7 +4,7 @@ use super::object::{Object, integer_at, invalid, number_at, text_at};
 use crate::error::ApiError;
 use crate::json::{Json, clip};
 use std::collections::BTreeMap;
-use stoa_nodes::client::Controls;
+use stoa_nodes::client::{CHOICES_MAX, Controls};
 use stoa_types::{
     LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, Q16, SignedQ16, TOP_LOGPROBS_MAX,
 };
@@ -24,6 +24,7 @@ pub(super) struct Sampling {
     pub(super) seed: Option<u64>,
     pub(super) stop: Vec<String>,
     pub(super) controls: Controls,
+    pub(super) choices: u32,
 }
 
 /// Where nothing is drawn.
@@ -34,6 +35,7 @@ pub(super) fn no_sampling() -> Sampling {
         seed: Some(0),
         stop: Vec::new(),
         controls: Controls::default(),
+        choices: 1,
     }
 }
 
@@ -60,13 +62,13 @@ pub(super) fn sampling(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<S
         frequency_penalty: penalty(root, "frequency_penalty")?,
         logprobs: None,
     };
-    one_choice(root)?;
     Ok(Sampling {
         temperature,
         min_p,
         seed: seed(root)?,
         stop: stop(root)?,
         controls,
+        choices: choices(root)?,
     })
 }
 
@@ -149,18 +151,15 @@ fn logit_bias(root: &Object<'_>) -> Result<BTreeMap<u32, SignedQ16>, ApiError> {
     Ok(biases)
 }
 
-/// One request, one receipt, one answer.
-fn one_choice(root: &Object<'_>) -> Result<(), ApiError> {
-    let one =
-        "one call gives one answer with one receipt; send the request once per answer you want";
-    if root.integer("n", 1, 128)?.is_some_and(|n| n > 1) {
-        return Err(invalid("n", format!("must be 1: {one}")));
-    }
+/// `n`: how many answers, each a job with a receipt and a charge of its own.
+fn choices(root: &Object<'_>) -> Result<u32, ApiError> {
     // 0 counts as absent.
     if root.integer("best_of", 0, 128)?.is_some_and(|n| n > 1) {
-        return Err(invalid("best_of", format!("must be 1: {one}")));
+        let reason = "must be 1: every answer that is computed is charged and shown; ask for `n` choices and take the best";
+        return Err(invalid("best_of", reason));
     }
-    Ok(())
+    let asked = root.integer("n", 1, i128::from(CHOICES_MAX))?;
+    Ok(asked.map_or(1, |n| u32::try_from(n).expect("the range was checked")))
 }
 
 /// `stream` and `stream_options.include_usage`.

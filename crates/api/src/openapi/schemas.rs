@@ -1,6 +1,7 @@
 //! Shapes that the routes take and give.
 
 use serde_json::{Value, json};
+use stoa_nodes::client::CHOICES_MAX;
 use stoa_nodes::work::INPUTS_MAX;
 use stoa_types::{LOGIT_BIAS_ENTRIES_MAX, TOP_LOGPROBS_MAX};
 
@@ -160,6 +161,8 @@ fn error() -> Value {
         json!({
             "cause": {"type": "string"}, "request_id": {"type": "string"}, "billed": {"type": "string"},
             "undelivered": {"type": "array", "items": undelivered},
+            "choice": {"type": "integer", "minimum": 0, "description": "Which of several choices failed after something had been told."},
+            "charged": {"type": "array", "items": {"type": "string"}, "description": "Receipts of the other choices, which were delivered."},
         }),
         &["cause", "request_id", "billed"],
     );
@@ -227,7 +230,8 @@ fn shared_fields() -> Value {
             json!({"type": "array", "items": {"type": "string"}, "maxItems": 4}),
             json!({"type": "null"}),
         ]),
-        "n": {"type": ["integer", "null"], "const": 1},
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": CHOICES_MAX, "description": "Answers, each with a receipt and a charge \
+              of its own; all are reserved for or none, and all run at once."},
         "stoa": either(&[reference("StoaOptions"), json!({"type": "null"})]),
     })
 }
@@ -370,7 +374,8 @@ fn answer(object_word: &str, choice: Value) -> Value {
         json!({
             "id": {"type": "string"}, "object": {"const": object_word}, "created": {"type": "integer"},
             "model": {"type": "string"}, "choices": {"type": "array", "items": choice, "minItems": 1},
-            "usage": reference("Usage"), "stoa": {"type": "object"},
+            "usage": reference("Usage"), "stoa": {"type": "object", "description": "Cost, receipt and provider of the answer. Where several choices \
+              were asked for: the sums, and under `choices` such an object of each."},
         }),
         &[
             "id", "object", "created", "model", "choices", "usage", "stoa",

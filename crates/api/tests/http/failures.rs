@@ -97,9 +97,14 @@ fn of_requests() -> Vec<Case> {
 fn of_money_and_market() -> Vec<Case> {
     let (needed, available) = (amount(9), amount(3));
     let (quota, constraint) = ("insufficient_quota", "constraint_error");
-    let cap = Cause::CapReached { needed, available };
+    let cap = Cause::CapReached {
+        needed,
+        choices: 1,
+        available,
+    };
     let budget = Cause::BudgetExceeded {
         needed,
+        choices: 1,
         available,
         resets_at: None,
     };
@@ -283,6 +288,7 @@ async fn figures_of_a_cause_are_there_for_machines() {
     assert_eq!(full["stoa"]["queue_ms_estimate"], 700);
     let cap = facts(Cause::CapReached {
         needed: amount(9),
+        choices: 1,
         available: amount(3),
     })
     .await;

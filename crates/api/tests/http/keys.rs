@@ -336,6 +336,7 @@ async fn a_misspelt_or_senseless_limit_makes_no_key() {
 async fn a_used_up_budget_says_when_it_begins_anew() {
     let cause = Cause::BudgetExceeded {
         needed: TokenAmount::from_units(9),
+        choices: 1,
         available: TokenAmount::from_units(3),
         resets_at: Some(Timestamp(u64::MAX / 2)),
     };

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod choices;
 mod connections;
 mod dashboard;
 mod embeddings;

@@ -91,6 +91,10 @@ pub struct Hall {
     pub pages_per_minute: u32,
     pub reads_per_minute: u32,
     script: Vec<Step>,
+    /// What the choices after the first do.
+    pub further: Vec<Vec<Step>>,
+    /// What was told of choices in turn: their index, whether they were delivered or given up, and the tokens.
+    pub told: Arc<Mutex<Vec<(usize, End, u64)>>>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     /// The client's span of each call.
     pub above: Mutex<Vec<Option<TraceParent>>>,
@@ -132,6 +136,8 @@ impl Hall {
             pages_per_minute: 120,
             reads_per_minute: 600,
             script,
+            further: Vec::new(),
+            told: Arc::default(),
             submitted: Mutex::default(),
             above: Mutex::default(),
             cancelled: Arc::default(),
@@ -167,6 +173,81 @@ impl Hall {
     pub fn submissions(&self) -> usize {
         self.submitted.lock().expect("not poisoned").len()
     }
+
+    /// One choice of a call.
+    fn line(&self, request: JobId, at: usize) -> Call {
+        let job = choice_of(request, at);
+        let (sender, events) = mpsc::channel(self.channel);
+        let script = match at {
+            0 => self.script.clone(),
+            further => self.further[further - 1].clone(),
+        };
+        let is_delivered = match at {
+            0 => self.delivered.clone(),
+            _ => Arc::new(watch::Sender::new(None)),
+        };
+        let mut delivered = is_delivered.subscribe();
+        let fates = self.fates.clone();
+        tokio::spawn(async move {
+            for step in script {
+                match step {
+                    Step::Say(event) => {
+                        let complete = matches!(event, ClientEvent::Complete(_));
+                        if sender.send(event).await.is_err() {
+                            return;
+                        }
+                        // As a router: the end follows when the client has got everything.
+                        if complete {
+                            if delivered.wait_for(Option::is_some).await.is_err() {
+                                return;
+                            }
+                            let mut fates = fates.lock().expect("not poisoned");
+                            fates.insert(job, Fate::Charged);
+                        }
+                    }
+                    Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                    Step::Hang => sender.closed().await,
+                }
+            }
+        });
+        let (notify, flag) = (self.cancelled.clone(), self.was_cancelled.clone());
+        let (read, told, ends) = (self.read.clone(), self.told.clone(), self.told.clone());
+        let gone = move |tokens| {
+            read.store(tokens, Ordering::SeqCst);
+            flag.store(true, Ordering::SeqCst);
+            let mut told = told.lock().expect("not poisoned");
+            told.push((at, End::Gone, tokens));
+            notify.notify_one();
+        };
+        let client = ClientEnd::new(
+            WrittenTokens::default(),
+            move |tokens| {
+                let mut told = ends.lock().expect("not poisoned");
+                told.push((at, End::Delivered, tokens));
+                is_delivered.send_replace(Some(tokens));
+            },
+            gone,
+        );
+        Call {
+            job,
+            events,
+            client,
+        }
+    }
+}
+
+/// How a choice ended for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Delivered,
+    Gone,
+}
+
+/// Id of a choice of a request.
+pub fn choice_of(request: JobId, at: usize) -> JobId {
+    let mut job = request;
+    job.0[31] ^= at as u8;
+    job
 }
 
 impl Gateway for Hall {
@@ -225,9 +306,17 @@ impl Gateway for Hall {
         self.refuses.clone()
     }
 
-    fn fate(&self, job: JobId) -> Fate {
+    fn fate(&self, job: JobId, choices: u32) -> Fate {
         let fates = self.fates.lock().expect("not poisoned");
-        fates.get(&job).copied().unwrap_or(Fate::Nothing)
+        let jobs = (0..choices as usize).map(|at| choice_of(job, at));
+        let fate = |job| fates.get(&job).copied().unwrap_or(Fate::Nothing);
+        let all: Vec<_> = jobs.map(|job| (job, fate(job))).collect();
+        match all.iter().find(|(_, fate)| *fate == Fate::Charged) {
+            Some((first, _)) if all.iter().any(|(_, fate)| *fate != Fate::Charged) => {
+                Fate::Partly(*first)
+            }
+            _ => all[0].1,
+        }
     }
 
     fn replays(&self) -> &dyn ReplayStore {
@@ -240,58 +329,14 @@ impl Gateway for Hall {
         job: JobId,
         request: ClientRequest,
         above: Option<TraceParent>,
-    ) -> Call {
+    ) -> Vec<Call> {
         self.above.lock().expect("not poisoned").push(above);
+        let choices = request.choices as usize;
         self.submitted
             .lock()
             .expect("not poisoned")
             .push((caller.address, request));
-        let (sender, events) = mpsc::channel(self.channel);
-        let script = self.script.clone();
-        let mut delivered = self.delivered.subscribe();
-        let fates = self.fates.clone();
-        tokio::spawn(async move {
-            for step in script {
-                match step {
-                    Step::Say(event) => {
-                        let complete = matches!(event, ClientEvent::Complete(_));
-                        if sender.send(event).await.is_err() {
-                            return;
-                        }
-                        // As a router: the end follows when the client has got everything.
-                        if complete {
-                            if delivered.wait_for(Option::is_some).await.is_err() {
-                                return;
-                            }
-                            let mut fates = fates.lock().expect("not poisoned");
-                            fates.insert(job, Fate::Charged);
-                        }
-                    }
-                    Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-                    Step::Hang => sender.closed().await,
-                }
-            }
-        });
-        let (notify, flag) = (self.cancelled.clone(), self.was_cancelled.clone());
-        let read = self.read.clone();
-        let gone = move |tokens| {
-            read.store(tokens, Ordering::SeqCst);
-            flag.store(true, Ordering::SeqCst);
-            notify.notify_one();
-        };
-        let delivered = self.delivered.clone();
-        let client = ClientEnd::new(
-            WrittenTokens::default(),
-            move |tokens| {
-                delivered.send_replace(Some(tokens));
-            },
-            gone,
-        );
-        Call {
-            job,
-            events,
-            client,
-        }
+        (0..choices).map(|at| self.line(job, at)).collect()
     }
 
     fn models(&self) -> Vec<ModelEntry> {

@@ -1,4 +1,4 @@
-//! `stoa ask`: one paid call, saved with its receipt as the file that `stoa verify` takes.
+//! `stoa ask`: one paid call, saved with its receipt as the file that `stoa verify` takes; a file for each choice where several are asked for.
 
 use super::Outcome;
 use super::show::word;
@@ -8,7 +8,8 @@ use crate::network::Network;
 use crate::process::{complain, say};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use stoa_types::{FinishReason, JobId, SamplingParameters, SignedReceipt};
+use stoa_nodes::client::CHOICES_MAX;
+use stoa_types::{Address, FinishReason, JobId, SamplingParameters, SignedReceipt};
 use stoa_verify::{Bundle, Content, SettlementProof, ToolCall};
 
 /// Arguments of `stoa ask`.
@@ -25,7 +26,10 @@ pub struct Args {
     /// Temperature; 0 always takes the likeliest token.
     #[arg(long, default_value_t = 0.0, value_parser = finite)]
     temperature: f64,
-    /// Where to save receipt, request and answer.
+    /// How many answers, each with a receipt and a charge of its own.
+    #[arg(long, value_name = "CHOICES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CHOICES_MAX)))]
+    n: u32,
+    /// Where to save receipt, request and answer; of several choices the index of each stands before the name's ending.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Prints the whole answer as JSON.
@@ -56,7 +60,6 @@ struct ModelId {
 #[derive(Deserialize)]
 struct Answer {
     choices: Vec<Choice>,
-    usage: Usage,
     stoa: Extras,
 }
 
@@ -78,16 +81,35 @@ struct Call {
     function: ToolCall,
 }
 
+/// Of one choice alone, or of each.
 #[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
+#[serde(untagged)]
+enum Extras {
+    One(Box<Facts>),
+    Several { choices: Vec<Facts> },
 }
 
 #[derive(Deserialize)]
-struct Extras {
+struct Facts {
     receipt: SignedReceipt,
     parameters: SamplingParameters,
+}
+
+impl Extras {
+    fn facts(self) -> Vec<Facts> {
+        match self {
+            Self::One(facts) => vec![*facts],
+            Self::Several { choices } => choices,
+        }
+    }
+
+    fn routers(&self) -> impl Iterator<Item = Address> {
+        let facts = match self {
+            Self::One(facts) => std::slice::from_ref(&**facts),
+            Self::Several { choices } => choices,
+        };
+        facts.iter().map(|facts| facts.receipt.receipt.router)
+    }
 }
 
 #[derive(Deserialize)]
@@ -138,8 +160,9 @@ async fn ask_any(network: &Network, args: &Args) -> Outcome<Asked> {
                 complain(format_args!("{error}; the next router is asked"))?;
             }
             Ok(asked) => {
-                let signer = asked.answer.stoa.receipt.receipt.router;
-                if signer != router.router {
+                let other = |signer: &Address| *signer != router.router;
+                let signer = asked.answer.stoa.routers().find(other);
+                if let Some(signer) = signer {
                     complain(format_args!(
                         "the receipt is of router {signer}, but {} was to be asked: {} is not its API",
                         router.router, router.api
@@ -199,6 +222,9 @@ async fn ask_one(api: &Api, args: &Args) -> Result<Asked, AskError> {
     if let Some(most) = args.max_tokens {
         body["max_completion_tokens"] = most.into();
     }
+    if args.n > 1 {
+        body["n"] = args.n.into();
+    }
     let request = body.to_string();
     let raw: serde_json::Value = api.post("/chat/completions", request.clone()).await?;
     let answer = serde_json::from_value(raw.clone())?;
@@ -211,8 +237,8 @@ async fn ask_one(api: &Api, args: &Args) -> Result<Asked, AskError> {
 
 /// Asks and prints the answer.
 pub async fn ask(data: &Path, args: &Args) -> Outcome {
-    if let Some(path) = &args.save {
-        check_writable(path)?;
+    for path in saved(args, args.n as usize) {
+        check_writable(&path)?;
     }
     let network = Network::load(data)?;
     let Asked {
@@ -220,17 +246,20 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
         raw,
         answer,
     } = ask_any(&network, args).await?;
-    let bundle = bundle(answer, request)?;
+    let bundles = bundles(answer, &request)?;
+    let saved = saved(args, bundles.len());
     // It is paid for: it is saved whoever reads the output.
-    if let Some(path) = &args.save {
+    for (path, bundle) in saved.iter().zip(&bundles) {
         write_private(path, &bundle.to_bytes())?;
     }
     if args.json {
         say(raw)?;
     } else {
-        print_answer(&bundle)?;
+        for bundle in &bundles {
+            print_answer(bundle)?;
+        }
     }
-    if let Some(path) = &args.save {
+    for path in &saved {
         complain(format_args!(
             "saved to {}; check it with: stoa verify {}",
             path.display(),
@@ -240,12 +269,34 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
     Ok(())
 }
 
-fn bundle(answer: Answer, request: String) -> Outcome<Bundle> {
-    let choice = answer
-        .choices
-        .into_iter()
-        .next()
-        .ok_or("the answer holds no choice")?;
+/// A file for each of so many choices; none where nothing is to be saved.
+fn saved(args: &Args, choices: usize) -> Vec<PathBuf> {
+    let Some(path) = &args.save else {
+        return Vec::new();
+    };
+    if choices == 1 {
+        return vec![path.clone()];
+    }
+    let of_choice = |choice: usize| match path.extension() {
+        Some(ending) => path.with_extension(format!("{choice}.{}", ending.to_string_lossy())),
+        None => path.with_extension(choice.to_string()),
+    };
+    (0..choices).map(of_choice).collect()
+}
+
+/// One for each choice.
+fn bundles(answer: Answer, request: &str) -> Outcome<Vec<Bundle>> {
+    let facts = answer.stoa.facts();
+    if answer.choices.is_empty() || answer.choices.len() != facts.len() {
+        return Err("the answer does not hold a receipt for each choice".into());
+    }
+    let choices = answer.choices.into_iter().zip(facts);
+    let bundle = |(choice, facts)| bundle(choice, facts, request);
+    Ok(choices.map(bundle).collect())
+}
+
+fn bundle(choice: Choice, facts: Facts, request: &str) -> Bundle {
+    let receipt = &facts.receipt.receipt;
     let response = Content {
         text: choice.message.content.unwrap_or_default(),
         tool_calls: choice
@@ -256,16 +307,16 @@ fn bundle(answer: Answer, request: String) -> Outcome<Bundle> {
             .map(|call| call.function)
             .collect(),
         finish_reason: choice.finish_reason,
-        input_units: answer.usage.prompt_tokens,
-        output_units: answer.usage.completion_tokens,
+        input_units: receipt.input_units,
+        output_units: receipt.output_units,
     };
-    Ok(Bundle {
-        receipt: answer.stoa.receipt,
+    Bundle {
+        receipt: facts.receipt,
         proof: None,
-        parameters: answer.stoa.parameters,
-        request,
+        parameters: facts.parameters,
+        request: request.to_owned(),
         response,
-    })
+    }
 }
 
 fn print_answer(bundle: &Bundle) -> std::io::Result<()> {

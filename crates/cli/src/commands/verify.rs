@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
 use stoa_chain::{ChainAccess, Rpc};
+use stoa_crypto::choice_of_seed;
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::work::{GRAMMAR, Work};
@@ -33,6 +34,7 @@ pub struct Args {
 const ON_CHAIN: &str = "the batch stands in the vault on chain";
 const RECOMPUTED: &str = "the model computed this answer";
 const PROMPT: &str = "the prompt's tokens are the request's";
+const SEED: &str = "the seed is that of a choice of the request";
 
 /// Prints what was checked and what was not. An error names the first false thing, or what was asked for and could not be checked.
 pub async fn verify(data: &Path, args: &Args) -> Outcome {
@@ -49,7 +51,13 @@ pub async fn verify(data: &Path, args: &Args) -> Outcome {
     );
     check_chain(&mut report, &bundle, args.rpc.as_deref()).await;
     check_rerun(&mut report, &bundle, model.as_ref());
+    let choice = check_seed(&mut report, &bundle);
     say(report.to_string().trim_end())?;
+    if let Some((choice, choices)) = choice {
+        say(format_args!(
+            "this is choice {choice} of {choices}, counted from 0"
+        ))?;
+    }
     if let Some(check) = report.first_false() {
         return Err(format!("false: {}", check.claim).into());
     }
@@ -130,6 +138,31 @@ async fn posted(bundle: &Bundle, url: &str) -> Result<Result<(), String>, String
             receipt.vault, proof.batch.index, receipt.router
         )),
     })
+}
+
+/// Which choice the receipt is of, and of how many, where the request asked for several: the one whose seed its parameters name.
+fn check_seed(report: &mut Report, bundle: &Bundle) -> Option<(u32, u32)> {
+    let body = bundle.request.as_bytes();
+    let readings = [parse_chat(body), parse_completion(body)];
+    let mut several = readings.into_iter().flatten();
+    let request = several.find(|reading| reading.request.choices > 1)?.request;
+    let Some(seed) = request.seed else {
+        report.not_checked(
+            SEED,
+            "the request names no seed; the router drew the one that the choices' seeds follow from",
+        );
+        return None;
+    };
+    let found = bundle.parameters.seed;
+    let choice = choice_of_seed(seed, request.choices, found);
+    report.check(
+        SEED,
+        choice.map(drop).ok_or_else(|| {
+            let choices = request.choices;
+            format!("the parameters name {found}, which no choice of {choices} with the request's seed {seed} has")
+        }),
+    );
+    Some((choice?, request.choices))
 }
 
 /// A model that cannot be opened says nothing about the receipt: that is an error of its own.

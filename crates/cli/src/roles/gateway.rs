@@ -251,14 +251,19 @@ impl Gateway for RouterGateway {
         core.would_refuse(caller.address, &request, now())
     }
 
-    fn fate(&self, job: JobId) -> Fate {
+    fn fate(&self, job: JobId, choices: u32) -> Fate {
         let core = self.router.core();
-        if core.book().receipt(job).is_some() {
-            Fate::Charged
-        } else if core.account_of(job).is_some() {
-            Fate::UnderWay
-        } else {
-            Fate::Nothing
+        let jobs = core.choice_ids(job, choices);
+        let is_charged = |job: &JobId| core.book().receipt(*job).is_some();
+        let charged: Vec<_> = jobs.iter().copied().filter(is_charged).collect();
+        let open = |job: &JobId| !is_charged(job) && core.account_of(*job).is_some();
+        if jobs.iter().any(open) {
+            return Fate::UnderWay;
+        }
+        match charged.first() {
+            None => Fate::Nothing,
+            Some(_) if charged.len() == jobs.len() => Fate::Charged,
+            Some(first) => Fate::Partly(*first),
         }
     }
 
@@ -272,28 +277,37 @@ impl Gateway for RouterGateway {
         job: JobId,
         request: ClientRequest,
         above: Option<TraceParent>,
-    ) -> Call {
+    ) -> Vec<Call> {
         let request = limited(caller, request);
         let account = caller.address;
-        let too_many = self.router.core().active() >= self.calls_max as usize;
-        let written = WrittenTokens::default();
-        let events = if too_many {
-            metrics::counter!("stoa_router_calls_shed_total").increment(1);
-            RouterHandle::refused("it has as many calls under way as it can take")
-        } else {
-            let written = written.clone();
-            self.router.submit(job, account, (request, above), written)
+        let (jobs, active) = {
+            let core = self.router.core();
+            (core.choice_ids(job, request.choices), core.active())
         };
-        let (reads, leaves) = (self.router.clone(), self.router.clone());
-        Call {
-            job,
-            events,
-            client: ClientEnd::new(
-                written,
-                move |tokens| reads.delivered(job, tokens),
-                move |read| leaves.cancel(job, read),
-            ),
-        }
+        let written: Vec<_> = jobs.iter().map(|_| WrittenTokens::default()).collect();
+        let clients: Vec<_> = jobs.into_iter().zip(written).collect();
+        let events = if active + clients.len() > self.calls_max as usize {
+            metrics::counter!("stoa_router_calls_shed_total").increment(1);
+            let refuse =
+                |_: &_| RouterHandle::refused("it has as many calls under way as it can take");
+            clients.iter().map(refuse).collect()
+        } else {
+            self.router.submit(account, (request, above), &clients)
+        };
+        let calls = clients.into_iter().zip(events);
+        let call = |((job, written), events)| {
+            let (reads, leaves) = (self.router.clone(), self.router.clone());
+            Call {
+                job,
+                events,
+                client: ClientEnd::new(
+                    written,
+                    move |tokens| reads.delivered(job, tokens),
+                    move |read| leaves.cancel(job, read),
+                ),
+            }
+        };
+        calls.map(call).collect()
     }
 
     fn models(&self) -> Vec<ModelEntry> {

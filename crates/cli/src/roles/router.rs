@@ -91,11 +91,11 @@ impl SteadyClock {
 enum Event {
     Input(Box<Input>),
     Submit {
-        job: JobId,
         account: Address,
         request: Box<ClientRequest>,
         above: Option<TraceParent>,
-        client: ClientLine,
+        /// Of each choice, the first one first.
+        clients: Vec<(JobId, ClientLine)>,
     },
     /// A client whose queue is full: it still hears the end.
     Cut(Box<Input>),
@@ -183,31 +183,34 @@ impl RouterHandle {
         self.shelf.clone()
     }
 
-    /// Starts a call, below a span of its client where that names one; its events arrive in the receiver, and `written` counts what the
-    /// client got of them. Dropping the receiver does not cancel it: use [`RouterHandle::cancel`].
+    /// Starts a call, below a span of its client where that names one. `choices` are its jobs, as [`Router::choice_ids`] has them, with
+    /// the counts of what the client got of each; the events of each arrive in its receiver. Dropping a receiver does not cancel its job:
+    /// use [`RouterHandle::cancel`].
     pub fn submit(
         &self,
-        job: JobId,
         account: Address,
         (request, above): (ClientRequest, Option<TraceParent>),
-        written: WrittenTokens,
-    ) -> mpsc::Receiver<ClientEvent> {
-        let (events, receiver) = mpsc::channel(CLIENT_QUEUE + LAST_EVENTS);
-        let client = ClientLine {
-            events,
-            written,
-            complete: false,
-            cut: false,
-            pace: Pace::new(),
+        choices: &[(JobId, WrittenTokens)],
+    ) -> Vec<mpsc::Receiver<ClientEvent>> {
+        let line = |(job, written): &(JobId, WrittenTokens)| {
+            let (events, receiver) = mpsc::channel(CLIENT_QUEUE + LAST_EVENTS);
+            let line = ClientLine {
+                events,
+                written: written.clone(),
+                complete: false,
+                cut: false,
+                pace: Pace::new(),
+            };
+            ((*job, line), receiver)
         };
+        let (clients, receivers) = choices.iter().map(line).unzip();
         let _ = self.events.send(Event::Submit {
-            job,
             account,
             request: Box::new(request),
             above,
-            client,
+            clients,
         });
-        receiver
+        receivers
     }
 
     /// A call that is refused at the door.
@@ -429,17 +432,21 @@ impl Loop {
                 }
             }
             Event::Submit {
-                job,
                 account,
                 request,
                 above,
-                client,
+                clients,
             } => {
-                self.clients.insert(job, client);
-                self.traces.submitted(job, &request.model, above);
-                metrics::counter!("stoa_router_calls_total").increment(1);
-                self.statistics
-                    .submitted(job, account, &request.model, now());
+                let Some(job) = clients.first().map(|(job, _)| *job) else {
+                    return Ok(());
+                };
+                for (job, client) in clients {
+                    self.clients.insert(job, client);
+                    self.traces.submitted(job, &request.model, above);
+                    metrics::counter!("stoa_router_calls_total").increment(1);
+                    self.statistics
+                        .submitted(job, account, &request.model, now());
+                }
                 let mut entropy = [0; 8];
                 getrandom::fill(&mut entropy)
                     .map_err(|e| RouterStopped::Journal(format!("no random bytes: {e}")))?;

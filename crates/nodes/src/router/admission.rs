@@ -1,27 +1,33 @@
 //! From a client's call to a durable reservation. Nothing is sent to a provider before the reservation is on disk.
 
-use super::pool::constraints;
+use super::pool::{constraints, part};
 use super::vectors;
 use super::waiting::Call;
-use super::{After, Job, Output, Phase, Router, failed};
-use crate::client::{Cause, ClientRequest};
+use super::{After, Job, Output, Phase, Router, refused};
+use crate::client::{CHOICES_MAX, Cause, ClientRequest};
 use crate::message::ModelOffer;
 use crate::work::{Prompt, grammar_rules};
-use stoa_crypto::keccak256;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use stoa_crypto::{choice_seed, keccak256};
 use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
-use stoa_market::{Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
+use stoa_market::{Candidate, Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
 use stoa_types::{Address, Digest, JobId, Millis, SamplingParameters, Timestamp, TokenAmount};
 
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
 const PROMPT_MARGIN_TOKENS: u64 = 64;
+
 /// What admission decided, before anything is changed.
 pub(super) struct Admitted {
-    decision: Decision,
+    /// One for each choice, made in their order: each takes a slot that the next one does not see.
+    decisions: Vec<Decision>,
+    /// Of the first choice: the others differ in the seed alone.
     parameters: SamplingParameters,
     shortened: bool,
     input_units_max: u64,
     prompt_bound: u64,
+    /// Of each choice.
     reserve: TokenAmount,
     generation: u32,
     fee_version: u16,
@@ -38,67 +44,70 @@ impl Router {
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
-        let known = self.account_of(job).is_some() || self.book.job_state(job).is_some();
-        if known {
-            return outputs.push(failed(job, Cause::Internal));
+        let jobs = self.choice_ids(job, request.choices.min(CHOICES_MAX));
+        let known =
+            |job: &JobId| self.account_of(*job).is_some() || self.book.job_state(*job).is_some();
+        if jobs.iter().any(known) {
+            return outputs.extend(refused(&jobs, &Cause::Internal));
         }
         let call = Call {
             account,
-            request,
+            jobs,
+            request: Arc::from(request),
             entropy,
             since: now,
         };
         match self.admit(&call, now) {
-            Ok(admitted) => self.take_in(job, call, admitted, outputs),
-            Err(Cause::OverCapacity { .. }) => self.wait(job, call, outputs),
-            Err(cause) => outputs.push(failed(job, cause)),
+            Ok(admitted) => self.take_in(call, admitted, outputs),
+            Err(Cause::OverCapacity { .. }) => self.wait(call, outputs),
+            Err(cause) => outputs.extend(refused(&call.jobs, &cause)),
         }
     }
 
-    /// Reserves what an admitted call may cost and keeps a slot for it.
-    pub(super) fn take_in(
-        &mut self,
-        job: JobId,
-        call: Call,
-        admitted: Admitted,
-        outputs: &mut Vec<Output>,
-    ) {
-        let Admitted {
-            decision,
-            parameters,
-            shortened,
-            input_units_max,
-            prompt_bound,
-            reserve,
-            generation,
-            fee_version,
-            until,
-        } = admitted;
-        let mut remaining: Vec<_> = self.to_try(&decision).collect();
-        remaining.reverse();
-        let claimed = remaining.last().copied();
-        if let Some(provider) = claimed {
-            self.stock.claim(provider);
+    /// Reserves what an admitted call may cost, all its choices in one entry, and keeps a slot for each.
+    pub(super) fn take_in(&mut self, call: Call, admitted: Admitted, outputs: &mut Vec<Output>) {
+        for ((index, job), decision) in (0..).zip(&call.jobs).zip(&admitted.decisions) {
+            outputs.push(Output::Decided {
+                job: *job,
+                decision: Box::new(decision.clone()),
+            });
+            let mut remaining: Vec<_> = self.to_try(decision).collect();
+            remaining.reverse();
+            if let Some(provider) = remaining.last() {
+                self.stock.claim(*provider);
+            }
+            let state = self.job_of(&call, *job, index, remaining, &admitted);
+            self.jobs.insert(*job, state);
         }
-        outputs.push(Output::Decided {
-            job,
-            decision: Box::new(decision),
-        });
-        let account = call.account;
-        let state = Job {
-            account,
+        let entry = reservation(&call, &admitted);
+        self.journal(entry, After::Dispatch(call.jobs), outputs);
+    }
+
+    fn job_of(
+        &self,
+        call: &Call,
+        job: JobId,
+        index: u32,
+        remaining: Vec<Address>,
+        admitted: &Admitted,
+    ) -> Job {
+        Job {
+            account: call.account,
             key: self.key_of(job),
-            request: call.request,
-            parameters,
-            shortened,
+            request: call.request.clone(),
+            parameters: SamplingParameters {
+                seed: choice_seed(admitted.parameters.seed, index),
+                ..admitted.parameters.clone()
+            },
+            shortened: admitted.shortened,
             submitted_at: call.since,
             first_token_at: None,
-            input_units_max,
-            prompt_bound,
-            reserve,
-            fee_version,
+            input_units_max: admitted.input_units_max,
+            prompt_bound: admitted.prompt_bound,
+            reserve: admitted.reserve,
+            fee_version: admitted.fee_version,
+            claimed: remaining.last().copied(),
             remaining,
-            claimed,
             read: 0,
             blamed: None,
             attempt: 0,
@@ -106,19 +115,7 @@ impl Router {
             phase: Phase::Reserving,
             last_failure: Cause::ProviderDown,
             undelivered: Vec::new(),
-        };
-        self.jobs.insert(job, state);
-        self.journal(
-            Entry::Reserved {
-                job,
-                account,
-                generation,
-                amount: reserve,
-                until,
-            },
-            After::Dispatch(job),
-            outputs,
-        );
+        }
     }
 
     pub(super) fn admit(&self, call: &Call, now: Timestamp) -> Result<Admitted, Cause> {
@@ -140,6 +137,7 @@ impl Router {
                 model: request.model.clone(),
             });
         }
+        check_choices(request)?;
         vectors::check_order(request, &self.config.profile.limits)?;
         let settlement = &self.config.profile.settlement;
         let lifetime = Millis::from_secs(settlement.ticket_seconds);
@@ -154,17 +152,18 @@ impl Router {
                 })?;
         let offered = self.stock.offers(&request.model);
         let (prompt_bound, input_units_max) = input_bounds(request, &offered);
-        let decision = self
-            .decide(request, input_units_max, now)
-            .map_err(|cause| match cause {
-                // Nobody waits in line for what he cannot pay for.
-                Cause::OverCapacity { .. } => self
-                    .not_covered(call, &offered, input_units_max, cover.amount)
-                    .unwrap_or(cause),
-                cause => cause,
-            })?;
-        let offers: Vec<_> = self
-            .to_try(&decision)
+        let decisions =
+            self.decide_all(request, input_units_max, now)
+                .map_err(|cause| match cause {
+                    // Nobody waits in line for what he cannot pay for.
+                    Cause::OverCapacity { .. } => self
+                        .not_covered(call, &offered, input_units_max, cover.amount)
+                        .unwrap_or(cause),
+                    cause => cause,
+                })?;
+        let providers: BTreeSet<_> = decisions.iter().flat_map(|d| self.to_try(d)).collect();
+        let offers: Vec<_> = providers
+            .into_iter()
             .filter_map(|p| self.stock.offer(p, &request.model).cloned())
             .collect();
         let (parameters, shortened) = self.parameters(call, &offers, input_units_max)?;
@@ -174,15 +173,17 @@ impl Router {
             input_units_max,
             parameters.max_output_tokens,
         )?;
-        if reserve > cover.amount {
+        let needed = of_all(reserve, request.choices)?;
+        if needed > cover.amount {
             return Err(Cause::CapReached {
-                needed: reserve,
+                needed,
+                choices: request.choices,
                 available: cover.amount,
             });
         }
         let (generation, fee_version) = (cover.generation, cover.fee_version);
         Ok(Admitted {
-            decision,
+            decisions,
             parameters,
             shortened,
             input_units_max,
@@ -203,7 +204,8 @@ impl Router {
     ) -> Option<Cause> {
         let call = Call {
             account,
-            request: Box::new(request.clone()),
+            jobs: Vec::new(),
+            request: Arc::new(request.clone()),
             entropy: 0,
             since: now,
         };
@@ -230,13 +232,18 @@ impl Router {
         let least = |output_units| {
             let cost = |offer: &&ModelOffer| {
                 let offer = std::slice::from_ref(*offer);
-                reserve(offer, &request.prompt, input_units, output_units).ok()
+                let each = reserve(offer, &request.prompt, input_units, output_units).ok()?;
+                of_all(each, request.choices).ok()
             };
             offers.iter().filter_map(cost).min()
         };
         let needed = least(output_units)?;
         if needed > available {
-            return Some(Cause::CapReached { needed, available });
+            return Some(Cause::CapReached {
+                needed,
+                choices: request.choices,
+                available,
+            });
         }
         // A spend limit shortens an answer that is text, down to one token.
         let fewest = if whole {
@@ -247,16 +254,71 @@ impl Router {
         self.within_budget(call, least(fewest)?).err()
     }
 
-    fn decide(
+    /// Who gets each choice. All run at once, so each takes a slot that the next one does not see.
+    fn decide_all(
         &self,
         request: &ClientRequest,
         input_units: u64,
         now: Timestamp,
+    ) -> Result<Vec<Decision>, Cause> {
+        let (mut decisions, mut taken) = (Vec::new(), BTreeMap::<_, u32>::new());
+        for _ in 0..request.choices.max(1) {
+            let free = |c: &Candidate| {
+                let taken = taken.get(&c.provider).copied().unwrap_or(0);
+                c.free_slots.saturating_sub(taken)
+            };
+            let decision = match self.decide(request, input_units, free, now) {
+                Ok(decision) => decision,
+                Err(cause @ Cause::OverCapacity { .. }) => {
+                    return Err(self.never_room(request, input_units, now).unwrap_or(cause));
+                }
+                Err(cause) => return Err(cause),
+            };
+            if let Some(first) = self.to_try(&decision).next() {
+                *taken.entry(first).or_insert(0) += 1;
+            }
+            decisions.push(decision);
+        }
+        Ok(decisions)
+    }
+
+    /// Refuses for good what would find no room if all were idle: the providers that may answer run fewer jobs at once than there are
+    /// choices.
+    fn never_room(
+        &self,
+        request: &ClientRequest,
+        input_units: u64,
+        now: Timestamp,
+    ) -> Option<Cause> {
+        if request.choices <= 1 {
+            return None;
+        }
+        let all = |c: &Candidate| self.stock.slots_of(&[c.provider]);
+        let idle = self.decide(request, input_units, all, now).ok()?;
+        let slots = self.stock.slots_of(&idle.ranking);
+        (slots < request.choices).then(|| Cause::Unsupported {
+            parameter: "n".to_owned(),
+            reason: format!(
+                "all choices run at once, and the providers that may answer this request run {slots} answers at once; ask for at most \
+                 {slots}"
+            ),
+        })
+    }
+
+    fn decide(
+        &self,
+        request: &ClientRequest,
+        input_units: u64,
+        free: impl Fn(&Candidate) -> u32,
+        now: Timestamp,
     ) -> Result<Decision, Cause> {
         let routing = &self.config.profile.routing;
-        let candidates =
+        let mut candidates =
             self.stock
                 .candidates(&request.model, &request.prompt, routing.ttft_target_ms, now);
+        for candidate in &mut candidates {
+            candidate.free_slots = free(candidate);
+        }
         let output_units = u64::from(self.output_limit(request));
         let cheapest_input = candidates.iter().map(|c| c.input_price).min();
         let snapshot = Snapshot::new(
@@ -350,21 +412,66 @@ impl Router {
         let context = offers.iter().map(|offer| offer.context).min().unwrap_or(0);
         let asked = self.output_limit(request).min(context);
         let mut most = asked;
-        if let Some(cost_max) = request.constraints.cost_max {
+        let choices = request.choices;
+        if let Some(cost_max) = request.constraints.cost_max.map(|most| part(most, choices)) {
             most = affordable(offers, &request.prompt, input_units, most, cost_max)?
                 .ok_or_else(too_dear)?;
         }
-        if let Some(left) = self.left_of_budget(call) {
+        if let Some(left) = self.left_of_budget(call).map(|left| part(left, choices)) {
             match affordable(offers, &request.prompt, input_units, most, left)? {
                 Some(fits) => most = fits,
                 None => {
                     let least = reserve(offers, &request.prompt, input_units, most.min(1))?;
-                    self.within_budget(call, least)?;
+                    self.within_budget(call, of_all(least, choices)?)?;
                 }
             }
         }
         Ok((parameters(call, most), most < asked))
     }
+}
+
+/// The entry that holds what the call may cost.
+fn reservation(call: &Call, admitted: &Admitted) -> Entry {
+    let (account, generation) = (call.account, admitted.generation);
+    let (amount, until) = (admitted.reserve, admitted.until);
+    match call.jobs.as_slice() {
+        [job] => Entry::Reserved {
+            job: *job,
+            account,
+            generation,
+            amount,
+            until,
+        },
+        jobs => Entry::ReservedTogether {
+            jobs: jobs.to_vec(),
+            account,
+            generation,
+            amount,
+            until,
+        },
+    }
+}
+
+fn check_choices(request: &ClientRequest) -> Result<(), Cause> {
+    let most = match request.prompt.vectors() {
+        Some(_) => 1,
+        None => CHOICES_MAX,
+    };
+    if (1..=most).contains(&request.choices) {
+        return Ok(());
+    }
+    Err(Cause::Unsupported {
+        parameter: "n".to_owned(),
+        reason: format!(
+            "one request takes 1 to {most} choices, not {}",
+            request.choices
+        ),
+    })
+}
+
+/// What so many choices cost together.
+fn of_all(each: TokenAmount, choices: u32) -> Result<TokenAmount, Cause> {
+    TokenAmount::checked_sum((0..choices.max(1)).map(|_| each)).ok_or(Cause::Internal)
 }
 
 fn parameters(call: &Call, max_output_tokens: u32) -> SamplingParameters {

@@ -47,9 +47,10 @@ pub struct RouterConfig {
 /// What happens to a router.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A client calls. Authentication is done; the job id is fresh.
+    /// A client calls. Authentication is done; the job id is fresh. Where it asks for several choices, each is a job of its own under
+    /// [`Router::choice_id`]: all of them are taken in or none, and each is told on its own how it goes.
     Submit {
-        /// Fresh random id.
+        /// Fresh random id, also that of the first choice.
         job: JobId,
         /// Whose key it was.
         account: Address,
@@ -304,9 +305,10 @@ pub enum ChainCall {
 }
 
 /// What waits for an entry to be durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum After {
-    Dispatch(JobId),
+    /// All choices of one request.
+    Dispatch(Vec<JobId>),
     Deliver(JobId),
     Post,
     Nothing,
@@ -318,7 +320,8 @@ struct Job {
     account: Address,
     /// With which key it came.
     key: crate::client::KeyId,
-    request: Box<ClientRequest>,
+    /// Shared by the choices of one request.
+    request: Arc<ClientRequest>,
     parameters: SamplingParameters,
     /// Its output limit was lowered until it fitted its money.
     shortened: bool,
@@ -492,7 +495,7 @@ impl Router {
 
     /// Calls in progress, those that wait for a slot included.
     pub fn active(&self) -> usize {
-        self.jobs.len() + self.queue.len()
+        self.jobs.len() + self.queue.jobs()
     }
 
     /// Advances the router. No clock, no socket, no await.
@@ -555,7 +558,11 @@ impl Router {
         let later = self.waiting.split_off(&up_to.saturating_add(1));
         for after in std::mem::replace(&mut self.waiting, later).into_values() {
             match after {
-                After::Dispatch(job) => self.reserved(job, now, outputs),
+                After::Dispatch(jobs) => {
+                    for job in jobs {
+                        self.reserved(job, now, outputs);
+                    }
+                }
                 After::Deliver(job) => self.charged(job, outputs),
                 After::Post => self.ask_next(now, outputs),
                 After::Nothing => {}
@@ -566,7 +573,7 @@ impl Router {
     /// A reservation that never became durable never was: the book lets go of it, unwritten like the reservation itself, and the
     /// client is told.
     fn not_written(&mut self, sequence: u64, reason: &str, outputs: &mut Vec<Output>) {
-        let Some(After::Dispatch(job)) = self.waiting.remove(&sequence) else {
+        let Some(After::Dispatch(jobs)) = self.waiting.remove(&sequence) else {
             outputs.push(Output::Warn {
                 job: None,
                 text: format!(
@@ -575,21 +582,23 @@ impl Router {
             });
             return;
         };
-        let forgotten = Entry::Released {
-            job,
-            cause: ReleaseCause::NoProvider,
-        };
-        self.book
-            .apply(&forgotten)
-            .expect("the reservation was applied when it was asked to be written");
-        let cause = Cause::RouterUnavailable {
-            reason: reason.to_owned(),
-        };
-        if self
-            .end_job(job)
-            .is_some_and(|j| j.phase == Phase::Reserving)
-        {
-            outputs.push(failed(job, cause));
+        for job in jobs {
+            let forgotten = Entry::Released {
+                job,
+                cause: ReleaseCause::NoProvider,
+            };
+            self.book
+                .apply(&forgotten)
+                .expect("the reservation was applied when it was asked to be written");
+            let cause = Cause::RouterUnavailable {
+                reason: reason.to_owned(),
+            };
+            if self
+                .end_job(job)
+                .is_some_and(|j| j.phase == Phase::Reserving)
+            {
+                outputs.push(failed(job, cause));
+            }
         }
     }
 
@@ -614,6 +623,15 @@ impl Router {
     fn release(&mut self, job: JobId, cause: ReleaseCause, outputs: &mut Vec<Output>) {
         self.journal(Entry::Released { job, cause }, After::Nothing, outputs);
     }
+}
+
+/// A request that is not taken in: each of its choices hears why.
+fn refused<'a>(
+    jobs: impl IntoIterator<Item = &'a JobId>,
+    cause: &Cause,
+) -> impl Iterator<Item = Output> {
+    let refuse = |job: &JobId| failed(*job, cause.clone());
+    jobs.into_iter().map(refuse)
 }
 
 fn failed(job: JobId, cause: Cause) -> Output {

@@ -6,7 +6,7 @@ use crate::work::Prompt;
 use std::collections::BTreeMap;
 use stoa_market::track::{Latency, Outcome, Reliability, Reputation};
 use stoa_market::{Candidate, Constraints};
-use stoa_types::{Address, Millis, Price, Tier, Timestamp};
+use stoa_types::{Address, Millis, Price, Tier, Timestamp, TokenAmount};
 
 /// How a provider did, as this router saw it.
 #[derive(Debug, Clone, Default)]
@@ -245,6 +245,15 @@ impl Stock {
             .fold(0, |sum, s| sum.saturating_add(s.hello.slots))
     }
 
+    /// Jobs that these providers run at once.
+    pub(super) fn slots_of(&self, providers: &[Address]) -> u32 {
+        let slots = |provider: &Address| self.get(*provider).map_or(0, |s| s.hello.slots);
+        providers
+            .iter()
+            .map(slots)
+            .fold(0, |sum: u32, slots| sum.saturating_add(slots))
+    }
+
     pub(super) fn can_take(&self, provider: Address) -> bool {
         let able = |s: &Standing| s.online && !s.draining && s.open_slots() > 0;
         self.providers.get(&provider).is_some_and(able) && !self.is_convicted(provider)
@@ -344,6 +353,11 @@ fn candidate(
     }
 }
 
+/// What each of so many choices may have of an amount.
+pub(super) fn part(amount: TokenAmount, choices: u32) -> TokenAmount {
+    TokenAmount::from_units(amount.units() / u128::from(choices.max(1)))
+}
+
 /// The request's constraints as the market's.
 pub(super) fn constraints(request: &ClientRequest, default_tier: Tier) -> Constraints {
     let c = &request.constraints;
@@ -351,7 +365,8 @@ pub(super) fn constraints(request: &ClientRequest, default_tier: Tier) -> Constr
         tier_min: Some(c.tier.unwrap_or(default_tier)),
         input_price_max: c.input_price_max,
         output_price_max: c.output_price_max,
-        cost_max: c.cost_max,
+        // Each choice may cost its part.
+        cost_max: c.cost_max.map(|most| part(most, request.choices)),
         whole: request.prompt.vectors().is_some(),
         regions_only: c.regions_only.clone(),
         regions_exclude: c.regions_exclude.clone(),

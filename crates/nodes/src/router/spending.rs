@@ -72,6 +72,28 @@ impl Router {
         KeyId(masked ^ self.mask(drawn))
     }
 
+    /// Id of choice `index` of a request: the request's own for choice 0. It names the same key, and follows from that of the request for
+    /// this router alone.
+    pub fn choice_id(&self, request: JobId, index: u32) -> JobId {
+        if index == 0 {
+            return request;
+        }
+        let domain = b"stoa: job of a choice, v1".as_slice();
+        let secret = self.config.key.to_bytes();
+        let digest = keccak256([domain, &secret, &request.0, &index.to_be_bytes()].concat()).0;
+        let mut drawn = [0; DRAWN];
+        drawn.copy_from_slice(&digest[..DRAWN]);
+        self.job_id(self.key_of(request), drawn)
+    }
+
+    /// Ids of all choices of a request, in their order.
+    pub fn choice_ids(&self, request: JobId, choices: u32) -> Vec<JobId> {
+        let choices = 0..choices.max(1);
+        choices
+            .map(|index| self.choice_id(request, index))
+            .collect()
+    }
+
     fn mask(&self, drawn: &[u8]) -> u64 {
         let domain = b"stoa: key of a job, v1".as_slice();
         let secret = self.config.key.to_bytes();
@@ -144,6 +166,7 @@ impl Router {
         match self.left_of_budget(call) {
             Some(available) if needed > available => Err(Cause::BudgetExceeded {
                 needed,
+                choices: call.request.choices,
                 available,
                 resets_at: call.request.constraints.budget.and_then(|b| b.resets_at),
             }),

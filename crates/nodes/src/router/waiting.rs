@@ -1,9 +1,10 @@
 //! Calls that wait because every provider that may answer them is busy: a bounded line, one call of each account in turn, and nobody
 //! waits longer than [`WAIT_MAX`]. Nothing is reserved for a call that waits.
 
-use super::{Output, Router, failed};
+use super::{Output, Router, refused};
 use crate::client::{Cause, ClientRequest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use stoa_types::{Address, JobId, Millis, Timestamp};
 
 /// Longest wait: a short answer takes less, and clients expect a refusal sooner than a late answer.
@@ -21,7 +22,9 @@ const RETRY_MS: (u64, u64) = (100, 120_000);
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) account: Address,
-    pub(super) request: Box<ClientRequest>,
+    /// One for each choice; it waits under the first.
+    pub(super) jobs: Vec<JobId>,
+    pub(super) request: Arc<ClientRequest>,
     pub(super) entropy: u64,
     pub(super) since: Timestamp,
 }
@@ -41,8 +44,15 @@ impl Queue {
         self.calls.len()
     }
 
+    /// All choices of all calls.
+    pub(super) fn jobs(&self) -> usize {
+        self.calls.values().map(|call| call.jobs.len()).sum()
+    }
+
     pub(super) fn account_of(&self, job: JobId) -> Option<Address> {
-        self.calls.get(&job).map(|call| call.account)
+        let mut calls = self.calls.values();
+        let call = calls.find(|call| call.jobs.contains(&job))?;
+        Some(call.account)
     }
 
     pub(super) fn len_of(&self, account: Address) -> usize {
@@ -54,11 +64,14 @@ impl Queue {
         self.calls.len() < CALLS_MAX && self.len_of(account) < CALLS_PER_ACCOUNT_MAX
     }
 
-    fn join(&mut self, job: JobId, call: Call) {
-        self.lines.entry(call.account).or_default().push_back(job);
-        self.calls.insert(job, call);
+    fn join(&mut self, call: Call) {
+        if let Some(first) = call.jobs.first().copied() {
+            self.lines.entry(call.account).or_default().push_back(first);
+            self.calls.insert(first, call);
+        }
     }
 
+    /// Takes a call out of the line, by its first choice.
     pub(super) fn leave(&mut self, job: JobId) -> Option<Call> {
         let call = self.calls.remove(&job)?;
         if let Some(line) = self.lines.get_mut(&call.account) {
@@ -101,12 +114,12 @@ impl Router {
     }
 
     /// Every provider is busy: the call joins the line, if there is room.
-    pub(super) fn wait(&mut self, job: JobId, call: Call, outputs: &mut Vec<Output>) {
+    pub(super) fn wait(&mut self, call: Call, outputs: &mut Vec<Output>) {
         if self.queue.has_room(call.account) {
-            self.queue.join(job, call);
+            self.queue.join(call);
         } else {
             let cause = self.over_capacity(&call.request.model);
-            outputs.push(failed(job, cause));
+            outputs.extend(refused(&call.jobs, &cause));
         }
     }
 
@@ -141,8 +154,8 @@ impl Router {
             return;
         };
         match outcome {
-            Ok(admitted) => self.take_in(job, call, admitted, outputs),
-            Err(cause) => outputs.push(failed(job, cause)),
+            Ok(admitted) => self.take_in(call, admitted, outputs),
+            Err(cause) => outputs.extend(refused(&call.jobs, &cause)),
         }
     }
 
@@ -163,9 +176,10 @@ impl Router {
 
     /// The router shuts down.
     pub(super) fn turn_waiting_away(&mut self, outputs: &mut Vec<Output>) {
-        for job in std::mem::take(&mut self.queue).calls.into_keys() {
+        for call in std::mem::take(&mut self.queue).calls.into_values() {
             let reason = "it drains; running calls end, no new one begins".to_owned();
-            outputs.push(failed(job, Cause::RouterUnavailable { reason }));
+            let cause = Cause::RouterUnavailable { reason };
+            outputs.extend(refused(&call.jobs, &cause));
         }
     }
 }
