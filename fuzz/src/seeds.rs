@@ -153,20 +153,22 @@ fn with_expressions(tokenizer: &Value, expressions: &[&str]) -> Vec<u8> {
     changed.to_string().into_bytes()
 }
 
+/// Templates as models have them.
+pub const TEMPLATES: [&str; 3] = [
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}\
+         {% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "{% for t in tools %}{{ t | tojson(indent=2) }}{% endfor %}{% set ns = namespace(last=0) %}{% for m in messages[::-1] %}\
+         {% if loop.first and m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{{ m.content.split('</think>')[-1].strip() ~ '\\n' }}\
+         {% endfor %}{{ ns.last }}",
+    "{% macro m(a, b=1) %}{{ a }}{{ b * 2 }}{% endmacro %}{{ m(messages[0]['content']) }}{% if tools is defined and tools %}\
+         {{ raise_exception('no tools') }}{% endif %}{{ strftime_now }}{{ 'a,b'.split(',') | join('-') | upper }}",
+];
+
 /// Templates with messages and tools.
 pub fn template() -> Vec<Vec<u8>> {
     let messages = r#"[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi","reasoning_content":"2"}]"#;
     let tools = r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}]"#;
-    let templates = [
-        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}\
-         {% if add_generation_prompt %}<|assistant|>{% endif %}",
-        "{% for t in tools %}{{ t | tojson(indent=2) }}{% endfor %}{% set ns = namespace(last=0) %}{% for m in messages[::-1] %}\
-         {% if loop.first and m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{{ m.content.split('</think>')[-1].strip() ~ '\\n' }}\
-         {% endfor %}{{ ns.last }}",
-        "{% macro m(a, b=1) %}{{ a }}{{ b * 2 }}{% endmacro %}{{ m(messages[0]['content']) }}{% if tools is defined and tools %}\
-         {{ raise_exception('no tools') }}{% endif %}{{ strftime_now }}{{ 'a,b'.split(',') | join('-') | upper }}",
-    ];
-    let whole = templates.map(|source| [source, messages, tools].join("\0").into_bytes());
+    let whole = TEMPLATES.map(|source| [source, messages, tools].join("\0").into_bytes());
     whole.into()
 }
 

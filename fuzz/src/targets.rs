@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use stoa_engine::import::Checkpoint;
 use stoa_engine::pack::Pack;
-use stoa_engine::{ChatTemplate, Model, Session, Tokenizer};
+use stoa_engine::{ChatTemplate, Model, Rendering, Session, Tokenizer};
 
 /// Room for the expressions of a tokenizer, which are compiled to more than they are written in.
 const EXPRESSIONS: usize = 24 << 20;
@@ -138,17 +138,25 @@ fn tokenizer(bytes: &[u8], bound: usize) -> usize {
     measured(bound, read).1
 }
 
-/// A chat template, a zero byte, messages, a zero byte, tools. What it takes in memory to compile it is bounded; what a template keeps in
-/// memory while it is rendered is not, but what it writes and how long it takes.
+/// A chat template, a zero byte, messages, a zero byte, tools. The template is compiled; messages and tools are given to the templates of the
+/// seeds. To render just any template is for a process of limited memory and time (`stoa_runtime::Templates`), which this one is not.
 fn template(bytes: &[u8], bound: usize) -> usize {
     let (source, rest) = halves(bytes);
     let (messages, tools) = halves(rest);
     let texts = [source, messages, tools].map(|part| String::from_utf8_lossy(part).into_owned());
     let [source, messages, tools] = &texts;
-    let (template, peak) = measured(bound, || ChatTemplate::new(source));
-    if let Ok(template) = template {
-        let tools = Some(&tools[..]).filter(|tools| !tools.is_empty());
-        let _either = template.render(messages, tools, "", true, "<s>", "</s>");
+    let (_, peak) = measured(bound, || ChatTemplate::new(source).is_ok());
+    for honest in seeds::TEMPLATES {
+        let rendering = Rendering {
+            template: honest.into(),
+            messages: messages.into(),
+            tools: Some(&tools[..]).filter(|t| !t.is_empty()).map(Into::into),
+            arguments: "".into(),
+            add_generation_prompt: true,
+            begin: "<s>".into(),
+            end: "</s>".into(),
+        };
+        let _either = rendering.render();
     }
     peak
 }

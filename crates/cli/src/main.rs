@@ -17,6 +17,7 @@ mod process;
 mod profile;
 mod roles;
 mod telemetry;
+mod templates;
 mod up;
 mod upstream;
 
@@ -112,6 +113,9 @@ enum Command {
     Restore(backup::Args),
     /// Checks the books of a stopped router.
     Audit(show::ShowArgs),
+    /// Renders chat templates that it is given, in limited memory: what `stoa` starts beside itself.
+    #[command(name = templates::COMMAND, hide = true)]
+    RenderTemplates,
 }
 
 fn main() -> ExitCode {
@@ -126,6 +130,9 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     log::start(cli.log_format);
+    if let Command::RenderTemplates = cli.command {
+        return templates::run();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -184,5 +191,7 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Backup(args) => backup::backup(data, args),
         Command::Restore(args) => backup::restore(data, args),
         Command::Audit(args) => audit::audit(data, args),
+        // It has no use for the runtime: see `main`.
+        Command::RenderTemplates => Ok(()),
     }
 }

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use stoa_engine::RandomModel;
+use stoa_engine::{RandomModel, Rendering};
+use stoa_runtime::{RenderError, Templates};
 use support::{PATIENCE, Up, refused, stoa, told};
 
 const MODEL: &str = concat!(
@@ -308,4 +309,44 @@ fn a_trace_is_opened_and_judged_without_the_model() {
             .args(["--token", "900"]),
     );
     assert!(error.contains("no step at position 900"), "{error}");
+}
+
+/// A short chat for a template.
+fn rendering(template: &str) -> Rendering<'_> {
+    Rendering {
+        template: template.into(),
+        messages: r#"[{"role":"user","content":"hello"}]"#.into(),
+        tools: None,
+        arguments: "".into(),
+        add_generation_prompt: true,
+        begin: "".into(),
+        end: "".into(),
+    }
+}
+
+#[test]
+fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
+    let program = env!("CARGO_BIN_EXE_stoa").into();
+    let templates = Templates::apart(program, ["render-templates".into()]);
+    let honest = rendering("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
+    assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
+    // 5 * 2^50 bytes.
+    let doubled = format!(
+        "{{% set x = 'hello' %}}{}",
+        "{% set x = x ~ x %}".repeat(50)
+    );
+    let captured = format!(
+        "{{% set x = 'hello' %}}{}",
+        "{% set x %}{{ x }}{{ x }}{% endset %}".repeat(50)
+    );
+    for template in [&doubled, &captured] {
+        let lost = templates.render(&rendering(template));
+        assert!(matches!(lost, Err(RenderError::Lost(_))), "{lost:?}");
+        assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
+    }
+    let refused = templates.render(&rendering("{{ raise_exception('roles must alternate') }}"));
+    assert!(
+        matches!(&refused, Err(RenderError::Refused(error)) if error.to_string().contains("alternate")),
+        "{refused:?}"
+    );
 }

@@ -4,8 +4,9 @@ use crate::error::{EngineError, ImportError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -55,35 +56,48 @@ impl ChatTemplate {
     pub fn source(&self) -> &str {
         &self.source
     }
+}
 
-    /// The prompt for `messages` and `tools`, both JSON arrays whose members keep the order in which they are written. `arguments` is a JSON
-    /// object of further names for the template, or empty; none of them takes the place of what a template always gets.
-    pub fn render(
-        &self,
-        messages: &str,
-        tools: Option<&str>,
-        arguments: &str,
-        add_generation_prompt: bool,
-        begin: &str,
-        end: &str,
-    ) -> Result<String, EngineError> {
+/// Everything that a prompt follows from, so that it can be made elsewhere: steps and output of a template are bounded here, its memory is not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rendering<'a> {
+    /// The template's text.
+    pub template: Cow<'a, str>,
+    /// A JSON array whose members keep the order in which they are written.
+    pub messages: Cow<'a, str>,
+    /// As the messages.
+    pub tools: Option<Cow<'a, str>>,
+    /// A JSON object of further names for the template, or empty; none of them takes the place of what a template always gets.
+    pub arguments: Cow<'a, str>,
+    /// Whether the prompt ends where an answer begins.
+    pub add_generation_prompt: bool,
+    /// Text of the begin token.
+    pub begin: Cow<'a, str>,
+    /// Text of the end token.
+    pub end: Cow<'a, str>,
+}
+
+impl Rendering<'_> {
+    /// The prompt.
+    pub fn render(&self) -> Result<String, EngineError> {
         let failed = |e: &dyn std::fmt::Display| EngineError::Template(e.to_string());
-        let messages: Value = serde_json::from_str(messages).map_err(|e| failed(&e))?;
-        let tools: Value = match tools {
+        let messages: Value = serde_json::from_str(&self.messages).map_err(|e| failed(&e))?;
+        let tools: Value = match &self.tools {
             Some(tools) => serde_json::from_str(tools).map_err(|e| failed(&e))?,
             None => Value::from(()),
         };
-        let arguments: BTreeMap<String, Value> = match arguments {
+        let arguments: BTreeMap<String, Value> = match &*self.arguments {
             "" => BTreeMap::new(),
             arguments => serde_json::from_str(arguments).map_err(|e| failed(&e))?,
         };
         let environment = environment().map_err(|e| failed(&e))?;
         let template = environment
-            .template_from_str(&self.source)
+            .template_from_str(&self.template)
             .map_err(|e| failed(&e))?;
         let mut prompt = Bounded(Vec::new());
+        let (begin, end) = (&*self.begin, &*self.end);
         let context = context! {
-            messages, tools, add_generation_prompt, bos_token => begin, eos_token => end,
+            messages, tools, add_generation_prompt => self.add_generation_prompt, bos_token => begin, eos_token => end,
             ..Value::from(arguments)
         };
         let render = || template.render_captured_to(context, &mut prompt).map(drop);
@@ -174,9 +188,26 @@ mod tests {
     use super::*;
 
     fn render(template: &str, messages: &str, tools: Option<&str>) -> Result<String, EngineError> {
-        ChatTemplate::new(template)
-            .expect("compiles")
-            .render(messages, tools, "", true, "<s>", "</s>")
+        with_arguments(template, messages, tools, "")
+    }
+
+    fn with_arguments(
+        template: &str,
+        messages: &str,
+        tools: Option<&str>,
+        arguments: &str,
+    ) -> Result<String, EngineError> {
+        ChatTemplate::new(template).expect("compiles");
+        let rendering = Rendering {
+            template: template.into(),
+            messages: messages.into(),
+            tools: tools.map(Cow::from),
+            arguments: arguments.into(),
+            add_generation_prompt: true,
+            begin: "<s>".into(),
+            end: "</s>".into(),
+        };
+        rendering.render()
     }
 
     #[test]
@@ -278,10 +309,7 @@ mod tests {
             {% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
             {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}{{ bos_token }}";
         let messages = r#"[{"role":"assistant","content":"4","reasoning_content":"2+2"},{"role":"user","content":"5?"}]"#;
-        let render = |arguments: &str| {
-            let template = ChatTemplate::new(template).expect("compiles");
-            template.render(messages, None, arguments, true, "<s>", "</s>")
-        };
+        let render = |arguments: &str| with_arguments(template, messages, None, arguments);
         let begun = "<assistant><think>2+2</think>4<user>5?<assistant>";
         assert_eq!(render("").expect("renders"), format!("{begun}<s>"));
         let thinking = render(r#"{"enable_thinking":true}"#).expect("renders");

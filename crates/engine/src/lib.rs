@@ -69,7 +69,7 @@ pub mod trace;
 mod word_pieces;
 
 pub use cache::{PAGE, Sequence};
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, Rendering};
 pub use config::{Architecture, Config, Encoder, Experts, Pooling, Rotary, RotaryScaling};
 pub use constraint::{Constraint, ConstraintError, TokenSet};
 pub use error::{EngineError, ImportError};

@@ -1,6 +1,6 @@
 //! A loaded model: integer weights, tokenizer, template, root.
 
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, Rendering};
 use crate::config::{Architecture, Config};
 use crate::error::{EngineError, ImportError};
 use crate::import::{Loss, MemoryEstimate, Part, Role, Tensors};
@@ -10,6 +10,7 @@ use crate::packed::PackedMatrix;
 use crate::root;
 use crate::source::Source;
 use crate::tokenizer::{Tokenizer, TokenizerSource};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -264,19 +265,31 @@ impl Model {
         arguments: &str,
         add_generation_prompt: bool,
     ) -> Result<String, EngineError> {
-        let template = self.template.as_ref().ok_or(EngineError::NoTemplate)?;
+        let rendering = self.rendering(messages, tools, arguments, add_generation_prompt);
+        rendering?.render()
+    }
+
+    /// What [`Model::render_chat_with`] renders.
+    pub fn rendering<'a>(
+        &'a self,
+        messages: &'a str,
+        tools: Option<&'a str>,
+        arguments: &'a str,
+        add_generation_prompt: bool,
+    ) -> Result<Rendering<'a>, EngineError> {
+        let template = self.template().ok_or(EngineError::NoTemplate)?;
         let text =
             |id: Option<u32>| id.map_or(String::new(), |id| self.tokenizer.decode(&[id], true));
         let (begin, _) = self.tokenizer.begin();
-        let (begin, end) = (text(begin), text(self.tokenizer.eos()));
-        template.render(
-            messages,
-            tools,
-            arguments,
+        Ok(Rendering {
+            template: template.into(),
+            messages: messages.into(),
+            tools: tools.map(Cow::from),
+            arguments: arguments.into(),
             add_generation_prompt,
-            &begin,
-            &end,
-        )
+            begin: text(begin).into(),
+            end: text(self.tokenizer.eos()).into(),
+        })
     }
 
     pub(crate) fn weights(&self) -> &Weights {

@@ -7,6 +7,7 @@ use crate::backend::{
 use crate::memory::available_memory;
 use crate::prompt::{PromptMaker, check_sampling, message_overhead, reasons, unsupported};
 use crate::serving::Serving;
+use crate::templates::Templates;
 use crate::vectors;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,6 +34,8 @@ pub struct ExactOptions {
     pub threads: u32,
     /// Takes the root that a pack states: it was compared when it was imported.
     pub trust_root: bool,
+    /// Where its chat template is rendered.
+    pub templates: Templates,
 }
 
 /// Why a model was not opened. Nothing of it is in memory.
@@ -92,8 +95,8 @@ impl ExactBackend {
             tier: Tier::Exact,
             context: u32::try_from(model.info().context).unwrap_or(u32::MAX),
             quantization: "iq8".to_owned(),
-            message_overhead: message_overhead(&model),
-            reasons: reasons(&model),
+            message_overhead: message_overhead(&model, &options.templates),
+            reasons: reasons(&model, &options.templates),
         };
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -108,7 +111,7 @@ impl ExactBackend {
         Ok(Self {
             serving: Arc::new(Serving::start(&model, serving)?),
             vector_turns: Arc::default(),
-            prompts: Arc::new(PromptMaker::new(&model)),
+            prompts: Arc::new(PromptMaker::new(&model, options.templates.clone())),
             memory: model.info().bytes.saturating_add(cache_bytes),
             model,
             facts,

@@ -19,6 +19,7 @@ mod policy;
 mod prompt;
 mod scripted;
 mod serving;
+mod templates;
 mod tools;
 mod upstream;
 mod vectors;
@@ -37,6 +38,7 @@ pub use models::{ModelEntry, ModelView, Models, ModelsError, PooledBackend};
 pub use pace::Paced;
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
+pub use templates::{Apart, RenderError, Templates, serve_renderings};
 pub use upstream::{
     Probe, ServerKind, UpstreamBackend, UpstreamError, UpstreamFault, UpstreamInfo,
     UpstreamOptions, UpstreamTimeouts, upstream_prompt_root,

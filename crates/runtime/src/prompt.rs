@@ -1,6 +1,7 @@
 //! From a request's prompt to tokens, the same at the provider and at whoever recomputes the answer.
 
 use crate::answer::Shape;
+use crate::templates::{RenderError, Templates};
 use crate::tools::{Catalogue, Syntax};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use stoa_verify::reasoning;
 /// How prompts of one model are made.
 #[derive(Debug)]
 pub(crate) struct PromptMaker {
+    templates: Templates,
     syntax: Option<Syntax>,
     /// Texts of the model's control tokens.
     control: Vec<String>,
@@ -24,10 +26,11 @@ pub(crate) struct PromptMaker {
 }
 
 impl PromptMaker {
-    pub fn new(model: &Model) -> Self {
+    pub fn new(model: &Model, templates: Templates) -> Self {
         let tokenizer = model.tokenizer();
         let ids = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         Self {
+            templates,
             syntax: model.template().and_then(Syntax::of_template),
             control: ids
                 .filter(|id| tokenizer.is_special(*id))
@@ -180,14 +183,12 @@ impl PromptMaker {
             } => {
                 let with_tools = matches!(shape, Shape::Tools { .. });
                 let tools = with_tools.then(|| self.defuse(&without_strict(tools)));
+                let (messages, arguments) = (self.defuse(messages), self.defuse(arguments));
                 let text = model
-                    .render_chat_with(
-                        &self.defuse(messages),
-                        tools.as_deref(),
-                        &self.defuse(arguments),
-                        true,
-                    )
-                    .map_err(|error| refusal("messages", error))?;
+                    .rendering(&messages, tools.as_deref(), &arguments, true)
+                    .map_err(RenderError::Refused)
+                    .and_then(|rendering| self.templates.render(&rendering))
+                    .map_err(|error| not_rendered(model, error))?;
                 model.tokenizer().encode(&text, true)
             }
             Prompt::Text(text) => model.tokenizer().encode_prompt(text),
@@ -286,6 +287,17 @@ fn without_strict(tools: &str) -> Cow<'_, str> {
     Cow::Owned(Value::from(list).to_string())
 }
 
+/// A limit of this machine is not the request's fault: elsewhere there may be more.
+fn not_rendered(model: &Model, error: RenderError) -> RefusalReason {
+    match error {
+        RenderError::Refused(error) => refusal("messages", error),
+        RenderError::Lost(_) => {
+            tracing::error!(model = %model.info().name, %error, "a prompt was not made");
+            RefusalReason::UnknownModel
+        }
+    }
+}
+
 /// Whether the parameters lie within what is offered, and every token that they name within the vocabulary, where that is known.
 pub(crate) fn check_sampling(
     sampling: &SamplingParameters,
@@ -335,7 +347,7 @@ pub(crate) fn refusal(parameter: &str, error: EngineError) -> RefusalReason {
 
 /// Whether the model's own template knows the marks of reasoning, and answers hold both: none is a control token, which is no text, and the
 /// template does not write the first of them before the answer begins.
-pub(crate) fn reasons(model: &Model) -> bool {
+pub(crate) fn reasons(model: &Model, templates: &Templates) -> bool {
     let marks = [reasoning::OPEN, reasoning::CLOSE];
     let known = |template: &str| marks.iter().all(|mark| template.contains(mark));
     let tokenizer = model.tokenizer();
@@ -344,8 +356,9 @@ pub(crate) fn reasons(model: &Model) -> bool {
         tokenizer.decode(&ids, false) == mark
     };
     let begun = |messages| {
-        let prompt = model.render_chat_with(messages, None, "", true);
-        prompt.is_ok_and(|prompt| prompt.trim_end().ends_with(reasoning::OPEN))
+        let rendering = model.rendering(messages, None, "", true);
+        let prompt = rendering.ok().and_then(|r| templates.render(&r).ok());
+        prompt.is_some_and(|prompt| prompt.trim_end().ends_with(reasoning::OPEN))
     };
     model.template().is_some_and(known)
         && marks.into_iter().all(is_text)
@@ -354,7 +367,7 @@ pub(crate) fn reasons(model: &Model) -> bool {
 
 /// Upper bound of the tokens per message that are not bytes of the request: measured on the template with one-letter messages of
 /// every role, with and without a tool, beginning and generation prompt included.
-pub(crate) fn message_overhead(model: &Model) -> u32 {
+pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> u32 {
     let tool = r#"[{"type":"function","function":{"name":"a","description":"a","parameters":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}}}]"#;
     let roles = ["system", "user", "assistant", "tool"];
     // An argument that most templates for it write something for.
@@ -371,8 +384,8 @@ pub(crate) fn message_overhead(model: &Model) -> u32 {
     let longest = chats
         // Templates may refuse a role as the first one.
         .filter_map(|(messages, tools, arguments)| {
-            let text = model.render_chat_with(&messages, tools, arguments, true);
-            text.ok()
+            let rendering = model.rendering(&messages, tools, arguments, true);
+            templates.render(&rendering.ok()?).ok()
         })
         .filter_map(|text| model.tokenizer().encode(&text, true).ok())
         .map(|ids| ids.len())
@@ -391,6 +404,7 @@ mod tests {
 
     fn maker() -> PromptMaker {
         PromptMaker {
+            templates: Templates::Here,
             syntax: None,
             vocabulary: OnceLock::new(),
             calls: OnceLock::new(),
@@ -420,6 +434,7 @@ mod tests {
             "\u{fffd}",
         ];
         let maker = PromptMaker {
+            templates: Templates::Here,
             syntax: None,
             vocabulary: OnceLock::new(),
             calls: OnceLock::new(),

@@ -6,7 +6,8 @@ use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Generated;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, Event, ExactBackend, ExactOptions, Executor, OpenError, run_to_end,
+    Backend, CancelFlag, Event, ExactBackend, ExactOptions, Executor, OpenError, Templates,
+    run_to_end,
 };
 use stoa_types::{FinishReason, Logprobs, Q16, SamplingParameters, SignedQ16, Tier};
 
@@ -27,6 +28,7 @@ fn backend() -> Arc<ExactBackend> {
                 memory_limit: None,
                 threads: 2,
                 trust_root: false,
+                templates: Templates::Here,
             };
             Arc::new(ExactBackend::open(model_file(), &options).expect("the default model opens"))
         })
@@ -547,6 +549,7 @@ fn a_model_too_large_for_memory_is_refused_before_loading() {
         memory_limit: Some(1 << 20),
         threads: 1,
         trust_root: false,
+        templates: Templates::Here,
     };
     match ExactBackend::open(model_file(), &options) {
         Err(OpenError::TooLarge {

@@ -10,6 +10,7 @@ use crate::launch::random;
 use crate::packs::ModelFile;
 use crate::process::say;
 use crate::roles::gas::{ANSWERS_LEAST, answers_paid};
+use crate::templates;
 use crate::upstream::{UpstreamArgs, connect};
 use serde::Serialize;
 use serde_json::json;
@@ -202,12 +203,14 @@ fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outco
         }
     };
     let trust_root = model.as_ref().is_some_and(|model| model.trusted);
+    let templates = templates::apart()?;
     let options = |name: Option<&str>| ExactOptions {
         name: name.map(str::to_owned),
         slots: found.slots,
         memory_limit: None,
         threads: 0,
         trust_root,
+        templates: templates.clone(),
     };
     let opened = match model {
         Some(model) => ExactBackend::open(model.path, &options(None)),

@@ -4,6 +4,7 @@ use super::Outcome;
 use super::ask::read_bundle;
 use crate::packs::ModelFile;
 use crate::process::say;
+use crate::templates;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
@@ -174,6 +175,7 @@ fn open_model(data: &Path, model: &Path) -> Outcome<ExactBackend> {
         memory_limit: None,
         threads: 0,
         trust_root: model.trusted,
+        templates: templates::apart()?,
     };
     Ok(ExactBackend::open(&model.path, &options)?)
 }

@@ -5,9 +5,12 @@ use crate::data::{DataDir, write_private};
 use crate::packs::ModelFile;
 use crate::process::Failure;
 use crate::roles::engine;
+use crate::templates;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use stoa_runtime::{Backend, ExactOptions, ModelEntry, Models, PooledBackend, UpstreamBackend};
+use stoa_runtime::{
+    Backend, ExactOptions, ModelEntry, Models, PooledBackend, Templates, UpstreamBackend,
+};
 
 /// The default model, so that the binary alone is a network.
 pub const DEFAULT_MODEL: &[u8] = include_bytes!("../../../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
@@ -101,11 +104,17 @@ fn entries(
         )
         .into());
     }
+    let apart = templates::apart()?;
     let entries = wanted.iter().map(|one| ModelEntry {
         path: one.file.path.clone(),
         options: ExactOptions {
             name: one.name.map(str::to_owned),
             trust_root: one.file.trusted,
+            // The built-in model's template is this program's own.
+            templates: match one.name {
+                Some(_) => Templates::Here,
+                None => apart.clone(),
+            },
             ..options(config, providers)
         },
         pinned: (config.engine.pinned.iter()).any(|pin| Path::new(pin) == one.given),
@@ -135,6 +144,7 @@ fn options(config: &Config, providers: u32) -> ExactOptions {
         memory_limit: (memory > 0).then(|| memory.saturating_mul(1 << 20)),
         threads: threads.unwrap_or(0),
         trust_root: false,
+        templates: Templates::Here,
     }
 }
 

@@ -6,7 +6,8 @@ use stoa_engine::Model;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, ExactBackend, ExactOptions, ModelEntry, Models, ModelsError, PooledBackend, run_to_end,
+    Backend, ExactBackend, ExactOptions, ModelEntry, Models, ModelsError, PooledBackend, Templates,
+    run_to_end,
 };
 use stoa_types::{Q16, SamplingParameters};
 
@@ -38,6 +39,7 @@ fn entry(path: PathBuf, name: &str, memory: u64) -> ModelEntry {
             memory_limit: Some(memory),
             threads: 1,
             trust_root: false,
+            templates: Templates::Here,
         },
         pinned: false,
     }
