@@ -6,7 +6,10 @@ use std::fs;
 use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use stoa_engine::import::Checkpoint;
+use stoa_engine::trace::{Job, ModelTree, OpeningFile, Replay, Subject};
+use stoa_engine::{Model, Threads};
 
 /// First byte after a pack's preamble.
 const PREAMBLE: usize = 64;
@@ -223,4 +226,66 @@ fn set_hashes(value: &mut Value, bytes: &[u8]) {
         Value::Object(map) => map.values_mut().for_each(|value| set_hashes(value, bytes)),
         _ => {}
     }
+}
+
+/// Openings of all kinds of claims, and one of a shape with half a million operators.
+pub fn opening() -> Vec<Vec<u8>> {
+    let families = [Family::Llama, Family::Qwen2Moe];
+    let mut all: Vec<OpeningFile> = families.into_iter().flat_map(openings).collect();
+    let mut forged = all[all.len() - 1].clone();
+    let (config, claim) = (&mut forged.config, &mut forged.opening.claim);
+    (config.layers, claim.before.position, claim.after.position) = (1 << 10, 0, 1);
+    if let Some(experts) = &mut config.architecture.experts {
+        (experts.count, experts.chosen) = (1 << 10, 1 << 6);
+    }
+    (claim.token, forged.config_proof) = (forged.job.prompt[0], vec![]);
+    forged.opening.outputs.truncate(1);
+    all.push(forged);
+    let json = |file: &OpeningFile| serde_json::to_vec(file).expect("an opening is JSON");
+    all.iter().map(json).collect()
+}
+
+/// Openings of a step of a small model.
+fn openings(family: Family) -> Vec<OpeningFile> {
+    let parent = super::targets::folder().join("seeds");
+    let model = Arc::new(Model::open(folder_of(&parent, family)).expect("a seed is valid"));
+    let job = Job {
+        prompt: vec![72, 101, 108, 108],
+        answer: vec![111, 33],
+        parameters: Default::default(),
+    };
+    let replay = Replay::new(&model, job, Threads::one()).expect("a job");
+    let (weights, step) = (ModelTree::new(&model), replay.step(4).expect("a step"));
+    let number = |name: &str| {
+        let mut operators = step.program.operators.iter();
+        operators.position(|of| of.name == name)
+    };
+    let names = [
+        "query",
+        "attention norm",
+        "scores",
+        "blend sums",
+        "chosen experts",
+    ];
+    let mut subjects = vec![
+        Subject::Residual,
+        Subject::Appended { tree: 1 },
+        Subject::Choice { other: 7 },
+    ];
+    let operators = names.into_iter().filter_map(number);
+    subjects.extend(operators.map(|operator| Subject::Element {
+        operator,
+        element: 2,
+    }));
+    let (config, config_proof, tied) = weights.shape();
+    let file = |subject| OpeningFile {
+        model_root: weights.root(),
+        config: config.clone(),
+        config_proof: config_proof.clone(),
+        tied,
+        job: replay.job().clone(),
+        token_root: step.claim.root(),
+        opening: replay.open(&weights, &step, subject).expect("it is opened"),
+    };
+    subjects.into_iter().map(file).collect()
 }

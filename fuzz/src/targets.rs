@@ -12,13 +12,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use stoa_engine::import::Checkpoint;
 use stoa_engine::pack::Pack;
+use stoa_engine::trace::{OpeningFile, root_over};
 use stoa_engine::{ChatTemplate, Model, Rendering, Session, Tokenizer};
 
 /// Room for the expressions of a tokenizer, which are compiled to more than they are written in.
 const EXPRESSIONS: usize = 24 << 20;
 
 /// Every kind that the engine reads.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "gguf",
         room: 2 << 20,
@@ -48,6 +49,12 @@ pub const TARGETS: [Target; 5] = [
         room: EXPRESSIONS,
         read: pack,
         seeds: seeds::pack,
+    },
+    Target {
+        name: "opening",
+        room: 1 << 20,
+        read: opening,
+        seeds: seeds::opening,
     },
 ];
 
@@ -172,4 +179,19 @@ fn pack(bytes: &[u8], bound: usize) -> usize {
         Pack::open(&path).is_ok_and(|pack| pack.recomputed_root().is_ok())
     });
     peak.max(open(&path, bound))
+}
+
+/// An opening with all that judging it needs, as `stoa model judge` reads it: under its own roots, then under those of its own shape and claim,
+/// as a forger would have them.
+fn opening(bytes: &[u8], bound: usize) -> usize {
+    let judge = || {
+        let Ok(mut file) = serde_json::from_slice::<OpeningFile>(bytes) else {
+            return;
+        };
+        let _either = file.judge();
+        file.model_root = root_over(&file.config, &file.config_proof);
+        file.token_root = file.opening.claim.root();
+        let _either = file.judge();
+    };
+    measured(bound, judge).1
 }

@@ -715,6 +715,11 @@ def tokenizer_leaf(begin, end, asks, ends, text):
 
 def model_root(model, begin, end, tokenizer, template):
     """Root of a model whose plain prompts get no begin token, with `end` as its only end id."""
+    return merkle(model_leaves(model, begin, end, tokenizer, template)[0])
+
+
+def model_leaves(model, begin, end, tokenizer, template):
+    """The leaves of that root, and the first of each tensor's."""
     be = lambda n, size: (n % 256**size).to_bytes(size, "big")
     leaf = lambda kind, body: keccak(keccak(b"stoa.iq8.v1\0" + kind.encode() + b"\0" + body))
     s = model.shape
@@ -742,7 +747,9 @@ def model_root(model, begin, end, tokenizer, template):
         leaf("tokenizer", tokenizer_leaf(begin, end, False, [end], tokenizer)),
         leaf("template", b"\x01" + template.encode()),
     ]
+    places = {}
     for number, tensor in sorted(model.tensors.items()):
+        places[number] = len(leaves)
         if is_norm(number):
             g, exponent = tensor
             leaves.append(leaf("norm", be(number, 4) + be(exponent, 4) + b"".join(be(x, 2) for x in g)))
@@ -753,7 +760,7 @@ def model_root(model, begin, end, tokenizer, template):
             for row, (q, scales) in enumerate(rows):
                 head = be(number, 4) + be(row, 4) + be(exponent, 4)
                 leaves.append(leaf("row", head + b"".join(be(x, 2) for x in scales) + b"".join(be(x, 1) for x in q)))
-    return merkle(leaves)
+    return leaves, places
 
 
 # Vectors

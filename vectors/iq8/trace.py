@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Traces a second time, in plain Python, written from docs/trace.md on top of reference.py: roots of states, operators and tokens of small
-models of every architecture.
+models of every architecture, and the opening of one element.
 
-`python3 vectors/iq8/trace.py` writes trace.json again; `--check` only compares.
+`python3 vectors/iq8/trace.py` writes trace.json and opening.json again; `--check` only compares. Either way the opening is judged from its
+JSON alone.
 """
 
 import json
@@ -10,8 +11,8 @@ import os
 import sys
 
 from reference import (
-    Model, add, adjust, architectures, choose, decoder_sizes, dot, embed, exp2w, head_norm, keccak, made_tensors, merkle, mix, multiply,
-    numbers, quantise, query_factor, rms_norm, rotate, route, rs, sample, sat, sigm, swiglu, whole_model,
+    Model, add, adjust, architectures, choose, decoder_sizes, dot, embed, exp2w, head_norm, keccak, made_tensors, merkle, mix, model_leaves,
+    multiply, numbers, quantise, query_factor, rms_norm, rotate, route, rs, sample, sat, sigm, swiglu, test_tokenizer, whole_model,
 )
 
 FOLD, VALUES = 1024, 256
@@ -34,10 +35,13 @@ def cell(exponent, scales, q):
     return be(exponent) + b"".join(be(s, 2) for s in scales) + b"".join(be(x, 1) for x in q)
 
 
-def output_root(form, values):
+def output_leaves(form, values):
     """`form` is 4 or 8 for numbers of so many bytes, 0 for cells that are bytes already."""
-    leaves = values if form == 0 else [b"".join(be(v, form) for v in part) for part in parts(values, 32)]
-    return tree([digest("output", be(i), be(len(leaves)), leaf) for i, leaf in enumerate(leaves)])
+    return values if form == 0 else [b"".join(be(v, form) for v in part) for part in parts(values, 32)]
+
+
+def output_digests(leaves, first=0, total=None):
+    return [digest("output", be(first + i), be(total or len(leaves)), leaf) for i, leaf in enumerate(leaves)]
 
 
 def blocks_of(vector):
@@ -53,10 +57,11 @@ class Trace:
     """A model's log, and the operators of the step that is being made."""
 
     def __init__(self, model):
-        self.model, self.shape, self.operators = model, model.shape, []
+        self.model, self.shape, self.operators, self.leaves = model, model.shape, [], []
 
     def put(self, name, form, values):
-        self.operators.append((name, output_root(form, values)))
+        self.leaves.append(output_leaves(form, values))
+        self.operators.append((name, tree(output_digests(self.leaves[-1]))))
         return values
 
     def quantised(self, name, v, fraction):
@@ -157,7 +162,7 @@ class Trace:
 
     def step(self, token, choice=None):
         """The step root, the residual's root and the chosen token; `choice` has parameters, seed and what is chosen so far."""
-        self.operators, chosen = [], None
+        self.operators, self.leaves, chosen = [], [], None
         r = self.put("embedding", 4, embed(self.model.tensors[0], token))
         for layer in range(self.shape["layers"]):
             first = 65536 * (layer + 1)
@@ -179,15 +184,18 @@ class Trace:
         leaves = [digest("operator", be(i), be(count), root) for i, (_, root) in enumerate(self.operators)]
         return tree(leaves), residual, chosen
 
-    def state(self, residual):
+    def log(self):
         roots = []
         for layer in self.model.caches:
             for cache in layer:
                 for kind in (0, 1):
                     cells = [cell(entry[kind][2], entry[kind][1], entry[kind][0]) for entry in cache]
                     roots.append(tree([digest("entry", be(i), bytes_) for i, bytes_ in enumerate(cells)]))
-        leaves = [digest("entries", be(i), be(len(roots)), be(self.model.length), root) for i, root in enumerate(roots)]
-        return digest("state", be(self.model.length), residual, tree(leaves))
+        return tree([digest("entries", be(i), be(len(roots)), be(self.model.length), root) for i, root in enumerate(roots)])
+
+    def state(self, residual):
+        """What a state's root hashes."""
+        return {"position": self.model.length, "residual": residual, "log": self.log()}
 
 
 def rs_wide(x, k):
@@ -196,21 +204,37 @@ def rs_wide(x, k):
     return max(-(2**63), min(2**63 - 1, y))
 
 
-def trace(model, prompt, count, parameters):
-    """Roots of a job whose answer is made here; operators of its last step."""
-    made, answer, tokens = Trace(model), [], []
-    states = [made.state(bytes(32))]
+def state_root(state):
+    return digest("state", be(state["position"]), state["residual"], state["log"])
+
+
+def token_root(claim):
+    return digest("token", be(claim["token"]), state_root(claim["before"]), claim["step"], state_root(claim["after"]))
+
+
+def run(model, prompt, count, parameters):
+    """A job whose answer is made here: its last step, its answer, and what is claimed of each step."""
+    made, answer, claims = Trace(model), [], []
+    before = made.state(bytes(32))
     while len(answer) < count:
         position = model.length
         token = (prompt + answer)[position]
         choice = {"parameters": parameters, "answer": answer} if position + 1 >= len(prompt) else None
         step, residual, chosen = made.step(token, choice)
-        states.append(made.state(residual))
-        tokens.append(digest("token", be(token), states[-2], step, states[-1]))
+        after = made.state(residual)
+        claims.append({"token": token, "before": before, "step": step, "after": after})
+        before = after
         answer += [chosen] if choice else []
+    return made, answer, claims
+
+
+def trace(model, prompt, count, parameters):
+    """Roots of a job, and the operators of its last step."""
+    made, answer, claims = run(model, prompt, count, parameters)
+    states = [state_root(claims[0]["before"])] + [state_root(claim["after"]) for claim in claims]
     root = tree([digest("trace", be(i), be(len(states)), state) for i, state in enumerate(states)])
     return {"prompt": prompt, "answer": answer, "parameters": parameters, "trace_root": root.hex(),
-            "state_roots": [s.hex() for s in states], "token_roots": [t.hex() for t in tokens],
+            "state_roots": [s.hex() for s in states], "token_roots": [token_root(claim).hex() for claim in claims],
             "operators": [[name, root.hex()] for name, root in made.operators]}
 
 
@@ -236,16 +260,119 @@ def vectors():
     return {"cases": made}
 
 
+# Openings, section 4
+
+
+def pair(a, b):
+    return keccak(min(a, b) + max(a, b))
+
+
+def prove(level, first, count):
+    """Siblings that prove neighbouring leaves together."""
+    siblings, end = [], first + count
+    while len(level) > 1:
+        siblings += [level[first - 1]] if first % 2 else []
+        siblings += [level[end]] if end % 2 and end < len(level) else []
+        level = [pair(*level[i : i + 2]) if i + 1 < len(level) else level[i] for i in range(0, len(level), 2)]
+        first, end = first // 2, (end + 1) // 2
+    return siblings
+
+
+def root_of(nodes, first, total, siblings):
+    """The root that neighbouring leaves of a tree of so many lead to."""
+    siblings = list(siblings)
+    while total > 1:
+        end = first + len(nodes)
+        nodes = ([siblings.pop(0)] if first % 2 else []) + nodes
+        nodes += [siblings.pop(0)] if end % 2 and end < total else []
+        nodes = [pair(*nodes[i : i + 2]) if i + 1 < len(nodes) else nodes[i] for i in range(0, len(nodes), 2)]
+        first, total = first // 2, (total + 1) // 2
+    assert not siblings and len(nodes) == 1
+    return nodes[0]
+
+
+def opening():
+    """An element of the last product of a layer: three cells of a vector, a row of a matrix, a number that it is added to."""
+    shape, _, _, tensors, prompt, parameters = next(cases())
+    model = Model(shape, tensors)
+    made, answer, claims = run(model, prompt, 2, parameters)
+    names, element, tensor = [name for name, _ in made.operators], 40, 2 * 65536 + 8
+    last = lambda name: len(names) - 1 - names[::-1].index(name)
+    product, vector, onto = last("feed-forward residual"), last("hidden quantised"), last("attention residual")
+    operators = [digest("operator", be(i), be(len(names)), root) for i, (_, root) in enumerate(made.operators)]
+    shown = lambda digests: ["0x" + d.hex() for d in digests]
+    outputs = []
+    for number, first, count in sorted([(vector, 0, 3), (onto, element // 32, 1), (product, element // 32, 1)]):
+        leaves = made.leaves[number]
+        run_of = {"first": first, "leaves": [leaf.hex() for leaf in leaves[first : first + count]],
+                  "siblings": shown(prove(output_digests(leaves), first, count))}
+        outputs.append({"operator": number, "root": "0x" + made.operators[number][1].hex(), "siblings": shown(prove(operators, number, 1)),
+                        "runs": [run_of]})
+    leaves, places = model_leaves(model, 259, 260, *test_tokenizer())
+    (q, scales), exponent = model.tensors[tensor][0][element], model.tensors[tensor][1]
+    row = {"tensor": tensor, "row": element, "bytes": cell(exponent, scales, q).hex(),
+           "siblings": shown(prove(leaves, places[tensor] + element, 1))}
+    state = lambda s: {"position": s["position"], "residual": "0x" + s["residual"].hex(), "log": "0x" + s["log"].hex()}
+    claim = claims[-1]
+    return {"model_root": "0x" + merkle(leaves).hex(), "config_proof": shown(prove(leaves, 0, 1)), "tied": 2 not in model.tensors,
+            "prompt": prompt, "answer": answer, "token_root": "0x" + token_root(claim).hex(), "operators": len(names),
+            "lengths": {str(n): len(made.leaves[n]) for n in (vector, onto, product)}, "vector": vector, "onto": onto,
+            "opening": {"claim": {"token": claim["token"], "before": state(claim["before"]), "step": "0x" + claim["step"].hex(),
+                                  "after": state(claim["after"])},
+                        "subject": {"element": {"operator": product, "element": element}}, "outputs": outputs, "tensors": [row]}}
+
+
+def judge(file):
+    """Whether the element of a product follows, from what the JSON proves alone. How many operators and leaves there are follows from the
+    shape, and is given with it."""
+    raw = lambda text: bytes.fromhex(text.removeprefix("0x"))
+    given, claim = file["opening"], file["opening"]["claim"]
+    state = lambda s: {"position": s["position"], "residual": raw(s["residual"]), "log": raw(s["log"])}
+    made = {"token": claim["token"], "before": state(claim["before"]), "step": raw(claim["step"]), "after": state(claim["after"])}
+    assert token_root(made) == raw(file["token_root"])
+    opened = {}
+    for output in given["outputs"]:
+        number, root, count = output["operator"], raw(output["root"]), file["operators"]
+        leaf = digest("operator", be(number), be(count), root)
+        assert root_of([leaf], number, count, map(raw, output["siblings"])) == made["step"]
+        for part in output["runs"]:
+            leaves, total = [raw(leaf) for leaf in part["leaves"]], file["lengths"][str(number)]
+            digests = output_digests(leaves, part["first"], total)
+            assert root_of(digests, part["first"], total, map(raw, part["siblings"])) == root
+            opened.update({(number, part["first"] + i): leaf for i, leaf in enumerate(leaves)})
+    (row,) = given["tensors"]
+    node = keccak(keccak(b"stoa.iq8.v1\0row\0" + be(row["tensor"]) + be(row["row"]) + raw(row["bytes"])))
+    for sibling in map(raw, row["siblings"]):
+        node = pair(node, sibling)
+    assert node == raw(file["model_root"])
+    signed = lambda b: int.from_bytes(b, "big", signed=True)
+    element, number = given["subject"]["element"]["element"], given["subject"]["element"]["operator"]
+    numbers_of = lambda operator: [signed(part) for part in parts(opened[operator, element // 32], 4)]
+    weights, total = raw(row["bytes"]), 0
+    blocks = (len(weights) - 4) // 34
+    for block in range(blocks):
+        x = opened[file["vector"], block]
+        scale = int.from_bytes(weights[4 + 2 * block : 6 + 2 * block], "big") * int.from_bytes(x[4:6], "big")
+        q = weights[4 + 2 * blocks + 32 * block :][:32]
+        total += scale * sum(signed(q[i : i + 1]) * signed(x[6 + i : 7 + i]) for i in range(32))
+    exponent = signed(weights[:4]) + signed(opened[file["vector"], 0][:4]) + 16
+    follows = sat(numbers_of(file["onto"])[element % 32] + sat(rs(total, -exponent)))
+    return follows == numbers_of(number)[element % 32]
+
+
 def main():
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.json")
-    text = json.dumps(vectors()) + "\n"
-    if "--check" in sys.argv:
-        with open(path, encoding="utf-8") as file:
-            assert file.read() == text, "trace.json differs from what this program makes"
-    else:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    print("trace", "checked" if "--check" in sys.argv else "written", len(text), "bytes")
+    folder = os.path.dirname(os.path.abspath(__file__))
+    for name, make in (("trace", vectors), ("opening", opening)):
+        path, text = os.path.join(folder, name + ".json"), json.dumps(make()) + "\n"
+        if "--check" in sys.argv:
+            with open(path, encoding="utf-8") as file:
+                assert file.read() == text, f"{name}.json differs from what this program makes"
+        else:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        print(name, "checked" if "--check" in sys.argv else "written", len(text), "bytes")
+    with open(os.path.join(folder, "opening.json"), encoding="utf-8") as file:
+        assert judge(json.load(file)), "the opened element does not follow"
 
 
 if __name__ == "__main__":

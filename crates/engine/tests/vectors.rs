@@ -17,7 +17,7 @@ use stoa_engine::packed::PackedMatrix;
 use stoa_engine::quant::{ACTIVATION_BITS, BLOCK, Quantised};
 use stoa_engine::sampler::{adjust, noise, philox4x32, sample, sample_within};
 use stoa_engine::tables::Tables;
-use stoa_engine::trace::{Job, Replay};
+use stoa_engine::trace::{Job, ModelTree, Opening, OpeningError, OpeningFile, Replay, Verdict};
 use stoa_engine::{
     Experts, Kernel, LoadOptions, Model, Rotary, RotaryScaling, Session, Threads, text_vector,
 };
@@ -602,4 +602,53 @@ fn traces_of_every_architecture_are_those_of_the_second_implementation() {
         assert_eq!(last.program.operators.len(), expected.len());
         assert_eq!(hex_of(roots), listed("token_roots"));
     }
+}
+
+#[test]
+fn an_opening_of_a_product_is_that_of_the_second_implementation_and_is_judged_alike() {
+    let (golden, traces) = (vectors("opening.json"), vectors("trace.json"));
+    let toy = whole_model(&cases(&traces)[0]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
+    let model = Arc::new(Model::open(file).expect("valid"));
+    let job = Job {
+        prompt: list(&golden["prompt"]),
+        answer: list(&golden["answer"]),
+        parameters: SamplingParameters::default(),
+    };
+    let last = job.steps() - 1;
+    let replay = Replay::new(&model, job.clone(), Threads::one()).expect("a job");
+    let (weights, step) = (ModelTree::new(&model), replay.step(last).expect("a step"));
+    let opening: Opening = serde_json::from_value(golden["opening"].clone()).expect("an opening");
+    let made = replay.open(&weights, &step, opening.subject);
+    let made = serde_json::to_value(made.expect("it is opened")).expect("JSON");
+    assert_eq!(made, golden["opening"]);
+    let digest = |value: &Value| serde_json::from_value(value.clone()).expect("a digest");
+    let (config, config_proof, tied) = weights.shape();
+    assert_eq!(
+        json!([config_proof, tied]),
+        json!([golden["config_proof"], golden["tied"]])
+    );
+    let mut file = OpeningFile {
+        model_root: digest(&golden["model_root"]),
+        config,
+        config_proof,
+        tied,
+        job,
+        token_root: digest(&golden["token_root"]),
+        opening,
+    };
+    assert_eq!(file.judge().expect("judged"), Verdict::Holds);
+    for output in 0..file.opening.outputs.len() {
+        let leaf = |file: &mut OpeningFile| file.opening.outputs[output].runs[0].leaves[0][7] ^= 1;
+        leaf(&mut file);
+        let forged = matches!(file.judge(), Err(OpeningError::NotUnderRoot("an output")));
+        assert!(forged, "output {output}");
+        leaf(&mut file);
+    }
+    file.opening.tensors[0].bytes[9] ^= 1;
+    assert!(matches!(
+        file.judge(),
+        Err(OpeningError::NotUnderRoot("the model"))
+    ));
 }

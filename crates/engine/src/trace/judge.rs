@@ -12,9 +12,9 @@ use crate::config::Config;
 use crate::fixed::saturate;
 use crate::ops::Norm;
 use crate::root;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use stoa_crypto::{MerkleFrontier, verify_proof, verify_range};
+use stoa_crypto::{MerkleFrontier, hash_pair, verify_proof, verify_range};
 use stoa_types::Digest;
 
 /// What the opened leaves say of a claim.
@@ -30,6 +30,41 @@ pub enum Verdict {
         /// What follows.
         follows: Element,
     },
+}
+
+/// The model root that a shape's leaf leads to with these siblings.
+pub fn root_over(config: &Config, siblings: &[Digest]) -> Digest {
+    let up = |node, sibling: &Digest| hash_pair(node, *sibling);
+    siblings.iter().fold(root::config_leaf(config), up)
+}
+
+/// An opening with all that judging it needs: what `stoa model judge` reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpeningFile {
+    /// Root of the model.
+    pub model_root: Digest,
+    /// Its shape.
+    pub config: Config,
+    /// Siblings of the shape's leaf under that root.
+    pub config_proof: Vec<Digest>,
+    /// Whether the root has no output matrix.
+    pub tied: bool,
+    /// What was asked and answered.
+    pub job: Job,
+    /// What was claimed of a token's step.
+    pub token_root: Digest,
+    /// What is opened of it.
+    pub opening: Opening,
+}
+
+impl OpeningFile {
+    /// Judges the opening under the roots of this file, whoever wrote them.
+    pub fn judge(&self) -> Result<Verdict, OpeningError> {
+        let (config, job) = (self.config.clone(), self.job.clone());
+        let judge = Judge::new(config, &self.config_proof, self.tied, self.model_root, job)?;
+        judge.judge(self.token_root, &self.opening)
+    }
 }
 
 /// What judging needs besides an opening: a model root with the shape under it, and the job.
@@ -51,7 +86,7 @@ impl Judge {
         job: Job,
     ) -> Result<Self, OpeningError> {
         config.check()?;
-        if !verify_proof(model_root, root::config_leaf(&config), siblings) {
+        if root_over(&config, siblings) != model_root {
             return Err(OpeningError::OtherModel);
         }
         Ok(Self {
@@ -368,8 +403,9 @@ impl<'a> Opened<'a> {
             return Err(OpeningError::NotUnderRoot("the log"));
         }
         let (layer, rest) = (tree / (2 * c.kv_heads), tree % (2 * c.kv_heads));
-        let operator = self.program.appended[layer][rest % 2];
-        let Element::Cell(cell) = self.element(operator, rest / 2)? else {
+        let operators = self.program.appended(layer);
+        let operators = operators.ok_or(OpeningError::Nothing("tree of the log"))?;
+        let Element::Cell(cell) = self.element(operators[rest % 2], rest / 2)? else {
             return Err(OpeningError::NoRule);
         };
         grown.push(entry_leaf(before.position as usize, &cell));

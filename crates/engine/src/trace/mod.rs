@@ -23,15 +23,15 @@ pub use commit::{
     output_tree, state_leaf, step_tree, trace_tree,
 };
 pub use descent::{ARITY, Descent, DescentError};
-pub use judge::{Judge, Verdict};
+pub use judge::{Judge, OpeningFile, Verdict, root_over};
 pub use log::Log;
 pub use open::ModelTree;
 pub use opening::{
     EntriesOpening, Growth, Opening, OpeningError, OutputOpening, Run, Subject, TensorOpening,
 };
 pub use program::{
-    ExpertPart, FOLD, Form, Fraction, Groups, Kind, LEAF, Matrix, Operator, Program, Rows, Step,
-    VALUES_FOLD,
+    ExpertPart, FOLD, Form, Fraction, Groups, Kind, LEAF, Matrix, Operator, Operators, Program,
+    Rows, Step, VALUES_FOLD,
 };
 pub use replay::{Job, Replay, StepTrace};
 pub use values::{Cell, Element, Values};

@@ -170,7 +170,7 @@ impl Replay {
 /// The operator and head whose cell joins a tree of the log.
 fn appended(program: &Program, config: &Config, tree: usize) -> Option<(usize, usize)> {
     let (layer, rest) = (tree / (2 * config.kv_heads), tree % (2 * config.kv_heads));
-    let operators = program.appended.get(layer)?;
+    let operators = program.appended(layer)?;
     Some((operators[rest % 2], rest / 2))
 }
 
@@ -328,7 +328,8 @@ impl StepTrace {
     /// What the step appends to the log, a cell for each tree in order.
     pub fn appended<'a>(&'a self, config: &Config) -> impl Iterator<Item = &'a Cell> {
         let heads = config.kv_heads;
-        self.program.appended.iter().flat_map(move |operators| {
+        let layers = (0..config.layers).filter_map(|layer| self.program.appended(layer));
+        layers.flat_map(move |operators| {
             let [keys, values] = operators.map(|operator| match &self.values[operator] {
                 Values::Cells(cells) => &cells[..],
                 _ => &[],

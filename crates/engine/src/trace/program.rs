@@ -4,6 +4,8 @@ use crate::config::{Config, Experts};
 use crate::import::{Part, Role};
 use crate::ops::FRACTION;
 use crate::quant::BLOCK;
+use std::ops::Index;
+use std::sync::OnceLock;
 
 /// Elements that one element of a folding operator looks at.
 pub const FOLD: usize = 1_024;
@@ -266,57 +268,149 @@ pub struct Step {
 }
 
 /// The operators of a token step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Program {
     /// In the order of their numbers. No operator needs a later one.
-    pub operators: Vec<Operator>,
+    pub operators: Operators,
     /// The operator whose output is the residual after the last layer.
     pub residual: usize,
-    /// Of each layer, the operators whose outputs join the log: keys and values.
-    pub appended: Vec<[usize; 2]>,
     /// The operator of the model's own logits.
     pub logits: Option<usize>,
     /// The operator of the chosen token.
     pub token: Option<usize>,
+    /// Of the first layer, the operators whose outputs join the log.
+    appended: [usize; 2],
 }
 
 impl Program {
     /// The operators of a decoder's step. `tied` says that the embedding is the output matrix too.
     pub fn new(config: &Config, tied: bool, step: Step) -> Self {
-        let mut builder = Builder {
-            config,
-            step,
-            layer: None,
-            operators: Vec::new(),
-        };
-        let mut residual = builder.push("embedding", Kind::Embedding, Form::Narrow, config.width);
-        let mut appended = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers as u32 {
-            builder.layer = Some(layer);
-            let (after, log) = builder.attention(layer, residual);
-            appended.push(log);
-            residual = builder.feed_forward(layer, after);
-        }
-        builder.layer = None;
-        let (logits, token) = builder.head(residual, tied);
+        let mut first = Builder::new(config, step, 1);
+        let appended = first.layer(0);
+        let each = first.operators.len();
+        let residual = config.layers * each;
+        let mut head = Builder::new(config, step, residual + 1);
+        let (logits, token) = head.head(residual, tied);
         Self {
-            operators: builder.operators,
+            operators: Operators {
+                config: config.clone(),
+                step,
+                each,
+                embedding: embedding(config),
+                layers: vec![OnceLock::new(); config.layers],
+                head: head.operators,
+            },
             residual,
-            appended,
             logits,
             token,
+            appended,
         }
+    }
+
+    /// The operators of a layer whose outputs join the log: keys and values.
+    pub fn appended(&self, layer: usize) -> Option<[usize; 2]> {
+        let operators = &self.operators;
+        let there = layer < operators.layers.len();
+        there.then(|| self.appended.map(|first| first + layer * operators.each))
     }
 }
 
+/// Operators by their numbers. Every layer has as many, and a layer's are made when one of them is first looked at: whoever judges a claim
+/// needs those of a layer or two, and a forged shape may have half a million.
+#[derive(Debug, Clone)]
+pub struct Operators {
+    config: Config,
+    step: Step,
+    /// Operators of a layer.
+    each: usize,
+    embedding: Operator,
+    layers: Vec<OnceLock<Vec<Operator>>>,
+    head: Vec<Operator>,
+}
+
+impl Operators {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        1 + self.layers.len() * self.each + self.head.len()
+    }
+
+    /// Never: every step begins with a token's embedding.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// One of them.
+    pub fn get(&self, number: usize) -> Option<&Operator> {
+        let Some(number) = number.checked_sub(1) else {
+            return Some(&self.embedding);
+        };
+        let (layer, within) = (number / self.each, number % self.each);
+        match self.layers.get(layer) {
+            Some(made) => made.get_or_init(|| self.layer(layer)).get(within),
+            None => self.head.get(number - self.layers.len() * self.each),
+        }
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Operator> + Clone {
+        (0..self.len()).map(|number| &self[number])
+    }
+
+    fn layer(&self, layer: usize) -> Vec<Operator> {
+        let mut builder = Builder::new(&self.config, self.step, 1 + layer * self.each);
+        builder.layer(layer as u32);
+        builder.operators
+    }
+}
+
+impl Index<usize> for Operators {
+    type Output = Operator;
+
+    fn index(&self, number: usize) -> &Operator {
+        self.get(number)
+            .expect("a step has an operator of this number")
+    }
+}
+
+fn embedding(config: &Config) -> Operator {
+    Operator {
+        name: "embedding".to_owned(),
+        layer: None,
+        kind: Kind::Embedding,
+        form: Form::Narrow,
+        length: config.width,
+    }
+}
+
+/// Operators of one layer, or those after the last.
 struct Builder<'a> {
     config: &'a Config,
     step: Step,
     layer: Option<u32>,
+    /// Number of the first.
+    first: usize,
     operators: Vec<Operator>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(config: &'a Config, step: Step, first: usize) -> Self {
+        Self {
+            config,
+            step,
+            layer: None,
+            first,
+            operators: Vec::new(),
+        }
+    }
+
+    /// All of a layer, which follow the residual before it; the last is the residual after it. Those whose outputs join the log.
+    fn layer(&mut self, layer: u32) -> [usize; 2] {
+        self.layer = Some(layer);
+        let (after, log) = self.attention(layer, self.first - 1);
+        self.feed_forward(layer, after);
+        log
+    }
+
     fn push(&mut self, name: impl Into<String>, kind: Kind, form: Form, length: usize) -> usize {
         self.operators.push(Operator {
             name: name.into(),
@@ -325,19 +419,27 @@ impl Builder<'_> {
             form,
             length,
         });
-        self.operators.len() - 1
+        self.first + self.operators.len() - 1
+    }
+
+    /// Elements of an operator: one of these, or the residual that they follow.
+    fn length(&self, of: usize) -> usize {
+        match of.checked_sub(self.first) {
+            Some(at) => self.operators[at].length,
+            None => self.config.width,
+        }
     }
 
     /// Magnitudes of a whole vector.
     fn magnitudes(&mut self, name: &str, of: usize) -> usize {
-        let parts = self.operators[of].length.div_ceil(FOLD);
+        let parts = self.length(of).div_ceil(FOLD);
         let name = format!("{name} magnitudes");
         self.push(name, Kind::Magnitudes { of }, Form::Wide, parts)
     }
 
     fn quantised(&mut self, name: &str, of: usize, fraction: Fraction) -> usize {
         let magnitudes = self.magnitudes(name, of);
-        let blocks = self.operators[of].length / BLOCK;
+        let blocks = self.length(of) / BLOCK;
         let kind = Kind::Quantised {
             of,
             magnitudes,
@@ -633,5 +735,68 @@ impl Builder<'_> {
         };
         let token = self.push("token", kind, Form::Wide, 1);
         (Some(logits), Some(token))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Architecture, ONE_Q16};
+
+    #[test]
+    fn of_half_a_million_operators_those_of_the_layers_that_are_looked_at_are_made() {
+        let experts = Experts {
+            count: 1 << 10,
+            chosen: 1 << 6,
+            width: 32,
+            shared: 32,
+            renormalise: true,
+        };
+        let config = Config {
+            vocab: 10,
+            width: 32,
+            layers: 1 << 10,
+            heads: 1,
+            kv_heads: 1,
+            head_width: 32,
+            ffn: 32,
+            context: 8,
+            epsilon_q32: 1,
+            rotary: vec![0; 16],
+            rotary_gain_q16: ONE_Q16,
+            architecture: Architecture {
+                experts: Some(experts),
+                ..Architecture::default()
+            },
+        };
+        config.check().expect("the semantics covers it");
+        let step = Step {
+            position: 0,
+            logits: true,
+            adjusted: true,
+            choice: true,
+        };
+        let program = Program::new(&config, false, step);
+        let operators = &program.operators;
+        assert!(operators.len() > 400_000, "{}", operators.len());
+        let residual = &operators[program.residual];
+        assert_eq!(residual.name, "feed-forward residual");
+        assert_eq!(residual.layer, Some(1023));
+        let [key, value] = program.appended(511).expect("a layer");
+        assert_eq!(operators[key].name, "key appended");
+        assert_eq!((operators[value].layer, value), (Some(511), key + 1));
+        assert_eq!(operators[operators.len() - 1].name, "token");
+        assert_eq!(program.token, Some(operators.len() - 1));
+        assert_eq!(operators.get(operators.len()), None);
+        assert_eq!(operators[0].name, "embedding");
+        let made = operators.layers.iter().filter(|l| l.get().is_some());
+        assert_eq!(made.count(), 2);
+        // Each needs earlier ones alone, those of its own layer or the residual before it.
+        let first = 1 + 511 * operators.each;
+        let quantised = (first..key).find_map(|number| match operators[number].kind {
+            Kind::Squares { of, magnitudes } => Some((of, magnitudes)),
+            _ => None,
+        });
+        assert_eq!(quantised, Some((first - 1, first)));
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn record(
         taken,
         values: Vec::with_capacity(program.operators.len()),
     };
-    for operator in &program.operators {
+    for operator in program.operators.iter() {
         let mut values = recorder.run(operator);
         alter(recorder.values.len(), &mut values);
         debug_assert_eq!(values.len(), operator.length, "{}", operator.name);

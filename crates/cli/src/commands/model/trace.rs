@@ -4,7 +4,6 @@ use super::{Outcome, short, stoppable};
 use crate::commands::show::{print_json, table};
 use crate::packs::ModelFile;
 use crate::process::say;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
@@ -14,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use stoa_crypto::token_root;
 use stoa_engine::trace::{
-    Job, Judge, Kind, ModelTree, Opening, Replay, StepTrace, Subject, Verdict, checkpoint_of_all,
+    Job, Kind, ModelTree, OpeningFile, Replay, StepTrace, Subject, checkpoint_of_all,
 };
-use stoa_engine::{Config, Model, TextOptions, Threads, generate};
+use stoa_engine::{Model, TextOptions, Threads, generate};
 use stoa_types::{Digest, Q16, SamplingParameters};
 
 /// Largest file that is judged.
@@ -77,27 +76,6 @@ pub struct JudgeArgs {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// An opening with all that judging it needs.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OpeningFile {
-    model_root: Digest,
-    config: Config,
-    config_proof: Vec<Digest>,
-    tied: bool,
-    job: Job,
-    token_root: Digest,
-    opening: Opening,
-}
-
-impl OpeningFile {
-    fn judge(&self) -> Outcome<Verdict> {
-        let (config, job) = (self.config.clone(), self.job.clone());
-        let judge = Judge::new(config, &self.config_proof, self.tied, self.model_root, job)?;
-        Ok(judge.judge(self.token_root, &self.opening)?)
-    }
 }
 
 /// `stoa model trace`.
