@@ -21,7 +21,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use stoa_nodes::client::{Cause, ClientEvent, ClientRequest, Done, Failure, Started};
-use stoa_types::{FinishReason, JobId, Logprobs, Receipt, TokenAmount, TraceParent};
+use stoa_types::{
+    FinishReason, JobId, Logprobs, Receipt, TOP_LOGPROBS_MAX, TokenAmount, TraceParent,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -84,6 +86,7 @@ async fn paid(
     let Some(header) = header else {
         return Ok(answer(app, account, job, form, (parsed, above), None).await);
     };
+    check_keepable(&parsed.request)?;
     let once = Once {
         caller: account.clone(),
         secret,
@@ -109,6 +112,24 @@ fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
         return None;
     }
     first.to_str().ok()?.parse().ok()
+}
+
+/// An answer that is kept must not be longer than what is kept: log-probabilities of several choices are no more than one choice may ask for.
+fn check_keepable(request: &ClientRequest) -> Result<(), ApiError> {
+    let entries = request
+        .controls
+        .logprobs
+        .map_or(0, |top| u32::from(top) + 1);
+    let most = (u32::from(TOP_LOGPROBS_MAX) + 1).checked_div(entries);
+    match most.filter(|most| request.choices > (*most).max(1)) {
+        None => Ok(()),
+        Some(most) => Err(ApiError::Invalid {
+            param: "n".to_owned(),
+            reason: format!(
+                "must be at most {most} with an Idempotency-Key and so many log-probabilities: no longer answer can be kept"
+            ),
+        }),
+    }
 }
 
 /// A new id for a call.
@@ -481,6 +502,9 @@ struct Voice {
     charged: Option<Arc<Done>>,
     /// Tokens without text so far, for example half a character: they count with the next text.
     unwritten: u64,
+    /// Tokens of the newest text, where the answer is kept: they count with the next, so that the choice does not count as written, and is not
+    /// charged, before it is said to be delivered.
+    newest: u64,
     /// All tokens so far.
     told: u64,
 }
@@ -493,6 +517,7 @@ impl Voice {
             complete: None,
             charged: None,
             unwritten: 0,
+            newest: 0,
             told: 0,
         }
     }
@@ -635,7 +660,10 @@ impl Pump {
         let Some(last) = pieces.pop() else {
             return Ok(());
         };
-        let tokens = std::mem::take(&mut voice.unwritten);
+        let mut tokens = std::mem::take(&mut voice.unwritten);
+        if self.keeps {
+            std::mem::swap(&mut voice.newest, &mut tokens);
+        }
         self.send_data(&pieces).await?;
         self.send(data(&last), Some((at, tokens))).await
     }
@@ -718,7 +746,11 @@ impl Pump {
     fn failed(&mut self, at: usize, failure: Failure) {
         match &mut self.failure {
             None => self.failure = Some((at, failure)),
-            Some((_, first)) => first.billed = sum([first.billed, failure.billed]),
+            Some((_, first)) => {
+                first.billed = sum([first.billed, failure.billed]);
+                let more = [&first.undelivered, &failure.undelivered].map(|all| all.to_vec());
+                first.undelivered = more.concat().into();
+            }
         }
     }
 

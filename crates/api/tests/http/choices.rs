@@ -420,3 +420,47 @@ async fn numbers_of_choices_that_are_not_served_are_refused_by_name() {
     assert_eq!(best.json()["error"]["param"], "best_of");
     assert_eq!(server.hall.submissions(), 0);
 }
+
+#[tokio::test]
+async fn what_is_kept_never_counts_as_written_before_it_is_delivered() {
+    for keep in [false, true] {
+        let server = server(three()).await;
+        let text = ask(3, json!({"stream": true})).to_string();
+        let mut headers = vec![AUTHORIZED, JSON];
+        headers.extend(keep.then_some(ONCE));
+        let path = "/v1/chat/completions";
+        let reply = server.send("POST", path, &headers, text.as_bytes()).await;
+        assert_eq!(reply.events().last(), Some(&"[DONE]"));
+        let written = server.hall.written.lock().expect("not poisoned");
+        let written: Vec<_> = written
+            .iter()
+            .map(stoa_api::WrittenTokens::tokens)
+            .collect();
+        // A router charges what was written whole, whoever says so.
+        let expected = if keep { [0, 1, 0] } else { [1, 2, 1] };
+        assert_eq!(written, expected);
+    }
+}
+
+#[tokio::test]
+async fn more_log_probabilities_than_can_be_kept_are_refused_before_anything_is_ordered() {
+    let server = server(three()).await;
+    for (changes, status) in [
+        (json!({"logprobs": true, "top_logprobs": 20}), 400),
+        (json!({"logprobs": true, "top_logprobs": 7}), 400),
+        (json!({"logprobs": true, "top_logprobs": 6}), 200),
+    ] {
+        let text = ask(3, changes.clone()).to_string();
+        let once = ("idempotency-key", &*format!("of {changes}"));
+        let headers = [AUTHORIZED, JSON, once];
+        let path = "/v1/chat/completions";
+        let reply = server.send("POST", path, &headers, text.as_bytes()).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
+    assert_eq!(server.hall.submissions(), 1);
+    let one = ask(1, json!({"logprobs": true, "top_logprobs": 20})).to_string();
+    let headers = [AUTHORIZED, JSON, ONCE];
+    let path = "/v1/chat/completions";
+    let reply = server.send("POST", path, &headers, one.as_bytes()).await;
+    assert_eq!(reply.status, 200, "one may ask for all");
+}

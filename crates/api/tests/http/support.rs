@@ -95,6 +95,8 @@ pub struct Hall {
     pub further: Vec<Vec<Step>>,
     /// What was told of choices in turn: their index, whether they were delivered or given up, and the tokens.
     pub told: Arc<Mutex<Vec<(usize, End, u64)>>>,
+    /// Counts of what was written of each choice of each call.
+    pub written: Mutex<Vec<WrittenTokens>>,
     pub submitted: Mutex<Vec<(Address, ClientRequest)>>,
     /// The client's span of each call.
     pub above: Mutex<Vec<Option<TraceParent>>>,
@@ -138,6 +140,7 @@ impl Hall {
             script,
             further: Vec::new(),
             told: Arc::default(),
+            written: Mutex::default(),
             submitted: Mutex::default(),
             above: Mutex::default(),
             cancelled: Arc::default(),
@@ -219,8 +222,13 @@ impl Hall {
             told.push((at, End::Gone, tokens));
             notify.notify_one();
         };
+        let written = WrittenTokens::default();
+        self.written
+            .lock()
+            .expect("not poisoned")
+            .push(written.clone());
         let client = ClientEnd::new(
-            WrittenTokens::default(),
+            written,
             move |tokens| {
                 let mut told = ends.lock().expect("not poisoned");
                 told.push((at, End::Delivered, tokens));

@@ -91,7 +91,10 @@ fn check_fold(recovery: &Recovery, saved: usize, kept: usize, when: &str) {
         .check_conservation()
         .unwrap_or_else(|error| panic!("{when}: {error}"));
     let last = kept.checked_sub(1).map(|last| &workload().entries[last]);
-    if let Some(Entry::Reserved { .. } | Entry::Released { .. } | Entry::Charged { .. }) = last {
+    let counts = |entry: &Entry| {
+        entry.is_reservation() || matches!(entry, Entry::Released { .. } | Entry::Charged { .. })
+    };
+    if last.is_some_and(counts) {
         let again = last.map(|last| fold.book.check(last));
         assert!(matches!(again, Some(Err(_))), "{when}: counted twice");
     }

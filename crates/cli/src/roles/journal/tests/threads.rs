@@ -202,12 +202,16 @@ impl Live {
 
     fn forget(&mut self, sequence: u64) {
         let refused = self.written[sequence as usize - 1].take();
-        let Some(Entry::Reserved { job, .. }) = refused else {
-            panic!("{refused:?} was refused");
+        let jobs = match refused {
+            Some(Entry::Reserved { job, .. }) => vec![job],
+            Some(Entry::ReservedTogether { jobs, .. }) => jobs,
+            other => panic!("{other:?} was refused"),
         };
         let cause = ReleaseCause::NoProvider;
-        let forgotten = Entry::Released { job, cause };
-        self.life.book.apply(&forgotten).expect("was reserved");
+        for job in jobs {
+            let forgotten = Entry::Released { job, cause };
+            self.life.book.apply(&forgotten).expect("was reserved");
+        }
         self.refused += 1;
     }
 

@@ -153,14 +153,31 @@ impl Life {
     fn reserved(&mut self) -> Option<Entry> {
         let account = self.account();
         let (generation, _) = self.book.allotment(account)?;
-        self.jobs += 1;
-        Some(Entry::Reserved {
-            job: JobId(*blake3::hash(&self.jobs.to_be_bytes()).as_bytes()),
-            account,
-            generation,
-            amount: TokenAmount::from_units(u128::from(self.draw(2_000))),
-            until: Timestamp::from_secs(self.time),
+        let job = self.job();
+        let amount = TokenAmount::from_units(u128::from(self.draw(2_000)));
+        let until = Timestamp::from_secs(self.time);
+        // Some requests have three choices.
+        Some(match self.draw(5) {
+            0 => Entry::ReservedTogether {
+                jobs: vec![job, self.job(), self.job()],
+                account,
+                generation,
+                amount,
+                until,
+            },
+            _ => Entry::Reserved {
+                job,
+                account,
+                generation,
+                amount,
+                until,
+            },
         })
+    }
+
+    fn job(&mut self) -> JobId {
+        self.jobs += 1;
+        JobId(*blake3::hash(&self.jobs.to_be_bytes()).as_bytes())
     }
 
     /// One of the first open jobs.
