@@ -49,7 +49,7 @@ pub(crate) fn document(v: &GgufVocabulary, words: &WordPieces) -> Result<Value, 
     let tokens: Vec<String> = v.tokens.iter().zip(&types).map(written).collect();
     let lowercase = match words.lowercase {
         Some(said) => said,
-        None => has_no_capitals(&tokens)?,
+        None => has_no_capitals(&tokens, &types)?,
     };
     let at = |id: u32| json!([tokens[id as usize], id]);
     Ok(json!({
@@ -75,12 +75,19 @@ fn written(token: &str) -> String {
 
 /// Whether capitals become small letters in a file that does not say it: they do, unless tokens have some. Those could never be met, so
 /// such a vocabulary is of a model that tells them apart.
-fn has_no_capitals(tokens: &[String]) -> Result<bool, ImportError> {
-    let in_brackets = |token: &str| token.starts_with('[') && token.ends_with(']');
-    let capital = |token: &&String| token.contains(|c: char| c.is_ascii_uppercase());
-    match tokens.iter().filter(|t| !in_brackets(t)).find(capital) {
+fn has_no_capitals(tokens: &[String], types: &[i64]) -> Result<bool, ImportError> {
+    // Names of tokens that stand for no text.
+    let in_brackets = |token: &str| {
+        let of = |open, close| token.starts_with(open) && token.ends_with(close);
+        of('[', ']') || of('<', '>')
+    };
+    let capital = |token: &str| token.contains(|c: char| c.is_ascii_uppercase());
+    let mut tokens = tokens.iter().zip(types);
+    let odd =
+        tokens.find(|(token, kind)| **kind != CONTROL && capital(token) && !in_brackets(token));
+    match odd {
         None => Ok(true),
-        Some(token) => Err(ImportError::metadata(
+        Some((token, _)) => Err(ImportError::metadata(
             "tokenizer.ggml.normalizer.lowercase",
             format!(
                 "is absent, and the token {token:?} has capitals: set it to false, or import the folder that the file was made of"

@@ -262,6 +262,13 @@ fn encoders_that_are_not_as_bert_are_refused_by_name_with_the_reason() {
         change(&mut file);
         assert_names(&refused(&file.bytes()), words);
     }
+    let mut named = whole();
+    let names: Vec<String> = (0..59).map(|id| format!("▁<S{id}>")).collect();
+    named.texts("tokenizer.ggml.tokens", &names);
+    named.integers("tokenizer.ggml.token_type", &[1; 59]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let opened = Model::open(named.write(folder.path(), "named.gguf"));
+    assert!(opened.is_ok(), "names of tokens are no capitals of a text");
     let mut other = writer();
     other.text("tokenizer.ggml.model", "bert");
     assert_names(&refused(&other.bytes()), &["tokenizer.ggml.model", "bert"]);
