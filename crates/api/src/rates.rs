@@ -254,6 +254,9 @@ impl Rates {
             let requests = ("requests", pair.requests, asked);
             let tokens = pair.tokens.map(|bucket| ("tokens", bucket, tokens));
             for (what, bucket, count) in std::iter::once(requests).chain(tokens) {
+                if what == "requests" && count > bucket.per_minute.max(1) {
+                    return Err(too_many_choices(count, bucket.per_minute));
+                }
                 let cost = bucket.cost(count);
                 if bucket.level < cost || bucket.per_minute == 0 {
                     return Err(ApiError::RateLimited {
@@ -323,6 +326,16 @@ impl Rates {
             }
         }
         headers
+    }
+}
+
+/// They are as many requests, and no minute has room for them.
+fn too_many_choices(choices: u64, per_minute: u64) -> ApiError {
+    ApiError::Invalid {
+        param: "n".to_owned(),
+        reason: format!(
+            "{choices} choices count as {choices} requests, and {per_minute} a minute are allowed; ask for fewer"
+        ),
     }
 }
 
@@ -405,6 +418,11 @@ mod tests {
                 Err(ApiError::RateLimited { what, retry_ms, .. }) => (what, retry_ms),
                 other => panic!("{other:?}"),
             }
+        }
+
+        fn asks_for(&self, caller: &Account, choices: u32) -> Result<(), ApiError> {
+            let party = self.rates.caller(caller);
+            self.rates.take_at(&party, (choices, 0), self.now)
         }
 
         fn pass(&mut self, ms: u64) {
@@ -545,5 +563,33 @@ mod tests {
         ] {
             assert_eq!(duration(ms), text);
         }
+    }
+
+    #[test]
+    fn choices_count_as_requests_and_more_than_a_minute_has_are_refused_by_name() {
+        let mut stile = Turnstile::new();
+        let (wide, narrow) = (
+            caller(1, None),
+            Some(RateLimit {
+                requests_per_minute: 2,
+                ..LIMIT
+            }),
+        );
+        let narrow = caller(2, narrow);
+        for (who, most) in [(&narrow, 2), (&wide, 6)] {
+            let refused = stile.asks_for(who, most + 1).expect_err("too many");
+            let ApiError::Invalid { param, reason } = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(param, "n");
+            assert!(reason.contains(&format!("{most} a minute")), "{reason}");
+        }
+        stile
+            .asks_for(&narrow, 2)
+            .expect("nothing was taken for what was refused");
+        assert_eq!(stile.refused(&narrow, 0).0, "requests");
+        stile.pass(60_000);
+        stile.asks_for(&wide, 6).expect("all of a minute");
+        assert_eq!(stile.refused(&wide, 0).0, "requests");
     }
 }

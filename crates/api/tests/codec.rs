@@ -839,6 +839,11 @@ fn numbers_are_read_to_the_bit() {
     assert_eq!(request.seed, Some(u64::MAX));
     assert_eq!(request.output_tokens_max, Some(5));
     assert_eq!(
+        chat(json!({"seed": u64::MAX})).request.seed,
+        Some(u64::MAX),
+        "as the choices of a request show theirs"
+    );
+    assert_eq!(
         chat(json!({"seed": i64::MAX})).request.seed,
         Some(i64::MAX as u64)
     );

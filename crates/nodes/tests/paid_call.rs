@@ -2087,6 +2087,17 @@ fn accounts_take_turns_in_the_line() {
 }
 
 #[test]
+fn a_call_of_one_choice_passes_one_of_its_account_that_needs_more_slots_than_are_free() {
+    let mut world = full_world();
+    world.submit_choices(3, 2);
+    world.submit(4);
+    world.end_one();
+    assert_eq!((world.waits(3), world.waits(4)), (true, false));
+    world.end_one();
+    assert!(world.waits(3), "one of two slots is the other call's");
+}
+
+#[test]
 fn nobody_waits_longer_than_the_limit_and_everybody_is_told_when_to_come_back() {
     let mut world = full_world();
     world.submit(3);

@@ -72,15 +72,11 @@ pub(super) fn sampling(root: &Object<'_>, ignored: &mut Vec<String>) -> Result<S
     })
 }
 
-/// A signed 64-bit number; its bits are the seed.
+/// A 64-bit number, signed or not, whose bits are the seed: a caller's may be negative, and those of further choices are shown as they are.
 fn seed(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
-    let seed = root.integer("seed", i128::from(i64::MIN), i128::from(i64::MAX))?;
-    let bits = |n| {
-        i64::try_from(n)
-            .expect("the range was checked")
-            .cast_unsigned()
-    };
-    Ok(seed.map(bits))
+    let seed = root.integer("seed", i128::from(i64::MIN), i128::from(u64::MAX))?;
+    // Two's complement: the low 64 bits of either.
+    Ok(seed.map(|seed| seed as u64))
 }
 
 fn stop(root: &Object<'_>) -> Result<Vec<String>, ApiError> {

@@ -287,7 +287,7 @@ impl Gateway for RouterGateway {
         let written: Vec<_> = jobs.iter().map(|_| WrittenTokens::default()).collect();
         let clients: Vec<_> = jobs.into_iter().zip(written).collect();
         let events = if active + clients.len() > self.calls_max as usize {
-            metrics::counter!("stoa_router_calls_shed_total").increment(1);
+            metrics::counter!("stoa_router_calls_shed_total").increment(clients.len() as u64);
             let refuse =
                 |_: &_| RouterHandle::refused("it has as many calls under way as it can take");
             clients.iter().map(refuse).collect()

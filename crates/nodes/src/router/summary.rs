@@ -61,10 +61,10 @@ impl Router {
         self.jobs.iter().map(|(job, state)| summary(*job, state))
     }
 
-    /// Calls of an account in progress, those that wait for a slot included.
+    /// Calls of an account in progress, those that wait for a slot included; each choice of a request counts.
     pub fn active_of(&self, account: Address) -> usize {
         let running = self.jobs.values().filter(|job| job.account == account);
-        running.count() + self.queue.len_of(account)
+        running.count() + self.queue.jobs_of(account)
     }
 
     /// Whose call this is, while it is in progress.

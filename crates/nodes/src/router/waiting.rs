@@ -3,7 +3,7 @@
 
 use super::{Output, Router, refused};
 use crate::client::{Cause, ClientRequest};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use stoa_types::{Address, JobId, Millis, Timestamp};
 
@@ -28,6 +28,9 @@ pub(super) struct Call {
     pub(super) entropy: u64,
     pub(super) since: Timestamp,
 }
+
+/// The fewest choices that found no room, for whom and of which model: fewer may still find some.
+type Full = BTreeMap<(Address, String), usize>;
 
 /// The line.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +58,14 @@ impl Queue {
         Some(call.account)
     }
 
-    pub(super) fn len_of(&self, account: Address) -> usize {
+    fn len_of(&self, account: Address) -> usize {
         self.lines.get(&account).map_or(0, VecDeque::len)
+    }
+
+    /// All choices of all calls of an account.
+    pub(super) fn jobs_of(&self, account: Address) -> usize {
+        let own = self.calls.values().filter(|call| call.account == account);
+        own.map(|call| call.jobs.len()).sum()
     }
 
     /// Whether there is room for one more call of the account.
@@ -83,12 +92,14 @@ impl Queue {
         Some(call)
     }
 
-    /// The oldest call, of the account whose turn it is, for a model that is not `full`.
-    fn next(&self, full: &BTreeSet<(Address, String)>) -> Option<JobId> {
+    /// The oldest call, of the account whose turn it is, that may find room: for a model that is not `full` for so many choices.
+    fn next(&self, full: &Full) -> Option<JobId> {
         let open = |(account, line): (&Address, &VecDeque<JobId>)| {
             let may = |job: &&JobId| {
-                let model = self.calls.get(job).map(|call| call.request.model.clone());
-                model.is_some_and(|model| !full.contains(&(*account, model)))
+                self.calls.get(job).is_some_and(|call| {
+                    let least = full.get(&(*account, call.request.model.clone()));
+                    least.is_none_or(|least| call.jobs.len() < *least)
+                })
             };
             line.iter().find(may).copied()
         };
@@ -128,14 +139,15 @@ impl Router {
         if self.queue.len() == 0 || !self.stock.take_freed() {
             return;
         }
-        let mut full = BTreeSet::new();
+        let mut full = Full::new();
         while let Some(job) = self.queue.next(&full) {
             let Some(call) = self.queue.calls.get(&job) else {
                 return;
             };
-            let (account, model) = (call.account, call.request.model.clone());
+            let (account, choices) = (call.account, call.jobs.len());
+            let model = call.request.model.clone();
             match self.admit(call, now) {
-                Err(Cause::OverCapacity { .. }) => drop(full.insert((account, model))),
+                Err(Cause::OverCapacity { .. }) => drop(full.insert((account, model), choices)),
                 outcome => {
                     self.queue.last = Some(account);
                     self.answer_waiting(job, outcome, outputs);
