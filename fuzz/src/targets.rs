@@ -145,7 +145,7 @@ fn tokenizer(bytes: &[u8], bound: usize) -> usize {
     measured(bound, read).1
 }
 
-/// A chat template, a zero byte, messages, a zero byte, tools. The template is compiled; messages and tools are given to the templates of the
+/// A chat template, a zero byte, messages, a zero byte, tools. The template is parsed; messages and tools are given to the templates of the
 /// seeds. To render just any template is for a process of limited memory and time (`stoa_runtime::Templates`), which this one is not.
 fn template(bytes: &[u8], bound: usize) -> usize {
     let (source, rest) = halves(bytes);

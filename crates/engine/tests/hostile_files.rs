@@ -23,7 +23,7 @@ fn hostile_files_of_every_kind_are_read_within_their_bounds() {
         let highest = target.run_all(25);
         println!("{}: at most {highest} bytes", target.name);
         // The gauge counts: nothing is read in less.
-        assert!(highest > 10_000, "{}: {highest}", target.name);
+        assert!(highest > 1_000, "{}: {highest}", target.name);
     }
     std::fs::remove_dir_all(targets::folder()).expect("it was made for these");
 }
