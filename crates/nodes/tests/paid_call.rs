@@ -1799,6 +1799,31 @@ fn nothing_is_charged_before_the_client_has_got_everything() {
 }
 
 #[test]
+fn choices_without_tokens_are_charged_where_they_are_delivered_and_not_where_their_client_leaves() {
+    let mut world = World::new(1);
+    world.reads = false;
+    let jobs = world.submit_choices(1, 2);
+    serve(&mut world, 0);
+    for &job in &jobs {
+        let complete = matches!(last_of(&world, job), Some(ClientEvent::Complete(_)));
+        assert!(complete, "{:?}", last_of(&world, job));
+        world.input(Input::Written { job, tokens: 0 });
+    }
+    for &job in &jobs {
+        world.input(Input::ClientGone { job, read: 0 });
+        assert!(world.router.book().receipt(job).is_none());
+    }
+    assert_eq!((world.free(), world.router.active()), (1_000_000, 0));
+    assert!(world.earned.is_empty());
+    let told = world.submit_choices(2, 2);
+    serve(&mut world, 0);
+    for &job in &told {
+        world.input(Input::Delivered { job, tokens: 0 });
+        assert_eq!(world.ended(job).expect("charged").content.output_units, 0);
+    }
+}
+
+#[test]
 fn a_client_that_leaves_while_it_still_reads_pays_for_what_it_read_though_the_answer_was_finished()
 {
     for (read, units) in [(0, None), (2, Some(2)), (3, Some(3))] {
@@ -1852,21 +1877,20 @@ fn a_receipt_repeated_while_the_client_reads_is_neither_refused_nor_charged_twic
 
 #[test]
 fn a_client_that_neither_reads_nor_leaves_pays_for_what_it_read_when_the_ticket_ends() {
-    for (read, units) in [(0, 0), (1, 1)] {
+    for (tokens, units) in [(0, 0), (1, 1), (2, 2)] {
         let mut world = World::new(1);
         world.reads = false;
         world.submit(1);
         world.prepare();
         world.tokens(2);
         world.end();
-        world.input(Input::Delivered {
-            job: job(1),
-            tokens: read,
-        });
+        let job = job(1);
+        world.input(Input::Written { job, tokens });
+        assert!(world.router.book().receipt(job).is_none(), "not yet");
         let seconds = profile().settlement.ticket_seconds;
         // The provider signs no receipt after the deadline, so the router cuts just at it.
         world.tick(seconds * 1000);
-        let receipt = world.router.book().receipt(job(1));
+        let receipt = world.router.book().receipt(job);
         assert_eq!(receipt.map_or(0, |r| r.receipt.output_units), units);
         assert_eq!(world.router.active(), 0);
     }

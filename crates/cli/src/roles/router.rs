@@ -574,7 +574,7 @@ impl Loop {
             .map(|(job, line)| (*job, line.written.tokens()))
             .collect();
         for (job, tokens) in progress {
-            self.handle(Input::Delivered { job, tokens });
+            self.handle(Input::Written { job, tokens });
         }
     }
 

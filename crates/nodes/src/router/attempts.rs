@@ -468,6 +468,13 @@ impl Router {
         });
     }
 
+    /// So much was written to the client.
+    pub(super) fn written(&mut self, job: JobId, tokens: u64) {
+        if let Some(state) = self.jobs.get_mut(&job) {
+            state.read = state.read.max(tokens);
+        }
+    }
+
     /// So much reached the client. The last of it ends the call.
     pub(super) fn delivered(
         &mut self,
@@ -476,10 +483,10 @@ impl Router {
         now: Timestamp,
         outputs: &mut Vec<Output>,
     ) {
+        self.written(job, tokens);
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
-        state.read = state.read.max(tokens);
         if let Phase::Delivering(done) = &state.phase
             && state.read >= done.content.output_units
         {
@@ -788,7 +795,8 @@ impl Router {
             (Phase::Charging(_) | Phase::Cancelling { .. } | Phase::Abandoned, _) => {}
             // Whether there is anything to release is known once the journal has answered.
             (Phase::Reserving, _) => state.phase = Phase::Abandoned,
-            (Phase::Delivering(done), Some(_)) if read >= done.content.output_units => {
+            // Of an answer without tokens, none was got before it was said to be delivered.
+            (Phase::Delivering(done), Some(_)) if read > 0 && read >= done.content.output_units => {
                 let done = done.clone();
                 self.charge(done, now, outputs);
             }

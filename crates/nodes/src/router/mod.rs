@@ -66,7 +66,15 @@ pub enum Input {
         /// Tokens that were written to it: it owes these and no more, however many were passed on.
         read: u64,
     },
-    /// This much was written to the client. Must follow [`ClientEvent::Complete`]; may come earlier.
+    /// So much was written to the client so far: what it owes if its ticket ends first. Nothing is charged for it now, not even where that
+    /// is all, as it is from the start of an answer without tokens.
+    Written {
+        /// Its call.
+        job: JobId,
+        /// Tokens, counted from the first.
+        tokens: u64,
+    },
+    /// This much was delivered to the client, and all of it is charged. Must follow [`ClientEvent::Complete`]; may come earlier.
     Delivered {
         /// Its call.
         job: JobId,
@@ -509,6 +517,7 @@ impl Router {
                 entropy,
             } => self.submit(job, account, request, entropy, now, &mut outputs),
             Input::ClientGone { job, read } => self.client_gone(job, read, now, &mut outputs),
+            Input::Written { job, tokens } => self.written(job, tokens),
             Input::Delivered { job, tokens } => self.delivered(job, tokens, now, &mut outputs),
             Input::ProviderUp(hello) => self.stock.up(*hello, self.config.profile.limits.price_max),
             Input::ProviderDown(provider) => {
