@@ -470,6 +470,7 @@ async fn streamed(
         framing,
         failure: None,
         is_heard: false,
+        is_delivered: false,
         tally,
     };
     tokio::spawn(pump.run(first));
@@ -542,6 +543,8 @@ struct Pump {
     failure: Option<(usize, Failure)>,
     /// Something of the answer was told.
     is_heard: bool,
+    /// Something of it was said to be delivered, told or not: it may be charged already.
+    is_delivered: bool,
     /// What the call took of what the caller may do in a minute.
     tally: Tally,
 }
@@ -628,12 +631,13 @@ impl Pump {
             ClientEvent::Done(done) => {
                 self.choices.end(at);
                 self.charged(at, done).await?;
+                // One that was cut off may be what the others waited for.
+                self.deliver_kept().await;
                 self.conclude().await
             }
             ClientEvent::Failed(failure) => {
                 self.choices.end(at);
-                let nothing_charged = self.voices.iter().all(|voice| voice.charged.is_none());
-                if !self.is_heard && nothing_charged {
+                if self.is_free() {
                     // The other choices end with this and cost nothing.
                     self.tally.close();
                     let error = self.framing.form.error(failure);
@@ -644,6 +648,12 @@ impl Pump {
                 self.conclude().await
             }
         }
+    }
+
+    /// Nothing of the answer was told or said to be delivered, so that nothing of it is charged or will be.
+    fn is_free(&self) -> bool {
+        let is_charged = self.failure.is_some() || self.voices.iter().any(|v| v.charged.is_some());
+        !self.is_heard && !self.is_delivered && !is_charged
     }
 
     async fn tell(
@@ -674,6 +684,7 @@ impl Pump {
             self.voices[at].complete = Some(done);
             self.deliver_kept().await;
         } else {
+            self.is_delivered = true;
             self.choices.deliver(at, self.voices[at].told);
         }
     }
@@ -683,7 +694,7 @@ impl Pump {
     async fn deliver_kept(&mut self) {
         let open =
             |(at, voice): (usize, &Voice)| voice.ending.is_none() && !self.choices.is_over(at);
-        if !self.keeps || self.voices.iter().enumerate().any(open) {
+        if !self.keeps || self.is_delivered || self.voices.iter().enumerate().any(open) {
             return;
         }
         let transcript = self.transcript.take().filter(|_| self.failure.is_none());
@@ -703,7 +714,8 @@ impl Pump {
                 .await;
         }
         for (at, voice) in self.voices.iter().enumerate() {
-            if voice.ending.is_some() {
+            if voice.ending.is_some() && !self.choices.is_over(at) {
+                self.is_delivered = true;
                 self.choices.deliver(at, voice.told);
             }
         }

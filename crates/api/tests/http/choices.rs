@@ -2,8 +2,10 @@
 
 use crate::support::*;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 use stoa_nodes::client::{Cause, ClientEvent, Failure};
-use stoa_types::{JobId, TokenAmount};
+use stoa_types::{FinishReason, JobId, TokenAmount};
 
 const ONCE: (&str, &str) = ("idempotency-key", "order 7");
 
@@ -290,6 +292,53 @@ async fn a_stream_that_loses_one_choice_ends_the_others_and_names_what_was_charg
 }
 
 #[tokio::test]
+async fn a_choice_that_was_delivered_before_anything_was_told_of_it_is_not_given_up() {
+    // Its text is a call, which is told at the end; meanwhile its charge is under way.
+    let mut call = answer(&["", ""], content("", &[("look", "{}")]));
+    call.insert(call.len() - 1, Step::Wait(200));
+    let mut late = vec![Step::Wait(60)];
+    late.extend(failing(Cause::ProviderDown));
+    let server = server(vec![call, late]).await;
+    let reply = server.chat(ask(2, json!({"stream": true}))).await;
+    let events = reply.events();
+    let (error, pieces) = events.split_last().expect("an end");
+    let error: Value = serde_json::from_str(error).expect("JSON");
+    let facts = &error["error"]["stoa"];
+    let told_facts = (&facts["choice"], &facts["billed"], &facts["charged"]);
+    let expected = (&json!(1), &json!("0.100003"), &json!([id_of(0)]));
+    assert_eq!(told_facts, expected, "{error}");
+    let calls = |piece: &&&str| piece.contains("tool_calls") && piece.contains("look");
+    assert_eq!(pieces.iter().filter(calls).count(), 1, "{pieces:?}");
+    assert_eq!(told(&server, End::Delivered), [(0, 2)]);
+    assert_eq!(told(&server, End::Gone), []);
+}
+
+#[tokio::test]
+async fn a_kept_stream_whose_last_choice_is_cut_off_ends_with_the_others() {
+    let mut cut = content("be", &[]);
+    cut.finish_reason = FinishReason::Cancelled;
+    let mut steps = answer(&["be", "gun"], content("begun", &[]));
+    steps.truncate(3);
+    steps.push(Step::Wait(60));
+    steps.push(Step::Say(ClientEvent::Done(Arc::new(done(cut)))));
+    let server = server(vec![answer(&["first"], content("first", &[])), steps]).await;
+    let text = ask(2, json!({"stream": true})).to_string();
+    let headers = [AUTHORIZED, JSON, ONCE];
+    let path = "/v1/chat/completions";
+    let reply = server.send("POST", path, &headers, text.as_bytes());
+    let reply = tokio::time::timeout(Duration::from_secs(10), reply)
+        .await
+        .expect("it ends");
+    let error: Value = serde_json::from_str(reply.events().last().expect("an end")).expect("JSON");
+    let facts = &error["error"]["stoa"];
+    let told_facts = (&facts["choice"], &facts["billed"], &facts["charged"]);
+    // Both are paid: one whole, the other as far as it was written.
+    let expected = (&json!(1), &json!("0.200006"), &json!([id_of(0)]));
+    assert_eq!(told_facts, expected, "{error}");
+    assert_eq!(told(&server, End::Delivered), [(0, 1)]);
+}
+
+#[tokio::test]
 async fn a_stream_that_fails_before_anything_was_told_gives_the_others_up() {
     let mut silent = answer(&[], content("", &[]));
     silent.truncate(1);
@@ -332,7 +381,7 @@ async fn a_client_that_leaves_cancels_every_choice_at_what_it_was_written() {
         if told(&server, End::Gone).len() == 3 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let mut gone = told(&server, End::Gone);
     gone.sort_unstable();
