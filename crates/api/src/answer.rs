@@ -63,12 +63,14 @@ impl Form {
         choice: usize,
         failure: Failure,
         charged: Vec<JobId>,
+        delivered: bool,
     ) -> ApiError {
         ApiError::FailedChoice {
             failure: Box::new(failure),
             prompt: self.prompt(),
             choice,
             charged,
+            delivered,
         }
     }
 }

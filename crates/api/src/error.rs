@@ -198,8 +198,20 @@ pub enum ApiError {
         prompt: &'static str,
         /// Its index.
         choice: usize,
-        /// Those that were delivered and charged.
+        /// Those that were charged.
         charged: Vec<JobId>,
+        /// What was charged had reached the client.
+        delivered: bool,
+    },
+    /// The answer under an Idempotency-Key is longer than what is kept.
+    #[error(
+        "the answer is longer than the {most} bytes that are kept for an Idempotency-Key; ask for less, or send the request without one"
+    )]
+    AnswerTooLong {
+        /// Most bytes.
+        most: usize,
+        /// Choices of which a part may have been written to the client, and is billed. Empty where nothing was.
+        begun: Vec<JobId>,
     },
     /// A fault of this program.
     #[error("internal error")]
@@ -354,6 +366,9 @@ impl ApiError {
             Self::IdempotencyLost { .. } => {
                 row(409, "idempotency_error", "idempotency_answer_lost", None)
             }
+            Self::AnswerTooLong { .. } => {
+                row(422, "idempotency_error", "answer_too_long_to_keep", None)
+            }
             Self::Failed(failure) => cause_row(&failure.cause),
             Self::FailedPrompt { failure, .. } | Self::FailedChoice { failure, .. } => {
                 cause_row(&failure.cause)
@@ -400,6 +415,20 @@ impl ApiError {
     /// What happened, and what was left unchanged.
     fn message(&self) -> String {
         match (self, self.failure()) {
+            (
+                Self::FailedChoice {
+                    delivered: false, ..
+                },
+                Some(failure),
+            ) if !failure.billed.is_zero() => {
+                format!(
+                    "{self}. {} was billed for other choices, and nothing was delivered.",
+                    failure.billed
+                )
+            }
+            (Self::AnswerTooLong { begun, .. }, _) if !begun.is_empty() => {
+                format!("{self}. What was written of it is billed; the receipts say how much.")
+            }
             (_, Some(failure)) if !failure.billed.is_zero() => {
                 format!(
                     "{self}. {} was billed for what was delivered.",
@@ -421,6 +450,13 @@ impl ApiError {
         let mut facts = json!({"cause": self.row().cause, "request_id": request, "billed": "0"});
         if let Self::IdempotencyLost { job } | Self::IdempotencyInProgress { job } = self {
             facts["receipt_id"] = json!(job);
+        }
+        if let Self::AnswerTooLong { begun, .. } = self
+            && !begun.is_empty()
+        {
+            // It is known once the providers have signed for what was written.
+            facts["billed"] = Value::Null;
+            facts["receipt_ids"] = json!(begun);
         }
         let Some(failure) = self.failure() else {
             return facts;

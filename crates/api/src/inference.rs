@@ -338,10 +338,17 @@ async fn whole(
                 let Some(answers) = answered(&mut heard) else {
                     continue;
                 };
-                let body = framing.whole(&answers).map(Bytes::from);
-                if let (Some(keeper), Ok(body)) = (&keeper, &body) {
+                let body = match body_of(framing, &answers, keeper.is_some()) {
+                    Ok(body) => body,
+                    Err(error) => {
+                        // Nothing was said to be delivered: the choices end with this and cost nothing.
+                        tally.close();
+                        return failed(request, error);
+                    }
+                };
+                if let Some(keeper) = &keeper {
                     let headers = whole_headers(&framing.jobs, &answers);
-                    keeper.prepare(&headers, body).await;
+                    keeper.prepare(&headers, &body).await;
                 }
                 kept = Some((body, answers));
                 for (at, heard) in heard.iter().enumerate() {
@@ -360,28 +367,44 @@ async fn whole(
                     tally.close();
                     return failed(request, form.error(failure_of));
                 }
-                failure.get_or_insert((at, failure_of));
+                also_failed(&mut failure, at, failure_of);
             }
         }
     }
     if let Some((at, failure)) = failure {
-        return failed(request, partly(framing, at, failure, &charged));
+        return failed(request, partly(framing, at, failure, &charged, false));
     }
-    let whole = kept.or_else(|| {
-        let answers = answered(&mut heard)?;
-        Some((framing.whole(&answers).map(Bytes::from), answers))
-    });
-    match whole {
-        Some((Ok(body), answers)) => {
-            let headers = whole_headers(&framing.jobs, &answers);
-            respond(request, headers, Body::from(body))
-        }
-        _ => {
-            tracing::error!(job = %request, "the text of an answer is no vectors");
-            let billed = sum(charged.iter().map(|receipt| receipt.charge));
-            failed(request, form.error(Failure::new(Cause::Internal, billed)))
-        }
+    let Some((body, answers)) = kept else {
+        tracing::error!(job = %request, "an answer was charged before it was complete");
+        let billed = sum(charged.iter().map(|receipt| receipt.charge));
+        return failed(request, form.error(Failure::new(Cause::Internal, billed)));
+    };
+    let headers = whole_headers(&framing.jobs, &answers);
+    respond(request, headers, Body::from(body))
+}
+
+/// The answer as it is sent, and kept where it must be.
+fn body_of(framing: &Framing, answers: &[Answered], keeps: bool) -> Result<Bytes, ApiError> {
+    let body = framing.whole(answers).map_err(|Contradiction| {
+        tracing::error!(job = %framing.request(), "the text of an answer is no vectors");
+        let failure = Failure::new(Cause::Internal, TokenAmount::ZERO);
+        framing.form.error(failure)
+    })?;
+    if keeps {
+        replay::check_length(body.len())?;
     }
+    Ok(body.into())
+}
+
+/// The first failure is told, with what all of them cost and what was not delivered of them.
+fn also_failed(known: &mut Option<(usize, Failure)>, at: usize, failure: Failure) {
+    let Some((_, first)) = known else {
+        *known = Some((at, failure));
+        return;
+    };
+    first.billed = sum([first.billed, failure.billed]);
+    let more = [&first.undelivered, &failure.undelivered].map(|all| all.to_vec());
+    first.undelivered = more.concat().into();
 }
 
 /// All choices, once each of them is complete.
@@ -399,14 +422,22 @@ fn answered(heard: &mut [Heard]) -> Option<Vec<Answered>> {
 }
 
 /// The error of a request that failed by a choice after others, or a part of it, had been delivered.
-fn partly(framing: &Framing, choice: usize, mut failure: Failure, charged: &[Receipt]) -> ApiError {
+fn partly(
+    framing: &Framing,
+    choice: usize,
+    mut failure: Failure,
+    charged: &[Receipt],
+    delivered: bool,
+) -> ApiError {
     if framing.jobs.len() == 1 {
         return framing.form.error(failure);
     }
     let others = sum(charged.iter().map(|receipt| receipt.charge));
     failure.billed = sum([failure.billed, others]);
     let charged = charged.iter().map(|receipt| receipt.job_id).collect();
-    framing.form.choice_error(choice, failure, charged)
+    framing
+        .form
+        .choice_error(choice, failure, charged, delivered)
 }
 
 fn whole_headers(jobs: &[JobId], answers: &[Answered]) -> HeaderMap {
@@ -506,6 +537,8 @@ struct Voice {
     /// Tokens of the newest text, where the answer is kept: they count with the next, so that the choice does not count as written, and is not
     /// charged, before it is said to be delivered.
     newest: u64,
+    /// Tokens that were sent with text.
+    sent: u64,
     /// All tokens so far.
     told: u64,
 }
@@ -519,6 +552,7 @@ impl Voice {
             charged: None,
             unwritten: 0,
             newest: 0,
+            sent: 0,
             told: 0,
         }
     }
@@ -557,14 +591,16 @@ struct Transcript {
 }
 
 impl Transcript {
-    /// With what will end it.
-    async fn prepare(self, ending: impl Iterator<Item = &String>) {
+    /// With what will end it. Nothing is kept of what is too long.
+    async fn prepare(self, ending: impl Iterator<Item = &String>) -> Result<(), Stop> {
         let mut body = self.said;
         for piece in ending {
             body.extend_from_slice(data(piece).as_bytes());
         }
         body.extend_from_slice(replay::DONE);
+        replay::check_length(body.len()).map_err(|_| Stop::TooLong)?;
         self.keeper.prepare(&self.headers, &body).await;
+        Ok(())
     }
 }
 
@@ -573,17 +609,41 @@ fn data(piece: &str) -> String {
     format!("data: {piece}\n\n")
 }
 
-/// The client is gone or takes nothing.
-struct ClientLost;
+/// Why an answer ends before its choices do: each owes what was written of it.
+enum Stop {
+    /// The client is gone or takes nothing.
+    ClientLost,
+    /// The answer is longer than what is kept, and is to be kept.
+    TooLong,
+}
 
 impl Pump {
     async fn run(mut self, first: Option<(usize, ClientEvent)>) {
-        if self.carry(first).await.is_err() {
+        let stop = self.carry(first).await.err();
+        let told = match stop {
+            Some(Stop::TooLong) => self.too_long().await.err(),
+            other => other,
+        };
+        if told.is_some() {
             metrics::counter!("stoa_api_clients_lost_total").increment(1);
         }
     }
 
-    async fn carry(&mut self, first: Option<(usize, ClientEvent)>) -> Result<(), ClientLost> {
+    /// Says so once what was told before is written, and owed.
+    async fn too_long(&mut self) -> Result<(), Stop> {
+        self.transcript = None;
+        self.all_taken().await?;
+        let jobs = &self.framing.jobs;
+        let begun: Vec<_> = jobs
+            .iter()
+            .zip(&self.voices)
+            .filter(|(_, voice)| voice.sent > 0)
+            .map(|(job, _)| *job)
+            .collect();
+        self.fail(replay::too_long(begun)).await
+    }
+
+    async fn carry(&mut self, first: Option<(usize, ClientEvent)>) -> Result<(), Stop> {
         if let Some((at, event)) = first
             && self.handle(at, event).await?
         {
@@ -591,7 +651,7 @@ impl Pump {
         }
         loop {
             let event = tokio::select! {
-                () = self.out.closed() => return Err(ClientLost),
+                () = self.out.closed() => return Err(Stop::ClientLost),
                 event = timeout(self.timings.keep_alive, self.choices.next()) => event,
             };
             match event {
@@ -606,7 +666,7 @@ impl Pump {
     }
 
     /// `true` when the answer is over.
-    async fn handle(&mut self, at: usize, event: ClientEvent) -> Result<bool, ClientLost> {
+    async fn handle(&mut self, at: usize, event: ClientEvent) -> Result<bool, Stop> {
         self.tally.see(&event);
         match event {
             ClientEvent::Started(started) => {
@@ -625,14 +685,14 @@ impl Pump {
                 self.all_taken().await?;
                 let voice = &mut self.voices[at];
                 voice.ending = Some(voice.pieces.finish(&done));
-                self.complete(at, done).await;
+                self.complete(at, done).await?;
                 Ok(false)
             }
             ClientEvent::Done(done) => {
                 self.choices.end(at);
                 self.charged(at, done).await?;
                 // One that was cut off may be what the others waited for.
-                self.deliver_kept().await;
+                self.deliver_kept().await?;
                 self.conclude().await
             }
             ClientEvent::Failed(failure) => {
@@ -644,7 +704,7 @@ impl Pump {
                     return self.fail(error).await.map(|()| true);
                 }
                 self.failed(at, failure);
-                self.deliver_kept().await;
+                self.deliver_kept().await?;
                 self.conclude().await
             }
         }
@@ -662,7 +722,7 @@ impl Pump {
         text: &str,
         tokens: u32,
         logprobs: Vec<Logprobs>,
-    ) -> Result<(), ClientLost> {
+    ) -> Result<(), Stop> {
         let voice = &mut self.voices[at];
         voice.told += u64::from(tokens);
         voice.unwritten += u64::from(tokens);
@@ -675,27 +735,30 @@ impl Pump {
             std::mem::swap(&mut voice.newest, &mut tokens);
         }
         self.send_data(&pieces).await?;
-        self.send(data(&last), Some((at, tokens))).await
+        self.send(data(&last), Some((at, tokens))).await?;
+        self.voices[at].sent += tokens;
+        Ok(())
     }
 
     /// All text of a choice was told and taken. Where the answer is kept, nothing is charged before all of it is.
-    async fn complete(&mut self, at: usize, done: Arc<Done>) {
+    async fn complete(&mut self, at: usize, done: Arc<Done>) -> Result<(), Stop> {
         if self.keeps {
             self.voices[at].complete = Some(done);
-            self.deliver_kept().await;
+            self.deliver_kept().await?;
         } else {
             self.is_delivered = true;
             self.choices.deliver(at, self.voices[at].told);
         }
+        Ok(())
     }
 
     /// Keeps the whole answer once every choice is complete, and says then that they were delivered; so too, without keeping it, where one
     /// of them failed.
-    async fn deliver_kept(&mut self) {
+    async fn deliver_kept(&mut self) -> Result<(), Stop> {
         let open =
             |(at, voice): (usize, &Voice)| voice.ending.is_none() && !self.choices.is_over(at);
         if !self.keeps || self.is_delivered || self.voices.iter().enumerate().any(open) {
-            return;
+            return Ok(());
         }
         let transcript = self.transcript.take().filter(|_| self.failure.is_none());
         let endings = self
@@ -711,7 +774,7 @@ impl Pump {
             let usage = self.framing.usage_piece(all);
             transcript
                 .prepare(endings.into_iter().flatten().chain(&usage))
-                .await;
+                .await?;
         }
         for (at, voice) in self.voices.iter().enumerate() {
             if voice.ending.is_some() && !self.choices.is_over(at) {
@@ -719,10 +782,11 @@ impl Pump {
                 self.choices.deliver(at, voice.told);
             }
         }
+        Ok(())
     }
 
     /// A choice is charged: it ends at once, or in its turn where the answer is kept as it is told.
-    async fn charged(&mut self, at: usize, done: Arc<Done>) -> Result<(), ClientLost> {
+    async fn charged(&mut self, at: usize, done: Arc<Done>) -> Result<(), Stop> {
         if done.content.finish_reason == FinishReason::Cancelled {
             // The router cut it off: its queue was full.
             let billed = done.receipt.receipt.charge;
@@ -748,7 +812,7 @@ impl Pump {
     }
 
     /// Tells how a charged choice ended.
-    async fn end(&mut self, at: usize) -> Result<(), ClientLost> {
+    async fn end(&mut self, at: usize) -> Result<(), Stop> {
         match self.voices[at].ending.take() {
             Some(Ok(pieces)) => self.send_data(&pieces).await,
             _ => Ok(()),
@@ -756,18 +820,11 @@ impl Pump {
     }
 
     fn failed(&mut self, at: usize, failure: Failure) {
-        match &mut self.failure {
-            None => self.failure = Some((at, failure)),
-            Some((_, first)) => {
-                first.billed = sum([first.billed, failure.billed]);
-                let more = [&first.undelivered, &failure.undelivered].map(|all| all.to_vec());
-                first.undelivered = more.concat().into();
-            }
-        }
+        also_failed(&mut self.failure, at, failure);
     }
 
     /// Ends the answer once every choice has ended; `true` then.
-    async fn conclude(&mut self) -> Result<bool, ClientLost> {
+    async fn conclude(&mut self) -> Result<bool, Stop> {
         if !self.choices.are_over() {
             return Ok(false);
         }
@@ -784,7 +841,7 @@ impl Pump {
             .filter_map(|voice| voice.charged.as_deref());
         if let Some((at, failure)) = self.failure.take() {
             let charged: Vec<_> = all.map(|done| done.receipt.receipt.clone()).collect();
-            let error = partly(&self.framing, at, failure, &charged);
+            let error = partly(&self.framing, at, failure, &charged, true);
             self.fail(error).await?;
             return Ok(true);
         }
@@ -796,7 +853,7 @@ impl Pump {
     }
 
     /// One error event and no `[DONE]`: nobody may take the stream for complete.
-    async fn fail(&mut self, error: ApiError) -> Result<(), ClientLost> {
+    async fn fail(&mut self, error: ApiError) -> Result<(), Stop> {
         let row = error.row();
         metrics::counter!("stoa_api_stream_errors_total", "code" => row.code, "cause" => row.cause)
             .increment(1);
@@ -804,33 +861,35 @@ impl Pump {
         self.send(data(&error.stream_data(request)), None).await
     }
 
-    async fn send_data(&mut self, pieces: &[String]) -> Result<(), ClientLost> {
+    async fn send_data(&mut self, pieces: &[String]) -> Result<(), Stop> {
         for piece in pieces {
             self.send(data(piece), None).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, text: String, tokens: Option<(usize, u64)>) -> Result<(), ClientLost> {
+    async fn send(&mut self, text: String, tokens: Option<(usize, u64)>) -> Result<(), Stop> {
         // Comments keep a silent connection alive; they are no part of the answer.
         if !text.starts_with(':') {
             self.is_heard = true;
             if let Some(transcript) = &mut self.transcript {
+                replay::check_length(transcript.said.len() + text.len())
+                    .map_err(|_| Stop::TooLong)?;
                 transcript.said.extend_from_slice(text.as_bytes());
             }
         }
         let bytes = Bytes::from(text);
         let piece = Piece { bytes, tokens };
         let sent = self.out.send_timeout(piece, self.timings.slow_reader);
-        sent.await.map_err(|_| ClientLost)
+        sent.await.map_err(|_| Stop::ClientLost)
     }
 
     /// Waits until the connection has taken every piece.
-    async fn all_taken(&mut self) -> Result<(), ClientLost> {
+    async fn all_taken(&mut self) -> Result<(), Stop> {
         let room = self.out.reserve_many(PIECES_WAITING_MAX);
         match timeout(self.timings.slow_reader, room).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(ClientLost),
+            Ok(Err(_)) | Err(_) => Err(Stop::ClientLost),
         }
     }
 }

@@ -32,6 +32,22 @@ const RECORDED_MAX: usize = 20 << 20;
 const RECORDINGS_MAX: usize = 256;
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
 
+/// Whether so long an answer can be kept, asked before any of it is said to be delivered.
+pub(crate) fn check_length(bytes: usize) -> Result<(), ApiError> {
+    if bytes <= RECORDED_MAX {
+        return Ok(());
+    }
+    Err(too_long(Vec::new()))
+}
+
+/// An answer that cannot be kept. Of choices that had begun, what was written is billed.
+pub(crate) fn too_long(begun: Vec<JobId>) -> ApiError {
+    ApiError::AnswerTooLong {
+        most: RECORDED_MAX,
+        begun,
+    }
+}
+
 /// Names one header of one account on one route. Nothing about it can be read off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReplayId(pub [u8; 32]);
@@ -555,11 +571,9 @@ impl Lead {
             if !piece.starts_with(b":") {
                 kept.extend_from_slice(&piece);
             }
-            if kept.len() > RECORDED_MAX {
-                break;
-            }
             whole = piece.ends_with(DONE);
-            if whole {
+            // Whoever tells it ends it before it is longer than what is kept, but for the error that says so.
+            if whole && kept.len() <= RECORDED_MAX {
                 let answer = Answer {
                     head: head.clone(),
                     body: std::mem::take(&mut kept),

@@ -339,6 +339,88 @@ async fn a_kept_stream_whose_last_choice_is_cut_off_ends_with_the_others() {
 }
 
 #[tokio::test]
+async fn what_failed_after_the_whole_was_charged_says_what_was_billed_and_what_was_not_delivered() {
+    let expired = || {
+        let mut steps = answer(&["late"], content("late", &[]));
+        let mut failure = Failure::new(Cause::AllotmentExpired, TokenAmount::ZERO);
+        failure.undelivered = vec![undelivered()].into();
+        steps.pop();
+        steps.push(Step::Say(ClientEvent::Failed(failure)));
+        steps
+    };
+    for stream in [false, true] {
+        let first = answer(&["first"], content("first", &[]));
+        let server = server(vec![first, expired(), expired()]).await;
+        let reply = server.chat(ask(3, json!({"stream": stream}))).await;
+        let error: Value = match stream {
+            false => reply.json(),
+            true => serde_json::from_str(reply.events().last().expect("an end")).expect("JSON"),
+        };
+        let facts = &error["error"]["stoa"];
+        let told_facts = (&facts["billed"], &facts["charged"]);
+        assert_eq!(told_facts, (&json!("0.100003"), &json!([id_of(0)])));
+        assert_eq!(facts["undelivered"].as_array().map(Vec::len), Some(2));
+        let text = error["error"]["message"].as_str().expect("text");
+        let expected = match stream {
+            false => "was billed for other choices, and nothing was delivered.",
+            true => "was billed for what was delivered.",
+        };
+        assert!(text.ends_with(expected), "{text}");
+    }
+}
+
+/// Four choices that are too long together, and not one by one.
+fn long() -> Vec<Vec<Step>> {
+    // Six bytes of JSON each.
+    let text = "\u{1}".repeat(1 << 20);
+    vec![answer(&["be", &text], content(&format!("be{text}"), &[])); 4]
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_cannot_be_kept_is_not_charged() {
+    let server = server(long()).await;
+    let text = ask(4, json!({})).to_string();
+    let headers = [AUTHORIZED, JSON, ONCE];
+    let path = "/v1/chat/completions";
+    let reply = server.send("POST", path, &headers, text.as_bytes()).await;
+    let expected = (422, "answer_too_long_to_keep".to_owned(), false);
+    assert_eq!(reply.error(), expected);
+    let error = reply.json();
+    let message = error["error"]["message"].as_str().expect("text");
+    assert!(message.ends_with("No token was billed."), "{message}");
+    assert_eq!(error["error"]["stoa"]["billed"], "0");
+    assert_eq!(told(&server, End::Delivered), []);
+    assert_eq!(told(&server, End::Gone).len(), 4);
+    let plain = server.chat(ask(4, json!({}))).await;
+    assert_eq!(plain.status, 200, "nothing need be kept");
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_kept_ends_with_an_error_that_names_what_is_owed() {
+    let server = server(long()).await;
+    let text = ask(4, json!({"stream": true})).to_string();
+    let headers = [AUTHORIZED, JSON, ONCE];
+    let path = "/v1/chat/completions";
+    let reply = server.send("POST", path, &headers, text.as_bytes()).await;
+    let events = reply.events();
+    let error: Value = serde_json::from_str(events.last().expect("an end")).expect("JSON");
+    assert_eq!(error["error"]["code"], "answer_too_long_to_keep");
+    let message = error["error"]["message"].as_str().expect("text");
+    assert!(
+        message.contains("What was written of it is billed"),
+        "{message}"
+    );
+    let gone = told(&server, End::Gone);
+    let owe = gone.iter().filter(|(_, tokens)| *tokens > 0);
+    let owe: Vec<_> = owe.map(|(at, _)| id_of(*at)).collect();
+    assert!(gone.len() == 4 && !owe.is_empty(), "{gone:?}");
+    let facts = &error["error"]["stoa"];
+    let told_facts = (&facts["billed"], &facts["receipt_ids"]);
+    assert_eq!(told_facts, (&Value::Null, &json!(owe)));
+    assert_eq!(told(&server, End::Delivered), []);
+}
+
+#[tokio::test]
 async fn a_stream_that_fails_before_anything_was_told_gives_the_others_up() {
     let mut silent = answer(&[], content("", &[]));
     silent.truncate(1);

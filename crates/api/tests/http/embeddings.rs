@@ -154,9 +154,10 @@ async fn what_is_no_vector_is_never_handed_on_as_one() {
     let server = Server::start(answer(&["not base64\n"], broken)).await;
     let reply = ask(&server, json!({"model": "stoa/tiny", "input": "a"})).await;
     assert_eq!(reply.status, 500);
-    // It was charged, and says so.
+    // Nothing was delivered: it was given up before it was charged.
     let billed = &reply.json()["error"]["stoa"]["billed"];
-    assert_ne!(billed, "0", "{}", reply.text());
+    assert_eq!(billed, "0", "{}", reply.text());
+    assert_eq!(*server.hall.delivered.borrow(), None);
 }
 
 #[tokio::test]
