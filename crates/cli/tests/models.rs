@@ -330,6 +330,14 @@ fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
     let templates = Templates::apart(program, ["render-templates".into()]);
     let honest = rendering("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
     assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
+    // More at once than there are processes for.
+    std::thread::scope(|scope| {
+        let at_once = || templates.render(&honest).expect("a prompt");
+        let all: Vec<_> = (0..20).map(|_| scope.spawn(at_once)).collect();
+        for one in all {
+            assert_eq!(one.join().expect("no panic"), "<user>hello");
+        }
+    });
     // 5 * 2^50 bytes.
     let doubled = format!(
         "{{% set x = 'hello' %}}{}",

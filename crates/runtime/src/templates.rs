@@ -10,13 +10,13 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use stoa_engine::{EngineError, Rendering};
 
 /// Most bytes of a message to or from the other process: a prompt at its longest, escaped.
 const MESSAGE_BYTES_MAX: u32 = 512 << 20;
-/// Processes that are kept for the next rendering; more of them run where more is rendered at once.
-const KEPT: usize = 4;
+/// Most processes: each may take its memory at the same time. Further renderings wait.
+const MOST: usize = 4;
 
 /// Where templates are rendered.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,15 @@ pub enum Templates {
 pub struct Apart {
     program: PathBuf,
     arguments: Vec<OsString>,
-    idle: Mutex<Vec<Renderer>>,
+    pool: Mutex<Pool>,
+    /// One came back, or ended.
+    free: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    idle: Vec<Renderer>,
+    at_work: usize,
 }
 
 /// Why there is no prompt.
@@ -63,7 +71,8 @@ impl Templates {
         Self::Apart(Arc::new(Apart {
             program,
             arguments: arguments.into_iter().collect(),
-            idle: Mutex::default(),
+            pool: Mutex::default(),
+            free: Condvar::new(),
         }))
     }
 
@@ -78,15 +87,14 @@ impl Templates {
 
 impl Apart {
     fn render(&self, rendering: &Rendering<'_>) -> Result<String, RenderError> {
+        let place = self.place();
         let mut renderer = match self.kept() {
             Some(kept) => kept,
             None => self.start()?,
         };
         let rendered = renderer.render(rendering)?;
-        let mut idle = self.idle();
-        if idle.len() < KEPT {
-            idle.push(renderer);
-        }
+        self.pool().idle.push(renderer);
+        drop(place);
         match rendered {
             Rendered::Prompt(prompt) => Ok(prompt),
             Rendered::Refused(reason) => Err(RenderError::Refused(EngineError::Template(reason))),
@@ -95,15 +103,23 @@ impl Apart {
 
     /// One that waits, and did not end meanwhile.
     fn kept(&self) -> Option<Renderer> {
-        let mut idle = self.idle();
-        std::iter::from_fn(|| idle.pop()).find_map(|mut kept| {
+        let mut pool = self.pool();
+        std::iter::from_fn(|| pool.idle.pop()).find_map(|mut kept| {
             let ended = kept.child.try_wait();
             matches!(ended, Ok(None)).then_some(kept)
         })
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Renderer>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until one more process may be at work.
+    fn place(&self) -> Place<'_> {
+        let full = |pool: &mut Pool| pool.at_work >= MOST;
+        let pool = self.free.wait_while(self.pool(), full);
+        pool.unwrap_or_else(PoisonError::into_inner).at_work += 1;
+        Place(self)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self) -> io::Result<Renderer> {
@@ -121,6 +137,16 @@ impl Apart {
             input: BufWriter::new(input),
             output: BufReader::new(output),
         })
+    }
+}
+
+/// A rendering under way.
+struct Place<'a>(&'a Apart);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.pool().at_work -= 1;
+        self.0.free.notify_one();
     }
 }
 
