@@ -162,6 +162,7 @@ fn template(bytes: &[u8], bound: usize) -> usize {
             add_generation_prompt: true,
             begin: "<s>".into(),
             end: "</s>".into(),
+            context: 4096,
         };
         let _either = rendering.render();
     }

@@ -321,6 +321,7 @@ fn rendering(template: &str) -> Rendering<'_> {
         add_generation_prompt: true,
         begin: "".into(),
         end: "".into(),
+        context: 4096,
     }
 }
 
@@ -330,7 +331,7 @@ fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
     let templates = Templates::apart(program, ["render-templates".into()]);
     let honest = rendering("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
     assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
-    // More at once than there are processes for.
+    // More at once than there are processes for: they wait for each other.
     std::thread::scope(|scope| {
         let at_once = || templates.render(&honest).expect("a prompt");
         let all: Vec<_> = (0..20).map(|_| scope.spawn(at_once)).collect();

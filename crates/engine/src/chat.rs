@@ -14,8 +14,14 @@ use std::panic::AssertUnwindSafe;
 
 /// Steps that one rendering may take: some seconds. Honest templates take some dozens for each message.
 const STEPS_MAX: u64 = 20_000_000;
-/// Longest prompt that a template may write; no context is as long.
-const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Longest prompt that a template may write: four million tokens of the usual length.
+const PROMPT_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a prompt for each token of the context: no text has so few tokens.
+const TOKEN_BYTES: usize = 128;
+/// Longest template; those of model files have up to some 30 KB. The parser's depth grows with the length (`a.b.b.b`).
+const TEMPLATE_BYTES_MAX: usize = 128 << 10;
+/// Stack of the thread that parses: for a level of depth in every second byte.
+const PARSER_STACK_BYTES: usize = 256 << 20;
 
 /// A template, compiled for each use, with what templates of model files expect around them.
 #[derive(Debug)]
@@ -48,9 +54,13 @@ fn environment<'a>() -> Result<Environment<'a>, Error> {
 impl ChatTemplate {
     /// Checks that it is a template. It is not compiled yet: that computes what is constant, which thirty letters can make gigabytes of.
     pub fn new(source: &str) -> Result<Self, ImportError> {
-        syntax()
-            .and_then(|syntax| parse(source, "template", syntax).map(drop))
-            .map_err(|e| ImportError::Template(e.to_string()))?;
+        if source.len() > TEMPLATE_BYTES_MAX {
+            return Err(ImportError::Template(format!(
+                "it has {} bytes, and {TEMPLATE_BYTES_MAX} are allowed",
+                source.len()
+            )));
+        }
+        check_syntax(source).map_err(ImportError::Template)?;
         Ok(Self {
             source: source.to_owned(),
         })
@@ -60,6 +70,21 @@ impl ChatTemplate {
     pub fn source(&self) -> &str {
         &self.source
     }
+}
+
+/// Parses on a stack that no template overflows: to go down is bounded by the parser where it nests, and not where it chains.
+fn check_syntax(source: &str) -> Result<(), String> {
+    let parsed = || -> Result<(), Error> { parse(source, "template", syntax()?).map(drop) };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+        let parsing = thread
+            .spawn_scoped(scope, parsed)
+            .map_err(|e| e.to_string())?;
+        let ended = parsing.join();
+        ended
+            .map_err(|_| "it broke the template library".to_owned())?
+            .map_err(|e| e.to_string())
+    })
 }
 
 /// Everything that a prompt follows from, so that it can be made elsewhere: steps and output of a template are bounded here, its memory is not.
@@ -79,9 +104,20 @@ pub struct Rendering<'a> {
     pub begin: Cow<'a, str>,
     /// Text of the end token.
     pub end: Cow<'a, str>,
+    /// Tokens of the model's context: a prompt that cannot fit is not written to its end.
+    pub context: usize,
 }
 
 impl Rendering<'_> {
+    /// What the context can hold, beside what was given, which templates may write twice: a text that is too long is for whoever counts its
+    /// tokens to refuse.
+    fn most_bytes(&self) -> usize {
+        let tools = self.tools.as_ref().map_or(0, |tools| tools.len());
+        let given = self.messages.len() + tools + self.arguments.len();
+        let held = self.context.saturating_mul(TOKEN_BYTES);
+        PROMPT_BYTES_MAX.min(held.saturating_add(2 * given))
+    }
+
     /// The prompt.
     pub fn render(&self) -> Result<String, EngineError> {
         let failed = |e: &dyn std::fmt::Display| EngineError::Template(e.to_string());
@@ -98,7 +134,10 @@ impl Rendering<'_> {
         let template = environment
             .template_from_str(&self.template)
             .map_err(|e| failed(&e))?;
-        let mut prompt = Bounded(Vec::new());
+        let mut prompt = Bounded {
+            written: Vec::new(),
+            most: self.most_bytes(),
+        };
         let (begin, end) = (&*self.begin, &*self.end);
         let context = context! {
             messages, tools, add_generation_prompt => self.add_generation_prompt, bos_token => begin, eos_token => end,
@@ -107,23 +146,28 @@ impl Rendering<'_> {
         let render = || template.render_captured_to(context, &mut prompt).map(drop);
         // The library panics at an empty list turned round (`[][::-1]`). Nothing that it was doing is looked at after that.
         std::panic::catch_unwind(AssertUnwindSafe(render))
-            .map_err(|_| failed(&"it broke the template library; see the log"))?
+            .map_err(|_| failed(&"it broke the template library"))?
             .map_err(|e| failed(&e))?;
-        String::from_utf8(prompt.0).map_err(|e| failed(&e))
+        String::from_utf8(prompt.written).map_err(|e| failed(&e))
     }
 }
 
-/// A prompt in the making that cannot outgrow [`PROMPT_BYTES_MAX`].
-struct Bounded(Vec<u8>);
+/// A prompt in the making that cannot outgrow a bound.
+struct Bounded {
+    written: Vec<u8>,
+    /// Bytes.
+    most: usize,
+}
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > PROMPT_BYTES_MAX {
+        if self.written.len() + bytes.len() > self.most {
             return Err(io::Error::other(format!(
-                "it writes more than {PROMPT_BYTES_MAX} bytes"
+                "the prompt has more than {} bytes, more than this model's context holds",
+                self.most
             )));
         }
-        self.0.extend_from_slice(bytes);
+        self.written.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -210,6 +254,7 @@ mod tests {
             add_generation_prompt: true,
             begin: "<s>".into(),
             end: "</s>".into(),
+            context: 1 << 16,
         };
         rendering.render()
     }
@@ -253,7 +298,11 @@ mod tests {
         let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}";
         let recurses = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
         let writes = "{% set s = 'x' * 1000000 %}{% for a in range(99999) %}{{ s }}{% endfor %}";
-        for (template, word) in [(loops, "fuel"), (recurses, "recursion"), (writes, "write")] {
+        for (template, word) in [
+            (loops, "fuel"),
+            (recurses, "recursion"),
+            (writes, "more than"),
+        ] {
             let error = render(template, "[]", None)
                 .expect_err("stopped")
                 .to_string();
@@ -268,6 +317,17 @@ mod tests {
             render(honest, &many, None).expect("renders").len(),
             20_000 * 9
         );
+    }
+
+    #[test]
+    fn a_template_that_chains_without_end_is_refused_or_read_and_breaks_nothing() {
+        for link in [".b", "|b", "+a", "()"] {
+            let template = |links: usize| format!("{{{{ a{} }}}}", link.repeat(links));
+            let longest = (TEMPLATE_BYTES_MAX - 10) / link.len();
+            ChatTemplate::new(&template(longest)).expect("a template");
+            let refused = ChatTemplate::new(&template(longest * 2)).expect_err("too long");
+            assert!(refused.to_string().contains("bytes"), "{refused}");
+        }
     }
 
     #[test]

@@ -289,6 +289,7 @@ impl Model {
             add_generation_prompt,
             begin: text(begin).into(),
             end: text(self.tokenizer.eos()).into(),
+            context: self.config.context,
         })
     }
 

@@ -7,7 +7,7 @@ use crate::backend::{
 use crate::memory::available_memory;
 use crate::prompt::{PromptMaker, check_sampling, message_overhead, reasons, unsupported};
 use crate::serving::Serving;
-use crate::templates::Templates;
+use crate::templates::{RenderError, Templates};
 use crate::vectors;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -62,6 +62,9 @@ pub enum OpenError {
     /// The file is no model, or not one that this engine runs.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// What the template writes around messages could not be found out.
+    #[error("the chat template was not tried: {0}")]
+    Template(#[from] RenderError),
 }
 
 /// A model on the integer engine. Clones share the weights.
@@ -95,8 +98,8 @@ impl ExactBackend {
             tier: Tier::Exact,
             context: u32::try_from(model.info().context).unwrap_or(u32::MAX),
             quantization: "iq8".to_owned(),
-            message_overhead: message_overhead(&model, &options.templates),
-            reasons: reasons(&model, &options.templates),
+            message_overhead: message_overhead(&model, &options.templates)?,
+            reasons: reasons(&model, &options.templates)?,
         };
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

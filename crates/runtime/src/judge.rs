@@ -58,7 +58,7 @@ fn replay(model: &dyn Backend, work: &Work, counted: u64) -> Result<Option<Repla
         Ok(prepared) => prepared,
         // No refusal of a model, but of what runs it.
         Err(RefusalReason::UnknownModel | RefusalReason::Busy) => {
-            let reason = "the model is not in memory and cannot be loaded now".to_owned();
+            let reason = "the model is not in memory and cannot be loaded now, or its prompt was not made; the log says which".to_owned();
             return Err(NotJudged::Failed(reason));
         }
         Err(_) => return Ok(None),

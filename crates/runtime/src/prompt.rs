@@ -295,6 +295,7 @@ fn not_rendered(model: &Model, error: RenderError) -> RefusalReason {
             tracing::error!(model = %model.info().name, %error, "a prompt was not made");
             RefusalReason::UnknownModel
         }
+        RenderError::Busy => RefusalReason::Busy,
     }
 }
 
@@ -347,7 +348,7 @@ pub(crate) fn refusal(parameter: &str, error: EngineError) -> RefusalReason {
 
 /// Whether the model's own template knows the marks of reasoning, and answers hold both: none is a control token, which is no text, and the
 /// template does not write the first of them before the answer begins.
-pub(crate) fn reasons(model: &Model, templates: &Templates) -> bool {
+pub(crate) fn reasons(model: &Model, templates: &Templates) -> Result<bool, RenderError> {
     let marks = [reasoning::OPEN, reasoning::CLOSE];
     let known = |template: &str| marks.iter().all(|mark| template.contains(mark));
     let tokenizer = model.tokenizer();
@@ -355,19 +356,37 @@ pub(crate) fn reasons(model: &Model, templates: &Templates) -> bool {
         let ids = tokenizer.encode(mark, true).unwrap_or_default();
         tokenizer.decode(&ids, false) == mark
     };
-    let begun = |messages| {
-        let rendering = model.rendering(messages, None, "", true);
-        let prompt = rendering.ok().and_then(|r| templates.render(&r).ok());
-        prompt.is_some_and(|prompt| prompt.trim_end().ends_with(reasoning::OPEN))
+    if !model.template().is_some_and(known) || !marks.into_iter().all(is_text) {
+        return Ok(false);
+    }
+    let prompt = tried(
+        model,
+        templates,
+        (r#"[{"role":"user","content":"a"}]"#, None, ""),
+    )?;
+    Ok(!prompt.is_some_and(|prompt| prompt.trim_end().ends_with(reasoning::OPEN)))
+}
+
+/// The prompt for messages, tools and arguments, where the template takes them.
+fn tried(
+    model: &Model,
+    templates: &Templates,
+    (messages, tools, arguments): (&str, Option<&str>, &str),
+) -> Result<Option<String>, RenderError> {
+    let Ok(rendering) = model.rendering(messages, tools, arguments, true) else {
+        return Ok(None);
     };
-    model.template().is_some_and(known)
-        && marks.into_iter().all(is_text)
-        && !begun(r#"[{"role":"user","content":"a"}]"#)
+    match templates.render(&rendering) {
+        Ok(prompt) => Ok(Some(prompt)),
+        Err(RenderError::Refused(_)) => Ok(None),
+        // What a machine could not do says nothing of the template.
+        Err(error) => Err(error),
+    }
 }
 
 /// Upper bound of the tokens per message that are not bytes of the request: measured on the template with one-letter messages of
 /// every role, with and without a tool, beginning and generation prompt included.
-pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> u32 {
+pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> Result<u32, RenderError> {
     let tool = r#"[{"type":"function","function":{"name":"a","description":"a","parameters":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}}}]"#;
     let roles = ["system", "user", "assistant", "tool"];
     // An argument that most templates for it write something for.
@@ -381,21 +400,21 @@ pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> u32 {
         let with = move |tools| arguments.map(|arguments| (message.clone(), tools, arguments));
         [None, Some(tool)].into_iter().flat_map(with)
     });
-    let longest = chats
+    let mut longest = None;
+    for (messages, tools, arguments) in chats {
         // Templates may refuse a role as the first one.
-        .filter_map(|(messages, tools, arguments)| {
-            let rendering = model.rendering(&messages, tools, arguments, true);
-            templates.render(&rendering.ok()?).ok()
-        })
-        .filter_map(|text| model.tokenizer().encode(&text, true).ok())
-        .map(|ids| ids.len())
-        .max();
+        let Some(text) = tried(model, templates, (&messages, tools, arguments))? else {
+            continue;
+        };
+        let ids = model.tokenizer().encode(&text, true);
+        longest = longest.max(ids.ok().map(|ids| ids.len()));
+    }
     // What stands around every text, as an encoder has it.
     let frame = model
         .tokenizer()
         .encode_prompt("")
         .map_or(0, |ids| ids.len());
-    u32::try_from(longest.unwrap_or(1).max(frame)).unwrap_or(u32::MAX)
+    Ok(u32::try_from(longest.unwrap_or(1).max(frame)).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

@@ -11,12 +11,17 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use stoa_engine::{EngineError, Rendering};
 
 /// Most bytes of a message to or from the other process: a prompt at its longest, escaped.
 const MESSAGE_BYTES_MAX: u32 = 512 << 20;
 /// Most processes: each may take its memory at the same time. Further renderings wait.
-const MOST: usize = 4;
+const MOST: usize = 2;
+/// How long they wait. An honest rendering takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Letters of what the library said that are told.
+const REASON_MAX: usize = 1_000;
 
 /// Where templates are rendered.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +60,9 @@ pub enum RenderError {
         "the process that renders templates ended ({0}): the template took more memory or processor time than it may, or the process was killed"
     )]
     Lost(#[from] io::Error),
+    /// Others render with this model's template, each of them for seconds.
+    #[error("other prompts of this model are being made")]
+    Busy,
 }
 
 /// What comes back from the other process.
@@ -87,12 +95,15 @@ impl Templates {
 
 impl Apart {
     fn render(&self, rendering: &Rendering<'_>) -> Result<String, RenderError> {
-        let place = self.place();
+        let place = self.place()?;
         let mut renderer = match self.kept() {
             Some(kept) => kept,
             None => self.start()?,
         };
-        let rendered = renderer.render(rendering)?;
+        let rendered = match renderer.render(rendering) {
+            Ok(rendered) => rendered,
+            Err(error) => return Err(renderer.ended(&error).into()),
+        };
         self.pool().idle.push(renderer);
         drop(place);
         match rendered {
@@ -110,12 +121,16 @@ impl Apart {
         })
     }
 
-    /// Waits until one more process may be at work.
-    fn place(&self) -> Place<'_> {
+    /// Waits a little until one more process may be at work.
+    fn place(&self) -> Result<Place<'_>, RenderError> {
         let full = |pool: &mut Pool| pool.at_work >= MOST;
-        let pool = self.free.wait_while(self.pool(), full);
-        pool.unwrap_or_else(PoisonError::into_inner).at_work += 1;
-        Place(self)
+        let waited = self.free.wait_timeout_while(self.pool(), PATIENCE, full);
+        let (mut pool, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if full(&mut pool) {
+            return Err(RenderError::Busy);
+        }
+        pool.at_work += 1;
+        Ok(Place(self))
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
@@ -125,7 +140,7 @@ impl Apart {
     fn start(&self) -> io::Result<Renderer> {
         let mut command = Command::new(&self.program);
         // Nothing of this process's surroundings is a template's business.
-        command.args(&self.arguments).env_clear();
+        command.arg0("stoa").args(&self.arguments).env_clear();
         // A Ctrl-C in a terminal is this process's to answer: it lets running calls end.
         command.process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -163,6 +178,15 @@ impl Renderer {
         send(&mut self.input, rendering)?;
         receive(&mut self.output)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+
+    /// Ends it, and says how it ended if it did so by itself.
+    fn ended(&mut self, error: &io::Error) -> io::Error {
+        let _ = self.child.kill();
+        match self.child.wait() {
+            Ok(status) => io::Error::other(format!("{status}; {error}")),
+            Err(_) => io::Error::other(error.to_string()),
+        }
+    }
 }
 
 impl Drop for Renderer {
@@ -185,12 +209,17 @@ pub fn serve_renderings(
         let rendering: Rendering<'_> = serde_json::from_slice(&bytes)?;
         let rendered = match rendering.render() {
             Ok(prompt) => Rendered::Prompt(prompt),
-            Err(EngineError::Template(reason)) => Rendered::Refused(reason),
-            Err(other) => Rendered::Refused(other.to_string()),
+            Err(EngineError::Template(reason)) => Rendered::Refused(short(&reason)),
+            Err(other) => Rendered::Refused(short(&other.to_string())),
         };
         send(&mut output, &rendered)?;
     }
     Ok(())
+}
+
+/// A template may raise an error of any length.
+fn short(reason: &str) -> String {
+    reason.chars().take(REASON_MAX).collect()
 }
 
 fn send(output: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
@@ -240,6 +269,7 @@ mod tests {
             add_generation_prompt: true,
             begin: "<s>".into(),
             end: "</s>".into(),
+            context: 4096,
         }
     }
 
@@ -248,7 +278,7 @@ mod tests {
         let mut asked = Vec::new();
         for template in [
             "{{ bos_token }}{{ messages[0].content }}",
-            "{{ raise_exception('no') }}",
+            "{{ raise_exception('no' * 1000000) }}",
             "a",
         ] {
             send(&mut asked, &rendering(template)).expect("written");
@@ -263,7 +293,9 @@ mod tests {
         let mut rest = &answered[..];
         let mut next = || receive::<Rendered>(&mut rest).expect("whole");
         assert!(matches!(next(), Some(Rendered::Prompt(text)) if text == "<s>é"));
-        assert!(matches!(next(), Some(Rendered::Refused(reason)) if reason.contains("no")));
+        assert!(
+            matches!(next(), Some(Rendered::Refused(reason)) if reason.contains("no") && reason.len() <= REASON_MAX)
+        );
         assert!(matches!(next(), Some(Rendered::Prompt(text)) if text == "a"));
         assert!(next().is_none());
     }

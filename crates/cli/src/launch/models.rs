@@ -104,22 +104,24 @@ fn entries(
         )
         .into());
     }
-    let apart = templates::apart()?;
-    let entries = wanted.iter().map(|one| ModelEntry {
-        path: one.file.path.clone(),
-        options: ExactOptions {
-            name: one.name.map(str::to_owned),
-            trust_root: one.file.trusted,
-            // The built-in model's template is this program's own.
-            templates: match one.name {
-                Some(_) => Templates::Here,
-                None => apart.clone(),
+    let entry = |one: &Wanted<'_>| {
+        Ok(ModelEntry {
+            path: one.file.path.clone(),
+            options: ExactOptions {
+                name: one.name.map(str::to_owned),
+                trust_root: one.file.trusted,
+                // The built-in model's template is this program's own. The processes of another one's are its alone: no model waits for
+                // what another's template takes.
+                templates: match one.name {
+                    Some(_) => Templates::Here,
+                    None => templates::apart()?,
+                },
+                ..options(config, providers)
             },
-            ..options(config, providers)
-        },
-        pinned: (config.engine.pinned.iter()).any(|pin| Path::new(pin) == one.given),
-    });
-    Ok(entries.collect())
+            pinned: (config.engine.pinned.iter()).any(|pin| Path::new(pin) == one.given),
+        })
+    };
+    wanted.iter().map(entry).collect()
 }
 
 fn watched(served: Vec<PooledBackend>) -> Vec<PooledBackend> {
