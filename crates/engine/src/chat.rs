@@ -137,6 +137,7 @@ impl Rendering<'_> {
         let mut prompt = Bounded {
             written: Vec::new(),
             most: self.most_bytes(),
+            is_full: false,
         };
         let (begin, end) = (&*self.begin, &*self.end);
         let context = context! {
@@ -145,9 +146,15 @@ impl Rendering<'_> {
         };
         let render = || template.render_captured_to(context, &mut prompt).map(drop);
         // The library panics at an empty list turned round (`[][::-1]`). Nothing that it was doing is looked at after that.
-        std::panic::catch_unwind(AssertUnwindSafe(render))
-            .map_err(|_| failed(&"it broke the template library"))?
-            .map_err(|e| failed(&e))?;
+        let rendered = std::panic::catch_unwind(AssertUnwindSafe(render))
+            .map_err(|_| failed(&"it broke the template library"))?;
+        if prompt.is_full {
+            return Err(EngineError::Template(format!(
+                "the prompt has more than {} bytes, more than this model's context holds",
+                prompt.most
+            )));
+        }
+        rendered.map_err(|e| failed(&e))?;
         String::from_utf8(prompt.written).map_err(|e| failed(&e))
     }
 }
@@ -157,15 +164,15 @@ struct Bounded {
     written: Vec<u8>,
     /// Bytes.
     most: usize,
+    /// More was to be written.
+    is_full: bool,
 }
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.written.len() + bytes.len() > self.most {
-            return Err(io::Error::other(format!(
-                "the prompt has more than {} bytes, more than this model's context holds",
-                self.most
-            )));
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.written.extend_from_slice(bytes);
         Ok(bytes.len())
