@@ -259,6 +259,20 @@ fn choices_are_bought_together_paid_each_and_computed_again_from_their_receipts(
     fs::write(&file, swapped.to_bytes()).expect("written");
     assert!(refused(&mut verify(&data, &file)).contains("false: "));
 
+    // The answer as it came does as well, beside the body that it is the answer to.
+    let body = folder.path().join("body.json");
+    fs::write(&file, answer.to_string()).expect("written");
+    fs::write(&body, &request).expect("written");
+    let report = told(verify(&data, &file).arg("--request").arg(&body));
+    assert_eq!(
+        report.matches("holds        it is for this answer").count(),
+        3
+    );
+    assert!(report.contains("this is choice 0 of 3"), "{report}");
+    fs::write(&body, request.clone() + " ").expect("written");
+    let error = refused(verify(&data, &file).arg("--request").arg(&body));
+    assert!(error.contains("false: it is for this request"), "{error}");
+
     // The same seed gives the same choices, streamed as well.
     let stream = asked(&up, 3, &json!({"stream": true}));
     let (_, body) = send(&up, "POST", CHAT, "", &stream);

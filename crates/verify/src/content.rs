@@ -1,5 +1,6 @@
 //! Canonical content of an answer: the same whether it was streamed or not (DECISIONS 8).
 
+use crate::reasoning::{self, Parts};
 use serde::{Deserialize, Serialize};
 use stoa_crypto::keccak256;
 use stoa_types::{Digest, FinishReason};
@@ -31,6 +32,18 @@ pub struct Content {
 }
 
 impl Content {
+    /// The same with the text of these parts that `digest`, a receipt's `response_digest`, is for; with the likeliest where none is.
+    #[must_use]
+    pub fn of_parts(&self, parts: &Parts, digest: Digest) -> Self {
+        let with = |text| Self {
+            text,
+            ..self.clone()
+        };
+        let mut all: Vec<Self> = reasoning::texts(parts).into_iter().map(with).collect();
+        let named = all.iter().position(|content| content.digest() == digest);
+        all.swap_remove(named.unwrap_or(0))
+    }
+
     /// keccak of the canonical bytes: every part with its length, integers big-endian. This is the receipt's `response_digest`.
     pub fn digest(&self) -> Digest {
         let mut bytes = b"stoa.content.v1".to_vec();

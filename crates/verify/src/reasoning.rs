@@ -1,7 +1,8 @@
 //! Reasoning in front of an answer, told from what follows it by marks in the text.
 //!
-//! The text that a receipt names has both, marks included: [`OPEN`], the reasoning, [`CLOSE`], the rest. Nothing is trimmed, so that
-//! whoever has the two parts has the text.
+//! The text that a receipt names has both, marks included: [`OPEN`], the reasoning, [`CLOSE`], the rest. Nothing is trimmed. Whoever has
+//! the two parts has the text but for its marks: of reasoning with nothing behind it nobody can tell whether it was closed, and marks
+//! around nothing leave no trace. [`texts`] are the few that it can be, and the receipt's digest says which it was.
 
 /// Where reasoning begins: the first letters of an answer, or it has none.
 pub const OPEN: &str = "<think>";
@@ -107,6 +108,15 @@ pub fn split(text: &str, reasons: bool) -> Parts {
     parts
 }
 
+/// Every text that has these parts, the likeliest first.
+pub fn texts(parts: &Parts) -> Vec<String> {
+    let Parts { reasoning, content } = parts;
+    let plain = reasoning.is_empty().then(|| content.clone());
+    let closed = [OPEN, reasoning, CLOSE, content].concat();
+    let unclosed = content.is_empty().then(|| [OPEN, reasoning].concat());
+    plain.into_iter().chain([closed]).chain(unclosed).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +148,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parts_are_of_few_texts_and_the_marks_alone_tell_them_apart() {
+        for (of, expected) in [
+            (parts("a", "b"), &["<think>a</think>b"][..]),
+            (parts("", "b"), &["b", "<think></think>b"]),
+            (parts("a", ""), &["<think>a</think>", "<think>a"]),
+            (parts("", ""), &["", "<think></think>", "<think>"]),
+        ] {
+            assert_eq!(texts(&of), expected);
+        }
+    }
+
     proptest! {
         #[test]
         fn however_a_text_is_cut_its_parts_are_the_same(
@@ -159,7 +181,8 @@ mod tests {
             }
             add(splitter.push(&piece));
             add(splitter.finish());
-            prop_assert_eq!(joined, whole);
+            prop_assert_eq!(&joined, &whole);
+            prop_assert!(texts(&whole).contains(&text));
         }
     }
 }

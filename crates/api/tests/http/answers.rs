@@ -8,6 +8,7 @@ use std::time::Duration;
 use stoa_api::Timings;
 use stoa_nodes::client::ClientEvent;
 use stoa_types::SignedReceipt;
+use stoa_verify::reasoning::Parts;
 use tokio::io::AsyncReadExt;
 
 const CHINESE: &str = "天安门广场,你好 🌍";
@@ -196,6 +197,47 @@ async fn reasoning_is_set_apart_whole_and_streamed_and_only_where_the_model_is_k
             .is_none()
     );
     check_same_message(&whole, &chunks);
+}
+
+#[tokio::test]
+async fn whoever_has_the_parts_of_an_answer_finds_the_text_that_its_receipt_is_for() {
+    for text in [
+        "four",
+        "<think>2 and 2</think>\n\nfour",
+        "<think>2 and 2</think>",
+        "<think>2 and 2",
+        "<think></think>four",
+        "<think></think>",
+        "<think>",
+        "",
+    ] {
+        let content = content(text, &[]);
+        let server = Server::start(reasoning_script(&[text], content.clone())).await;
+        let whole = server.chat(request(json!({}))).await.json();
+        let stream = server.chat(request(json!({"stream": true}))).await;
+        let chunks = stream.chunks();
+        let streamed = |part: &str| -> String {
+            let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]);
+            deltas.filter_map(|delta| delta[part].as_str()).collect()
+        };
+        let message = &whole["choices"][0]["message"];
+        let told = |part: &str| message[part].as_str().unwrap_or_default().to_owned();
+        let receipt: SignedReceipt =
+            serde_json::from_value(whole["stoa"]["receipt"].clone()).expect("a receipt");
+        for parts in [
+            Parts {
+                reasoning: told("reasoning_content"),
+                content: told("content"),
+            },
+            Parts {
+                reasoning: streamed("reasoning_content"),
+                content: streamed("content"),
+            },
+        ] {
+            let found = content.of_parts(&parts, receipt.receipt.response_digest);
+            assert_eq!(found.text, text, "{parts:?}");
+        }
+    }
 }
 
 /// An answer of three tokens: half a letter, the other half, and an end that is no text.

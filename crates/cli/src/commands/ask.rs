@@ -1,6 +1,7 @@
 //! `stoa ask`: one paid call, saved with its receipt as the file that `stoa verify` takes; a file for each choice where several are asked for.
 
 use super::Outcome;
+use super::answer::{Answer, Said};
 use super::show::word;
 use crate::data::write_private;
 use crate::http::{Api, HttpError};
@@ -9,8 +10,8 @@ use crate::process::{complain, say};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use stoa_nodes::client::CHOICES_MAX;
-use stoa_types::{Address, FinishReason, JobId, SamplingParameters, SignedReceipt};
-use stoa_verify::{Bundle, Content, SettlementProof, ToolCall};
+use stoa_types::{Address, JobId, SignedReceipt};
+use stoa_verify::{Bundle, SettlementProof};
 
 /// Arguments of `stoa ask`.
 #[derive(Debug, clap::Args)]
@@ -55,61 +56,6 @@ struct Models {
 #[derive(Deserialize)]
 struct ModelId {
     id: String,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    choices: Vec<Choice>,
-    stoa: Extras,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Message,
-    finish_reason: FinishReason,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    content: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<Call>>,
-}
-
-#[derive(Deserialize)]
-struct Call {
-    function: ToolCall,
-}
-
-/// Of one choice alone, or of each.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Extras {
-    One(Box<Facts>),
-    Several { choices: Vec<Facts> },
-}
-
-#[derive(Deserialize)]
-struct Facts {
-    receipt: SignedReceipt,
-    parameters: SamplingParameters,
-}
-
-impl Extras {
-    fn facts(self) -> Vec<Facts> {
-        match self {
-            Self::One(facts) => vec![*facts],
-            Self::Several { choices } => choices,
-        }
-    }
-
-    fn routers(&self) -> impl Iterator<Item = Address> {
-        let facts = match self {
-            Self::One(facts) => std::slice::from_ref(&**facts),
-            Self::Several { choices } => choices,
-        };
-        facts.iter().map(|facts| facts.receipt.receipt.router)
-    }
 }
 
 #[derive(Deserialize)]
@@ -161,7 +107,7 @@ async fn ask_any(network: &Network, args: &Args) -> Outcome<Asked> {
             }
             Ok(asked) => {
                 let other = |signer: &Address| *signer != router.router;
-                let signer = asked.answer.stoa.routers().find(other);
+                let signer = asked.answer.routers().find(other);
                 if let Some(signer) = signer {
                     complain(format_args!(
                         "the receipt is of router {signer}, but {} was to be asked: {} is not its API",
@@ -246,17 +192,17 @@ pub async fn ask(data: &Path, args: &Args) -> Outcome {
         raw,
         answer,
     } = ask_any(&network, args).await?;
-    let bundles = bundles(answer, &request)?;
-    let saved = saved(args, bundles.len());
+    let choices = answer.choices(&request)?;
+    let saved = saved(args, choices.len());
     // It is paid for: it is saved whoever reads the output.
-    for (path, bundle) in saved.iter().zip(&bundles) {
-        write_private(path, &bundle.to_bytes())?;
+    for (path, said) in saved.iter().zip(&choices) {
+        write_private(path, &said.bundle.to_bytes())?;
     }
     if args.json {
         say(raw)?;
     } else {
-        for bundle in &bundles {
-            print_answer(bundle)?;
+        for said in &choices {
+            print_answer(said)?;
         }
     }
     for path in &saved {
@@ -284,43 +230,13 @@ fn saved(args: &Args, choices: usize) -> Vec<PathBuf> {
     (0..choices).map(of_choice).collect()
 }
 
-/// One for each choice.
-fn bundles(answer: Answer, request: &str) -> Outcome<Vec<Bundle>> {
-    let facts = answer.stoa.facts();
-    if answer.choices.is_empty() || answer.choices.len() != facts.len() {
-        return Err("the answer does not hold a receipt for each choice".into());
+fn print_answer(said: &Said) -> std::io::Result<()> {
+    let Said { parts, bundle } = said;
+    // Beside the answer: what reads the output wants that and no more.
+    if !parts.reasoning.is_empty() {
+        complain(format_args!("reasoning: {}", parts.reasoning))?;
     }
-    let choices = answer.choices.into_iter().zip(facts);
-    let bundle = |(choice, facts)| bundle(choice, facts, request);
-    Ok(choices.map(bundle).collect())
-}
-
-fn bundle(choice: Choice, facts: Facts, request: &str) -> Bundle {
-    let receipt = &facts.receipt.receipt;
-    let response = Content {
-        text: choice.message.content.unwrap_or_default(),
-        tool_calls: choice
-            .message
-            .tool_calls
-            .unwrap_or_default()
-            .into_iter()
-            .map(|call| call.function)
-            .collect(),
-        finish_reason: choice.finish_reason,
-        input_units: receipt.input_units,
-        output_units: receipt.output_units,
-    };
-    Bundle {
-        receipt: facts.receipt,
-        proof: None,
-        parameters: facts.parameters,
-        request: request.to_owned(),
-        response,
-    }
-}
-
-fn print_answer(bundle: &Bundle) -> std::io::Result<()> {
-    say(&bundle.response.text)?;
+    say(&parts.content)?;
     for call in &bundle.response.tool_calls {
         say(format_args!("call {} {}", call.name, call.arguments))?;
     }

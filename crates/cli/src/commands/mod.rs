@@ -1,5 +1,6 @@
 //! What the commands do besides `up`.
 
+pub mod answer;
 pub mod ask;
 pub mod audit;
 pub mod backup;

@@ -1,6 +1,7 @@
 //! `stoa verify`: what a receipt file proves, offline; against the chain with `--rpc`; by computing the answer again with `--rerun`.
 
 use super::Outcome;
+use super::answer::Answer;
 use super::ask::read_bundle;
 use crate::packs::ModelFile;
 use crate::process::say;
@@ -22,8 +23,11 @@ use stoa_verify::{Bundle, Content, Outcome as Judged, Report, check_bundle};
 /// Arguments of `stoa verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File saved by `stoa ask --save`.
+    /// File saved by `stoa ask --save`; with `--request`, a chat's whole answer as the API gave it.
     file: PathBuf,
+    /// The exact body that FILE is the answer to.
+    #[arg(long, value_name = "BODY")]
+    request: Option<PathBuf>,
     /// Asks this chain whether the batch was posted.
     #[arg(long, value_name = "URL")]
     rpc: Option<String>,
@@ -39,20 +43,50 @@ const SEED: &str = "the seed is that of a choice of the request";
 
 /// Prints what was checked and what was not. An error names the first false thing, or what was asked for and could not be checked.
 pub async fn verify(data: &Path, args: &Args) -> Outcome {
-    let bundle = read_bundle(&args.file)?;
+    let bundles = match &args.request {
+        Some(request) => read_answer(&args.file, request)?,
+        None => vec![read_bundle(&args.file)?],
+    };
     let model = args
         .rerun
         .as_deref()
         .map(|model| open_model(data, model))
         .transpose()?;
-    let mut report = check_bundle(&bundle);
+    let mut outcome = Ok(());
+    for bundle in &bundles {
+        let found = verify_one(bundle, args.rpc.as_deref(), model.as_ref()).await;
+        outcome = outcome.and(found);
+    }
+    outcome
+}
+
+/// The receipts' files of an answer, one for each choice.
+fn read_answer(file: &Path, request: &Path) -> Outcome<Vec<Bundle>> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let (answer, request) = (read(file)?, read(request)?);
+    let answer: Answer = serde_json::from_str(&answer).map_err(|error| {
+        let (file, error) = (file.display(), error.to_string());
+        format!(
+            "{file} is not a chat's whole answer with its receipt: {}",
+            error.escape_debug()
+        )
+    })?;
+    let choices = answer.choices(&request)?.into_iter();
+    Ok(choices.map(|said| said.bundle).collect())
+}
+
+async fn verify_one(bundle: &Bundle, rpc: Option<&str>, model: Option<&ExactBackend>) -> Outcome {
+    let mut report = check_bundle(bundle);
     report.check(
         "the charge follows from counts and prices",
         charge(&bundle.receipt.receipt),
     );
-    check_chain(&mut report, &bundle, args.rpc.as_deref()).await;
-    check_rerun(&mut report, &bundle, model.as_ref());
-    let choice = check_seed(&mut report, &bundle);
+    check_chain(&mut report, bundle, rpc).await;
+    check_rerun(&mut report, bundle, model);
+    let choice = check_seed(&mut report, bundle);
     say(report.to_string().trim_end())?;
     if let Some((choice, choices)) = choice {
         say(format_args!(
@@ -63,8 +97,8 @@ pub async fn verify(data: &Path, args: &Args) -> Outcome {
         return Err(format!("false: {}", check.claim).into());
     }
     let asked = |claim| match claim {
-        ON_CHAIN => args.rpc.is_some(),
-        PROMPT | RECOMPUTED => args.rerun.is_some(),
+        ON_CHAIN => rpc.is_some(),
+        PROMPT | RECOMPUTED => model.is_some(),
         _ => false,
     };
     let unchecked = report
