@@ -139,7 +139,7 @@ impl Shared {
         let mut teller = Teller::new(work.sampling.max_output_tokens, request.wanted.withholds());
         let read = self.read(response, begun, request, &mut teller, &mut outlet);
         let ending = unless(cancel, read).await??;
-        let judged = request.wanted.judge(&ending, teller.held())?;
+        let judged = request.judge(&ending, teller.held())?;
         let (ids, text) = teller.end(judged.tail);
         outlet.text(ids, &text).await?;
         let billed = reconcile(ending.usage, request.input_bound, teller.units());

@@ -38,6 +38,8 @@ pub(crate) struct Request {
     /// Upper bound of the prompt's tokens, made as the router makes its own.
     pub input_bound: u64,
     pub prompt_root: Digest,
+    /// Whether it has stop strings.
+    stops: bool,
 }
 
 /// Tokens that an input may gain beyond its bytes: begin and end marks.
@@ -99,6 +101,7 @@ impl Request {
                     wanted: Wanted::Text,
                     input_bound: inputs_bound(inputs, context),
                     prompt_root: upstream_prompt_root(&work.prompt),
+                    stops: false,
                 });
             }
         };
@@ -112,7 +115,19 @@ impl Request {
             wanted: wanted(work, kind)?,
             input_bound: bound.min(u64::from(context)),
             prompt_root: upstream_prompt_root(&work.prompt),
+            stops: !work.sampling.stop.is_empty(),
         })
+    }
+
+    /// Judges a whole answer. One that the client's own limit or stop string cut need not be what was demanded, as for the exact engine:
+    /// servers do not all say whether a stop string or the model ended it.
+    pub fn judge(&self, ending: &Ending, held: &str) -> Result<Judged, UpstreamFault> {
+        let cut = match ending.finish {
+            FinishReason::Length => true,
+            FinishReason::Stop => self.stops,
+            _ => false,
+        };
+        self.wanted.judge(ending, held, cut)
     }
 }
 
@@ -417,13 +432,12 @@ impl Wanted {
         )
     }
 
-    /// Judges a whole answer: an invalid tool call is never handed on (DECISIONS 35). `held` is text not shown yet.
-    pub fn judge(&self, ending: &Ending, held: &str) -> Result<Judged, UpstreamFault> {
-        let cut = ending.finish == FinishReason::Length;
-        let text_reason = if cut {
-            FinishReason::Length
-        } else {
-            FinishReason::Stop
+    /// Judges a whole answer, which may have been `cut`: an invalid tool call is never handed on (DECISIONS 35). `held` is text not
+    /// shown yet.
+    fn judge(&self, ending: &Ending, held: &str, cut: bool) -> Result<Judged, UpstreamFault> {
+        let text_reason = match ending.finish {
+            FinishReason::Length => FinishReason::Length,
+            _ => FinishReason::Stop,
         };
         let unmet = |reason: String| Err(UpstreamFault::Unmet { reason });
         let text = |tail: String| Judged {
@@ -695,7 +709,7 @@ mod tests {
         let call = ("get_weather", r#"{"city":"Paris"}"#);
         let two = ending(FinishReason::Stop, &[call, call]);
         let wanted = wanted(&one, ServerKind::Vllm).expect("known");
-        assert!(wanted.judge(&two, "").is_err());
+        assert!(wanted.judge(&two, "", false).is_err());
     }
 
     #[test]
@@ -747,7 +761,7 @@ mod tests {
             &[("get_weather", r#"{"city":"Paris"}"#)],
         );
         for required in [false, true] {
-            let judged = tools(required).judge(&good, "so: ").expect("valid");
+            let judged = tools(required).judge(&good, "so: ", false).expect("valid");
             assert_eq!(
                 judged.finish,
                 FinishReason::ToolCalls,
@@ -760,34 +774,40 @@ mod tests {
             ending(FinishReason::ToolCalls, &[("rm", "{}")]),
             ending(FinishReason::ToolCalls, &[("get_weather", r#"{"city":"#)]),
         ] {
-            let judged = tools(false).judge(&bad, "").expect("text");
+            let judged = tools(false).judge(&bad, "", false).expect("text");
             assert_eq!(
                 (judged.finish, judged.tool_calls.len()),
                 (FinishReason::Stop, 0)
             );
             assert!(judged.tail.contains("\"name\""), "{}", judged.tail);
             assert_eq!(
-                tools(true).judge(&bad, "").expect_err("demanded").label(),
+                tools(true)
+                    .judge(&bad, "", false)
+                    .expect_err("demanded")
+                    .label(),
                 "unmet"
             );
         }
         let none = ending(FinishReason::Stop, &[]);
         assert_eq!(
-            tools(true).judge(&none, "talk").expect_err("none").label(),
+            tools(true)
+                .judge(&none, "talk", false)
+                .expect_err("none")
+                .label(),
             "unmet"
         );
         assert_eq!(
-            tools(false).judge(&none, "").expect("text").finish,
+            tools(false).judge(&none, "", false).expect("text").finish,
             FinishReason::Stop
         );
         let cut = ending(FinishReason::Length, &[("get_weather", "{\"ci")]);
         assert_eq!(
-            tools(true).judge(&cut, "").expect("cut").finish,
+            tools(true).judge(&cut, "", true).expect("cut").finish,
             FinishReason::Length
         );
         assert!(
             Wanted::Text
-                .judge(&good, "")
+                .judge(&good, "", false)
                 .expect("text")
                 .tool_calls
                 .is_empty()
@@ -795,14 +815,42 @@ mod tests {
     }
 
     #[test]
-    fn a_demanded_object_must_be_one_unless_it_was_cut() {
-        let end = |finish| ending(finish, &[]);
-        let judge = |finish, held| Wanted::JsonObject.judge(&end(finish), held);
-        assert_eq!(judge(FinishReason::Stop, "{}").expect("one").tail, "{}");
-        assert_eq!(
-            judge(FinishReason::Stop, "[]").expect_err("none").label(),
-            "unmet"
-        );
-        assert!(judge(FinishReason::Length, "{\"a").is_ok());
+    fn what_was_demanded_must_be_met_unless_the_client_s_limit_or_stop_string_cut_it() {
+        let judge = |answer: &AnswerShape, stops: bool, finish, held: &str| {
+            let tools = match answer {
+                AnswerShape::ToolCall => TOOLS,
+                _ => "[]",
+            };
+            let mut work = work(tools, answer.clone());
+            if !stops {
+                work.sampling.stop.clear();
+            }
+            let request = Request::new(&work, ServerKind::Vllm, 64, 4096).expect("taken");
+            request.judge(&ending(finish, &[]), held)
+        };
+        let object = AnswerShape::JsonObject;
+        let whole = judge(&object, false, FinishReason::Stop, "{}");
+        assert_eq!(whole.expect("one").tail, "{}");
+        for (shape, other) in [
+            (object, "[]"),
+            (schema("{}"), "{\"a"),
+            (AnswerShape::ToolCall, "talk"),
+        ] {
+            let unmet = judge(&shape, false, FinishReason::Stop, other);
+            assert_eq!(unmet.expect_err("unmet").label(), "unmet");
+            for (stops, finish) in [
+                (false, FinishReason::Length),
+                (true, FinishReason::Length),
+                (true, FinishReason::Stop),
+            ] {
+                let cut = judge(&shape, stops, finish, other).expect("cut");
+                assert_eq!((cut.tail.as_str(), cut.finish), (other, finish));
+            }
+        }
+        // A server that says that it made calls has to have made valid ones.
+        let work = work(TOOLS, AnswerShape::ToolCall);
+        let request = Request::new(&work, ServerKind::Vllm, 64, 4096).expect("taken");
+        let bad = ending(FinishReason::ToolCalls, &[("rm", "{}")]);
+        assert_eq!(request.judge(&bad, "").expect_err("unmet").label(), "unmet");
     }
 }
