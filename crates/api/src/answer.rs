@@ -616,12 +616,13 @@ fn stop(done: &Done) -> &'static str {
 
 /// Each choice has its own prompt and answer.
 fn usage<'a>(answers: impl IntoIterator<Item = &'a Done>) -> Usage {
-    let (mut input, mut output) = (0u64, 0u64);
+    let (mut input, mut output, mut reasoning) = (0u64, 0u64, 0u64);
     for done in answers {
         input = input.saturating_add(done.content.input_units);
         output = output.saturating_add(done.content.output_units);
+        reasoning = reasoning.saturating_add(done.reasoning_units);
     }
-    Usage::of_text(input, output)
+    Usage::of_text(input, output, reasoning)
 }
 
 /// Pieces of at most [`ARGUMENT_PIECE`] characters; a character is never cut.

@@ -1,12 +1,12 @@
-//! Answers of a running network, bought over HTTP, held against their receipts, and computed again by `stoa verify`: vectors of texts, and
-//! several choices of one request.
+//! Answers of a running network, bought over HTTP, held against their receipts, and computed again by `stoa verify`: vectors of texts,
+//! several choices of one request, and what a server of others set apart as reasoning.
 
 mod support;
 
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stoa_crypto::choice_seed;
@@ -370,5 +370,114 @@ fn choices_whose_client_leaves_or_whose_router_is_killed_leave_nothing_held() {
     let answer = post(&up, CHAT, &asked(&up, 3, &json!({})));
     let after = charged_at_rest(&up);
     assert_eq!(after.checked_sub(charged), Some(charges(&answer)));
+    up.stop();
+}
+
+/// One request of a server that says it is vLLM: each chat it answers with the same seven tokens, of which four are reasoning.
+fn serve_reasoning(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(bytes) = line.to_lowercase().strip_prefix("content-length: ") {
+            length = bytes.trim().parse().expect("a number");
+        }
+        head += &line;
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    reader.take(length).read_to_end(&mut Vec::new())?;
+    let usage = |tokens: u64| json!({"prompt_tokens": 5, "completion_tokens": tokens});
+    let piece = |delta: Value, finish: Value, tokens: u64| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+        json!({"id": "a", "choices": [choice], "usage": usage(tokens)})
+    };
+    let (kind, body) = if head.contains("/v1/chat/completions") {
+        let both = json!({"reasoning": " and two", "reasoning_content": " and two"});
+        let events = [
+            piece(json!({"role": "assistant", "content": ""}), Value::Null, 0),
+            piece(json!({"reasoning": "Two"}), Value::Null, 2),
+            piece(both, Value::Null, 4),
+            piece(json!({"content": "\n\nfo"}), Value::Null, 6),
+            piece(json!({"content": "ur"}), "stop".into(), 7),
+            json!({"id": "a", "choices": [], "usage": usage(7)}),
+        ];
+        let events = events.map(|event| format!("data: {event}\n\n"));
+        let body = events.concat() + "data: [DONE]\n\n";
+        ("text/event-stream", body)
+    } else if head.contains("/v1/models") {
+        let model = json!({"id": "org/reasoner", "owned_by": "vllm", "max_model_len": 4096});
+        ("application/json", json!({"data": [model]}).to_string())
+    } else {
+        ("application/json", json!({"version": "0.11.0"}).to_string())
+    };
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn what_a_server_sets_apart_as_reasoning_reaches_the_client_is_counted_and_stands_in_the_receipt() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve_reasoning(&stream));
+        }
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    let url = format!("http://{address}/v1");
+    let up = Up::start_with(&data, 1, &log, &["--upstream", &url], &[]);
+    let mut body = json!({
+        "model": "org/reasoner", "messages": [{"role": "user", "content": "2+2?"}], "max_completion_tokens": 50,
+    });
+    let answer = post(&up, CHAT, &body.to_string());
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["reasoning_content"], "Two and two", "{answer}");
+    assert_eq!(message["content"], "\n\nfour");
+    let counted = |usage: &Value| {
+        let details = &usage["completion_tokens_details"];
+        (
+            usage["completion_tokens"].as_u64(),
+            details["reasoning_tokens"].as_u64(),
+        )
+    };
+    assert_eq!(counted(&answer["usage"]), (Some(7), Some(4)), "{answer}");
+
+    body["stream"] = true.into();
+    body["stream_options"] = json!({"include_usage": true});
+    let (_, stream) = send(&up, "POST", CHAT, "", &body.to_string());
+    let events = stream.lines().filter_map(|l| l.strip_prefix("data: "));
+    let chunks: Vec<Value> = events
+        .filter(|event| *event != "[DONE]")
+        .map(|event| serde_json::from_str(event).expect("JSON"))
+        .collect();
+    let joined = |part: &str| -> String {
+        let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]);
+        deltas.filter_map(|delta| delta[part].as_str()).collect()
+    };
+    assert_eq!(joined("reasoning_content"), "Two and two");
+    assert_eq!(joined("content"), "\n\nfour");
+    let usage = &chunks.last().expect("chunks")["usage"];
+    assert_eq!(counted(usage), (Some(7), Some(4)));
+
+    let file = folder.path().join("receipt.json");
+    let ask = ["ask", "2+2?", "--model", "org/reasoner", "--save"];
+    let output = stoa(&data).args(ask).arg(&file).output().expect("starts");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "\n\nfour\n");
+    let beside = String::from_utf8_lossy(&output.stderr);
+    assert!(beside.contains("reasoning: Two and two"), "{beside}");
+    let report = told(stoa(&data).arg("verify").arg(&file));
+    assert!(
+        report.contains("holds        it is for this answer"),
+        "{report}"
+    );
     up.stop();
 }

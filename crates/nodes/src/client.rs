@@ -159,6 +159,8 @@ pub struct Started {
 pub struct Done {
     /// Text, tool calls, finish reason, counts.
     pub content: Content,
+    /// Output units up to the end of the reasoning; 0 where there is none, or where nothing tells.
+    pub reasoning_units: u64,
     /// With both signatures.
     pub receipt: SignedReceipt,
     /// The parameters whose digest the receipt carries.

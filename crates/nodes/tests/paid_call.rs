@@ -1305,6 +1305,33 @@ fn whoever_answers_is_named_with_whether_its_model_s_reasoning_is_to_be_set_apar
 }
 
 #[test]
+fn tokens_of_reasoning_are_counted_where_the_model_is_known_to_reason() {
+    let counted = |mut world: World| {
+        world.submit(1);
+        world.prepare();
+        let (account, attempt) = world.running[0];
+        for (tokens, text) in [
+            (vec![1, 2], "<think>a"),
+            (vec![3], "</think>"),
+            (vec![4, 5], "b"),
+        ] {
+            let event = Generated::Tokens {
+                tokens,
+                text: text.to_owned(),
+                logprobs: Vec::new(),
+            };
+            world.provider(account, provider::Input::Generated { attempt, event });
+        }
+        world.end();
+        let done = world.done(1);
+        (done.reasoning_units, done.content.output_units)
+    };
+    assert_eq!(counted(World::new(1)), (3, 5));
+    let without = World::with_offers(1, |offer| offer.reasons = false);
+    assert_eq!(counted(without), (0, 5));
+}
+
+#[test]
 fn log_probabilities_that_cannot_be_end_the_attempt() {
     let entry = |chosen, top: &[TokenLogprob]| Logprobs {
         chosen,

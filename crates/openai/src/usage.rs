@@ -20,8 +20,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Text in, text out, nothing cached.
-    pub fn of_text(prompt_tokens: u64, completion_tokens: u64) -> Self {
+    /// Text in, text out, of which some may be reasoning; nothing cached.
+    pub fn of_text(prompt_tokens: u64, completion_tokens: u64, reasoning_tokens: u64) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
@@ -32,6 +32,7 @@ impl Usage {
             },
             completion_tokens_details: CompletionDetails {
                 text_tokens: completion_tokens,
+                reasoning_tokens,
                 ..CompletionDetails::default()
             },
         }
@@ -58,7 +59,7 @@ pub struct PromptDetails {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CompletionDetails {
-    /// Hidden reasoning.
+    /// Up to the end of the reasoning; 0 also where it is not known.
     pub reasoning_tokens: u64,
     /// Sound.
     pub audio_tokens: u64,

@@ -39,13 +39,13 @@ fn an_error_with_a_numeric_code_is_read() {
 
 #[test]
 fn every_usage_detail_is_written() {
-    let usage = serde_json::to_value(Usage::of_text(3, 2)).expect("writes");
+    let usage = serde_json::to_value(Usage::of_text(3, 2, 1)).expect("writes");
     assert_eq!(
         usage,
         json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0, "text_tokens": 3, "image_tokens": 0,
                 "cache_write_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0, "text_tokens": 2,
+            "completion_tokens_details": {"reasoning_tokens": 1, "audio_tokens": 0, "text_tokens": 2,
                 "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}})
     );
 }

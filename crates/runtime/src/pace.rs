@@ -2,12 +2,14 @@
 //!
 //! A message costs the same whether it carries one token or ten: a link, a router and a client each pay for it. Text that comes faster
 //! than anybody reads is therefore put together. The first text leaves at once, and so does any that comes [`INTERVAL`] after the one
-//! before: a stream of up to 50 pieces a second is not touched.
+//! before: a stream of up to 50 pieces a second is not touched. Text with which reasoning ends leaves by itself, so that the tokens of both
+//! parts can be told apart.
 
 use crate::backend::Piece;
 use crate::executor::Event;
 use std::time::Duration;
 use stoa_nodes::provider::Generated;
+use stoa_verify::reasoning::{CLOSE, Splitter};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout_at};
 
@@ -24,8 +26,10 @@ pub struct Paced {
     interval: Duration,
     /// Text leaves at once from then on.
     due: Option<Instant>,
-    /// What came behind text that was put together.
-    next: Option<Event>,
+    /// What came behind text that was put together, and whether reasoning ends with it.
+    next: Option<(Event, bool)>,
+    /// Follows the text to the end of its reasoning; `None` from there on.
+    reasoning: Option<Splitter>,
 }
 
 impl Paced {
@@ -40,14 +44,19 @@ impl Paced {
             interval,
             due: None,
             next: None,
+            reasoning: Some(Splitter::new(true)),
         }
     }
 
     /// The next event; `None` after the last. Cancelling it loses text.
     pub async fn next(&mut self) -> Option<Event> {
-        let event = match self.next.take() {
-            Some(event) => event,
-            None => self.events.recv().await?,
+        let (event, alone) = match self.next.take() {
+            Some(next) => next,
+            None => {
+                let event = self.events.recv().await?;
+                let alone = self.ends(&event);
+                (event, alone)
+            }
         };
         let Event::Generated(Generated::Tokens {
             mut tokens,
@@ -57,7 +66,7 @@ impl Paced {
         else {
             return Some(event);
         };
-        while let Some(more) = self.more(text.len(), logprobs.len()).await {
+        while !alone && let Some(more) = self.more(text.len(), logprobs.len()).await {
             tokens.extend(more.tokens);
             text.push_str(&more.text);
             logprobs.extend(more.logprobs);
@@ -74,12 +83,15 @@ impl Paced {
     async fn more(&mut self, bytes: usize, entries: usize) -> Option<Piece> {
         let due = self.due?;
         // Also when it is overdue: what waits already needs no message of its own.
-        match timeout_at(due, self.events.recv()).await {
-            Ok(Some(Event::Generated(Generated::Tokens {
+        let event = timeout_at(due, self.events.recv()).await.ok()??;
+        let alone = self.ends(&event);
+        match event {
+            Event::Generated(Generated::Tokens {
                 tokens,
                 text,
                 logprobs,
-            }))) if bytes + text.len() <= TEXT_BYTES_MAX
+            }) if !alone
+                && bytes + text.len() <= TEXT_BYTES_MAX
                 && entries + logprobs.len() <= LOGPROBS_MAX =>
             {
                 Some(Piece {
@@ -88,12 +100,27 @@ impl Paced {
                     logprobs,
                 })
             }
-            Ok(event) => {
-                self.next = event;
+            event => {
+                self.next = Some((event, alone));
                 None
             }
-            Err(_) => None,
         }
+    }
+
+    /// Whether the answer's reasoning ends with this event. Every event is asked about once, in order.
+    fn ends(&mut self, event: &Event) -> bool {
+        let (Event::Generated(Generated::Tokens { text, .. }), Some(splitter)) =
+            (event, &mut self.reasoning)
+        else {
+            return false;
+        };
+        let reasons = splitter.is_inside() || text.contains(CLOSE);
+        splitter.push(text);
+        if !splitter.is_past() {
+            return false;
+        }
+        self.reasoning = None;
+        reasons
     }
 }
 
@@ -173,5 +200,28 @@ mod tests {
             tokens(3, &half),
         ];
         assert_eq!(messages(NEVER, events).await, expected);
+    }
+
+    #[tokio::test]
+    async fn text_with_which_reasoning_ends_leaves_by_itself_and_only_that() {
+        let events = || {
+            ["<think>", "a", "b", "</", "think>", "c", "</think>", "d"]
+                .into_iter()
+                .zip(0..)
+                .map(|(text, id)| tokens(id, text))
+                .collect::<Vec<_>>()
+        };
+        let expected = [
+            tokens(0, "<think>"),
+            together(&[1, 2, 3], "ab</"),
+            tokens(4, "think>"),
+            together(&[5, 6, 7], "c</think>d"),
+        ];
+        assert_eq!(messages(NEVER, events()).await, expected);
+        // Of what does not begin with reasoning nothing is told apart.
+        let plain = [vec![tokens(9, "so ")], events()].concat();
+        let all = "<think>ab</think>c</think>d";
+        let expected = [tokens(9, "so "), together(&[0, 1, 2, 3, 4, 5, 6, 7], all)];
+        assert_eq!(messages(NEVER, plain).await, expected);
     }
 }

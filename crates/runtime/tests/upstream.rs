@@ -687,6 +687,195 @@ r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"x","t
     }
 }
 
+/// A stream as vLLM writes it, counts on every piece: each delta with the tokens so far.
+fn vllm_stream(deltas: &[(Value, u64)], finish: &str) -> Reply {
+    let piece = |choices: Value, so_far: u64| {
+        json!({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"org/a","choices":choices,
+            "usage":{"prompt_tokens":5,"completion_tokens":so_far,"total_tokens":5 + so_far}})
+    };
+    let choice = |delta: &Value, finish: Value| json!([{"index":0,"delta":delta,"logprobs":null,"finish_reason":finish}]);
+    let role = json!({"role":"assistant","content":""});
+    let last = deltas.last().map_or(0, |(_, so_far)| *so_far);
+    let mut events = vec![piece(choice(&role, Value::Null), 0)];
+    events.extend(
+        deltas
+            .iter()
+            .map(|(delta, so_far)| piece(choice(delta, Value::Null), *so_far)),
+    );
+    events.push(piece(choice(&json!({}), finish.into()), last));
+    events.push(piece(json!([]), last));
+    streamed(&events)
+}
+
+/// A stream as llama.cpp's server writes it, with `timings_per_token`.
+fn llama_stream(deltas: &[(Value, u64)], finish: &str) -> Reply {
+    let piece = |delta: &Value, finish: Value, so_far: u64| {
+        json!({"choices":[{"finish_reason":finish,"index":0,"delta":delta}],"created":1,"id":"chatcmpl-1","model":"a.gguf",
+            "system_fingerprint":"b9999","object":"chat.completion.chunk",
+            "timings":{"cache_n":4,"prompt_n":1,"predicted_n":so_far}})
+    };
+    let role = json!({"role":"assistant","content":null});
+    let last = deltas.last().map_or(0, |(_, so_far)| *so_far);
+    let mut events = vec![piece(&role, Value::Null, 1)];
+    events.extend(
+        deltas
+            .iter()
+            .map(|(delta, so_far)| piece(delta, Value::Null, *so_far)),
+    );
+    events.push(piece(&json!({}), finish.into(), last));
+    events.push(json!({"choices":[],"id":"chatcmpl-1","usage":{"prompt_tokens":5,"completion_tokens":last,"total_tokens":5 + last}}));
+    streamed(&events)
+}
+
+fn streamed(events: &[Value]) -> Reply {
+    let events: Vec<String> = events.iter().map(Value::to_string).collect();
+    let mut events: Vec<&str> = events.iter().map(String::as_str).collect();
+    events.push(DONE);
+    stream_reply(&events)
+}
+
+/// A server of this kind that answers every chat so.
+async fn answering(kind: ServerKind, reply: Reply) -> StandIn {
+    let others = server(kind);
+    StandIn::start(move |route, body| match route {
+        "/v1/chat/completions" => reply.clone(),
+        _ => others(route, body),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reasoning_that_a_server_sets_apart_is_handed_on_in_front_of_the_answer() {
+    let of = |name: &str, text: &str| json!({ name: text });
+    // vLLM's tokens of the marks bring nothing; its next piece counts them.
+    let vllm = |name: &str| {
+        let both = json!({"reasoning": " two", "reasoning_content": " two"});
+        let deltas = [(of(name, "Two"), 2), (both, 3), (of("content", "\n\n4"), 5)];
+        vllm_stream(&deltas, "stop")
+    };
+    let llama = [
+        (of("reasoning_content", "Two"), 2),
+        (of("reasoning_content", " two"), 3),
+        (of("content", "\n\n4"), 5),
+    ];
+    // The end of one and the begin of the other come together where several tokens make a piece.
+    let together = [(json!({"reasoning":"Two two","content":"\n\n4"}), 5)];
+    let whole = "<think>Two two</think>\n\n4";
+    for (kind, reply, units) in [
+        (ServerKind::Vllm, vllm("reasoning"), vec![3, 0, 4, 3, 0]),
+        (
+            ServerKind::Sglang,
+            vllm("reasoning_content"),
+            vec![3, 0, 4, 3, 0],
+        ),
+        (
+            ServerKind::LlamaCpp,
+            llama_stream(&llama, "stop"),
+            vec![3, 0, 4, 3, 0],
+        ),
+        (
+            ServerKind::Vllm,
+            vllm_stream(&together, "stop"),
+            vec![10, 0, 0, 0, 0],
+        ),
+    ] {
+        let stand_in = answering(kind, reply).await;
+        let backend = stand_in.backend().await;
+        assert!(backend.facts().reasons);
+        let (told, end) = run(&backend, work(99)).await;
+        assert_eq!(end.expect("whole").finish_reason, FinishReason::Stop);
+        assert_eq!((told.text.as_str(), &told.ids), (whole, &units), "{kind:?}");
+        let billed = told.counted.last().and_then(|(_, c)| c.output_units);
+        assert_eq!(billed, Some(units.len() as u64), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reasoning_that_is_cut_or_comes_again_or_is_marked_by_the_model_is_handed_on_whole() {
+    let thought = |text: &str, so_far: u64| (json!({ "reasoning": text }), so_far);
+    let said = |text: &str, so_far: u64| (json!({ "content": text }), so_far);
+    for (deltas, finish, expected) in [
+        // All that was ordered went into it.
+        (
+            vec![thought("Two", 1), thought(" and", 2)],
+            "length",
+            "<think>Two and",
+        ),
+        (
+            vec![thought("a", 1), said("b", 2), thought("c", 3), said("d", 4)],
+            "stop",
+            "<think>a</think>b<think>c</think>d",
+        ),
+        // No parser: the marks are the model's own text.
+        (
+            vec![
+                said("<think>", 1),
+                said("a", 2),
+                said("</think>", 3),
+                said("b", 4),
+            ],
+            "stop",
+            "<think>a</think>b",
+        ),
+        (
+            vec![thought("no </thi", 1), thought("nk> yet", 2), said("b", 3)],
+            "stop",
+            "<think>no </think > yet</think>b",
+        ),
+    ] {
+        let units = deltas.len();
+        let stand_in = answering(ServerKind::Vllm, vllm_stream(&deltas, finish)).await;
+        let (told, end) = run(&stand_in.backend().await, work(99)).await;
+        let reason = end.expect("whole").finish_reason;
+        assert_eq!(reason == FinishReason::Length, finish == "length");
+        assert_eq!((told.text.as_str(), told.ids.len()), (expected, units));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_demanded_is_looked_for_behind_the_reasoning() {
+    let thought = (json!({"reasoning": "{a}"}), 1);
+    let mut object = work(99);
+    object.answer = AnswerShape::JsonObject;
+    for (said, met) in [("{\"a\":1}", true), ("one", false)] {
+        let deltas = [thought.clone(), (json!({ "content": said }), 3)];
+        let stand_in = answering(ServerKind::Vllm, vllm_stream(&deltas, "stop")).await;
+        let (told, end) = run(&stand_in.backend().await, object.clone()).await;
+        if met {
+            assert_eq!(end.expect("met").finish_reason, FinishReason::Stop);
+            assert_eq!(told.text, format!("<think>{{a}}</think>{said}"));
+        } else {
+            assert_eq!(fault(end).label(), "unmet");
+            assert_eq!(told.text, "");
+        }
+    }
+    let call = |arguments: &str| {
+        let function = json!({"name": "get_weather", "arguments": arguments});
+        json!({"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": function}]})
+    };
+    let tools = r#"[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","required":["city"]}}}]"#;
+    for (answer, arguments, met) in [
+        (AnswerShape::Any, r#"{"city":"Paris"}"#, true),
+        (AnswerShape::ToolCall, r#"{"city":"Paris"}"#, true),
+        (AnswerShape::Any, r#"{"town":"Paris"}"#, false),
+    ] {
+        let mut work = work(99);
+        work.answer = answer;
+        if let Prompt::Chat { tools: to, .. } = &mut work.prompt {
+            *to = tools.to_owned();
+        }
+        let deltas = [thought.clone(), (call(arguments), 9)];
+        let stand_in = answering(ServerKind::Vllm, vllm_stream(&deltas, "tool_calls")).await;
+        let (told, end) = run(&stand_in.backend().await, work).await;
+        let end = end.expect("whole");
+        let parts = stoa_verify::reasoning::split(&told.text, true);
+        assert_eq!((parts.reasoning.as_str(), told.ids.len()), ("{a}", 9));
+        assert_eq!(end.tool_calls.len(), usize::from(met));
+        // A call that is not one is text behind the reasoning, and not a part of it.
+        assert_eq!(parts.content.contains("town"), !met, "{}", told.text);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_and_token_ids_are_completed_and_nothing_is_asked_for_an_empty_answer() {
     let completion = stream_reply(&[

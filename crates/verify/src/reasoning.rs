@@ -43,6 +43,16 @@ impl Splitter {
         }
     }
 
+    /// Whether what was taken ends within reasoning.
+    pub fn is_inside(&self) -> bool {
+        self.place == Place::Inside
+    }
+
+    /// Whether no reasoning can come any more.
+    pub fn is_past(&self) -> bool {
+        self.place == Place::After
+    }
+
     /// Takes more text; gives what is certain.
     pub fn push(&mut self, text: &str) -> Parts {
         self.held.push_str(text);
@@ -94,7 +104,7 @@ impl Splitter {
 }
 
 /// Length of the longest end of `text` with which [`CLOSE`] may begin. The mark is ASCII, so that no character is cut.
-fn begun(text: &str) -> usize {
+pub fn begun(text: &str) -> usize {
     let fits = |n: &usize| text.as_bytes().ends_with(&CLOSE.as_bytes()[..*n]);
     (1..CLOSE.len()).rev().find(fits).unwrap_or(0)
 }
@@ -106,6 +116,17 @@ pub fn split(text: &str, reasons: bool) -> Parts {
     parts.reasoning.push_str(&rest.reasoning);
     parts.content.push_str(&rest.content);
     parts
+}
+
+/// Where the reasoning of a text that is told apart ends: before its closing mark, and behind it. Both are the end of the text where the
+/// mark is missing. `None` where there is no reasoning.
+pub fn end(text: &str) -> Option<(usize, usize)> {
+    let inside = text.strip_prefix(OPEN).filter(|text| !text.is_empty())?;
+    match inside.find(CLOSE) {
+        Some(0) => None,
+        Some(at) => Some((OPEN.len() + at, OPEN.len() + at + CLOSE.len())),
+        None => Some((text.len(), text.len())),
+    }
 }
 
 /// Every text that has these parts, the likeliest first.
@@ -183,6 +204,14 @@ mod tests {
             add(splitter.finish());
             prop_assert_eq!(&joined, &whole);
             prop_assert!(texts(&whole).contains(&text));
+            if reasons {
+                let found = end(&text);
+                prop_assert_eq!(found.is_some(), !whole.reasoning.is_empty());
+                if let Some((before, behind)) = found {
+                    prop_assert_eq!(&text[OPEN.len()..before], &whole.reasoning);
+                    prop_assert_eq!(&text[behind..], &whole.content);
+                }
+            }
         }
     }
 }

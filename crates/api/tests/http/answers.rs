@@ -137,6 +137,7 @@ fn reasoning_script(pieces: &[&str], content: stoa_verify::Content) -> Vec<Step>
     let mut script = answer(pieces, content.clone());
     let mut done = done(content);
     done.started.reasons = true;
+    done.reasoning_units = 4;
     let (started, done) = (done.started.clone(), Arc::new(done));
     script.truncate(script.len() - 2);
     script[0] = Step::Say(ClientEvent::Started(started));
@@ -164,9 +165,13 @@ async fn reasoning_is_set_apart_whole_and_streamed_and_only_where_the_model_is_k
         let message = &whole["choices"][0]["message"];
         assert_eq!(message["reasoning_content"], "Two and <two>.");
         assert_eq!(message["content"], "\n\nfour");
-        let stream = server.chat(request(json!({"stream": true}))).await;
+        let details = &whole["usage"]["completion_tokens_details"];
+        assert_eq!(details["reasoning_tokens"], 4);
+        let streamed = json!({"stream": true, "stream_options": {"include_usage": true}});
+        let stream = server.chat(request(streamed)).await;
         assert_eq!(stream.events().last(), Some(&"[DONE]"));
         let chunks = stream.chunks();
+        check_order(&whole, &chunks);
         check_same_message(&whole, &chunks);
         let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]);
         let reasoning = deltas.filter_map(|delta| delta["reasoning_content"].as_str());

@@ -833,6 +833,7 @@ pub fn done(content: Content) -> Done {
     Done {
         shortened: false,
         content,
+        reasoning_units: 0,
         receipt: SignedReceipt {
             receipt,
             provider_signature,

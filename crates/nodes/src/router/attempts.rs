@@ -1,7 +1,7 @@
 //! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
 
 use super::admission::{parameters_digest, reserve};
-use super::{After, Current, Job, Keeping, Output, Phase, Router, vectors};
+use super::{After, Current, Job, Keeping, Output, Phase, Router, reasoning, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
 use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
 use crate::receipts::{Facts, expected_receipt};
@@ -919,8 +919,14 @@ fn done_of(state: &Job, key: &SecretKey, end: Final, started: Started, now: Time
         provider_signature: signature,
         receipt,
     };
+    let marks = state.current.as_ref().map(|current| &current.marks[..]);
+    let reasoning_units = match started.reasons {
+        true => reasoning::units(&content, marks.unwrap_or_default()),
+        false => 0,
+    };
     Done {
         content,
+        reasoning_units,
         receipt,
         parameters: state.parameters.clone(),
         started,

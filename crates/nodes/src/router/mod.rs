@@ -7,6 +7,7 @@
 mod admission;
 mod attempts;
 mod pool;
+mod reasoning;
 mod settlement;
 mod spending;
 mod summary;

@@ -3,10 +3,12 @@
 //! The unit is the token as the server counts it while it streams, bounded by what is seen: a piece of text is one unit, or as many
 //! as the server's running count says, but never more than it has bytes. At the end the server's own `usage` is held against the sum,
 //! and the smaller one is billed. A unit's id is the number of bytes that came with it (0 for the further units of one piece), so that
-//! the root over the ids says how the answer was cut.
+//! the root over the ids says how the answer was cut. Marks that are put around reasoning here came with nothing and count nothing.
 
 use super::UpstreamFault;
+use super::reasoning::Woven;
 use super::stream::Usage;
+
 /// Bytes of text that one unit may stand for; the router takes no more than 1,024.
 const UNIT_BYTES_MAX: usize = 1000;
 
@@ -52,10 +54,10 @@ impl Teller {
         &self.text
     }
 
-    /// Takes one piece: `text`, beside `hidden` bytes that are not shown now. Gives what leaves.
+    /// Takes one piece: a text, of which the server did not send all, beside `hidden` bytes that are not shown now. Gives what leaves.
     pub fn piece(
         &mut self,
-        text: &str,
+        Woven { text, added, .. }: &Woven,
         hidden: usize,
         so_far: Option<u64>,
     ) -> Result<Units, UpstreamFault> {
@@ -63,7 +65,7 @@ impl Teller {
         if bytes == 0 {
             return Ok(Units::default());
         }
-        let ids = self.ids(bytes, so_far);
+        let ids = self.ids(bytes, *added, so_far);
         if ids.is_empty() {
             // More pieces than ordered tokens: their text belongs to the last one.
             self.text.push_str(text);
@@ -93,23 +95,24 @@ impl Teller {
         let mut ids = std::mem::take(&mut self.waiting);
         self.text.clear();
         if ids.is_empty() && !text.is_empty() {
-            ids = self.ids(text.len(), None);
+            ids = self.ids(text.len(), 0, None);
         }
         (ids, text)
     }
 
-    /// The units of a piece of so many bytes, as far as they were ordered.
-    fn ids(&mut self, bytes: usize, so_far: Option<u64>) -> Vec<u32> {
+    /// The units of a piece of so many bytes, of which the server did not send `added`, as far as they were ordered.
+    fn ids(&mut self, bytes: usize, added: usize, so_far: Option<u64>) -> Vec<u32> {
         let told = so_far.map_or(1, |now| now.saturating_sub(self.counted));
         self.counted = so_far.map_or(self.counted, |now| now.max(self.counted));
         let least = bytes.div_ceil(UNIT_BYTES_MAX) as u64;
-        let count = told.clamp(least, (bytes as u64).max(least));
+        let sent = bytes.saturating_sub(added);
+        let count = told.clamp(least, (sent as u64).max(least));
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let count = count.min(self.most.saturating_sub(self.units));
         self.units += count;
         (0..count)
             .map(|n| match n {
-                0 => u32::try_from(bytes).unwrap_or(u32::MAX),
+                0 => u32::try_from(sent).unwrap_or(u32::MAX),
                 _ => 0,
             })
             .collect()
@@ -164,11 +167,19 @@ mod tests {
         !units.0.is_empty()
     }
 
+    fn sent(text: &str) -> Woven {
+        Woven {
+            text: text.to_owned(),
+            ..Woven::default()
+        }
+    }
+
     /// Pieces of text, hidden bytes and running count; gives what was handed on before the end, and with it.
     fn tell(most: u32, withhold: bool, pieces: &[(&str, usize, Option<u64>)]) -> (Told, Told) {
         let mut teller = Teller::new(most, withhold);
         let mut take = |(text, hidden, so_far): &(&str, usize, Option<u64>)| {
-            teller.piece(text, *hidden, *so_far).expect("in bounds")
+            let piece = teller.piece(&sent(text), *hidden, *so_far);
+            piece.expect("in bounds")
         };
         let told = pieces.iter().map(&mut take).filter(leaves).collect();
         let held = teller.held().to_owned();
@@ -207,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn marks_that_the_server_did_not_send_are_no_bytes_for_a_unit_to_stand_for() {
+        let piece = Woven {
+            text: "</think>so".to_owned(),
+            added: 8,
+            closes: true,
+        };
+        let mut teller = Teller::new(99, false);
+        let units = teller.piece(&piece, 0, Some(9)).expect("in bounds");
+        assert_eq!(units, (vec![2, 0], piece.text));
+        // With them a piece may be longer than one unit can stand for.
+        let long = Woven {
+            text: "a".repeat(UNIT_BYTES_MAX + 8),
+            ..piece
+        };
+        let units = teller.piece(&long, 0, Some(10)).expect("in bounds");
+        assert_eq!(units.0, [UNIT_BYTES_MAX as u32, 0]);
+    }
+
+    #[test]
     fn a_long_piece_is_as_many_units_as_the_router_needs_for_its_bytes() {
         let long = "a".repeat(UNIT_BYTES_MAX * 2 + 1);
         let (before, _) = tell(9, false, &[(&long, 0, None)]);
@@ -220,7 +250,7 @@ mod tests {
         assert_eq!(end, told(&[(&[1], "bc")]));
         let long = "a".repeat(2500);
         let mut teller = Teller::new(2, false);
-        let fault = teller.piece(&long, 0, None).expect_err("too much");
+        let fault = teller.piece(&sent(&long), 0, None).expect_err("too much");
         assert_eq!(fault.label(), "too_much");
     }
 

@@ -3,6 +3,7 @@
 use super::count::{Teller, reconcile};
 use super::lane::end_of;
 use super::outlet::{Outlet, Told, Unheard};
+use super::reasoning::Weaver;
 use super::request::{self, Body, Request};
 use super::sse::EventReader;
 use super::stream::{Ending, StreamReader, Usage};
@@ -165,6 +166,7 @@ impl Shared {
         outlet: &mut Outlet,
     ) -> Result<Ending, Stopped> {
         let (mut events, mut reader) = (EventReader::default(), StreamReader::default());
+        let mut weaver = Weaver::default();
         let (mut input, mut first) = (0, true);
         let mut silence = begun + self.timeouts.first_event;
         let mut alarm = pin!(sleep_until(silence));
@@ -200,7 +202,12 @@ impl Shared {
                     outlet.counted(counts(input.min(most), None)).await?;
                 }
                 let told = step.so_far.map(|so_far| so_far.completion_tokens);
-                let (ids, text) = teller.piece(&step.text, step.hidden, told)?;
+                let woven = weaver.step(&step);
+                let (ids, text) = teller.piece(&woven, step.hidden, told)?;
+                if woven.closes {
+                    // What is told before it is what the reasoning took.
+                    outlet.flush().await?;
+                }
                 outlet.text(ids, &text).await?;
                 if std::mem::take(&mut first) {
                     metrics::histogram!("stoa_upstream_first_event_seconds")

@@ -12,6 +12,7 @@ mod job;
 mod kind;
 mod lane;
 mod outlet;
+mod reasoning;
 mod request;
 mod sse;
 mod stream;
@@ -333,8 +334,8 @@ fn facts(options: &UpstreamOptions, model: &Listed, about: &About) -> ModelFacts
     );
     let format = model.format.as_deref().or(about.format.as_deref());
     ModelFacts {
-        // Servers that know reasoning set it apart themselves.
-        reasons: false,
+        // What a server sets apart is put between the marks; one that does not hands on those of its model.
+        reasons: true,
         model: offered_name(&model.id).to_owned(),
         model_root: Digest::ZERO,
         runtime_digest: keccak256(identity),

@@ -12,7 +12,7 @@ use stoa_crypto::keccak256;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_types::{Digest, FinishReason, Q16, SamplingParameters, SignedQ16};
-use stoa_verify::ToolCall;
+use stoa_verify::{ToolCall, reasoning};
 
 /// What the answer may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -446,12 +446,12 @@ impl Wanted {
             finish: text_reason,
         };
         let calls = match (self, ending.calls.is_empty()) {
-            (Self::JsonObject, _) if !cut && !is_json(held, true) => {
+            (Self::JsonObject, _) if !cut && !is_json(&said(held), true) => {
                 return unmet(
                     "the model's answer is not the JSON object that was asked for".to_owned(),
                 );
             }
-            (Self::JsonSchema { .. }, _) if !cut && !is_json(held, false) => {
+            (Self::JsonSchema { .. }, _) if !cut && !is_json(&said(held), false) => {
                 return unmet("the model's answer is not the JSON that was asked for".to_owned());
             }
             (Self::Tools { required: true, .. }, true) if !cut => {
@@ -483,6 +483,11 @@ impl Wanted {
             }
         }
     }
+}
+
+/// What an answer says behind its reasoning.
+fn said(text: &str) -> String {
+    reasoning::split(text, true).content
 }
 
 fn check_calls(catalogue: &Catalogue, ending: &Ending) -> Result<Vec<ToolCall>, String> {

@@ -93,12 +93,21 @@ pub(crate) struct Call {
 /// What one event brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Step {
+    /// Reasoning that is set apart; it comes before the text.
+    pub thought: String,
     /// Text of the answer.
     pub text: String,
-    /// Bytes of what is not shown at once or at all: tool calls, reasoning.
+    /// Bytes of what is not shown at once or at all: tool calls.
     pub hidden: usize,
     /// The server's running counts, where it tells them.
     pub so_far: Option<Usage>,
+}
+
+impl Step {
+    /// Bytes that the server sent of the answer.
+    fn bytes(&self) -> usize {
+        self.thought.len() + self.text.len() + self.hidden
+    }
 }
 
 /// How a stream that was right ended.
@@ -193,20 +202,22 @@ impl StreamReader {
                 what: "a second answer, where one was asked for",
             });
         }
-        let before = (step.text.len(), step.hidden);
+        let before = step.bytes();
         if let Some(text) = &choice.text {
             step.text.push_str(text);
         }
         if let Some(delta) = choice.delta {
+            // vLLM wrote the same under both names for a time.
+            let named = [delta.reasoning_content, delta.reasoning];
+            let thought = named.iter().flatten().find(|thought| !thought.is_empty());
+            step.thought
+                .push_str(thought.map_or("", |thought| thought.as_ref()));
             step.text.push_str(delta.content.as_deref().unwrap_or(""));
-            for thought in [delta.reasoning_content, delta.reasoning].iter().flatten() {
-                step.hidden += thought.len();
-            }
             for piece in delta.tool_calls.unwrap_or_default() {
                 step.hidden += self.call(piece)?;
             }
         }
-        if self.finish.is_some() && (step.text.len(), step.hidden) != before {
+        if self.finish.is_some() && step.bytes() != before {
             return Err(UpstreamFault::OutOfOrder {
                 what: "more of the answer after its finish_reason",
             });
@@ -397,6 +408,24 @@ mod tests {
         for wrong in [piece(2, r#"{"name":"x"}"#), piece(0, r#"{"name":"other"}"#)] {
             let fault = read(&[&first, &wrong]).expect_err("out of order");
             assert_eq!(fault.label(), "out_of_order");
+        }
+    }
+
+    #[test]
+    fn reasoning_is_read_by_either_name_once_and_not_behind_the_end() {
+        let delta = |delta: &str| format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#);
+        for named in [
+            r#"{"reasoning_content":"so"}"#,
+            r#"{"reasoning":"so","content":null}"#,
+            r#"{"reasoning":"so","reasoning_content":"so"}"#,
+            r#"{"reasoning":"so","reasoning_content":""}"#,
+        ] {
+            let mut reader = StreamReader::default();
+            let step = reader.event(&delta(named)).expect("right");
+            assert_eq!((step.thought.as_str(), step.text.as_str()), ("so", ""));
+            reader.event(STOP).expect("right");
+            let late = reader.event(&delta(named)).expect_err("late");
+            assert_eq!(late.label(), "out_of_order");
         }
     }
 
