@@ -234,7 +234,7 @@ fn pre_tokenizer(name: &str) -> Result<(Value, bool), ImportError> {
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let sequence = |list: Value| json!({"type": "Sequence", "pretokenizers": list});
     Ok(match name {
-        "gpt-2" | "gpt2" | "default" | "phi-2" | "jina-es" | "jina-de" | "mpt" | "olmo" => {
+        "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "mpt" | "olmo" => {
             (byte_level(true), false)
         }
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => (

@@ -200,6 +200,63 @@ fn descriptions_that_this_engine_does_not_cover_are_refused_by_key() {
 }
 
 #[test]
+fn letters_for_bytes_without_a_rule_for_splitting_are_refused_and_told_what_to_do() {
+    // As in conversions of Llama 3 from before the key: another rule than the model's would give other tokens and no error.
+    let mut absent = writer();
+    absent.values.retain(|(k, _)| k != "tokenizer.ggml.pre");
+    let mut unknown = writer();
+    unknown.text("tokenizer.ggml.pre", "default");
+    for file in [absent, unknown] {
+        let words = ["tokenizer.ggml.pre", "absent", "convert the model again"];
+        assert_names(&refused(&file.bytes()), &words);
+    }
+}
+
+#[test]
+fn decoders_trained_to_make_other_vectors_are_refused_by_key_with_the_reason() {
+    let cases: [(&[&str], Change); 4] = [
+        (&["llama.pooling_type", "3 (the last token)"], |w| {
+            w.number("llama.pooling_type", 3)
+        }),
+        (&["llama.pooling_type", "2 (the first token)"], |w| {
+            w.number("llama.pooling_type", 2)
+        }),
+        (&["llama.pooling_type", "4 (a ranking)"], |w| {
+            w.number("llama.pooling_type", 4)
+        }),
+        (&["llama.attention.causal", "not true"], |w| {
+            w.flag("llama.attention.causal", false)
+        }),
+    ];
+    for (words, change) in cases {
+        let mut file = writer();
+        change(&mut file);
+        assert_names(&refused(&file.bytes()), words);
+    }
+    // What decoders do here may be said.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for pooling in [0, 1] {
+        let mut file = writer();
+        file.number("llama.pooling_type", pooling);
+        file.flag("llama.attention.causal", true);
+        assert!(Model::open(file.write(folder.path(), "mean.gguf")).is_ok());
+    }
+    let toy = Toy::new(Shape::small(), 1);
+    let path = write_folder(&toy, folder.path(), Storage::F16);
+    std::fs::create_dir(path.join("1_Pooling")).expect("writable");
+    let say = |mode: &str| {
+        let said = format!(r#"{{"word_embedding_dimension":64,"{mode}":true}}"#);
+        std::fs::write(path.join("1_Pooling/config.json"), said).expect("writable");
+        Model::open(&path).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(say("pooling_mode_mean_tokens"), Ok(()));
+    for mode in ["pooling_mode_lasttoken", "pooling_mode_cls_token"] {
+        let error = say(mode).expect_err("refused");
+        assert_names(&error, &["1_Pooling/config.json", "the mean"]);
+    }
+}
+
+#[test]
 fn encoders_that_are_not_as_bert_are_refused_by_name_with_the_reason() {
     let whole = || GgufWriter::new(&Toy::encoder(Shape::of(Family::Bert), 1), Storage::F16);
     let cases: [(&[&str], Change); 16] = [
@@ -287,6 +344,8 @@ fn a_config_that_says_what_this_engine_does_not_cover_is_refused_by_key() {
         ("final_logit_softcapping", "30.0"),
         ("hidden_act", "\"gelu\""),
         ("sliding_window", "64"),
+        ("is_causal", "false"),
+        ("use_bidirectional_attention", "true"),
         ("num_experts", "\"four\""),
         ("mlp_only_layers", "[0]"),
         ("rope_scaling", r#"{"rope_type":"dynamic","factor":2.0}"#),

@@ -330,8 +330,31 @@ impl Description<'_> {
         }))
     }
 
+    /// Refuses what a model that was trained to make vectors says of them and a decoder here does not do.
+    fn check_decoder(&self) -> Result<(), ImportError> {
+        match self.file.metadata.get(&self.key("attention.causal")) {
+            None | Some(Value::Bool(true)) => {}
+            Some(_) => {
+                let reason = "is not true: a position of this architecture sees itself and what stands before it, and no more";
+                return self.refused("attention.causal", reason);
+            }
+        }
+        match self.maybe("pooling_type")? {
+            // The mean is what vectors of its texts are made of here.
+            None | Some(0 | 1) => Ok(()),
+            Some(other) => {
+                let reason = format!(
+                    "is {other} ({}); a decoder's vectors are made of the mean (1) here: take another model for embeddings",
+                    pooling_name(other)
+                );
+                self.refused("pooling_type", reason)
+            }
+        }
+    }
+
     fn encoder(&self) -> Result<Option<Encoder>, ImportError> {
         if !self.family.encoder {
+            self.check_decoder()?;
             return Ok(None);
         }
         let causal = self.file.metadata.get(&self.key("attention.causal"));
@@ -342,8 +365,7 @@ impl Description<'_> {
             None | Some(1) => Pooling::Mean,
             Some(2) => Pooling::First,
             Some(other) => {
-                let known = ["none", "", "", "the last token", "a ranking"];
-                let name = known.get(other).unwrap_or(&"unknown");
+                let name = pooling_name(other);
                 let reason = format!(
                     "is {other} ({name}); 1 (the mean) and 2 (the first token) make one vector of a text"
                 );
@@ -415,6 +437,18 @@ impl Description<'_> {
             }
         }
     }
+}
+
+/// What a number of `pooling_type` means.
+fn pooling_name(number: usize) -> &'static str {
+    let names = [
+        "none",
+        "the mean",
+        "the first token",
+        "the last token",
+        "a ranking",
+    ];
+    names.get(number).unwrap_or(&"unknown")
 }
 
 fn factors(
@@ -500,6 +534,20 @@ impl Vocabulary<'_> {
         })
     }
 
+    /// The rule by which a text is split before its letters are merged; only letters for bytes need one.
+    fn splitting(&self, needed: bool) -> Result<&str, ImportError> {
+        let key = "tokenizer.ggml.pre";
+        match self.0.text(key) {
+            // What files from before there was the key were made for is anybody's guess, and a wrong one gives other tokens, not an error.
+            None | Some("default") if needed => {
+                let reason = "is absent or \"default\", so how the model's texts are split into tokens is not known: convert the model again with a \
+                              current converter (llama.cpp's convert_hf_to_gguf.py), which writes it, or take a newer file of the model";
+                Err(ImportError::metadata(key, reason))
+            }
+            said => Ok(said.unwrap_or_default()),
+        }
+    }
+
     fn read(&self, encoder: bool) -> Result<GgufVocabulary, ImportError> {
         let kind = self.kind(encoder)?;
         let (bytes, pieces) = match kind {
@@ -520,7 +568,7 @@ impl Vocabulary<'_> {
         let eos = id("eos")?.or(pieces.then_some(2));
         let more_ends = [id("eot")?, id("eom")?];
         let list = |key: &str| self.0.metadata.get(&format!("tokenizer.ggml.{key}"));
-        let pre = self.0.text("tokenizer.ggml.pre").unwrap_or("default");
+        let pre = self.splitting(bytes)?;
         let begins = self.flag("add_bos_token");
         let begins = begins.unwrap_or(pieces || begins_texts(pre));
         Ok(GgufVocabulary {

@@ -16,6 +16,8 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// What says how the states of a text become its vector.
+const POOLING: &str = "1_Pooling/config.json";
 /// Longest header of a safetensors file that is read.
 const HEADER_LIMIT: u64 = 100 << 20;
 
@@ -212,7 +214,7 @@ fn is_unused(name: &str, family: Family) -> bool {
 }
 
 /// What a `config.json` may say only in a way that changes nothing: any other value could change the answers.
-const NEUTRAL: [(&str, &[&str]); 27] = [
+const NEUTRAL: [(&str, &[&str]); 28] = [
     ("attention_bias", &["false"]),
     ("attention_multiplier", &["1", "1.0"]),
     ("attn_logit_softcapping", &[]),
@@ -238,6 +240,7 @@ const NEUTRAL: [(&str, &[&str]); 27] = [
     ("routed_scaling_factor", &["1", "1.0"]),
     ("scoring_func", &["\"softmax\""]),
     ("topk_group", &["1"]),
+    ("use_bidirectional_attention", &["false"]),
     ("use_qk_norm", &["false"]),
     ("attn_temperature_tuning", &["false", "0"]),
 ];
@@ -403,9 +406,26 @@ impl<'a> Description<'a> {
     }
 }
 
+/// Refuses what a model that was trained to make vectors says of them and a decoder here does not do.
+fn check_decoder(d: &Description<'_>, pooling: Option<Pooling>) -> Result<(), ImportError> {
+    if !d.flag("is_causal", true)? {
+        let reason = "is false: a position of this architecture sees itself and what stands before it, and no more";
+        return refused("is_causal", reason);
+    }
+    match pooling {
+        None | Some(Pooling::Mean) => Ok(()),
+        Some(Pooling::First) => refused(
+            POOLING,
+            "the first token: a decoder's vectors are made of the mean here",
+        ),
+    }
+}
+
 /// What an encoder's folder says of it.
 fn encoder(folder: &Path, d: &Description<'_>) -> Result<Option<Encoder>, ImportError> {
+    let pooling = pooling(folder)?;
     if !d.family.encoder {
+        check_decoder(d, pooling)?;
         return Ok(None);
     }
     if let Some(Value::Array(modules)) = json(folder, "modules.json")? {
@@ -416,26 +436,32 @@ fn encoder(folder: &Path, d: &Description<'_>) -> Result<Option<Encoder>, Import
             return refused("modules.json", format!("{kind} is not supported"));
         }
     }
-    let mut pooling = Pooling::Mean;
-    if let Some(said) = json(folder, "1_Pooling/config.json")? {
-        let modes = said.as_object().into_iter().flatten();
-        let chosen: Vec<&str> = modes
-            .filter(|(key, value)| key.starts_with("pooling_mode") && **value == true)
-            .map(|(key, _)| key.as_str())
-            .collect();
-        pooling = match chosen[..] {
-            ["pooling_mode_mean_tokens"] => Pooling::Mean,
-            ["pooling_mode_cls_token"] => Pooling::First,
-            _ => {
-                let reason = format!("{chosen:?}: the mean or the first token is supported");
-                return refused("1_Pooling/config.json", reason);
-            }
-        };
-    }
     Ok(Some(Encoder {
         token_types: d.need("type_vocab_size")?,
-        pooling,
+        pooling: pooling.unwrap_or(Pooling::Mean),
     }))
+}
+
+/// How the states of a text become its vector, where a folder says it.
+fn pooling(folder: &Path) -> Result<Option<Pooling>, ImportError> {
+    let Some(said) = json(folder, POOLING)? else {
+        return Ok(None);
+    };
+    let modes = said.as_object().into_iter().flatten();
+    let chosen: Vec<&str> = modes
+        .filter(|(key, value)| key.starts_with("pooling_mode") && **value == true)
+        .map(|(key, _)| key.as_str())
+        .collect();
+    match chosen[..] {
+        ["pooling_mode_mean_tokens"] => Ok(Some(Pooling::Mean)),
+        ["pooling_mode_cls_token"] => Ok(Some(Pooling::First)),
+        _ => {
+            let reason = format!(
+                "{chosen:?}: of encoders the mean or the first token is supported, of others the mean"
+            );
+            refused(POOLING, reason)
+        }
+    }
 }
 
 fn rotary(d: &Value) -> Result<Rotary, ImportError> {
