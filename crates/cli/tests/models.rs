@@ -222,6 +222,34 @@ fn what_is_no_model_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn a_template_that_takes_no_chat_is_told_at_the_import_and_is_not_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, source) = (folder.path().join("data"), folder.path().join("source"));
+    fs::create_dir(&source).expect("writable");
+    let tiny = Path::new(MODEL).parent().expect("a folder");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(tiny.join(name), source.join(name)).expect("copied");
+    }
+    // As Mistral Small 3 begins.
+    let template = "{%- set today = strftime_now('%d-%m-%Y') %}{{ messages[0].content }}";
+    fs::write(source.join("chat_template.jinja"), template).expect("written");
+    let path = source.display().to_string();
+    for told in [
+        model(&data, &["inspect", &path]),
+        model(&data, &["import", &path, "--name", "dated"]),
+    ] {
+        let fault = told["chat_template_fault"].as_str().expect("a fault");
+        assert!(fault.contains("strftime_now"), "{fault}");
+    }
+    let error = refused(stoa(&data).args(["up", "--model", "dated"]));
+    assert!(
+        error.contains("strftime_now") && error.contains("another template"),
+        "{error}"
+    );
+    assert!(model(&data, &["inspect", MODEL])["chat_template_fault"].is_null());
+}
+
+#[test]
 fn a_trace_is_opened_and_judged_without_the_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let (data, file) = (

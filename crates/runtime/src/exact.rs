@@ -65,6 +65,11 @@ pub enum OpenError {
     /// What the template writes around messages could not be found out.
     #[error("the chat template was not tried: {0}")]
     Template(#[from] RenderError),
+    /// Its template refuses every chat: who asked it would be refused, whatever they ask.
+    #[error(
+        "{0}; no chat that was tried passes it: take a file of the model with another template, or with none, which serves text completions alone"
+    )]
+    NoChat(EngineError),
 }
 
 /// A model on the integer engine. Clones share the weights.

@@ -21,6 +21,7 @@ mod scripted;
 mod serving;
 mod templates;
 mod tools;
+mod trial;
 mod upstream;
 mod vectors;
 
@@ -39,6 +40,7 @@ pub use pace::Paced;
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
 pub use templates::{Apart, RenderError, Templates, serve_renderings};
+pub use trial::template_fault;
 pub use upstream::{
     Probe, ServerKind, UpstreamBackend, UpstreamError, UpstreamFault, UpstreamInfo,
     UpstreamOptions, UpstreamTimeouts, upstream_prompt_root,

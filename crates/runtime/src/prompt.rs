@@ -1,8 +1,10 @@
 //! From a request's prompt to tokens, the same at the provider and at whoever recomputes the answer.
 
 use crate::answer::Shape;
+use crate::exact::OpenError;
 use crate::templates::{RenderError, Templates};
 use crate::tools::{Catalogue, Syntax};
+use crate::trial::trials;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -385,29 +387,31 @@ fn tried(
 }
 
 /// Upper bound of the tokens per message that are not bytes of the request: measured on the template with one-letter messages of
-/// every role, with and without a tool, beginning and generation prompt included.
-pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> Result<u32, RenderError> {
-    let tool = r#"[{"type":"function","function":{"name":"a","description":"a","parameters":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}}}]"#;
-    let roles = ["system", "user", "assistant", "tool"];
-    // An argument that most templates for it write something for.
-    let arguments = [
-        "",
-        r#"{"enable_thinking":false}"#,
-        r#"{"enable_thinking":true}"#,
-    ];
-    let chats = roles.iter().flat_map(|role| {
-        let message = format!(r#"[{{"role":"{role}","content":"a"}}]"#);
-        let with = move |tools| arguments.map(|arguments| (message.clone(), tools, arguments));
-        [None, Some(tool)].into_iter().flat_map(with)
-    });
-    let mut longest = None;
-    for (messages, tools, arguments) in chats {
-        // Templates may refuse a role as the first one.
-        let Some(text) = tried(model, templates, (&messages, tools, arguments))? else {
-            continue;
-        };
-        let ids = model.tokenizer().encode(&text, true);
-        longest = longest.max(ids.ok().map(|ids| ids.len()));
+/// every role, with and without a tool, beginning and generation prompt included. A template that refuses all of them would refuse whoever
+/// comes: its model is not opened.
+pub(crate) fn message_overhead(model: &Model, templates: &Templates) -> Result<u32, OpenError> {
+    let (mut longest, mut refused) = (None, None);
+    for chat in trials() {
+        let rendered = model
+            .rendering(&chat.messages, chat.tools, chat.arguments, true)
+            .map_err(RenderError::Refused)
+            .and_then(|rendering| templates.render(&rendering));
+        match rendered {
+            Ok(text) => {
+                let ids = model.tokenizer().encode(&text, true);
+                longest = longest.max(Some(ids.map_or(1, |ids| ids.len())));
+            }
+            // Templates may refuse a role as the first one.
+            Err(RenderError::Refused(error)) => {
+                refused.get_or_insert(error);
+            }
+            // What a machine could not do says nothing of the template.
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let answers = model.config().architecture.encoder.is_none() && model.template().is_some();
+    if let (true, None, Some(error)) = (answers, longest, refused) {
+        return Err(OpenError::NoChat(error));
     }
     // What stands around every text, as an encoder has it.
     let frame = model

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use stoa_engine::Source;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Generated;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
     Backend, CancelFlag, Event, ExactBackend, ExactOptions, Executor, OpenError, Templates,
-    run_to_end,
+    run_to_end, template_fault,
 };
 use stoa_types::{FinishReason, Logprobs, Q16, SamplingParameters, SignedQ16, Tier};
 
@@ -565,8 +566,8 @@ fn a_model_too_large_for_memory_is_refused_before_loading() {
     }
 }
 
-/// The default model with other words in its template.
-fn reasons_with(template: impl Fn(&str) -> String) -> bool {
+/// The default model with other words in its template; without one where there are none.
+fn with_template(template: impl Fn(&str) -> String) -> tempfile::TempDir {
     let from = model_file();
     let from = from.parent().expect("a folder");
     let folder = tempfile::tempdir().expect("folder");
@@ -580,7 +581,17 @@ fn reasons_with(template: impl Fn(&str) -> String) -> bool {
     }
     let name = "chat_template.jinja";
     let text = std::fs::read_to_string(from.join(name)).expect("a template");
-    std::fs::write(folder.path().join(name), template(&text)).expect("written");
+    let text = template(&text);
+    if text.is_empty() {
+        std::fs::write(folder.path().join("tokenizer_config.json"), "{}").expect("written");
+    } else {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    folder
+}
+
+fn reasons_with(template: impl Fn(&str) -> String) -> bool {
+    let folder = with_template(template);
     let backend = ExactBackend::open(folder.path(), &ExactOptions::default()).expect("opens");
     let offer = backend
         .facts()
@@ -601,6 +612,39 @@ fn reasoning_is_set_apart_for_models_whose_template_knows_its_marks_and_leaves_t
     )));
     // Where the template begins it, the text of an answer does not.
     assert!(!reasons_with(|text| format!("{strips}{text}<think>\n")));
+}
+
+#[test]
+fn a_model_whose_template_takes_no_chat_is_not_opened_and_the_reason_is_the_templates() {
+    let opened = |template: &str| {
+        let folder = with_template(|_| template.to_owned());
+        let source = Source::open(folder.path()).expect("a model");
+        let fault = template_fault(&source, &Templates::Here).expect("tried");
+        let opened = ExactBackend::open(folder.path(), &ExactOptions::default());
+        (fault, opened)
+    };
+    // As Mistral Small 3 begins, which needs today's date.
+    let calls = "{%- set today = strftime_now('%d-%m-%Y') %}{{ messages[0].content }}";
+    let raises = "{{ raise_exception('for nobody') }}";
+    for (template, reason) in [(calls, "strftime_now"), (raises, "for nobody")] {
+        let (fault, opened) = opened(template);
+        let error = opened.expect_err("not opened").to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(error.contains("with another template"), "{error}");
+        assert!(fault.is_some_and(|f| f.to_string().contains(reason)));
+    }
+    // One that takes some chats is served, and one without a template, for text completions.
+    let alternates = "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}{{ messages[0].content }}";
+    for template in [alternates, ""] {
+        let (fault, opened) = opened(template);
+        assert!(fault.is_none(), "{fault:?}");
+        let backend = opened.expect("opens");
+        assert!(backend.facts().message_overhead >= 1);
+        assert_eq!(
+            backend.prepare(&plain("hello")).is_err(),
+            template.is_empty()
+        );
+    }
 }
 
 #[test]

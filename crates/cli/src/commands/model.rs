@@ -5,7 +5,8 @@ mod trace;
 use super::Outcome;
 use super::show::{print_json, table};
 use crate::packs::{Imported, ModelFile, Packs, PacksError, name_like};
-use crate::process::{Failure, StopSignal, say};
+use crate::process::{Failure, StopSignal, complain, say};
+use crate::templates;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -157,11 +158,18 @@ async fn import(data: &Path, args: &ImportArgs) -> Outcome {
         let bytes = size_of(&source)?;
         let opened = Source::open(&source)?;
         let name = name.unwrap_or_else(|| name_like(opened.name()));
+        let fault = template_fault(&opened)?;
+        if let Some(fault) = &fault {
+            complain(format_args!("warning: {fault}"))?;
+        }
         let bar = bar("importing");
         let imported = write_pack(&packs, &opened, &name, &mut watch(&bar, stop))?;
         bar.finish_and_clear();
         let seconds = started.elapsed().as_secs_f64();
         let mut told = facts(&Source::open(&imported.path)?)?;
+        if let Some(fault) = fault {
+            told["chat_template_fault"] = fault.into();
+        }
         told["name"] = name.into();
         told["file"] = imported.path.display().to_string().into();
         told["source_bytes"] = bytes.into();
@@ -170,6 +178,18 @@ async fn import(data: &Path, args: &ImportArgs) -> Outcome {
         Ok(told)
     });
     tell(&told.await?, args.json)
+}
+
+/// What keeps a model with this template from being served. To import it is allowed: its weights are good, and can be traced.
+fn template_fault(source: &Source) -> Outcome<Option<String>> {
+    let fault = match stoa_runtime::template_fault(source, &templates::apart()?) {
+        Ok(None) => return Ok(None),
+        Ok(Some(fault)) => fault.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Ok(Some(format!(
+        "this model cannot be served with its chat template ({fault}); import a file of it with another template, or with none"
+    )))
 }
 
 /// Bytes of the weights of a file or of a folder's files.
@@ -247,6 +267,9 @@ impl Seek for Nowhere {
 fn inspect(path: &Path, stop: &Stop) -> Outcome<Value> {
     let source = Source::open(path)?;
     let mut told = facts(&source)?;
+    if let Some(fault) = template_fault(&source)? {
+        told["chat_template_fault"] = fault.into();
+    }
     if let Source::Checkpoint(checkpoint) = &source {
         let bar = bar("reading");
         let packed = pack::write(checkpoint, &mut Nowhere(0), &mut watch(&bar, stop))?;
