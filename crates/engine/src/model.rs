@@ -175,7 +175,7 @@ impl Model {
         // The small and fragile things first: a broken template is told before gigabytes are read.
         let tokenizer = Tokenizer::new(source.tokenizer())?;
         let template = source.template().map(ChatTemplate::new).transpose()?;
-        let config = source.config().with_tokens(tokenizer.len())?;
+        let config = source.config_for(tokenizer.len())?;
         let mut tensors = source.load(&mut |_, _| {})?;
         let weights = Weights::take(&mut tensors, &config)?;
         let info = ModelInfo {

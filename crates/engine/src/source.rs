@@ -46,6 +46,14 @@ impl Source {
         either!(self, s => s.config())
     }
 
+    /// Shape of the model with the vocabulary that its tokenizer of this many tokens has.
+    pub(crate) fn config_for(&self, tokens: usize) -> Result<Config, ImportError> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.config().with_tokens(tokens),
+            Self::Pack(pack) => pack.config_for(tokens),
+        }
+    }
+
     /// Source of the tokenizer.
     pub fn tokenizer(&self) -> &TokenizerSource {
         either!(self, s => s.tokenizer())

@@ -569,6 +569,41 @@ fn a_tokenizer_with_parts_that_the_library_cannot_bear_is_refused() {
 }
 
 #[test]
+fn a_part_of_a_split_model_is_named_as_one() {
+    let mut part = writer();
+    part.number("split.count", 3);
+    part.tensors.truncate(4);
+    let words = ["one of 3 parts", "llama-gguf-split --merge"];
+    assert_names(&refused(&part.bytes()), &words);
+    // The others have no description.
+    part.values.retain(|(key, _)| key.starts_with("split."));
+    assert_names(&refused(&part.bytes()), &words);
+    let mut whole = writer();
+    whole.number("split.count", 1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert!(Model::open(whole.write(folder.path(), "whole.gguf")).is_ok());
+}
+
+#[test]
+fn two_tensors_of_one_place_are_refused_whatever_they_are_called() {
+    let again = |from: &str, name: &str| {
+        let mut file = writer();
+        let found = file.tensors.iter().find(|t| t.0 == from).expect("there");
+        let mut copy = found.clone();
+        copy.0 = name.to_owned();
+        file.tensors.push(copy);
+        refused(&file.bytes())
+    };
+    let norm = "blk.0.attn_norm.weight";
+    let other = "blk.0.attn_output_norm.weight";
+    assert_names(&again(norm, other), &[norm, other, "has the place of"]);
+    for number in ["00", "+0"] {
+        let name = format!("blk.{number}.attn_norm.weight");
+        assert_names(&again(norm, &name), &[&name, "no place"]);
+    }
+}
+
+#[test]
 fn a_tensor_that_stands_in_two_files_is_refused() {
     let toy = Toy::new(Shape::small(), 1);
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -271,6 +271,42 @@ fn packs_that_lie_in_a_consistent_way_are_refused_or_have_another_root() {
     assert_eq!(model.root(), pack.recomputed_root().expect("sound"));
 }
 
+#[test]
+fn a_pack_of_more_tokens_than_its_tokenizer_has_is_refused_also_with_the_root_of_its_header() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Rows beyond the tokenizer's tokens, as many models have them.
+    let mut file = GgufWriter::new(&small(), Storage::Q8_0);
+    for name in ["token_embd.weight", "output.weight"] {
+        let tensor = file.tensors.iter_mut().find(|t| t.0 == name);
+        let tensor = tensor.expect("not tied");
+        let row = tensor.3.len() / tensor.1[1] as usize;
+        tensor.1[1] += 8;
+        tensor.3.extend(vec![0; 8 * row]);
+    }
+    let source = file.write(folder.path(), "toy.gguf");
+    let whole = pack_of(&source);
+    let open = |bytes: &[u8]| {
+        let path = in_folder(folder.path(), bytes);
+        let pack = Pack::open(&path).expect("its header is sound");
+        let root = pack.recomputed_root().map_err(|e| e.to_string());
+        let model = Model::open(&path).map(|m| m.root());
+        (root, model.map_err(|e| e.to_string()))
+    };
+    let (root, model) = open(&whole);
+    assert!(root.is_ok(), "{root:?}");
+    assert_eq!(root, model);
+    let vocabulary = |header: &mut Value| {
+        let vocab = &mut header["config"]["vocab"];
+        *vocab = (vocab.as_u64().expect("a number") + 1).into();
+    };
+    let more = forged(&whole, |header, _| vocabulary(header));
+    let (root, model) = open(&more);
+    for refused in [root, model] {
+        let error = refused.expect_err("refused");
+        assert!(error.contains("its tokenizer"), "{error}");
+    }
+}
+
 /// A disk that is full after some bytes.
 struct Full(Cursor<Vec<u8>>, u64);
 

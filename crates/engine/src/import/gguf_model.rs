@@ -5,7 +5,7 @@ use super::families::{self, Family, Mixture};
 use super::gguf::{Gguf, TensorInfo, Value};
 use super::reader::Reader;
 use super::roles::{self, Named, Role};
-use super::{Checkpoint, Entry, each_expert, no_place};
+use super::{Checkpoint, Entry, each_expert, no_place, put};
 use crate::config::{
     Architecture, Config, Encoder, Experts, MAX_GAIN_Q16, ONE_Q16, Pooling, Rotary, RotaryScaling,
     positive_fixed, yarn_gain,
@@ -68,6 +68,13 @@ const KEYS: [&str; 40] = [
 pub(super) fn open(path: &Path) -> Result<Checkpoint, ImportError> {
     let mut reader = Reader::open(path)?;
     let file = Gguf::read(&mut reader)?;
+    if let Some(parts) = file.integer("split.count")?.filter(|parts| *parts > 1) {
+        let reason = format!(
+            "it is one of {parts} parts of a model: bring them together with `llama-gguf-split --merge FIRST-PART WHOLE.gguf` and take \
+             that file"
+        );
+        return Err(reader.not_a_model(reason));
+    }
     let name = file.text("general.architecture").unwrap_or("absent");
     let family = families::in_gguf(name)
         .ok_or_else(|| ImportError::metadata("general.architecture", families::unknown(name)))?;
@@ -120,23 +127,19 @@ fn place(
         roles::in_gguf(name).ok_or_else(|| no_place(name))?,
         &info.shape[..],
     ) {
-        (Named::One(role), [columns]) => {
-            tensors.insert(role, whole(1, *columns, role));
-        }
-        (Named::One(role), [columns, rows]) => {
-            tensors.insert(role, whole(*rows, *columns, role));
-        }
+        (Named::One(role), [columns]) => put(tensors, role, whole(1, *columns, role)),
+        (Named::One(role), [columns, rows]) => put(tensors, role, whole(*rows, *columns, role)),
         (Named::Experts(layer, part), [columns, inner @ .., count]) if inner.len() < 2 => {
             let rows = inner.first().unwrap_or(&1).saturating_mul(*count);
             let all = whole(rows, *columns, Role::Layer(layer, part(0)));
-            tensors.extend(each_expert(&all, *count, layer, part)?);
+            let mut each = each_expert(&all, *count, layer, part)?.into_iter();
+            each.try_for_each(|(role, entry)| put(tensors, role, entry))
         }
         (_, shape) => {
             let reason = format!("has the shape {shape:?}, which is not that of its name");
-            return Err(ImportError::tensor(name, reason));
+            Err(ImportError::tensor(name, reason))
         }
     }
-    Ok(())
 }
 
 /// The metadata of a file, with its architecture's name before each key.

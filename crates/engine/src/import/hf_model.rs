@@ -5,7 +5,7 @@ use super::families::{self, Family, Mixture};
 use super::formats::Format;
 use super::reader::Reader;
 use super::roles::{self, Named, Role};
-use super::{Checkpoint, Entry, each_expert, no_place};
+use super::{Checkpoint, Entry, each_expert, no_place, put};
 use crate::config::{
     Architecture, Config, Encoder, Experts, ONE_Q16, Pooling, Rotary, RotaryScaling, positive_fixed,
 };
@@ -33,10 +33,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
             if tied && role == Role::Output {
                 continue;
             }
-            if let Some(first) = tensors.insert(role, entry) {
-                let reason = format!("stands in {} and in another file", first.file.display());
-                return Err(ImportError::tensor(first.name, reason));
-            }
+            put(&mut tensors, role, entry)?;
         }
     }
     if !tied && !tensors.contains_key(&Role::Output) {

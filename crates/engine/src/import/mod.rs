@@ -440,6 +440,20 @@ fn each_expert(
     Ok((0..count).map(of_expert).collect())
 }
 
+/// Puts a tensor in its place, which no other may have: which of them the model was meant to have is not known.
+fn put(tensors: &mut BTreeMap<Role, Entry>, role: Role, entry: Entry) -> Result<(), ImportError> {
+    if let Some(first) = tensors.get(&role) {
+        let there = match first.file == entry.file {
+            true => String::new(),
+            false => format!(" in another file, {}", first.file.display()),
+        };
+        let reason = format!("has the place of {}{there}", first.name);
+        return Err(ImportError::tensor(entry.name, reason));
+    }
+    tensors.insert(role, entry);
+    Ok(())
+}
+
 /// The error that a tensor is not one of the architecture's.
 fn no_place(name: &str) -> ImportError {
     let reason = "has no place in the architecture; leaving it out would change the answers";

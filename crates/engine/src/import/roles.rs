@@ -502,7 +502,7 @@ pub(super) fn in_gguf(name: &str) -> Option<Named> {
         return Some(Named::One(*role));
     }
     let (layer, name) = name.strip_prefix("blk.")?.split_once('.')?;
-    let layer = layer_number(layer)?;
+    let layer = small_number(layer)?;
     if let Some((part, ..)) = EXPERTS.iter().find(|(_, gguf, _)| *gguf == name) {
         return Some(Named::Experts(layer, *part));
     }
@@ -524,7 +524,7 @@ pub(super) fn in_safetensors(name: &str) -> Option<Named> {
         .strip_prefix("model.layers.")
         .or_else(|| name.strip_prefix("encoder.layer."))?;
     let (layer, name) = rest.split_once('.')?;
-    let layer = layer_number(layer)?;
+    let layer = small_number(layer)?;
     if let Some((part, ..)) = PARTS.iter().find(|(.., names)| names.contains(&name)) {
         return Some(Named::One(Role::Layer(layer, *part)));
     }
@@ -536,14 +536,15 @@ pub(super) fn in_safetensors(name: &str) -> Option<Named> {
         .or_else(|| name.strip_prefix("block_sparse_moe.experts."))?;
     let (expert, name) = rest.split_once('.')?;
     let (part, ..) = EXPERTS.iter().find(|(.., names)| names.contains(&name))?;
-    // Within the numbers of a layer's tensors, whatever the file says.
-    let expert = expert.parse().ok().filter(|e| *e < 1 << 14)?;
+    let expert = small_number(expert)?;
     Some(Named::One(Role::Layer(layer, part(expert))))
 }
 
-/// Within the numbers of tensors, whatever the file says.
-fn layer_number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|layer| *layer < 1 << 14)
+/// The number of a layer or an expert, as it is usually written: `00` or `+0` would be another name of `0`. Within the numbers of tensors,
+/// whatever the file says.
+fn small_number(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number < 1 << 14 && number.to_string() == text).then_some(number)
 }
 
 #[cfg(test)]
@@ -576,6 +577,12 @@ mod tests {
         }
         assert_eq!(Role::Layer(0, Part::ExpertUp(5)).number(), 65_536 + 64 + 21);
         assert!(in_gguf("blk.99999.attn_q.weight").is_none());
+        for number in ["00", "+0", "01", ""] {
+            assert!(in_gguf(&format!("blk.{number}.attn_q.weight")).is_none());
+            let name = format!("mlp.experts.{number}.up_proj.weight");
+            assert!(in_safetensors(&format!("model.layers.0.{name}")).is_none());
+            assert!(in_safetensors(&format!("model.layers.{number}.mlp.up_proj.weight")).is_none());
+        }
         assert!(in_safetensors("model.layers.0.mlp.experts.99999.w1.weight").is_none());
     }
 }

@@ -11,7 +11,7 @@ use crate::ops::Norm;
 use crate::packed::PackedMatrix;
 use crate::parallel;
 use crate::root::{self, SEMANTICS};
-use crate::tokenizer::TokenizerSource;
+use crate::tokenizer::{Tokenizer, TokenizerSource};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -176,8 +176,25 @@ impl Pack {
         Ok(())
     }
 
+    /// The shape, once it is known to be that of this many tokens: a pack is written with no more of them than its tokenizer has, and with
+    /// more it would have a root that nobody who runs the model computes.
+    pub(crate) fn config_for(&self, tokens: usize) -> Result<Config, ImportError> {
+        let config = self.config().with_tokens(tokens)?;
+        if config == *self.config() {
+            return Ok(config);
+        }
+        Err(ImportError::Damaged {
+            path: self.path.clone(),
+            reason: format!(
+                "its vocabulary has {} tokens, and its tokenizer {tokens}",
+                self.config().vocab
+            ),
+        })
+    }
+
     /// The model root, from every byte of the pack.
     pub fn recomputed_root(&self) -> Result<Digest, ImportError> {
+        self.config_for(Tokenizer::new(&self.tokenizer)?.len())?;
         let mut tensors = self.load()?;
         let (mut leaves, roles) = (Vec::new(), self.header.tensors.iter().map(|t| t.role));
         let taken: Vec<_> = roles
