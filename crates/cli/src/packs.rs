@@ -90,7 +90,7 @@ impl Imported {
 pub struct ModelFile {
     /// GGUF file, safetensors folder or pack.
     pub path: PathBuf,
-    /// Whether it is a pack whose root was compared when it was imported.
+    /// Whether it is an imported pack: its root was compared then, and its file, which nothing changes, may be mapped.
     pub trusted: bool,
 }
 

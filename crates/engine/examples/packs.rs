@@ -88,6 +88,8 @@ fn measure(file: &Path) -> Result<(), Failure> {
         let started = Clock::start();
         let options = LoadOptions {
             trust_root: true,
+            // As one of a store: nobody changes it meanwhile.
+            map: true,
             ..LoadOptions::default()
         };
         let model = Arc::new(Model::open_with(&path, options)?);

@@ -1,17 +1,18 @@
-//! Files mapped into memory, and the numbers in them. One of the crate's two places of unsafe code (the other: the vector kernels).
+//! Files in memory, mapped or copied, and the numbers in them. One of the crate's two places of unsafe code (the other: the vector kernels).
 //!
-//! Two promises are needed. That the bytes do not change while they are mapped: packs are written under another name, made
-//! read-only and renamed, and nothing here opens one for writing. And that a number may have any bits: [`Plain`] is for integers
-//! only, which have no invalid ones.
+//! Two promises are needed. That the bytes do not change while they are mapped: packs of a store are written under another name, made
+//! read-only and renamed, and nothing here opens one for writing; of any other file, whoever serves it makes a copy ([`Mapping::copy`]),
+//! which nobody else reaches. And that a number may have any bits: [`Plain`] is for integers only, which have no invalid ones.
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::io::Read;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A whole file, read-only.
+/// A whole file or a copy of one, read-only.
 #[derive(Debug)]
 pub struct Mapping(memmap2::Mmap);
 
@@ -22,6 +23,16 @@ impl Mapping {
         // SAFETY: the first promise above; whoever breaks it from outside changes the file of a running program.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Arc::new(Self(map)))
+    }
+
+    /// Copies the file at `path` into memory of its own: what becomes of the file afterwards changes nothing.
+    pub fn copy(path: &Path) -> std::io::Result<Arc<Self>> {
+        let mut file = File::open(path)?;
+        let length = usize::try_from(file.metadata()?.len()).map_err(std::io::Error::other)?;
+        // Whole pages, as of a mapped file, so that numbers are aligned alike.
+        let mut pages = memmap2::MmapMut::map_anon(length)?;
+        file.read_exact(&mut pages)?;
+        Ok(Arc::new(Self(pages.make_read_only()?)))
     }
 
     /// The file's bytes.
@@ -47,7 +58,7 @@ mod private {
     impl Sealed for u16 {}
 }
 
-/// Numbers in a mapped file, in the machine's byte order. Keeps the mapping alive.
+/// Numbers in a mapped or copied file, in the machine's byte order. Keeps it in memory.
 #[derive(Debug, Clone)]
 pub struct MappedNumbers<T> {
     mapping: Arc<Mapping>,

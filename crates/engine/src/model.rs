@@ -27,6 +27,9 @@ pub struct LoadOptions {
     /// Takes the model root that a pack states instead of computing it: only for packs whose root was once compared with their
     /// bytes, and which are named by their digest.
     pub trust_root: bool,
+    /// Maps a pack instead of copying it into memory: only for packs of a store, which nobody changes. The numbers of any other would change
+    /// with its file after they were checked, and the process would end where it is cut short.
+    pub map: bool,
 }
 
 /// What a model is, for listings.
@@ -149,25 +152,24 @@ impl Model {
 
     /// Memory that the model at `path` will take; reads its description only.
     pub fn memory_estimate(path: impl AsRef<Path>) -> Result<MemoryEstimate, ImportError> {
-        Ok(Source::open(path.as_ref())?.memory_estimate())
+        Source::memory_estimate_of(path.as_ref())
     }
 
     /// Loads a model. One that does not fit the limit is refused before any weight is read.
     pub fn open_with(path: impl AsRef<Path>, options: LoadOptions) -> Result<Self, ImportError> {
-        let source = Source::open(path.as_ref())?;
-        let estimate = source.memory_estimate();
-        if let Some(limit) = options
-            .memory_limit
-            .filter(|limit| estimate.peak() > *limit)
-        {
-            return Err(ImportError::TooLarge {
-                need: estimate.peak(),
-                weights: estimate.weights,
-                cache: estimate.cache,
-                limit,
-            });
+        let path = path.as_ref();
+        if let Some(limit) = options.memory_limit {
+            let estimate = Self::memory_estimate(path)?;
+            if estimate.peak() > limit {
+                return Err(ImportError::TooLarge {
+                    need: estimate.peak(),
+                    weights: estimate.weights,
+                    cache: estimate.cache,
+                    limit,
+                });
+            }
         }
-        Self::load(&source, options)
+        Self::load(&Source::open_with(path, options.map)?, options)
     }
 
     fn load(source: &Source, options: LoadOptions) -> Result<Self, ImportError> {

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::ImportError;
 use crate::import::{Checkpoint, MemoryEstimate, Tensors};
-use crate::pack::{Pack, is_pack};
+use crate::pack::{self, Pack, is_pack};
 use crate::tokenizer::TokenizerSource;
 use std::path::Path;
 use stoa_types::Digest;
@@ -28,12 +28,30 @@ macro_rules! either {
 }
 
 impl Source {
-    /// Opens a GGUF file, a folder with `config.json`, `tokenizer.json` and safetensors, or a pack.
+    /// Opens a GGUF file, a folder with `config.json`, `tokenizer.json` and safetensors, or a pack, which is mapped ([`Pack::open`]).
     pub fn open(path: &Path) -> Result<Self, ImportError> {
-        if is_pack(path) {
-            return Ok(Self::Pack(Box::new(Pack::open(path)?)));
+        Self::open_with(path, true)
+    }
+
+    /// The same; a pack is mapped or copied into memory.
+    pub(crate) fn open_with(path: &Path, map: bool) -> Result<Self, ImportError> {
+        if !is_pack(path) {
+            return Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)));
         }
-        Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)))
+        let pack = if map {
+            Pack::open(path)
+        } else {
+            Pack::read(path)
+        };
+        Ok(Self::Pack(Box::new(pack?)))
+    }
+
+    /// Memory that the model at `path` will take, from its description alone.
+    pub(crate) fn memory_estimate_of(path: &Path) -> Result<MemoryEstimate, ImportError> {
+        if is_pack(path) {
+            return pack::memory_estimate(path);
+        }
+        Ok(Checkpoint::open(path)?.memory_estimate())
     }
 
     /// Name of the model, as its file gives it.

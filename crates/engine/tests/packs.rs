@@ -272,6 +272,78 @@ fn packs_that_lie_in_a_consistent_way_are_refused_or_have_another_root() {
 }
 
 #[test]
+fn a_pack_of_no_store_is_in_memory_before_it_is_checked_and_its_file_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = GgufWriter::new(&small(), Storage::Q8_0).write(folder.path(), "toy.gguf");
+    let (bytes, root) = (
+        pack_of(&source),
+        Model::open(&source).expect("valid").root(),
+    );
+    let path = in_folder(folder.path(), &bytes);
+    let model = Arc::new(Model::open(&path).expect("sound"));
+    let logits = || {
+        let mut session = Session::new(&model);
+        session.prefill(&[5, 6, 7]).expect("fits").to_vec()
+    };
+    let before = logits();
+    // In place, as `cp` does it. Weights that were mapped would be others now, and then the process would end.
+    for change in [vec![0x55; bytes.len()], vec![]] {
+        std::fs::write(&path, change).expect("writable");
+        assert_eq!(logits(), before);
+    }
+    assert_eq!(model.root(), root);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_pack_of_a_store_is_mapped_and_no_other_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = GgufWriter::new(&small(), Storage::Q8_0).write(folder.path(), "toy.gguf");
+    let path = in_folder(folder.path(), &pack_of(&source));
+    for map in [true, false] {
+        let options = LoadOptions {
+            map,
+            ..LoadOptions::default()
+        };
+        let model = Model::open_with(&path, options).expect("sound");
+        let mapped = std::fs::read_to_string("/proc/self/maps").expect("readable");
+        assert_eq!(mapped.contains(&path.display().to_string()), map);
+        drop(model);
+    }
+}
+
+#[test]
+fn the_memory_of_a_pack_is_told_from_its_header_and_limited_before_it_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = GgufWriter::new(&small(), Storage::Q8_0).write(folder.path(), "toy.gguf");
+    let whole = pack_of(&source);
+    let estimate = |bytes: &[u8]| Model::memory_estimate(in_folder(folder.path(), bytes));
+    let told = estimate(&whole).expect("sound");
+    assert_eq!(told.weights, whole.len() as u64);
+    for limit in [told.peak(), told.peak() - 1] {
+        let options = LoadOptions {
+            memory_limit: Some(limit),
+            ..LoadOptions::default()
+        };
+        let opened = Model::open_with(folder.path().join("toy.pack"), options);
+        assert_eq!(opened.is_ok(), limit == told.peak());
+    }
+    let short = estimate(&whole[..whole.len() - 1]).expect_err("cut short");
+    let mut last = whole.clone();
+    *last.last_mut().expect("some") ^= 1;
+    let other = estimate(&last).expect_err("another header");
+    let layers = forged(&whole, |h, _| h["config"]["layers"] = 2.into());
+    let layers = estimate(&layers).expect_err("a layer is absent");
+    for (error, word) in [
+        (short, "cut short"),
+        (other, "its header is not"),
+        (layers, "absent"),
+    ] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
 fn a_pack_of_more_tokens_than_its_tokenizer_has_is_refused_also_with_the_root_of_its_header() {
     let folder = tempfile::tempdir().expect("a folder");
     // Rows beyond the tokenizer's tokens, as many models have them.

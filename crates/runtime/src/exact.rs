@@ -32,7 +32,8 @@ pub struct ExactOptions {
     pub memory_limit: Option<u64>,
     /// Threads that compute; 0 for as many as the machine has processors.
     pub threads: u32,
-    /// Takes the root that a pack states: it was compared when it was imported.
+    /// It is a pack of a store: takes the root that it states, which was compared when it was imported, and maps it, since nobody changes it.
+    /// Any other pack is copied into memory.
     pub trust_root: bool,
     /// Where its chat template is rendered.
     pub templates: Templates,
@@ -93,6 +94,7 @@ impl ExactBackend {
         let cache_bytes = cache_bytes(Model::memory_estimate(path)?, options.slots, limit)?;
         let load = LoadOptions {
             trust_root: options.trust_root,
+            map: options.trust_root,
             ..LoadOptions::default()
         };
         let model = Arc::new(Model::open_with(path, load)?);

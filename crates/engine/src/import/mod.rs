@@ -177,8 +177,8 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    /// Of a model whose weights lie in a mapped file.
-    pub(crate) fn mapped(config: &Config, weights: u64) -> Self {
+    /// Of a model in a pack of `weights` bytes.
+    pub(crate) fn packed(config: &Config, weights: u64) -> Self {
         Self {
             weights,
             cache: CacheShape::of(config).bytes(config.context),

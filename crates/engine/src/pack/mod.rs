@@ -1,4 +1,4 @@
-//! Packs: a whole model in one file, in the form in which it is computed with, mapped into memory rather than read.
+//! Packs: a whole model in one file, in the form in which it is computed with; those of a store are mapped into memory rather than read.
 //!
 //! ```text
 //! 0        64 bytes: "STOAPACK", version (4), zeros (4), offset and length of the header (8 each), BLAKE3 of the header (32)
@@ -15,6 +15,7 @@ mod read;
 mod write;
 
 pub use read::Pack;
+pub(crate) use read::memory_estimate;
 pub use write::{Packed, write};
 
 use crate::config::Config;

@@ -12,7 +12,8 @@ use crate::packed::PackedMatrix;
 use crate::parallel;
 use crate::root::{self, SEMANTICS};
 use crate::tokenizer::{Tokenizer, TokenizerSource};
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,32 +46,29 @@ pub(super) fn refuse_big_endian() -> Result<(), ImportError> {
 
 impl Pack {
     /// Maps a pack and checks its header: every length, offset and shape. A pack that is cut short, damaged or of another version
-    /// is refused with the reason.
+    /// is refused with the reason. For packs of a store, which nobody changes, and for a command that ends with what it looks at: a file
+    /// that is cut short while it is mapped ends the process, and one that is changed changes the weights.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
+        Self::of(path, Mapping::open)
+    }
+
+    /// The same with a copy in memory, which is what is checked: whatever becomes of the file afterwards.
+    pub fn read(path: &Path) -> Result<Self, ImportError> {
+        Self::of(path, Mapping::copy)
+    }
+
+    fn of(
+        path: &Path,
+        bytes: impl FnOnce(&Path) -> io::Result<Arc<Mapping>>,
+    ) -> Result<Self, ImportError> {
         refuse_big_endian()?;
-        let mapping = Mapping::open(path).map_err(|source| ImportError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let damaged = |reason: String| ImportError::Damaged {
-            path: path.to_owned(),
-            reason,
-        };
-        let (header, digest) = header(mapping.bytes()).map_err(damaged)?;
-        if header.semantics != SEMANTICS {
-            return Err(ImportError::NotAModel {
-                path: path.to_owned(),
-                reason: format!(
-                    "it is a pack of {}, and this engine computes {SEMANTICS}: import the model again",
-                    header.semantics
-                ),
-            });
-        }
-        check_segments(&header, mapping.bytes()).map_err(damaged)?;
-        header.config.check()?;
-        check_tensors(&header).map_err(damaged)?;
+        let mapping = bytes(path).map_err(unreadable(path))?;
+        let damaged = damaged(path);
+        let (header, digest, offset) = header(mapping.bytes()).map_err(&damaged)?;
+        check_header(path, &header, offset)?;
+        check_gaps(&header, mapping.bytes()).map_err(&damaged)?;
         let text = |name: &str, segment: &Segment| {
-            check_hash(name, segment, mapping.bytes()).map_err(damaged)?;
+            check_hash(name, segment, mapping.bytes()).map_err(&damaged)?;
             let bytes = slice(segment, mapping.bytes()).to_vec();
             String::from_utf8(bytes).map_err(|_| damaged(format!("the {name} is not UTF-8")))
         };
@@ -131,10 +129,10 @@ impl Pack {
         &self.header.losses
     }
 
-    /// Memory that the model takes. Weights are pages of the file, which the system may drop and read again.
+    /// Memory that the model takes: its file's length for weights. Of a mapped pack these are pages of the file, which the system may drop
+    /// and read again.
     pub fn memory_estimate(&self) -> MemoryEstimate {
-        let weights = self.header.tensors.iter().map(|t| t.segment.bytes).sum();
-        MemoryEstimate::mapped(&self.header.config, weights)
+        MemoryEstimate::packed(&self.header.config, self.bytes())
     }
 
     /// All tensors, matrices in the mapping. Each was compared with its hash, with all processors, and holds no number that the
@@ -144,12 +142,9 @@ impl Pack {
         // The largest first, so that the threads finish together.
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(tensors[*index].segment.bytes));
-        let damaged = |reason: String| ImportError::Damaged {
-            path: self.path.clone(),
-            reason,
-        };
+        let damaged = damaged(&self.path);
         let mut loaded = Tensors::default();
-        let work = |i: usize| self.tensor(&tensors[order[i]]).map_err(damaged);
+        let work = |i: usize| self.tensor(&tensors[order[i]]).map_err(&damaged);
         parallel::as_done(order.len(), work, |i, tensor| {
             loaded.put(tensors[order[i]].role, tensor);
             Ok(())
@@ -183,13 +178,9 @@ impl Pack {
         if config == *self.config() {
             return Ok(config);
         }
-        Err(ImportError::Damaged {
-            path: self.path.clone(),
-            reason: format!(
-                "its vocabulary has {} tokens, and its tokenizer {tokens}",
-                self.config().vocab
-            ),
-        })
+        let vocab = self.config().vocab;
+        let reason = format!("its vocabulary has {vocab} tokens, and its tokenizer {tokens}");
+        Err(damaged(&self.path)(reason))
     }
 
     /// The model root, from every byte of the pack.
@@ -257,10 +248,80 @@ impl Pack {
     }
 }
 
-/// Reads preamble and header.
-fn header(bytes: &[u8]) -> Result<(Header, Digest), String> {
-    let first = bytes.get(..ALIGNMENT as usize);
-    let first = first.ok_or_else(|| format!("it has {} bytes, no pack has so few", bytes.len()))?;
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> ImportError {
+    move |source| ImportError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn damaged(path: &Path) -> impl Fn(String) -> ImportError {
+    move |reason| ImportError::Damaged {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+/// Memory that the model in the pack at `path` takes. Its header is read and nothing else.
+pub(crate) fn memory_estimate(path: &Path) -> Result<MemoryEstimate, ImportError> {
+    refuse_big_endian()?;
+    let (unreadable, damaged) = (unreadable(path), damaged(path));
+    let mut file = File::open(path).map_err(&unreadable)?;
+    let whole = file.metadata().map_err(&unreadable)?.len();
+    let (mut first, mut json) = (Vec::new(), Vec::new());
+    let preamble = (&mut file).take(ALIGNMENT).read_to_end(&mut first);
+    preamble.map_err(&unreadable)?;
+    let place = preamble_of(&first, whole).map_err(&damaged)?;
+    file.seek(SeekFrom::Start(place.offset))
+        .and_then(|_| file.take(place.length).read_to_end(&mut json))
+        .map_err(&unreadable)?;
+    let header = parse(&json, place.digest).map_err(&damaged)?;
+    check_header(path, &header, place.offset)?;
+    Ok(MemoryEstimate::packed(&header.config, whole))
+}
+
+/// What a header says is of these semantics, and right in itself.
+fn check_header(path: &Path, header: &Header, offset: u64) -> Result<(), ImportError> {
+    if header.semantics != SEMANTICS {
+        return Err(ImportError::NotAModel {
+            path: path.to_owned(),
+            reason: format!(
+                "it is a pack of {}, and this engine computes {SEMANTICS}: import the model again",
+                header.semantics
+            ),
+        });
+    }
+    let damaged = damaged(path);
+    check_segments(header, offset).map_err(&damaged)?;
+    header.config.check()?;
+    check_tensors(header).map_err(&damaged)
+}
+
+/// Where a pack's header lies, and its hash.
+struct Place {
+    offset: u64,
+    length: u64,
+    digest: Digest,
+}
+
+/// Reads preamble and header, and says where the header begins.
+fn header(bytes: &[u8]) -> Result<(Header, Digest, u64), String> {
+    let place = preamble_of(bytes, bytes.len() as u64)?;
+    let header = parse(&bytes[place.offset as usize..], place.digest)?;
+    Ok((header, place.digest, place.offset))
+}
+
+fn parse(json: &[u8], digest: Digest) -> Result<Header, String> {
+    if blake3_of(json) != digest {
+        return Err("its header is not the one that was written".to_owned());
+    }
+    serde_json::from_slice(json).map_err(|e| format!("its header cannot be read: {e}"))
+}
+
+/// Reads the first bytes of a pack of `whole` bytes.
+fn preamble_of(bytes: &[u8], whole: u64) -> Result<Place, String> {
+    let first = bytes.first_chunk::<{ ALIGNMENT as usize }>();
+    let first = first.ok_or_else(|| format!("it has {whole} bytes, no pack has so few"))?;
     if first[..8] != *MAGIC {
         return Err("it does not begin with the letters STOAPACK".to_owned());
     }
@@ -273,7 +334,7 @@ fn header(bytes: &[u8]) -> Result<(Header, Digest), String> {
             word(8)
         ));
     }
-    let (offset, length, whole) = (long(16), long(24), bytes.len() as u64);
+    let (offset, length) = (long(16), long(24));
     let end = offset.checked_add(length);
     match end {
         _ if length > HEADER_LIMIT => return Err(format!("its header claims {length} bytes")),
@@ -286,22 +347,17 @@ fn header(bytes: &[u8]) -> Result<(Header, Digest), String> {
     if offset < ALIGNMENT {
         return Err("its header lies before the first segment".to_owned());
     }
-    let json = &bytes[offset as usize..];
-    let digest = blake3_of(json);
-    if digest.0 != first[32..64] {
-        return Err("its header is not the one that was written".to_owned());
-    }
-    let header = serde_json::from_slice(json);
-    let header = header.map_err(|e| format!("its header cannot be read: {e}"))?;
-    Ok((header, digest))
+    let mut digest = Digest::ZERO;
+    digest.0.copy_from_slice(&first[32..]);
+    Ok(Place {
+        offset,
+        length,
+        digest,
+    })
 }
 
-/// Segments lie one after another from the first byte after the preamble to the header, with zeros between them.
-fn check_segments(header: &Header, bytes: &[u8]) -> Result<(), String> {
-    let offset = bytes[16..24]
-        .iter()
-        .rev()
-        .fold(0u64, |a, b| a << 8 | u64::from(*b));
+/// Segments lie one after another from the first byte after the preamble to the header at `offset`.
+fn check_segments(header: &Header, offset: u64) -> Result<(), String> {
     let mut at = ALIGNMENT;
     for segment in header.segments() {
         let next = segment.next().filter(|next| *next <= offset);
@@ -312,10 +368,6 @@ fn check_segments(header: &Header, bytes: &[u8]) -> Result<(), String> {
             );
             return Err(reason);
         };
-        let end = (segment.offset + segment.bytes) as usize;
-        if bytes[end..next as usize].iter().any(|b| *b != 0) {
-            return Err(format!("there is something between segments at byte {end}"));
-        }
         at = next;
     }
     if at == offset {
@@ -324,6 +376,18 @@ fn check_segments(header: &Header, bytes: &[u8]) -> Result<(), String> {
     Err(format!(
         "the segments end at byte {at}, the header begins at {offset}"
     ))
+}
+
+/// Between the segments that `check_segments` has seen stand zeros.
+fn check_gaps(header: &Header, bytes: &[u8]) -> Result<(), String> {
+    for segment in header.segments() {
+        let end = (segment.offset + segment.bytes) as usize;
+        let gap = &bytes[end..end.next_multiple_of(ALIGNMENT as usize)];
+        if gap.iter().any(|b| *b != 0) {
+            return Err(format!("there is something between segments at byte {end}"));
+        }
+    }
+    Ok(())
 }
 
 /// Tensors are those of the shape, each once, in order, of the right size.
