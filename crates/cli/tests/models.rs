@@ -145,6 +145,43 @@ fn a_pack_that_rotted_or_was_forged_serves_nobody() {
     assert_eq!(model(&data, &["remove", &name])["removed"], true);
 }
 
+/// The same pack with another root in its header, whose hash fits.
+fn with_another_root(pack: &[u8], root: &str) -> Vec<u8> {
+    let offset = u64::from_le_bytes(pack[16..24].try_into().expect("8 bytes")) as usize;
+    let header = String::from_utf8(pack[offset..].to_vec()).expect("JSON");
+    let last = if root.ends_with('0') { "1" } else { "0" };
+    let other = format!("{}{last}", &root[..root.len() - 1]);
+    let header = header.replacen(root, &other, 1);
+    let mut bytes = pack.to_vec();
+    bytes[offset..].copy_from_slice(header.as_bytes());
+    bytes[32..64].copy_from_slice(blake3::hash(header.as_bytes()).as_bytes());
+    bytes
+}
+
+#[test]
+fn the_root_of_a_pack_from_elsewhere_is_computed_before_it_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let imported = model(&data, &["import", MODEL]);
+    let root = imported["root"].as_str().expect("a root");
+    let pack = fs::read(imported["file"].as_str().expect("a path")).expect("readable");
+    let elsewhere = folder.path().join("elsewhere.pack");
+    let path = elsewhere.display().to_string();
+    fs::write(&elsewhere, &pack).expect("written");
+    assert_eq!(model(&data, &["inspect", &path])["root"], root);
+    fs::write(&elsewhere, with_another_root(&pack, root)).expect("written");
+    for action in [
+        vec!["inspect", &path],
+        vec!["import", &path, "--name", "other"],
+    ] {
+        let error = refused(stoa(&data).arg("model").args(action));
+        assert!(
+            error.contains("is stated as") && error.contains(root),
+            "{error}"
+        );
+    }
+}
+
 /// A model that takes long enough to be interrupted.
 fn large(folder: &Path) -> PathBuf {
     let path = folder.join("large.gguf");
@@ -304,7 +341,13 @@ fn a_trace_is_opened_and_judged_without_the_model() {
             "--out",
             &path,
         ];
-        let opened = model(&data, &[&asked[..], &opening].concat());
+        let arguments = [&asked[..], &opening].concat();
+        fs::write(&file, "somebody's").expect("written");
+        let error = refused(stoa(&data).arg("model").args(&arguments));
+        assert!(error.contains("exists"), "{error}");
+        assert_eq!(fs::read(&file).expect("there"), b"somebody's");
+        fs::remove_file(&file).expect("removed");
+        let opened = model(&data, &arguments);
         assert_eq!(opened["verdict"], "holds");
         let token_root = opened["token_root"].as_str().expect("a root");
         let judged = model(&data, &["judge", &path, "--token-root", token_root]);

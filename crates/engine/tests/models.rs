@@ -875,3 +875,15 @@ fn a_model_too_large_is_refused_with_figures_before_loading() {
         "{message}"
     );
 }
+
+#[test]
+fn a_folder_that_is_named_by_dots_has_its_own_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = write_folder(&Toy::new(Shape::small(), 1), folder.path(), Storage::F16);
+    std::fs::create_dir(path.join("below")).expect("writable");
+    let name = path.file_name().expect("it has one").to_string_lossy();
+    for dots in [".", "below/.."] {
+        let model = Model::open(path.join(dots)).expect("valid");
+        assert_eq!(model.info().name, name);
+    }
+}

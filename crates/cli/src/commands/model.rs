@@ -86,8 +86,8 @@ pub async fn model(data: &Path, args: &Args) -> Outcome {
     match &args.action {
         Action::Import(args) => import(data, args).await,
         Action::Inspect(args) => {
-            let path = ModelFile::named(data, &args.model)?.path;
-            let told = stoppable(move |stop| inspect(&path, stop)).await?;
+            let file = ModelFile::named(data, &args.model)?;
+            let told = stoppable(move |stop| inspect(&file, stop)).await?;
             tell(&told, args.json)
         }
         Action::Verify(args) => {
@@ -264,8 +264,14 @@ impl Seek for Nowhere {
     }
 }
 
-fn inspect(path: &Path, stop: &Stop) -> Outcome<Value> {
-    let source = Source::open(path)?;
+fn inspect(file: &ModelFile, stop: &Stop) -> Outcome<Value> {
+    let source = Source::open(&file.path)?;
+    if let Source::Pack(pack) = &source
+        && !file.trusted
+    {
+        // The root in its header is the word of whoever made it.
+        compare_root(pack)?;
+    }
     let mut told = facts(&source)?;
     if let Some(fault) = template_fault(&source)? {
         told["chat_template_fault"] = fault.into();
@@ -282,7 +288,7 @@ fn inspect(path: &Path, stop: &Stop) -> Outcome<Value> {
     Ok(told)
 }
 
-/// What is known of a model without computing anything.
+/// What is known of a model without computing anything. The root of a pack is the one that it states.
 fn facts(source: &Source) -> Outcome<Value> {
     let (config, memory) = (source.config(), source.memory_estimate());
     let mut told = json!({

@@ -50,10 +50,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
         ends.extend(ids(&generation["eos_token_id"]));
     }
     Ok(Checkpoint {
-        name: folder
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default(),
+        name: name(folder),
         tokenizer: TokenizerSource::from_hugging_face(
             bytes,
             &tokenizer_config,
@@ -64,6 +61,14 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ImportError> {
         config,
         tensors,
     })
+}
+
+/// Name of the folder, which `.` and `..` do not say.
+fn name(folder: &Path) -> String {
+    let whole = folder.file_name().is_none().then(|| folder.canonicalize());
+    let whole = whole.and_then(Result::ok);
+    let name = whole.as_deref().unwrap_or(folder).file_name();
+    name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 fn not_a_model(folder: &Path, reason: &str) -> ImportError {

@@ -6,7 +6,7 @@ use crate::packs::ModelFile;
 use crate::process::say;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use stoa_crypto::token_root;
 use stoa_engine::trace::{
     Job, Kind, ModelTree, OpeningFile, Replay, StepTrace, Subject, checkpoint_of_all,
 };
-use stoa_engine::{Model, TextOptions, Threads, generate};
+use stoa_engine::{LoadOptions, Model, TextOptions, Threads, generate};
 use stoa_types::{Digest, Q16, SamplingParameters};
 
 /// Largest file that is judged.
@@ -49,7 +49,7 @@ pub struct TraceArgs {
     /// Number of the element.
     #[arg(long, default_value_t = 0, requires = "operator")]
     element: usize,
-    /// Writes the opening to this file, for `stoa model judge`.
+    /// Writes the opening to this file, which must not be there yet, for `stoa model judge`.
     #[arg(long, requires = "operator")]
     out: Option<PathBuf>,
     /// Prints JSON.
@@ -80,17 +80,25 @@ pub struct JudgeArgs {
 
 /// `stoa model trace`.
 pub async fn trace(data: &Path, args: TraceArgs) -> Outcome {
-    let path = ModelFile::named(data, &args.model)?.path;
+    let file = ModelFile::named(data, &args.model)?;
     let as_json = args.json;
-    let told = stoppable(move |_| traced(&path, &args)).await?;
+    let told = stoppable(move |_| traced(&file, &args)).await?;
     if as_json {
         return print_json(&told);
     }
     show(&told)
 }
 
-fn traced(path: &Path, args: &TraceArgs) -> Outcome<Value> {
-    let model = Arc::new(Model::open(path)?);
+fn traced(file: &ModelFile, args: &TraceArgs) -> Outcome<Value> {
+    if let Some(out) = args.out.as_ref().filter(|out| out.exists()) {
+        // Before minutes are spent on it.
+        return Err(there_already(out).into());
+    }
+    let options = LoadOptions {
+        map: file.trusted,
+        ..LoadOptions::default()
+    };
+    let model = Arc::new(Model::open_with(&file.path, options)?);
     let job = match &args.job {
         Some(path) => serde_json::from_slice(&read(path)?)
             .map_err(|error| format!("{} is no job: {error}", path.display()))?,
@@ -193,13 +201,28 @@ fn open(
     match out {
         Some(path) => {
             let text = serde_json::to_vec(&file)?;
-            std::fs::write(path, text)
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            write_new(path, &text)?;
             told["file"] = path.display().to_string().into();
         }
         None => told["opening"] = serde_json::to_value(&file.opening)?,
     }
     Ok(())
+}
+
+/// Writes a file that is not there yet: a slip in its name must not cost somebody another file.
+fn write_new(path: &Path, text: &[u8]) -> Outcome {
+    let written = File::create_new(path).and_then(|mut file| file.write_all(text));
+    written.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => there_already(path).into(),
+        _ => format!("cannot write {}: {error}", path.display()).into(),
+    })
+}
+
+fn there_already(path: &Path) -> String {
+    format!(
+        "{} exists, and is left as it is: give --out another name, or remove it",
+        path.display()
+    )
 }
 
 /// `stoa model judge`.
