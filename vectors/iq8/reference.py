@@ -1096,6 +1096,21 @@ def vector_architectures():
     return {"cases": cases}
 
 
+def vector_states():
+    """Hashes of the logits after every token of many texts, of the Llama of model.json (case -1) and of the models of architectures.json."""
+    cases, count, length = [], 18, 64
+    for number, shape in [(-1, None), *enumerate(architectures())]:
+        shape, tensors = (shape, made_tensors(decoder_sizes(shape), 2000 + 200 * number)) if shape else whole_model()[::2]
+        texts, first_stream = [], 20000 + 100 * number
+        for text in range(count):
+            model, hasher = Model(shape, tensors), hashlib.sha256()
+            for token in numbers(length, 0, 261, first_stream + text):
+                hasher.update(b"".join(struct.pack(">i", x) for x in model.step(token)))
+            texts.append(hasher.hexdigest())
+        cases.append({"model": number, "length": length, "first_stream": first_stream, "sha256": texts})
+    return {"cases": cases}
+
+
 def vector_operators():
     """LayerNorm, norm of a head, GELU, choice and joining of experts, YaRN's frequencies."""
     norms = []
@@ -1141,12 +1156,14 @@ def vector_pooling():
 
 def main():
     folder, check = os.path.dirname(os.path.abspath(__file__)), "--check" in sys.argv
+    named = [name for name in sys.argv[1:] if name != "--check"]
     makers = {"dot": vector_dot, "rmsnorm": vector_rmsnorm, "softmax": vector_softmax, "rope": vector_rope,
               "sampler": vector_sampler, "tables": vector_tables, "model": vector_model,
-              "architectures": vector_architectures, "operators": vector_operators, "encoder": vector_encoder,
+              "architectures": vector_architectures, "states": vector_states, "operators": vector_operators, "encoder": vector_encoder,
               "pooling": vector_pooling, "formats": vector_formats,
               "pieces": vector_pieces}
-    for name, make in makers.items():
+    for name in named or makers:
+        make = makers[name]
         path, text = os.path.join(folder, name + ".json"), json.dumps(make()) + "\n"
         if check:
             with open(path, encoding="utf-8") as file:

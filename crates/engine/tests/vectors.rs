@@ -19,7 +19,8 @@ use stoa_engine::sampler::{adjust, noise, philox4x32, sample, sample_within};
 use stoa_engine::tables::Tables;
 use stoa_engine::trace::{Job, ModelTree, Opening, OpeningError, OpeningFile, Replay, Verdict};
 use stoa_engine::{
-    Experts, Kernel, LoadOptions, Model, Rotary, RotaryScaling, Session, Threads, text_vector,
+    Entry, Experts, Kernel, LoadOptions, Model, Rotary, RotaryScaling, Runner, Sequence, Session,
+    Threads, Wanted, text_vector,
 };
 use stoa_types::{Q16, SamplingParameters, SignedQ16};
 use support::{Family, GgufWriter, Mixture, Scaling, Shape, Storage, Toy, write_folder};
@@ -397,6 +398,93 @@ fn whole_models_of_every_architecture_give_the_logits_of_the_second_implementati
             assert_eq!(session.logits(), expected, "{}", case["shape"]);
         }
     }
+}
+
+#[test]
+fn ten_thousand_states_are_those_of_the_second_implementation_alone_and_together() {
+    let (llama, others) = (vectors("model.json"), vectors("architectures.json"));
+    let (mut states, mut models) = (0, 0);
+    for case in cases(&vectors("states.json")) {
+        let made = match usize::try_from(number(&case["model"])) {
+            Ok(other) => &cases(&others)[other],
+            Err(_) => &llama,
+        };
+        let (toy, folder) = (whole_model(made), tempfile::tempdir().expect("a folder"));
+        let file = GgufWriter::new(&toy, Storage::F32).write(folder.path(), "toy.gguf");
+        let texts = texts_of(case);
+        let expected: Vec<&str> = texts_hashes(case);
+        assert_eq!(texts.len(), expected.len());
+        for kernel in Kernel::available() {
+            let options = LoadOptions {
+                kernel: Some(kernel),
+                ..LoadOptions::default()
+            };
+            let model = Arc::new(Model::open_with(&file, options).expect("valid"));
+            let mut runner = Runner::new(&model, Threads::one());
+            // Token by token alone, four at once in parts, and all at once as prompts come.
+            for (batch, part) in [(1, 1), (4, 7), (18, 64)] {
+                let found = hashes_of_states(&mut runner, &texts, batch, part);
+                let name = kernel.name();
+                assert_eq!(found, expected, "{name} {batch} {part} {}", made["shape"]);
+            }
+        }
+        models += 1;
+        states += texts.iter().map(Vec::len).sum::<usize>();
+    }
+    assert!(states >= 10_000 && models >= 9, "{states} of {models}");
+}
+
+/// The texts of a case of states.json.
+fn texts_of(case: &Value) -> Vec<Vec<u32>> {
+    let (length, first) = (
+        number(&case["length"]) as usize,
+        number(&case["first_stream"]) as u32,
+    );
+    let streams = first..first + texts_hashes(case).len() as u32;
+    let tokens = |stream| {
+        numbers(length, 0, 261, stream)
+            .into_iter()
+            .map(|t| t as u32)
+    };
+    streams.map(|stream| tokens(stream).collect()).collect()
+}
+
+fn texts_hashes(case: &Value) -> Vec<&str> {
+    let hashes = case["sha256"].as_array().expect("hashes");
+    hashes.iter().map(|h| h.as_str().expect("text")).collect()
+}
+
+/// For each text the hash of the logits after all its tokens, `batch` texts in a pass and `part` tokens of each.
+fn hashes_of_states(
+    runner: &mut Runner,
+    texts: &[Vec<u32>],
+    batch: usize,
+    part: usize,
+) -> Vec<String> {
+    let model = Arc::clone(runner.model());
+    let mut hashes = Vec::new();
+    for texts in texts.chunks(batch) {
+        let mut sequences = vec![Sequence::new(model.config()); texts.len()];
+        let mut hashers = vec![Sha256::new(); texts.len()];
+        for from in (0..texts[0].len()).step_by(part) {
+            let mut logits = vec![Vec::new(); texts.len()];
+            let mut entries = Vec::new();
+            for ((sequence, text), logits) in sequences.iter_mut().zip(texts).zip(&mut logits) {
+                entries.push(Entry {
+                    sequence,
+                    tokens: &text[from..(from + part).min(text.len())],
+                    wanted: Wanted::Each(logits),
+                });
+            }
+            runner.run(&mut entries).expect("fits");
+            for (hasher, logits) in hashers.iter_mut().zip(&logits) {
+                let bytes = logits.iter().flat_map(|l| l.to_be_bytes());
+                hasher.update(bytes.collect::<Vec<u8>>());
+            }
+        }
+        hashes.extend(hashers.into_iter().map(|h| hex::encode(h.finalize())));
+    }
+    hashes
 }
 
 #[test]
