@@ -347,21 +347,6 @@ impl<'a> Opened<'a> {
         Ok(())
     }
 
-    /// An element of any form.
-    fn element(&self, operator: usize, index: usize) -> Result<Element, OpeningError> {
-        let missing = OpeningError::Missing {
-            what: "an element of operator",
-            index: operator,
-        };
-        let Some(of) = self.program.operators.get(operator) else {
-            return Err(OpeningError::Nothing("operator"));
-        };
-        let each = of.form.per_leaf();
-        let leaf = self.leaves.get(&(operator, index / each));
-        leaf.and_then(|leaf| leaf.element(index % each))
-            .ok_or(missing)
-    }
-
     fn tensor(
         &self,
         tensor: u32,
@@ -377,7 +362,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Whether a tree of the log grew by what the step appended.
-    fn appended(&self, tree: usize, growth: Option<&Growth>) -> Result<Verdict, OpeningError> {
+    fn appended(&mut self, tree: usize, growth: Option<&Growth>) -> Result<Verdict, OpeningError> {
         let c = &self.judge.config;
         let trees = 2 * c.layers * c.kv_heads;
         if tree >= trees {
@@ -405,9 +390,7 @@ impl<'a> Opened<'a> {
         let (layer, rest) = (tree / (2 * c.kv_heads), tree % (2 * c.kv_heads));
         let operators = self.program.appended(layer);
         let operators = operators.ok_or(OpeningError::Nothing("tree of the log"))?;
-        let Element::Cell(cell) = self.element(operators[rest % 2], rest / 2)? else {
-            return Err(OpeningError::NoRule);
-        };
+        let cell = self.cell(operators[rest % 2], rest / 2)?;
         grown.push(entry_leaf(before.position as usize, &cell));
         let claimed = Element::Root(growth.root);
         Ok(compared(claimed, Element::Root(grown.root())))
@@ -415,18 +398,18 @@ impl<'a> Opened<'a> {
 }
 
 impl Inputs for Opened<'_> {
-    fn number(&mut self, operator: usize, index: usize) -> Result<i64, OpeningError> {
-        match self.element(operator, index)? {
-            Element::Number(number) => Ok(number),
-            _ => Err(OpeningError::NoRule),
-        }
-    }
-
-    fn cell(&mut self, operator: usize, index: usize) -> Result<Cell, OpeningError> {
-        match self.element(operator, index)? {
-            Element::Cell(cell) => Ok(cell),
-            _ => Err(OpeningError::NoRule),
-        }
+    fn element(&mut self, operator: usize, index: usize) -> Result<Element, OpeningError> {
+        let missing = OpeningError::Missing {
+            what: "an element of operator",
+            index: operator,
+        };
+        let Some(of) = self.program.operators.get(operator) else {
+            return Err(OpeningError::Nothing("operator"));
+        };
+        let each = of.form.per_leaf();
+        let leaf = self.leaves.get(&(operator, index / each));
+        leaf.and_then(|leaf| leaf.element(index % each))
+            .ok_or(missing)
     }
 
     fn entry(&mut self, tree: usize, position: usize) -> Result<Cell, OpeningError> {

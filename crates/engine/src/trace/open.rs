@@ -243,13 +243,6 @@ impl Seen<'_> {
         self.opened.insert(TensorKey { tensor, row });
         Ok(found)
     }
-
-    fn element(&mut self, operator: usize, index: usize) -> Result<Element, OpeningError> {
-        let element = self.step.values[operator].element(index);
-        let element = element.ok_or(OpeningError::Nothing("element"))?;
-        self.touch(operator, index);
-        Ok(element)
-    }
 }
 
 /// Neighbouring leaves together.
@@ -276,18 +269,11 @@ fn runs(
 }
 
 impl Inputs for Seen<'_> {
-    fn number(&mut self, operator: usize, index: usize) -> Result<i64, OpeningError> {
-        match self.element(operator, index)? {
-            Element::Number(number) => Ok(number),
-            _ => Err(OpeningError::NoRule),
-        }
-    }
-
-    fn cell(&mut self, operator: usize, index: usize) -> Result<Cell, OpeningError> {
-        match self.element(operator, index)? {
-            Element::Cell(cell) => Ok(cell),
-            _ => Err(OpeningError::NoRule),
-        }
+    fn element(&mut self, operator: usize, index: usize) -> Result<Element, OpeningError> {
+        let element = self.step.values[operator].element(index);
+        let element = element.ok_or(OpeningError::Nothing("element"))?;
+        self.touch(operator, index);
+        Ok(element)
     }
 
     fn entry(&mut self, tree: usize, position: usize) -> Result<Cell, OpeningError> {

@@ -21,10 +21,25 @@ pub use choice::{Choice, is_refuted};
 
 /// Where rules find what they need. Each fails where that was not opened.
 pub trait Inputs {
+    /// An element of an earlier operator's output.
+    fn element(&mut self, operator: usize, index: usize) -> Result<Element, OpeningError>;
+
     /// A number of an earlier operator's output.
-    fn number(&mut self, operator: usize, index: usize) -> Result<i64, OpeningError>;
+    fn number(&mut self, operator: usize, index: usize) -> Result<i64, OpeningError> {
+        match self.element(operator, index)? {
+            Element::Number(number) => Ok(number),
+            _ => Err(OpeningError::NoRule),
+        }
+    }
+
     /// A cell of an earlier operator's output.
-    fn cell(&mut self, operator: usize, index: usize) -> Result<Cell, OpeningError>;
+    fn cell(&mut self, operator: usize, index: usize) -> Result<Cell, OpeningError> {
+        match self.element(operator, index)? {
+            Element::Cell(cell) => Ok(cell),
+            _ => Err(OpeningError::NoRule),
+        }
+    }
+
     /// A key or value head of an earlier position.
     fn entry(&mut self, tree: usize, position: usize) -> Result<Cell, OpeningError>;
     /// A row of a matrix.
