@@ -267,6 +267,8 @@ pub struct Provider {
 pub struct Engine {
     /// Memory of all its models, in MiB; 0 for what is free at the start.
     pub memory_mib: u64,
+    /// Longest context that is offered, in tokens; 0 for the model's own.
+    pub context_max: u32,
     /// Models that always stay in memory, as they are given to `--model`.
     pub pinned: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! The `stoa` binary: a whole network with `up`, and the commands of developers, providers and auditors.
 
+mod apart;
 mod archive;
 mod cheats;
 mod commands;
@@ -17,7 +18,6 @@ mod process;
 mod profile;
 mod roles;
 mod telemetry;
-mod templates;
 mod up;
 mod upstream;
 
@@ -114,8 +114,11 @@ enum Command {
     /// Checks the books of a stopped router.
     Audit(show::ShowArgs),
     /// Renders chat templates that it is given, in limited memory: what `stoa` starts beside itself.
-    #[command(name = templates::COMMAND, hide = true)]
+    #[command(name = apart::RENDER_TEMPLATES, hide = true)]
     RenderTemplates,
+    /// Makes grammars that it is given for nothing, in limited memory: what `stoa` starts beside itself.
+    #[command(name = apart::TRY_GRAMMARS, hide = true)]
+    TryGrammars,
 }
 
 fn main() -> ExitCode {
@@ -130,8 +133,10 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     log::start(cli.log_format);
-    if let Command::RenderTemplates = cli.command {
-        return templates::run();
+    match cli.command {
+        Command::RenderTemplates => return apart::run(apart::Work::Templates),
+        Command::TryGrammars => return apart::run(apart::Work::Grammars),
+        _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -192,6 +197,6 @@ async fn run(cli: &Cli, started: Instant) -> Outcome {
         Command::Restore(args) => backup::restore(data, args),
         Command::Audit(args) => audit::audit(data, args),
         // It has no use for the runtime: see `main`.
-        Command::RenderTemplates => Ok(()),
+        Command::RenderTemplates | Command::TryGrammars => Ok(()),
     }
 }

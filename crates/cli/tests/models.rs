@@ -2,13 +2,15 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_engine::{RandomModel, Rendering};
-use stoa_runtime::{RenderError, Templates};
+use stoa_grammar::Grammar;
+use stoa_runtime::{Apart, ApartError, Grammars, RenderError, Templates};
 use support::{PATIENCE, Up, refused, stoa, told};
 
 const MODEL: &str = concat!(
@@ -396,10 +398,73 @@ fn rendering(template: &str) -> Rendering<'_> {
     }
 }
 
+/// Schemas within all bounds of size that the grammar's library would copy or compare for minutes, or for all memory.
+fn hostile_schemas() -> [(&'static str, Value); 3] {
+    let named = |count: usize, letter: char, schema: Value| -> Value {
+        let one = |n| (format!("{letter}{n}"), schema.clone());
+        (0..count)
+            .map(one)
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    let pattern = |n| (format!("^{n:04}$"), json!(true));
+    let patterns: serde_json::Map<_, _> = (0..2_000).map(pattern).collect();
+    // Every property of the first becomes a copy of all of the second's, which each become a copy of the third's.
+    let copies = json!({"allOf": [
+        {"properties": named(1_000, 'a', json!(true))},
+        {"additionalProperties": {"properties": named(1_000, 'b', json!(true))}},
+        {"additionalProperties": {"additionalProperties": {"properties": named(1_000, 'c', json!(true))}}},
+    ]});
+    // Pairs are told apart again with every step, up to the last one, which is the same twice.
+    let choices: Vec<Value> = (0..2_500)
+        .chain([2_499])
+        .map(|n| json!({"const": n.to_string()}))
+        .collect();
+    let mut pairs = vec![json!(true); 3_000];
+    pairs[0] = json!({"oneOf": choices});
+    let pairs = json!({"allOf": pairs});
+    [
+        (
+            "patterns",
+            json!({"type": "object", "patternProperties": patterns}),
+        ),
+        ("copies", copies),
+        ("pairs", pairs),
+    ]
+}
+
+#[test]
+fn a_schema_that_takes_all_time_or_memory_is_refused_and_costs_nothing_else() {
+    let program = env!("CARGO_BIN_EXE_stoa").into();
+    let grammars = Grammars::Apart(Arc::new(Apart::new(program, ["try-grammars".into()])));
+    let of = |schema: Value, strict| Grammar::JsonSchema {
+        schema: schema.to_string(),
+        strict,
+    };
+    let honest = of(
+        json!({"$defs": {"a": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/a"}}}),
+        true,
+    );
+    assert!(!honest.is_plain());
+    grammars.try_out(&honest).expect("it is small");
+    for (name, schema) in hostile_schemas() {
+        let tried = grammars.try_out(&of(schema, name == "pairs"));
+        assert!(
+            matches!(tried, Err(ApartError::Ended(_))),
+            "{name}: {tried:?}"
+        );
+        grammars.try_out(&honest).expect("in a new process");
+    }
+    // What is wrong with it is said where it is made.
+    let wrong = of(json!({"allOf": false}), true);
+    grammars.try_out(&wrong).expect("it takes nothing");
+}
+
 #[test]
 fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
     let program = env!("CARGO_BIN_EXE_stoa").into();
-    let templates = Templates::apart(program, ["render-templates".into()]);
+    let apart = Apart::new(program, ["render-templates".into()]);
+    let templates = Templates::Apart(Arc::new(apart));
     let honest = rendering("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
     assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
     // More at once than there are processes for: they wait for each other.

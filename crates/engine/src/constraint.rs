@@ -100,8 +100,9 @@ pub trait Constraint: fmt::Debug + Send {
     /// Takes the token that was chosen, which does not end the answer.
     fn accept(&mut self, id: u32) -> Result<(), ConstraintError>;
 
-    /// Steps that the last set took to make, each some hundred nanoseconds: whoever shares time out counts them. They change nothing else.
-    fn steps(&self) -> u64 {
+    /// Steps that sets took to make since this was last asked, also those that met a bound; each takes some hundred nanoseconds. Whoever
+    /// shares time out counts them. They change nothing else.
+    fn take_steps(&mut self) -> u64 {
         0
     }
 }

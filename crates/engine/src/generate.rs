@@ -220,9 +220,9 @@ impl Generation {
         self.finish.get_or_insert(Finish::Cancelled);
     }
 
-    /// Steps that its constraint's last set took to make.
-    pub fn constraint_steps(&self) -> u64 {
-        self.constraint.as_ref().map_or(0, |c| c.steps())
+    /// Steps that its constraint's sets took to make since this was last asked.
+    pub fn take_constraint_steps(&mut self) -> u64 {
+        self.constraint.as_mut().map_or(0, |c| c.take_steps())
     }
 
     /// Why the answer is over; `None` while it wants a token.

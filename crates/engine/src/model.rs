@@ -1,5 +1,6 @@
 //! A loaded model: integer weights, tokenizer, template, root.
 
+use crate::cache::CacheShape;
 use crate::chat::{ChatTemplate, Rendering};
 use crate::config::{Architecture, Config};
 use crate::error::{EngineError, ImportError};
@@ -153,6 +154,20 @@ impl Model {
     /// Memory that the model at `path` will take; reads its description only.
     pub fn memory_estimate(path: impl AsRef<Path>) -> Result<MemoryEstimate, ImportError> {
         Source::memory_estimate_of(path.as_ref())
+    }
+
+    /// [`Self::memory_estimate`] where no sequence grows beyond `context`.
+    pub fn memory_estimate_within(
+        path: impl AsRef<Path>,
+        context: Option<u32>,
+    ) -> Result<MemoryEstimate, ImportError> {
+        let source = Source::open(path.as_ref())?;
+        let config = source.config();
+        let most = context.map_or(config.context, |most| config.context.min(most as usize));
+        Ok(MemoryEstimate {
+            cache: CacheShape::of(config).bytes(most),
+            ..source.memory_estimate()
+        })
     }
 
     /// Loads a model. One that does not fit the limit is refused before any weight is read.

@@ -352,7 +352,7 @@ impl Constraint for Costly {
         Ok(())
     }
 
-    fn steps(&self) -> u64 {
+    fn take_steps(&mut self) -> u64 {
         self.0
     }
 }

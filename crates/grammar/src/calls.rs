@@ -36,6 +36,11 @@ impl CallSyntax {
         }
     }
 
+    /// The marks that open and close a call.
+    pub(crate) fn marks(&self) -> (&str, &str) {
+        (&self.open, &self.close)
+    }
+
     pub(crate) fn marker(&self) -> &Arc<Marker> {
         &self.marker
     }

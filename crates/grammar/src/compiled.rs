@@ -5,7 +5,7 @@ use crate::error::{GrammarError, said};
 use crate::grammar::Grammar;
 use crate::marker::{Follow, Marker};
 use crate::schema::{self, Reading};
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{STEPS_MAX, Vocabulary};
 use crate::{SOURCE_BYTES_MAX, TOTAL_BYTES_MAX};
 use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
@@ -43,7 +43,27 @@ impl PartialEq for Compiled {
 impl Eq for Compiled {}
 
 impl Compiled {
-    pub(crate) fn new(vocabulary: &Vocabulary, grammar: &Grammar) -> Result<Self, GrammarError> {
+    /// The library goes down along `$ref`s as long as they chain, some kilobytes a step. Memory is taken as it is reached.
+    pub(crate) const STACK_BYTES: usize = 256 << 20;
+
+    /// Made on a stack of its own.
+    pub(crate) fn on_stack(
+        vocabulary: &Vocabulary,
+        grammar: &Grammar,
+        bytes: usize,
+    ) -> Result<Self, GrammarError> {
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("stoa-grammar".to_owned())
+                .stack_size(bytes)
+                .spawn_scoped(scope, || Self::new(vocabulary, grammar))
+                .map_err(|error| GrammarError::Compile(error.to_string()))?
+                .join()
+                .map_err(|_| GrammarError::Compile("it broke the grammar library".to_owned()))?
+        })
+    }
+
+    fn new(vocabulary: &Vocabulary, grammar: &Grammar) -> Result<Self, GrammarError> {
         check_sizes(grammar)?;
         // Of all schemas together: however many tools there are, few expressions are tried.
         let tried = Cell::new(0);
@@ -137,22 +157,8 @@ fn is_relaxed(grammar: &Grammar) -> bool {
     }
 }
 
-/// Everything in it that somebody wrote.
-fn texts(grammar: &Grammar) -> Vec<&str> {
-    match grammar {
-        Grammar::JsonObject => vec![],
-        Grammar::JsonSchema { schema: text, .. } | Grammar::Regex(text) => vec![text],
-        Grammar::Calls(calls) => {
-            let tools = calls.tools.iter();
-            let of_tools = tools.flat_map(|t| [Some(t.name.as_str()), t.parameters.as_deref()]);
-            let instead = calls.instead.iter().flat_map(|json| texts(json));
-            of_tools.flatten().chain(instead).collect()
-        }
-    }
-}
-
 fn check_sizes(grammar: &Grammar) -> Result<(), GrammarError> {
-    let texts = texts(grammar);
+    let texts = grammar.texts();
     let too_large = |what, most: usize| {
         let most = most as u64;
         Err(GrammarError::TooLarge { what, most })
@@ -173,7 +179,7 @@ struct Inside {
     set: TokenSet,
     /// Whether `set` is that of the next token.
     known: bool,
-    /// Steps that `set` took.
+    /// Steps that sets took since they were last asked for.
     steps: u64,
 }
 
@@ -199,12 +205,16 @@ impl Constraint for Inside {
     fn allowed(&mut self) -> Result<Option<&TokenSet>, ConstraintError> {
         if !self.known {
             let mask = self.matcher.compute_mask_or_eos();
-            let mask = mask.map_err(|error| ConstraintError::new(said(error)))?;
+            let mask = mask.map_err(|error| {
+                // Most likely the one bound that a set can meet.
+                self.steps = self.steps.saturating_add(STEPS_MAX);
+                ConstraintError::new(said(error))
+            })?;
             self.set.copy_from(mask.as_slice());
-            let took = self.matcher.last_step_stats();
-            self.steps = took.map_or(0, |took| {
+            let took = self.matcher.last_step_stats().map_or(0, |took| {
                 took.lexer_cost + (took.all_items + took.trie_nodes_walked) as u64
             });
+            self.steps = self.steps.saturating_add(took);
             if self.set.ids(self.size).next().is_none() {
                 let reason = "no token of the model's vocabulary may follow";
                 return Err(ConstraintError::new(reason));
@@ -220,8 +230,9 @@ impl Constraint for Inside {
             .consume_token(id)
             .map_err(|error| ConstraintError::new(said(error)))
     }
-    fn steps(&self) -> u64 {
-        self.steps
+
+    fn take_steps(&mut self) -> u64 {
+        std::mem::take(&mut self.steps)
     }
 }
 
@@ -257,7 +268,8 @@ impl Constraint for AfterMarker {
         };
         Ok(())
     }
-    fn steps(&self) -> u64 {
-        self.inside.steps()
+
+    fn take_steps(&mut self) -> u64 {
+        self.inside.take_steps()
     }
 }

@@ -1,6 +1,7 @@
 //! What an answer may be asked to be.
 
 use crate::calls::CallSyntax;
+use serde::{Deserialize, Serialize};
 
 /// What an answer is held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,40 @@ pub enum Grammar {
     Calls(Calls),
 }
 
+/// Keywords for which schemas are joined, each part of one with each of another.
+const JOINING: [&str; 5] = ["$ref", "allOf", "anyOf", "oneOf", "patternProperties"];
+/// Longest text of which even the dearest keyword of a plain schema makes little work.
+const PLAIN_BYTES_MAX: usize = 8 << 10;
+
+impl Grammar {
+    /// Whether making it surely takes little: its texts are short, and no schema has a keyword for which schemas are joined. What is not
+    /// plain is tried apart first where strangers write it ([`crate::Sources::try_out`]).
+    pub fn is_plain(&self) -> bool {
+        let texts = self.texts();
+        if texts.iter().map(|text| text.len()).sum::<usize>() > PLAIN_BYTES_MAX {
+            return false;
+        }
+        // An escaped letter may stand in a keyword.
+        let joins =
+            |text: &str| text.contains('\\') || JOINING.iter().any(|word| text.contains(word));
+        matches!(self, Self::Regex(_)) || !texts.into_iter().any(joins)
+    }
+
+    /// Everything in it that somebody wrote.
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        match self {
+            Self::JsonObject => vec![],
+            Self::JsonSchema { schema: text, .. } | Self::Regex(text) => vec![text],
+            Self::Calls(calls) => {
+                let tools = calls.tools.iter();
+                let of_tools = tools.flat_map(|t| [Some(t.name.as_str()), t.parameters.as_deref()]);
+                let instead = calls.instead.iter().flat_map(|json| json.texts());
+                of_tools.flatten().chain(instead).collect()
+            }
+        }
+    }
+}
+
 /// Calls of tools, as a model writes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
@@ -36,7 +71,7 @@ pub struct Calls {
 }
 
 /// Something that a model may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     /// Its name.
     pub name: String,

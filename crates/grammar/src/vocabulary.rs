@@ -31,6 +31,9 @@ const LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
+/// About the steps that a set can take before it meets its bound.
+pub(crate) const STEPS_MAX: u64 = LIMITS.step_lexer_fuel + LIMITS.step_max_items as u64;
+
 /// The tokens of a model, made once. Clones share it.
 #[derive(Clone)]
 pub struct Vocabulary {
@@ -119,9 +122,11 @@ impl Vocabulary {
         self.len() == 0
     }
 
-    /// Makes a grammar ready for answers. Some milliseconds, and bounded in steps for whatever is given.
+    /// Makes a grammar ready for answers. Some milliseconds for what people write. The library counts the parts of what it is given and not
+    /// what it copies and compares while it joins them: a schema of a stranger is tried apart first ([`crate::Sources::try_out`]), where
+    /// memory and time have an end.
     pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
-        Compiled::new(self, grammar)
+        Compiled::on_stack(self, grammar, Compiled::STACK_BYTES)
     }
 
     pub(crate) fn parser(

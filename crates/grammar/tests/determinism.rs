@@ -112,7 +112,7 @@ fn what_a_set_took_is_told_and_a_costly_one_took_more() {
         let mut most = 0;
         for id in b"abnabnaben".map(u32::from) {
             constraint.allowed().expect("goes on");
-            most = most.max(constraint.steps());
+            most = most.max(constraint.take_steps());
             constraint.accept(id).expect("a letter");
         }
         most

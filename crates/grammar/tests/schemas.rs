@@ -241,7 +241,16 @@ fn a_hostile_schema_is_refused_or_bounded() {
     let everything: Vec<Value> = (0..2_000)
         .map(|n| json!(format!("{n:x}{}", n * 7919)))
         .collect();
+    // Each part is no deeper than may be; the references chain them.
+    let part = |n: usize| {
+        let next = json!({"$ref": format!("#/$defs/{}", n + 1)});
+        nest(58, next, |inner| json!({"items": inner}))
+    };
+    let parts = (0..50).map(|n| (n.to_string(), part(n)));
+    let mut parts: serde_json::Map<String, Value> = parts.collect();
+    parts.insert("50".to_owned(), json!({"type": "null"}));
     let hostile = [
+        json!({"$defs": parts, "$ref": "#/$defs/0"}),
         json!({"$ref": "#"}),
         json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
         json!({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "object"}]}}, "$ref": "#/$defs/a"}),

@@ -1983,17 +1983,17 @@ fn a_count_above_what_the_request_can_have_is_a_lie_and_costs_reputation() {
 
 #[test]
 fn a_prompt_that_arguments_of_the_template_made_longer_than_any_bound_is_blamed_on_the_request() {
-    let chat = |n: u8, arguments: &str| ClientRequest {
+    let chat = |n: u8, tools: &str, arguments: &str| ClientRequest {
         prompt: Prompt::Chat {
             messages: r#"[{"role":"user","content":"hello"}]"#.to_owned(),
-            tools: "[]".to_owned(),
+            tools: tools.to_owned(),
             arguments: arguments.to_owned(),
         },
         ..request(n)
     };
-    let said = |arguments: &str, refuses: bool| {
+    let said_of = |tools: &str, arguments: &str, refuses: bool| {
         let mut world = World::new(1);
-        world.submit_of(account(), 1, chat(1, arguments));
+        world.submit_of(account(), 1, chat(1, tools, arguments));
         let provider = *world.providers.keys().next().expect("one");
         match refuses {
             // The model's own context has no room for it.
@@ -2006,6 +2006,7 @@ fn a_prompt_that_arguments_of_the_template_made_longer_than_any_bound_is_blamed_
         }
         (world.failure(1).cause.clone(), world.reputation(provider))
     };
+    let said = |arguments: &str, refuses| said_of("[]", arguments, refuses);
     let (cause, reputation) = said(r#"{"style":"long"}"#, false);
     let named = matches!(&cause, Cause::Unsupported { parameter, .. } if parameter == "chat_template_kwargs");
     assert!(
@@ -2016,12 +2017,44 @@ fn a_prompt_that_arguments_of_the_template_made_longer_than_any_bound_is_blamed_
     let (cause, reputation) = said(r#"{"style":"long"}"#, true);
     assert!(matches!(cause, Cause::ContextLength { .. }), "{cause}");
     assert_eq!(reputation, 500_000);
-    // Without arguments the router knows a bound, and who counts more lies.
+    // A template may indent tools.
+    let tools = r#"[{"type":"function","function":{"name":"add"}}]"#;
+    let (cause, reputation) = said_of(tools, "", false);
+    let named = matches!(&cause, Cause::Unsupported { parameter, .. } if parameter == "tools");
+    assert!(named, "{cause}");
+    assert_eq!(reputation, 500_000);
+    // Without either the router knows a bound, and who counts more lies.
     for refuses in [false, true] {
         let (cause, reputation) = said("", refuses);
         assert!(matches!(cause, Cause::ProviderInvalid { .. }), "{cause}");
         assert!(reputation < 500_000);
     }
+}
+
+#[test]
+fn the_bound_of_a_prompt_has_room_for_the_spaces_between_the_parts_of_tools() {
+    let numbers = vec!["1"; 250].join(",");
+    let tools = format!(
+        r#"[{{"type":"function","function":{{"name":"a","parameters":{{"enum":[{numbers}]}}}}}}]"#
+    );
+    // Three tokens for two bytes: a comma, a space, a digit.
+    let written = tools.len() as u64 + 250;
+    let asked = ClientRequest {
+        body_bytes: tools.len() as u64,
+        prompt: Prompt::Chat {
+            messages: r#"[{"role":"user","content":"hello"}]"#.to_owned(),
+            tools,
+            arguments: String::new(),
+        },
+        ..request(1)
+    };
+    let mut world = World::new(1);
+    world.submit_of(account(), 1, asked);
+    world.input_units = written;
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert!(world.done(1).content.input_units >= written);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::answer::{AnswerStream, End, Shape};
 use crate::backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RunError,
 };
+use crate::grammars::Grammars;
 use crate::memory::available_memory;
 use crate::prompt::{PromptMaker, check_sampling, message_overhead, reasons, unsupported};
 use crate::serving::Serving;
@@ -28,6 +29,8 @@ pub struct ExactOptions {
     pub name: Option<String>,
     /// Jobs at once. 0 counts as 1.
     pub slots: u32,
+    /// Longest context that is offered, prompt and answer together; the model's own when absent or longer.
+    pub context_max: Option<u32>,
     /// Bytes that may be used; what the machine has free when absent.
     pub memory_limit: Option<u64>,
     /// Threads that compute; 0 for as many as the machine has processors.
@@ -37,6 +40,8 @@ pub struct ExactOptions {
     pub trust_root: bool,
     /// Where its chat template is rendered.
     pub templates: Templates,
+    /// Where the grammars of its callers are tried before they are made.
+    pub grammars: Grammars,
 }
 
 /// Why a model was not opened. Nothing of it is in memory.
@@ -45,7 +50,7 @@ pub enum OpenError {
     /// Said before any weight is read.
     #[error(
         "the model needs {need} bytes of memory ({weights} for weights and {cache} for one full context) and {available} are \
-         available; choose a smaller model"
+         available; choose a smaller model, or a smaller `engine.context_max`"
     )]
     TooLarge {
         /// Bytes needed in sum.
@@ -71,6 +76,9 @@ pub enum OpenError {
         "{0}; no chat that was tried passes it: take a file of the model with another template, or with none, which serves text completions alone"
     )]
     NoChat(EngineError),
+    /// They cannot be looked for in what clients send.
+    #[error("the tokenizer has too many control tokens: {0}")]
+    ControlTokens(#[from] aho_corasick::BuildError),
 }
 
 /// A model on the integer engine. Clones share the weights.
@@ -91,19 +99,21 @@ impl ExactBackend {
     pub fn open(path: impl AsRef<Path>, options: &ExactOptions) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let limit = options.memory_limit.or_else(available_memory);
-        let cache_bytes = cache_bytes(Model::memory_estimate(path)?, options.slots, limit)?;
+        let estimate = Model::memory_estimate_within(path, options.context_max)?;
+        let cache_bytes = cache_bytes(estimate, options.slots, limit)?;
         let load = LoadOptions {
             trust_root: options.trust_root,
             map: options.trust_root,
             ..LoadOptions::default()
         };
         let model = Arc::new(Model::open_with(path, load)?);
+        let context = u32::try_from(model.info().context).unwrap_or(u32::MAX);
         let facts = ModelFacts {
             model: (options.name.clone()).unwrap_or_else(|| model.info().name.clone()),
             model_root: model.root(),
             runtime_digest: semantics_digest(),
             tier: Tier::Exact,
-            context: u32::try_from(model.info().context).unwrap_or(u32::MAX),
+            context: context.min(options.context_max.unwrap_or(u32::MAX)),
             quantization: "iq8".to_owned(),
             message_overhead: message_overhead(&model, &options.templates)?,
             reasons: reasons(&model, &options.templates)?,
@@ -121,7 +131,11 @@ impl ExactBackend {
         Ok(Self {
             serving: Arc::new(Serving::start(&model, serving)?),
             vector_turns: Arc::default(),
-            prompts: Arc::new(PromptMaker::new(&model, options.templates.clone())),
+            prompts: Arc::new(PromptMaker::new(
+                &model,
+                options.templates.clone(),
+                options.grammars.clone(),
+            )?),
             memory: model.info().bytes.saturating_add(cache_bytes),
             model,
             facts,
@@ -131,6 +145,18 @@ impl ExactBackend {
     /// What its engine did and holds.
     pub fn stats(&self) -> Stats {
         self.serving.stats()
+    }
+
+    /// Whether a prompt fits. An answer ends where the model's own context does; where a shorter one is offered it has to fit too, or who
+    /// computes it again would find it cut too early.
+    fn check_context(&self, prompt: usize, answer: u32) -> Result<(), RefusalReason> {
+        let (tokens, context) = (prompt as u64, u64::from(self.facts.context));
+        let is_short = context < self.model.info().context as u64;
+        let tokens = tokens + if is_short { u64::from(answer) } else { 0 };
+        match tokens > context {
+            true => Err(RefusalReason::ContextLength { tokens, context }),
+            false => Ok(()),
+        }
     }
 
     /// The model.
@@ -179,7 +205,8 @@ impl Backend for ExactBackend {
 
     fn prepare(&self, work: &Work) -> Result<Prepared, RefusalReason> {
         if let Prompt::Embed { inputs, dimensions } = &work.prompt {
-            return vectors::prepare(&self.model, work, inputs, *dimensions);
+            let model = (&*self.model, self.facts.context);
+            return vectors::prepare(model, work, inputs, *dimensions);
         }
         if self.model.config().architecture.encoder.is_some() {
             return Err(unsupported("model", EngineError::Encoder.to_string()));
@@ -187,13 +214,7 @@ impl Backend for ExactBackend {
         check_sampling(&work.sampling, Some(self.model.info().vocab))?;
         let shape = self.prompts.shape(work)?;
         let prompt = self.prompts.tokens(&self.model, &work.prompt, &shape)?;
-        let context = u64::from(self.facts.context);
-        if prompt.len() as u64 > context {
-            return Err(RefusalReason::ContextLength {
-                tokens: prompt.len() as u64,
-                context,
-            });
-        }
+        self.check_context(prompt.len(), work.sampling.max_output_tokens)?;
         let grammar = self.prompts.grammar(&self.model, work, &shape)?;
         Ok(Prepared {
             grammar,

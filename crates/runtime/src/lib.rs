@@ -6,10 +6,13 @@
 //! anybody reads. [`ProviderPolicy`] says when a provider takes work; [`discover_hardware`] says what it runs on.
 
 mod answer;
+mod apart;
 mod backend;
 mod cheat;
+mod control;
 mod exact;
 mod executor;
+mod grammars;
 mod hardware;
 mod judge;
 mod memory;
@@ -25,6 +28,7 @@ mod trial;
 mod upstream;
 mod vectors;
 
+pub use apart::{Apart, ApartError};
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RerunError, RunError,
     run_to_end, run_unless,
@@ -32,6 +36,7 @@ pub use backend::{
 pub use cheat::{Cheat, CheatingBackend};
 pub use exact::{ExactBackend, ExactOptions, OpenError};
 pub use executor::{Busy, Event, Executor};
+pub use grammars::{Grammars, serve_grammars};
 pub use hardware::{discover_hardware, parse_nvidia_smi, parse_rocm_smi};
 pub use judge::ExactJudge;
 pub use memory::{MemoryView, available_memory};
@@ -39,7 +44,7 @@ pub use models::{ModelEntry, ModelView, Models, ModelsError, PooledBackend};
 pub use pace::Paced;
 pub use policy::{LocalTime, PolicyError, ProviderPolicy, Weekday, Window};
 pub use scripted::{Fault, Script, ScriptedBackend};
-pub use templates::{Apart, RenderError, Templates, serve_renderings};
+pub use templates::{RenderError, Templates, serve_renderings};
 pub use trial::template_fault;
 pub use upstream::{
     Probe, ServerKind, UpstreamBackend, UpstreamError, UpstreamFault, UpstreamInfo,

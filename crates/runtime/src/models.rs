@@ -195,7 +195,8 @@ impl Models {
     fn set_up(&self, entries: Vec<ModelEntry>) -> Result<(), ModelsError> {
         let mut state = self.state();
         for entry in entries {
-            let estimate = Model::memory_estimate(&entry.path);
+            let most = entry.options.context_max;
+            let estimate = Model::memory_estimate_within(&entry.path, most);
             let estimate = estimate.map_err(|error| open_error(&entry, error.into()))?;
             state.shelf.push(Place {
                 entry,

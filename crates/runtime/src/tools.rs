@@ -75,17 +75,23 @@ impl Catalogue {
     pub fn parse(tools: &str) -> Result<Self, String> {
         let tools: Vec<Value> =
             serde_json::from_str(tools).map_err(|_| "not a JSON array".to_owned())?;
-        let mut catalogue = Self::default();
+        let mut functions = Vec::new();
+        let mut latest = BTreeMap::new();
         for (index, tool) in tools.iter().enumerate() {
             let function = tool.get("function").unwrap_or(tool);
-            let name = function
-                .get("name")
-                .and_then(Value::as_str)
-                .ok_or_else(|| format!("tool {index} has no function name"))?;
+            let name = function.get("name").and_then(Value::as_str);
+            let name = name.ok_or_else(|| format!("tool {index} has no function name"))?;
+            latest.insert(name, index);
+            functions.push((name, function));
+        }
+        let mut catalogue = Self::default();
+        for (index, (name, function)) in functions.into_iter().enumerate() {
+            // Of two of one name the later is meant, to the checks as to the grammar.
+            if latest.get(name) != Some(&index) {
+                continue;
+            }
             let parameters = function.get("parameters").filter(|p| !p.is_null());
             let schema = Schema::parse(parameters.unwrap_or(&Value::Null));
-            // Of two of one name the later is meant, to the checks as to the grammar.
-            catalogue.tools.retain(|tool| tool.name != name);
             catalogue.tools.push(Tool {
                 name: name.to_owned(),
                 // Properties keep their order: the grammar's library switches that on for the whole build.

@@ -11,9 +11,9 @@ use stoa_nodes::work::{AnswerShape, INPUTS_MAX, Input, Work};
 use stoa_types::FinishReason;
 use stoa_verify::{VECTOR_BYTES_MAX, VECTORS_BYTES_MAX, vector_line, vector_line_bytes};
 
-/// Tokens of every input, if their vectors can be made and are ordered whole.
+/// Tokens of every input, if their vectors can be made and are ordered whole. With the model goes the longest input that it takes.
 pub(crate) fn prepare(
-    model: &Model,
+    (model, context): (&Model, u32),
     work: &Work,
     inputs: &[Input],
     dimensions: u32,
@@ -37,7 +37,9 @@ pub(crate) fn prepare(
         );
         return Err(unsupported("input", reason));
     }
-    let tokens = inputs.iter().map(|input| tokens(model, input));
+    let tokens = inputs
+        .iter()
+        .map(|input| fitting(tokens(model, input)?, context));
     let tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
     Ok(Prepared::new(work.clone(), tokens.concat()))
 }
@@ -67,11 +69,15 @@ fn tokens(model: &Model, input: &Input) -> Result<Vec<u32>, RefusalReason> {
     if tokens.is_empty() {
         return Err(refusal("input", EngineError::EmptyPrompt));
     }
-    let context = model.config().context;
-    if tokens.len() > context {
+    Ok(tokens)
+}
+
+/// The tokens of an input, if they are no more than a context has.
+fn fitting(tokens: Vec<u32>, context: u32) -> Result<Vec<u32>, RefusalReason> {
+    if tokens.len() > context as usize {
         return Err(RefusalReason::ContextLength {
             tokens: tokens.len() as u64,
-            context: context as u64,
+            context: u64::from(context),
         });
     }
     Ok(tokens)

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use stoa_engine::Source;
+use stoa_engine::{Model, Source};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::provider::Generated;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, Event, ExactBackend, ExactOptions, Executor, OpenError, Templates,
-    run_to_end, template_fault,
+    Backend, CancelFlag, Event, ExactBackend, ExactOptions, Executor, Grammars, OpenError,
+    Templates, run_to_end, template_fault,
 };
 use stoa_types::{FinishReason, Logprobs, Q16, SamplingParameters, SignedQ16, Tier};
 
@@ -26,10 +26,12 @@ fn backend() -> Arc<ExactBackend> {
             let options = ExactOptions {
                 name: Some("tiny".to_owned()),
                 slots: 2,
+                context_max: None,
                 memory_limit: None,
                 threads: 2,
                 trust_root: false,
                 templates: Templates::Here,
+                grammars: Grammars::Trusted,
             };
             Arc::new(ExactBackend::open(model_file(), &options).expect("the default model opens"))
         })
@@ -543,14 +545,53 @@ fn what_cannot_be_enforced_is_refused_with_its_place_where_strictness_is_asked_f
 }
 
 #[test]
+fn a_shorter_context_takes_less_memory_and_prompt_and_answer_have_to_fit_it_together() {
+    let whole = Model::memory_estimate(model_file()).expect("a model");
+    let short = Model::memory_estimate_within(model_file(), Some(64)).expect("a model");
+    assert!(short.cache < whole.cache / 8 && short.weights == whole.weights);
+    let open = |context_max, memory_limit| {
+        let options = ExactOptions {
+            context_max,
+            memory_limit,
+            ..ExactOptions::default()
+        };
+        ExactBackend::open(model_file(), &options)
+    };
+    let little = Some(whole.weights + short.cache.max(whole.loading));
+    let error = open(None, little).expect_err("no room for the whole context");
+    assert!(error.to_string().contains("engine.context_max"), "{error}");
+    let backend = open(Some(64), little).expect("room for a short one");
+    assert_eq!(backend.facts().context, 64);
+    let mut work = plain("hello");
+    let prompt = backend.prepare(&work).expect("fits").prompt.len() as u32;
+    work.sampling.max_output_tokens = 64 - prompt;
+    backend.prepare(&work).expect("fits exactly");
+    work.sampling.max_output_tokens += 1;
+    let refused = backend.prepare(&work).expect_err("one too many");
+    let expected = RefusalReason::ContextLength {
+        tokens: 65,
+        context: 64,
+    };
+    assert_eq!(refused, expected);
+    // The model's own context is no other than before: an answer ends where it does.
+    let own = u32::try_from(backend.model().info().context).expect("small");
+    let backend = open(Some(own + 1), None).expect("opens");
+    assert_eq!(backend.facts().context, own);
+    work.sampling.max_output_tokens = own;
+    backend.prepare(&work).expect("only the prompt has to fit");
+}
+
+#[test]
 fn a_model_too_large_for_memory_is_refused_before_loading() {
     let options = ExactOptions {
         name: None,
         slots: 4,
+        context_max: None,
         memory_limit: Some(1 << 20),
         threads: 1,
         trust_root: false,
         templates: Templates::Here,
+        grammars: Grammars::Trusted,
     };
     match ExactBackend::open(model_file(), &options) {
         Err(OpenError::TooLarge {

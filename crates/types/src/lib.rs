@@ -28,8 +28,8 @@ pub use receipt::{
     Ticket,
 };
 pub use sampling::{
-    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, ParametersError, Q16, SamplingParameters,
-    SignedQ16,
+    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, ParametersError, Q16, STOP_BYTES_MAX,
+    STOP_STRINGS_MAX, SamplingParameters, SignedQ16,
 };
 pub use time::{Millis, Timestamp};
 pub use trace::{NoTraceParent, SpanId, TraceId, TraceParent};

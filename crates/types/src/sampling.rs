@@ -72,6 +72,10 @@ pub const LOGIT_BIAS_ENTRIES_MAX: usize = 300;
 pub const LOGIT_BIAS_MAX: u32 = 100;
 /// Greatest magnitude of a penalty.
 pub const PENALTY_MAX: u32 = 2;
+/// Most stop strings; OpenAI takes 4.
+pub const STOP_STRINGS_MAX: usize = 16;
+/// Longest stop string in bytes.
+pub const STOP_BYTES_MAX: usize = 1_024;
 
 /// What decides the tokens besides model and prompt. Its canonical bytes are hashed into ticket and receipt.
 ///
@@ -87,7 +91,7 @@ pub struct SamplingParameters {
     pub seed: u64,
     /// Most tokens to generate; 0 gives an empty answer.
     pub max_output_tokens: u32,
-    /// Stop strings, at most 16; the text ends before the first of them.
+    /// Stop strings, at most [`STOP_STRINGS_MAX`]; the text ends before the first of them.
     pub stop: Vec<String>,
     /// What is added to the logits of single tokens, by id; no entry is zero.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -145,6 +149,11 @@ pub enum ParametersError {
     /// More alternatives are asked for than are told.
     #[error("`top_logprobs` must be at most {TOP_LOGPROBS_MAX}")]
     Logprobs,
+    /// Every token is compared with all of them.
+    #[error(
+        "`stop` may hold at most {STOP_STRINGS_MAX} strings of 1 to {STOP_BYTES_MAX} bytes each"
+    )]
+    Stop,
 }
 
 impl ParametersError {
@@ -154,6 +163,7 @@ impl ParametersError {
             Self::BiasEntries { .. } | Self::Bias { .. } => "logit_bias",
             Self::Penalty { parameter } => parameter,
             Self::Logprobs => "top_logprobs",
+            Self::Stop => "stop",
         }
     }
 }
@@ -180,6 +190,10 @@ impl SamplingParameters {
         }
         if self.logprobs.is_some_and(|top| top > TOP_LOGPROBS_MAX) {
             return Err(ParametersError::Logprobs);
+        }
+        let fits = |stop: &String| (1..=STOP_BYTES_MAX).contains(&stop.len());
+        if self.stop.len() > STOP_STRINGS_MAX || !self.stop.iter().all(fits) {
+            return Err(ParametersError::Stop);
         }
         Ok(())
     }
@@ -464,6 +478,15 @@ mod tests {
         assert_eq!(many, Err("logit_bias"));
         let most = with(|p| p.logit_bias = (0..300).map(|id| (id, SignedQ16(1))).collect());
         assert_eq!(most, Ok(()));
+        let stops = |count, bytes| {
+            let mut parameters = extended();
+            parameters.stop = vec!["x".repeat(bytes); count];
+            parameters.check().map_err(|e| e.parameter())
+        };
+        assert_eq!(stops(STOP_STRINGS_MAX, STOP_BYTES_MAX), Ok(()));
+        for (count, bytes) in [(17, 1), (1, 1_025), (1, 0)] {
+            assert_eq!(stops(count, bytes), Err("stop"));
+        }
     }
 
     #[test]

@@ -13,7 +13,6 @@ mod tools;
 pub use constraints::ReceiptPlace;
 pub use embeddings::parse_embeddings;
 pub(crate) use keys::{parse_new_key, parse_rotation, parse_sign_in};
-pub use sampling::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 
 use crate::error::ApiError;
 use crate::json::{Json, clip};

@@ -6,15 +6,12 @@ use crate::json::{Json, clip};
 use std::collections::BTreeMap;
 use stoa_nodes::client::{CHOICES_MAX, Controls};
 use stoa_types::{
-    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, Q16, SignedQ16, TOP_LOGPROBS_MAX,
+    LOGIT_BIAS_ENTRIES_MAX, LOGIT_BIAS_MAX, PENALTY_MAX, Q16, STOP_BYTES_MAX, STOP_STRINGS_MAX,
+    SignedQ16, TOP_LOGPROBS_MAX,
 };
 
-/// Most stop strings; OpenAI takes 4.
-pub const STOP_STRINGS_MAX: usize = 16;
 /// Most ignored fields that an answer names.
 const NAMES_MAX: usize = 32;
-/// Longest stop string in bytes.
-pub const STOP_BYTES_MAX: usize = 1024;
 
 /// What decides the tokens besides the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]

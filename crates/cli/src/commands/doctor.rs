@@ -1,6 +1,7 @@
 //! `stoa doctor`: what a provider would serve with on this machine, what that would earn, what is wrong and what to do about it.
 
 use super::Outcome;
+use crate::apart;
 use crate::config::{Config, Rhythm, market_slots};
 use crate::data::{providers, read_secret};
 use crate::join::JoinFile;
@@ -10,7 +11,6 @@ use crate::launch::random;
 use crate::packs::ModelFile;
 use crate::process::say;
 use crate::roles::gas::{ANSWERS_LEAST, answers_paid};
-use crate::templates;
 use crate::upstream::{UpstreamArgs, connect};
 use serde::Serialize;
 use serde_json::json;
@@ -23,7 +23,7 @@ use stoa_crypto::SecretKey;
 use stoa_ledger::fees::{FeeSchedule, Usage, reserve, split};
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, ExactBackend, ExactOptions, ModelFacts, Piece, UpstreamInfo,
+    Backend, CancelFlag, ExactBackend, ExactOptions, Grammars, ModelFacts, Piece, UpstreamInfo,
     available_memory, discover_hardware,
 };
 use stoa_types::{Address, Hardware, NetworkProfile, Price, Q16, SamplingParameters, TokenAmount};
@@ -203,14 +203,16 @@ fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outco
         }
     };
     let trust_root = model.as_ref().is_some_and(|model| model.trusted);
-    let templates = templates::apart()?;
+    let templates = apart::templates()?;
     let options = |name: Option<&str>| ExactOptions {
         name: name.map(str::to_owned),
         slots: found.slots,
+        context_max: None,
         memory_limit: None,
         threads: 0,
         trust_root,
         templates: templates.clone(),
+        grammars: Grammars::Trusted,
     };
     let opened = match model {
         Some(model) => ExactBackend::open(model.path, &options(None)),

@@ -4,9 +4,9 @@ mod trace;
 
 use super::Outcome;
 use super::show::{print_json, table};
+use crate::apart;
 use crate::packs::{Imported, ModelFile, Packs, PacksError, name_like};
 use crate::process::{Failure, StopSignal, complain, say};
-use crate::templates;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -182,7 +182,7 @@ async fn import(data: &Path, args: &ImportArgs) -> Outcome {
 
 /// What keeps a model with this template from being served. To import it is allowed: its weights are good, and can be traced.
 fn template_fault(source: &Source) -> Outcome<Option<String>> {
-    let fault = match stoa_runtime::template_fault(source, &templates::apart()?) {
+    let fault = match stoa_runtime::template_fault(source, &apart::templates()?) {
         Ok(None) => return Ok(None),
         Ok(Some(fault)) => fault.to_string(),
         Err(error) => error.to_string(),

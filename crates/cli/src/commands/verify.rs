@@ -3,9 +3,9 @@
 use super::Outcome;
 use super::answer::Answer;
 use super::ask::read_bundle;
+use crate::apart;
 use crate::packs::ModelFile;
 use crate::process::say;
-use crate::templates;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use stoa_api::codec::{ParsedRequest, parse_chat, parse_completion, parse_embeddings};
@@ -206,10 +206,12 @@ fn open_model(data: &Path, model: &Path) -> Outcome<ExactBackend> {
     let options = ExactOptions {
         name: None,
         slots: 1,
+        context_max: None,
         memory_limit: None,
         threads: 0,
         trust_root: model.trusted,
-        templates: templates::apart()?,
+        templates: apart::templates()?,
+        grammars: apart::grammars()?,
     };
     Ok(ExactBackend::open(&model.path, &options)?)
 }

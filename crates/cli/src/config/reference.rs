@@ -84,6 +84,11 @@ const ROWS: &[(&str, &str, &str)] = &[
         "MiB",
         "up, provider, validator, planter",
     ),
+    (
+        "engine.context_max",
+        "tokens",
+        "up, provider, validator, planter",
+    ),
     ("engine.pinned", "", "up, provider, validator, planter"),
     ("upstream.url", "", "up, provider, doctor"),
     ("upstream.model", "", "up, provider, doctor"),

@@ -1,15 +1,15 @@
 //! The models of a process: those that a person named or the one that is built in, on the exact engine, and an upstream server's.
 
+use crate::apart;
 use crate::config::Config;
 use crate::data::{DataDir, write_private};
 use crate::packs::ModelFile;
 use crate::process::Failure;
 use crate::roles::engine;
-use crate::templates;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stoa_runtime::{
-    Backend, ExactOptions, ModelEntry, Models, PooledBackend, Templates, UpstreamBackend,
+    Backend, ExactOptions, Grammars, ModelEntry, Models, PooledBackend, Templates, UpstreamBackend,
 };
 
 /// The default model, so that the binary alone is a network.
@@ -114,8 +114,9 @@ fn entries(
                 // what another's template takes.
                 templates: match one.name {
                     Some(_) => Templates::Here,
-                    None => templates::apart()?,
+                    None => apart::templates()?,
                 },
+                grammars: apart::grammars()?,
                 ..options(config, providers)
             },
             pinned: (config.engine.pinned.iter()).any(|pin| Path::new(pin) == one.given),
@@ -139,14 +140,16 @@ fn options(config: &Config, providers: u32) -> ExactOptions {
     let cores = std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let threads = policies.map(|policy| policy.usable(cores).max(1)).max();
-    let memory = config.engine.memory_mib;
+    let (memory, context) = (config.engine.memory_mib, config.engine.context_max);
     ExactOptions {
         name: None,
         slots,
+        context_max: (context > 0).then_some(context),
         memory_limit: (memory > 0).then(|| memory.saturating_mul(1 << 20)),
         threads: threads.unwrap_or(0),
         trust_root: false,
         templates: Templates::Here,
+        grammars: Grammars::Trusted,
     }
 }
 

@@ -85,7 +85,7 @@ impl Running {
         let mut after = self.tokens[known..].iter();
         for logits in self.logits.chunks_exact(vocab) {
             let choice = self.generation.choose_from(logits, &self.state);
-            self.steps = (self.steps).saturating_add(self.generation.constraint_steps());
+            self.steps = (self.steps).saturating_add(self.generation.take_constraint_steps());
             match choice {
                 Ok(event) => self.chosen.push(event),
                 Err(error) => {

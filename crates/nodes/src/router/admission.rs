@@ -515,7 +515,8 @@ fn input_bounds(request: &ClientRequest, offers: &[&ModelOffer]) -> (u64, u64) {
     }
 }
 
-/// Upper bound of the prompt's tokens: a byte-level tokenizer makes at most one token of a byte (SPEC C.6.6).
+/// Upper bound of the prompt's tokens: a byte-level tokenizer makes at most one token of a byte (SPEC C.6.6), and a template writes JSON with
+/// spaces that the body need not have.
 fn prompt_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
     let overhead = offers
         .iter()
@@ -525,8 +526,25 @@ fn prompt_bound(request: &ClientRequest, offers: &[&ModelOffer]) -> u64 {
     let messages = u64::from(request.message_count) + 1;
     request
         .body_bytes
+        .saturating_add(spaces_of_json(&request.prompt))
         .saturating_add(messages.saturating_mul(u64::from(overhead)))
         .saturating_add(PROMPT_MARGIN_TOKENS)
+}
+
+/// Spaces that templates put after commas and colons where they write tools and calls, as Python does.
+fn spaces_of_json(prompt: &Prompt) -> u64 {
+    let Prompt::Chat {
+        messages, tools, ..
+    } = prompt
+    else {
+        return 0;
+    };
+    let separators = |text: &str| text.bytes().filter(|b| matches!(b, b',' | b':')).count() as u64;
+    let calls = match messages.contains("\"tool_calls\"") {
+        true => separators(messages),
+        false => 0,
+    };
+    separators(tools) + calls
 }
 
 /// The most that any of the offers can cost.

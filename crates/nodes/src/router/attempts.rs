@@ -1066,25 +1066,33 @@ impl Router {
         }
     }
 
-    /// Whether the request hands its own arguments to the model's template, which may write any text for them: then the router knows no
+    /// The parameter that the model's template may write any text for, indented tools for example: where there is one the router knows no
     /// bound of the prompt.
-    fn has_arguments(&self, job: JobId) -> bool {
+    fn written_freely(&self, job: JobId) -> Option<&'static str> {
         let prompt = self.jobs.get(&job).map(|state| &state.request.prompt);
-        matches!(prompt, Some(Prompt::Chat { arguments, .. }) if !arguments.is_empty())
+        match prompt {
+            Some(Prompt::Chat { arguments, .. }) if !arguments.is_empty() => {
+                Some("chat_template_kwargs")
+            }
+            Some(Prompt::Chat { tools, .. }) if !matches!(tools.as_str(), "" | "[]") => {
+                Some("tools")
+            }
+            _ => None,
+        }
     }
 
     /// A prompt that is said to have more tokens than were reserved for.
     fn above_bound(&self, job: JobId, tokens: u64) -> Lost {
-        if !self.has_arguments(job) {
+        let Some(parameter) = self.written_freely(job) else {
             let reason = format!("it counts {tokens} input tokens, above any bound of the request");
             return Lost::Fault(Cause::ProviderInvalid { reason });
-        }
+        };
         let reason = format!(
-            "with these arguments the model's template makes {tokens} tokens of the messages, more than are reserved for a request of \
-             this length; leave arguments out"
+            "with these the model's template makes {tokens} tokens of the messages, more than are reserved for a request of this length; \
+             leave some out"
         );
         Lost::Blamed(Cause::Unsupported {
-            parameter: "chat_template_kwargs".to_owned(),
+            parameter: parameter.to_owned(),
             reason,
         })
     }
@@ -1092,9 +1100,12 @@ impl Router {
     /// A prompt that is said not to fit: it must be possible by what the router knows itself.
     fn context_refusal(&self, provider: Address, job: JobId, tokens: u64, context: u64) -> Lost {
         let state = self.jobs.get(&job);
-        let bound = match self.has_arguments(job) {
-            true => u64::MAX,
-            false => state.map_or(0, |state| state.prompt_bound),
+        let bound = match self.written_freely(job) {
+            Some(_) => u64::MAX,
+            None => state.map_or(0, |state| {
+                let answer = u64::from(state.parameters.max_output_tokens);
+                state.prompt_bound.saturating_add(answer)
+            }),
         };
         let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
         let offered = offer.map_or(0, |offer| u64::from(offer.context));

@@ -6,8 +6,8 @@ use stoa_engine::Model;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Prompt, Work};
 use stoa_runtime::{
-    Backend, ExactBackend, ExactOptions, ModelEntry, Models, ModelsError, PooledBackend, Templates,
-    run_to_end,
+    Backend, ExactBackend, ExactOptions, Grammars, ModelEntry, Models, ModelsError, PooledBackend,
+    Templates, run_to_end,
 };
 use stoa_types::{Q16, SamplingParameters};
 
@@ -36,10 +36,12 @@ fn entry(path: PathBuf, name: &str, memory: u64) -> ModelEntry {
         options: ExactOptions {
             name: Some(name.to_owned()),
             slots: 1,
+            context_max: None,
             memory_limit: Some(memory),
             threads: 1,
             trust_root: false,
             templates: Templates::Here,
+            grammars: Grammars::Trusted,
         },
         pinned: false,
     }
