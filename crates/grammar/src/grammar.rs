@@ -21,10 +21,11 @@ pub enum Grammar {
     Calls(Calls),
 }
 
-/// Keywords for which schemas are joined, each part of one with each of another.
+/// Keywords for which schemas are joined, each part of one with each of another. Choices of values are joined with what stands beside them
+/// too, once.
 const JOINING: [&str; 5] = ["$ref", "allOf", "anyOf", "oneOf", "patternProperties"];
-/// Longest text of which even the dearest keyword of a plain schema makes little work.
-const PLAIN_BYTES_MAX: usize = 8 << 10;
+/// Longest text of which even the dearest keyword of a plain schema makes little: some 16 MB where it has no [`JOINING`] keyword.
+const PLAIN_BYTES_MAX: usize = 1 << 10;
 
 impl Grammar {
     /// Whether making it surely takes little: its texts are short, and no schema has a keyword for which schemas are joined. What is not

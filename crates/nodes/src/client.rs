@@ -223,12 +223,10 @@ pub enum Cause {
         /// As asked.
         model: String,
     },
-    /// The prompt does not fit, or not with the answer beside it.
-    #[error(
-        "the request takes {tokens} tokens (where the provider keeps room for the whole answer, `max_tokens` counts too); the context is {context}"
-    )]
+    /// The prompt does not fit.
+    #[error("the prompt has {tokens} tokens; the model's context is {context}")]
     ContextLength {
-        /// Tokens of the prompt, or a lower bound, and those of the answer where it must fit too.
+        /// Tokens of the prompt, or a lower bound.
         tokens: u64,
         /// Context of the model.
         context: u64,

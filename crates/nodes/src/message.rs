@@ -224,6 +224,13 @@ pub enum RefusalReason {
         /// Why.
         reason: String,
     },
+    /// Its own limits of memory, time or context do not allow it: another provider's may.
+    Limit {
+        /// Which parameter asks for more.
+        parameter: String,
+        /// What there is.
+        reason: String,
+    },
     /// The ticket is not valid (signature, price, deadline, chain).
     BadTicket {
         /// What is wrong.

@@ -1940,6 +1940,32 @@ fn long_request(n: u8) -> ClientRequest {
 }
 
 #[test]
+fn a_limit_of_one_provider_harms_nobody_and_another_one_serves() {
+    let limit = || RefusalReason::Limit {
+        parameter: "max_tokens".to_owned(),
+        reason: "room for 512".to_owned(),
+    };
+    let mut world = World::new(3);
+    world.submit_of(account(), 1, long_request(1));
+    let (first, second) = (world.refuse(limit()), world.refuse(limit()));
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert!(world.done(1).content.output_units > 0);
+    let mut alone = World::new(1);
+    alone.submit_of(account(), 1, long_request(1));
+    let only = alone.refuse(limit());
+    let cause = &alone.failure(1).cause;
+    assert!(
+        matches!(cause, Cause::Unsupported { parameter, .. } if parameter == "max_tokens"),
+        "{cause}"
+    );
+    for (world, provider) in [(&world, first), (&world, second), (&alone, only)] {
+        assert_eq!(world.reputation(provider), 500_000);
+    }
+}
+
+#[test]
 fn a_prompt_beyond_the_context_is_believed_when_two_providers_say_so() {
     let mut world = World::new(3);
     world.submit_of(account(), 1, long_request(1));

@@ -150,13 +150,21 @@ impl ExactBackend {
     /// Whether a prompt fits. An answer ends where the model's own context does; where a shorter one is offered it has to fit too, or who
     /// computes it again would find it cut too early.
     fn check_context(&self, prompt: usize, answer: u32) -> Result<(), RefusalReason> {
-        let (tokens, context) = (prompt as u64, u64::from(self.facts.context));
-        let is_short = context < self.model.info().context as u64;
-        let tokens = tokens + if is_short { u64::from(answer) } else { 0 };
-        match tokens > context {
-            true => Err(RefusalReason::ContextLength { tokens, context }),
-            false => Ok(()),
+        let (tokens, own) = (prompt as u64, self.model.info().context as u64);
+        if tokens > own {
+            let context = own;
+            return Err(RefusalReason::ContextLength { tokens, context });
         }
+        let (together, offered) = (tokens + u64::from(answer), u64::from(self.facts.context));
+        if offered < own && together > offered {
+            return Err(RefusalReason::Limit {
+                parameter: "max_tokens".to_owned(),
+                reason: format!(
+                    "prompt and answer may take {together} tokens together, and the provider has room for {offered}"
+                ),
+            });
+        }
+        Ok(())
     }
 
     /// The model.

@@ -61,6 +61,7 @@ fn replay(model: &dyn Backend, work: &Work, counted: u64) -> Result<Option<Repla
             let reason = "the model is not in memory and cannot be loaded now, or its prompt was not made; the log says which".to_owned();
             return Err(NotJudged::Failed(reason));
         }
+        Err(RefusalReason::Limit { reason, .. }) => return Err(NotJudged::Limits(reason)),
         Err(_) => return Ok(None),
     };
     // They change no token, and no receipt names them.

@@ -154,7 +154,10 @@ impl PromptMaker {
             ApartError::Ended(error) => {
                 tracing::warn!(%model, parameter, %error, "a grammar was not made");
                 let reason = "to make a grammar of it takes more memory or time than there is for one; make it simpler";
-                unsupported(parameter, reason)
+                RefusalReason::Limit {
+                    parameter: parameter.to_owned(),
+                    reason: reason.to_owned(),
+                }
             }
             ApartError::NotStarted(error) => {
                 tracing::error!(%model, %error, "grammars cannot be tried");

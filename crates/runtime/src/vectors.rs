@@ -69,15 +69,25 @@ fn tokens(model: &Model, input: &Input) -> Result<Vec<u32>, RefusalReason> {
     if tokens.is_empty() {
         return Err(refusal("input", EngineError::EmptyPrompt));
     }
+    let context = model.config().context;
+    if tokens.len() > context {
+        return Err(RefusalReason::ContextLength {
+            tokens: tokens.len() as u64,
+            context: context as u64,
+        });
+    }
     Ok(tokens)
 }
 
-/// The tokens of an input, if they are no more than a context has.
-fn fitting(tokens: Vec<u32>, context: u32) -> Result<Vec<u32>, RefusalReason> {
-    if tokens.len() > context as usize {
-        return Err(RefusalReason::ContextLength {
-            tokens: tokens.len() as u64,
-            context: u64::from(context),
+/// The tokens of an input, if they are no more than the context that is offered.
+fn fitting(tokens: Vec<u32>, offered: u32) -> Result<Vec<u32>, RefusalReason> {
+    if tokens.len() > offered as usize {
+        return Err(RefusalReason::Limit {
+            parameter: "input".to_owned(),
+            reason: format!(
+                "an input has {} tokens, and the provider has room for {offered}",
+                tokens.len()
+            ),
         });
     }
     Ok(tokens)

@@ -568,11 +568,10 @@ fn a_shorter_context_takes_less_memory_and_prompt_and_answer_have_to_fit_it_toge
     backend.prepare(&work).expect("fits exactly");
     work.sampling.max_output_tokens += 1;
     let refused = backend.prepare(&work).expect_err("one too many");
-    let expected = RefusalReason::ContextLength {
-        tokens: 65,
-        context: 64,
-    };
-    assert_eq!(refused, expected);
+    assert!(
+        matches!(&refused, RefusalReason::Limit { reason, .. } if reason.contains("65 tokens") && reason.contains("64")),
+        "{refused:?}"
+    );
     // The model's own context is no other than before: an answer ends where it does.
     let own = u32::try_from(backend.model().info().context).expect("small");
     let backend = open(Some(own + 1), None).expect("opens");

@@ -7,8 +7,9 @@ use stoa_crypto::token_root;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, Cheat, CheatingBackend, Emit, ExactBackend, ExactJudge, ExactOptions,
-    Generation, ModelFacts, Prepared, RunError, Script, ScriptedBackend, run_to_end,
+    Apart, Backend, CancelFlag, Cheat, CheatingBackend, Emit, ExactBackend, ExactJudge,
+    ExactOptions, Generation, Grammars, ModelFacts, Prepared, RunError, Script, ScriptedBackend,
+    run_to_end,
 };
 use stoa_types::*;
 use stoa_verify::judge::{Answered, Case, Judge, NotJudged};
@@ -330,6 +331,37 @@ fn work_that_the_model_refuses_has_no_answer() {
         answered(&long, &content, &prompt, &output),
         Answered::WrongOutput
     );
+}
+
+#[test]
+fn a_limit_of_the_judges_own_machine_convicts_nobody() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../models/stoa-tiny/stoa-tiny.Q8_0.gguf");
+    let judge = |change: fn(&mut ExactOptions)| {
+        let mut options = ExactOptions::default();
+        change(&mut options);
+        let model = ExactBackend::open(&file, &options).expect("opens");
+        ExactJudge::new([Arc::new(model) as Arc<dyn Backend>])
+    };
+    // Its processes that try grammars always end.
+    let dying = judge(|options| {
+        let apart = Apart::new("/bin/false".into(), []);
+        options.grammars = Grammars::Apart(Arc::new(apart));
+    });
+    let short = judge(|options| options.context_max = Some(32));
+    let schema = r#"{"allOf":[{"type":"object","properties":{"a":{"type":"integer"}}}]}"#;
+    let json = AnswerShape::JsonSchema {
+        schema: schema.to_owned(),
+        strict: false,
+    };
+    let json = chat("An object, please.", "[]", json, 40);
+    let (content, prompt, output) = run_to_end(&*backend(), &json).expect("runs");
+    let case = case(&json, &content, &prompt, &output);
+    assert_eq!(answered(&json, &content, &prompt, &output), Answered::Good);
+    for judge in [dying, short] {
+        let found = judge.judge(&case);
+        assert!(matches!(found, Err(NotJudged::Limits(_))), "{found:?}");
+    }
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub enum NotJudged {
     /// The bytes are no work.
     #[error("the bytes kept for this job are no work in canonical form")]
     NotWork,
+    /// The judge's own limits of memory, time or context do not allow it, now or later.
+    #[error("the answer is beyond what this program may take: {0}")]
+    Limits(String),
     /// The judge itself failed.
     #[error("the answer could not be recomputed: {0}")]
     Failed(String),

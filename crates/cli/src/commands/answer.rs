@@ -16,7 +16,22 @@ pub struct Answer {
 #[derive(Deserialize)]
 struct Choice {
     message: Message,
-    finish_reason: FinishReason,
+    finish_reason: End,
+}
+
+/// Why it ended.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum End {
+    Usual(FinishReason),
+    Legacy(LegacyCall),
+}
+
+/// The word where only the deprecated `functions` were given.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LegacyCall {
+    FunctionCall,
 }
 
 #[derive(Deserialize)]
@@ -26,6 +41,9 @@ struct Message {
     reasoning_content: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
+    /// The only call, where only the deprecated `functions` were given.
+    #[serde(default)]
+    function_call: Option<ToolCall>,
 }
 
 #[derive(Deserialize)]
@@ -91,16 +109,21 @@ fn said(choice: Choice, facts: Facts, request: &str) -> Said {
         content,
         reasoning_content,
         tool_calls,
+        function_call,
     } = choice.message;
     let parts = Parts {
         reasoning: reasoning_content.unwrap_or_default(),
         content: content.unwrap_or_default(),
     };
     let calls = tool_calls.unwrap_or_default().into_iter();
+    let calls = calls.map(|call| call.function).chain(function_call);
     let response = Content {
         text: String::new(),
-        tool_calls: calls.map(|call| call.function).collect(),
-        finish_reason: choice.finish_reason,
+        tool_calls: calls.collect(),
+        finish_reason: match choice.finish_reason {
+            End::Usual(reason) => reason,
+            End::Legacy(LegacyCall::FunctionCall) => FinishReason::ToolCalls,
+        },
         input_units: receipt.input_units,
         output_units: receipt.output_units,
     };

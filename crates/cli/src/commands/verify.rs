@@ -13,6 +13,7 @@ use stoa_chain::{ChainAccess, Rpc};
 use stoa_crypto::choice_of_seed;
 use stoa_crypto::token_root;
 use stoa_ledger::fees::{self, Usage};
+use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{GRAMMAR, Work};
 use stoa_runtime::{
     Backend, CancelFlag, ExactBackend, ExactOptions, Prepared, upstream_prompt_root,
@@ -255,7 +256,26 @@ fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend
             report.check(PROMPT, found.prompt(receipt));
             report.check(RECOMPUTED, found.answer(bundle));
         }
-        Err(reason) => report.check(RECOMPUTED, Err(reason)),
+        Err(NotRerun::False(reason)) => report.check(RECOMPUTED, Err(reason)),
+        Err(NotRerun::Here(reason)) => {
+            report.not_checked(PROMPT, reason.clone());
+            report.not_checked(RECOMPUTED, reason);
+        }
+    }
+}
+
+/// Why there is nothing to compare with.
+#[derive(Debug)]
+enum NotRerun {
+    /// The model does not take the request, or not so.
+    False(String),
+    /// This machine, or its limits.
+    Here(String),
+}
+
+impl From<String> for NotRerun {
+    fn from(reason: String) -> Self {
+        Self::False(reason)
     }
 }
 
@@ -300,22 +320,33 @@ fn same(what: &str, found: Digest, said: Digest) -> Result<(), String> {
 }
 
 /// Runs the first reading of the body that gives the receipt's prompt, or else the first one that can be run.
-fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, String> {
+fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, NotRerun> {
     let (mut first, mut refused) = (None, None);
     for work in works(bundle)? {
         match backend.prepare(&work) {
             Ok(prepared) if token_root(&prepared.prompt) == bundle.receipt.receipt.prompt_root => {
-                return run(bundle, backend, &prepared);
+                return Ok(run(bundle, backend, &prepared)?);
             }
             Ok(prepared) => first = first.or(Some(prepared)),
+            Err(
+                reason @ (RefusalReason::UnknownModel
+                | RefusalReason::Busy
+                | RefusalReason::Limit { .. }),
+            ) => {
+                let reason = format!("the answer cannot be computed again here: {reason:?}");
+                return Err(NotRerun::Here(reason));
+            }
             Err(reason) => {
                 refused = Some(format!("the model does not take the request: {reason:?}"))
             }
         }
     }
     match first {
-        Some(prepared) => run(bundle, backend, &prepared),
-        None => Err(refused.unwrap_or_else(|| "the request cannot be read".to_owned())),
+        Some(prepared) => Ok(run(bundle, backend, &prepared)?),
+        None => {
+            let unread = || "the request cannot be read".to_owned();
+            Err(refused.unwrap_or_else(unread).into())
+        }
     }
 }
 

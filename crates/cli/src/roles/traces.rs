@@ -228,6 +228,7 @@ const fn refusal(reason: &RefusalReason) -> &'static str {
         RefusalReason::TicketTooSmall { .. } => "refused: ticket too small",
         RefusalReason::Policy => "refused: policy",
         RefusalReason::Unsupported { .. } => "refused: unsupported",
+        RefusalReason::Limit { .. } => "refused: limit",
         RefusalReason::BadTicket { .. } => "refused: bad ticket",
     }
 }

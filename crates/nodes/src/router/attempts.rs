@@ -1058,6 +1058,9 @@ impl Router {
             RefusalReason::Unsupported { parameter, reason } => {
                 Lost::Blamed(Cause::Unsupported { parameter, reason })
             }
+            RefusalReason::Limit { parameter, reason } => {
+                Lost::Declined(Cause::Unsupported { parameter, reason })
+            }
             RefusalReason::TicketTooSmall { tokens } => self.above_bound(job, tokens),
             RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
             RefusalReason::BadTicket { reason } => {
@@ -1102,10 +1105,7 @@ impl Router {
         let state = self.jobs.get(&job);
         let bound = match self.written_freely(job) {
             Some(_) => u64::MAX,
-            None => state.map_or(0, |state| {
-                let answer = u64::from(state.parameters.max_output_tokens);
-                state.prompt_bound.saturating_add(answer)
-            }),
+            None => state.map_or(0, |state| state.prompt_bound),
         };
         let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
         let offered = offer.map_or(0, |offer| u64::from(offer.context));

@@ -109,3 +109,36 @@ fn an_answer_that_the_receipt_is_not_for_is_found_false() {
         assert_eq!(claim, Some("it is for this answer"), "{part}: {other}");
     }
 }
+
+#[test]
+fn a_legacy_call_is_read_as_the_call_that_it_is() {
+    let choice: Choice = serde_json::from_str(
+        r#"{"message": {"content": null, "function_call": {"name": "add", "arguments": "{}"}}, "finish_reason": "function_call"}"#,
+    )
+    .expect("a choice");
+    assert!(matches!(
+        choice.finish_reason,
+        End::Legacy(LegacyCall::FunctionCall)
+    ));
+    assert_eq!(
+        choice
+            .message
+            .function_call
+            .map(|call| call.name)
+            .as_deref(),
+        Some("add")
+    );
+    let usual: Choice =
+        serde_json::from_str(r#"{"message": {"content": "a"}, "finish_reason": "stop"}"#)
+            .expect("a choice");
+    assert!(matches!(
+        usual.finish_reason,
+        End::Usual(FinishReason::Stop)
+    ));
+    assert!(
+        serde_json::from_str::<Choice>(
+            r#"{"message": {"content": "a"}, "finish_reason": "other"}"#
+        )
+        .is_err()
+    );
+}
