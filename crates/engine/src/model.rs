@@ -153,7 +153,7 @@ impl Model {
 
     /// Memory that the model at `path` will take; reads its description only.
     pub fn memory_estimate(path: impl AsRef<Path>) -> Result<MemoryEstimate, ImportError> {
-        Source::memory_estimate_of(path.as_ref())
+        Self::memory_estimate_within(path, None)
     }
 
     /// [`Self::memory_estimate`] where no sequence grows beyond `context`.
@@ -161,12 +161,11 @@ impl Model {
         path: impl AsRef<Path>,
         context: Option<u32>,
     ) -> Result<MemoryEstimate, ImportError> {
-        let source = Source::open(path.as_ref())?;
-        let config = source.config();
+        let (config, estimate) = Source::memory_estimate_of(path.as_ref())?;
         let most = context.map_or(config.context, |most| config.context.min(most as usize));
         Ok(MemoryEstimate {
-            cache: CacheShape::of(config).bytes(most),
-            ..source.memory_estimate()
+            cache: CacheShape::of(&config).bytes(most),
+            ..estimate
         })
     }
 

@@ -46,12 +46,13 @@ impl Source {
         Ok(Self::Pack(Box::new(pack?)))
     }
 
-    /// Memory that the model at `path` will take, from its description alone.
-    pub(crate) fn memory_estimate_of(path: &Path) -> Result<MemoryEstimate, ImportError> {
+    /// Shape of the model at `path` and the memory that it will take, from its description alone.
+    pub(crate) fn memory_estimate_of(path: &Path) -> Result<(Config, MemoryEstimate), ImportError> {
         if is_pack(path) {
             return pack::memory_estimate(path);
         }
-        Ok(Checkpoint::open(path)?.memory_estimate())
+        let checkpoint = Checkpoint::open(path)?;
+        Ok((checkpoint.config().clone(), checkpoint.memory_estimate()))
     }
 
     /// Name of the model, as its file gives it.

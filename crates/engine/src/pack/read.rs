@@ -262,8 +262,8 @@ fn damaged(path: &Path) -> impl Fn(String) -> ImportError {
     }
 }
 
-/// Memory that the model in the pack at `path` takes. Its header is read and nothing else.
-pub(crate) fn memory_estimate(path: &Path) -> Result<MemoryEstimate, ImportError> {
+/// Shape of the model in the pack at `path` and the memory that it takes. Its header is read and nothing else.
+pub(crate) fn memory_estimate(path: &Path) -> Result<(Config, MemoryEstimate), ImportError> {
     refuse_big_endian()?;
     let (unreadable, damaged) = (unreadable(path), damaged(path));
     let mut file = File::open(path).map_err(&unreadable)?;
@@ -277,7 +277,8 @@ pub(crate) fn memory_estimate(path: &Path) -> Result<MemoryEstimate, ImportError
         .map_err(&unreadable)?;
     let header = parse(&json, place.digest).map_err(&damaged)?;
     check_header(path, &header, place.offset)?;
-    Ok(MemoryEstimate::packed(&header.config, whole))
+    let estimate = MemoryEstimate::packed(&header.config, whole);
+    Ok((header.config, estimate))
 }
 
 /// What a header says is of these semantics, and right in itself.
