@@ -41,7 +41,7 @@ pub use router::{Authorize, ProviderLink, RouterConfig, RouterEndpoint};
 pub use stream::{JobStream, MessageReceiver, MessageSender, MessageStream, ProviderJobStream};
 
 /// Protocol of the connection between provider and router, with its version.
-pub const ALPN: &[u8] = b"stoa/provider/3";
+pub const ALPN: &[u8] = b"stoa/provider/4";
 
 /// Protocol by which validators ask routers for what audits need, and providers for what they can claim, with its version.
 pub const AUDIT_ALPN: &[u8] = b"stoa/audit/1";

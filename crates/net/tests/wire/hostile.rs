@@ -226,7 +226,7 @@ async fn false_router() -> (Endpoint, stoa_net::RouterAddress) {
 
 #[tokio::test]
 async fn a_provider_is_told_that_its_router_speaks_another_version_of_the_link() {
-    let endpoint = bare_endpoint(Some(b"stoa/provider/2")).await;
+    let endpoint = bare_endpoint(Some(b"stoa/provider/3")).await;
     let hall = Hall::open().await;
     let mut config = hall.provider_config(1);
     config.router = stoa_net::RouterAddress {
