@@ -16,6 +16,18 @@ use stoa_verify::Content;
 /// Largest encoded message in bytes; a longer frame ends the stream.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Longest name of a parameter that is taken over from a refusal, in characters.
+pub const PARAMETER_CHARS_MAX: usize = 64;
+
+/// Longest reason that is taken over from a provider, in characters: it is logged, kept and told to the customer.
+pub const REASON_CHARS_MAX: usize = 1_000;
+
+/// The beginning of a stranger's text, on one line: control characters could forge lines of a log or drive a terminal.
+pub fn clipped(text: &str, chars_max: usize) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(shown).take(chars_max).collect()
+}
+
 /// One model that a provider serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +248,38 @@ pub enum RefusalReason {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl RefusalReason {
+    /// With no more of a stranger's text than is kept and handed on.
+    #[must_use]
+    pub fn clipped(self) -> Self {
+        let parameter = |text: String| clipped(&text, PARAMETER_CHARS_MAX);
+        let reason = |text: String| clipped(&text, REASON_CHARS_MAX);
+        match self {
+            Self::Unsupported {
+                parameter: p,
+                reason: r,
+            } => Self::Unsupported {
+                parameter: parameter(p),
+                reason: reason(r),
+            },
+            Self::Limit {
+                parameter: p,
+                reason: r,
+            } => Self::Limit {
+                parameter: parameter(p),
+                reason: reason(r),
+            },
+            Self::BadTicket { reason: r } => Self::BadTicket { reason: reason(r) },
+            Self::Busy
+            | Self::Draining
+            | Self::UnknownModel
+            | Self::ContextLength { .. }
+            | Self::TicketTooSmall { .. }
+            | Self::Policy => self,
+        }
+    }
 }
 
 impl ToRouter {

@@ -1965,6 +1965,166 @@ fn a_limit_of_one_provider_harms_nobody_and_another_one_serves() {
     }
 }
 
+fn room(parameter: &str) -> RefusalReason {
+    RefusalReason::Limit {
+        parameter: parameter.to_owned(),
+        reason: "room for 512".to_owned(),
+    }
+}
+
+#[test]
+fn a_limit_that_comes_last_does_not_hide_that_another_provider_was_busy_down_or_late() {
+    type Trouble = fn(&mut World);
+    let troubles: [(Trouble, &str); 4] = [
+        (
+            |world| {
+                world.refuse(RefusalReason::Busy);
+            },
+            "busy",
+        ),
+        (|world| world.tick(10_001), "late"),
+        (
+            |world| {
+                let (account, _) = world.prepared.pop_front().expect("dispatched");
+                world.input(Input::ProviderDown(account));
+            },
+            "down",
+        ),
+        // Beyond the first attempt too: it was taken by others meanwhile.
+        (
+            |world| {
+                let (first, _) = world.prepared[0];
+                let other = *world.providers.keys().find(|a| **a != first).expect("two");
+                let (free_slots, draining) = (0, false);
+                world.input(Input::Provider {
+                    provider: other,
+                    message: ToRouter::Status {
+                        free_slots,
+                        draining,
+                    },
+                });
+            },
+            "full",
+        ),
+    ];
+    for (trouble, which) in troubles {
+        let mut world = World::new(2);
+        world.submit(1);
+        trouble(&mut world);
+        let late = which == "late";
+        if late {
+            world.prepared.pop_front();
+        }
+        world.refuse(room("max_tokens"));
+        let cause = &world.failure(1).cause;
+        let right = match which {
+            "down" => *cause == Cause::ProviderDown,
+            "late" => *cause == Cause::DeadlineExceeded,
+            _ => matches!(cause, Cause::OverCapacity { .. }),
+        };
+        assert!(right, "{which}: {cause}");
+    }
+    // The other way round as well.
+    let mut world = World::new(2);
+    world.submit(1);
+    world.refuse(room("max_tokens"));
+    world.refuse(RefusalReason::Busy);
+    let cause = &world.failure(1).cause;
+    assert!(matches!(cause, Cause::OverCapacity { .. }), "{cause}");
+}
+
+#[test]
+fn a_refusal_of_what_was_taken_is_a_lie_but_for_a_server_of_others_before_the_first_token() {
+    let refused = |mut world: World, tokens: u32| {
+        world.submit(1);
+        world.prepare();
+        world.tokens(tokens);
+        let (provider, (job, attempt)) = world.running[0];
+        let reason = RefusalReason::Busy;
+        world.input(Input::Provider {
+            provider,
+            message: ToRouter::Refused {
+                job,
+                attempt,
+                reason,
+            },
+        });
+        let fault = world.router.losses().next().expect("lost").fault;
+        (world.reputation(provider), world.undelivered.len(), fault)
+    };
+    let (unharmed, harmed) = ((500_000, 0, false), refused(World::new(2), 0));
+    assert!(harmed.0 < 500_000 && harmed.1 == 1 && harmed.2);
+    assert_eq!(refused(World::new(2), 2), harmed);
+    assert_eq!(refused(World::of_tier_none(2), 2), harmed);
+    assert_eq!(refused(World::of_tier_none(2), 0), unharmed);
+}
+
+#[test]
+fn of_what_a_provider_writes_in_a_refusal_little_is_kept_and_told_and_on_one_line() {
+    let long = "\n\u{1b}[31mé".repeat(200_000);
+    let parameter = || long.clone();
+    let reason = || long.clone();
+    let reasons = [
+        RefusalReason::Unsupported {
+            parameter: parameter(),
+            reason: reason(),
+        },
+        RefusalReason::Limit {
+            parameter: parameter(),
+            reason: reason(),
+        },
+        RefusalReason::BadTicket { reason: reason() },
+    ];
+    let checked = |text: &str, most: usize| {
+        assert_eq!(text.chars().count(), most);
+        assert!(!text.contains(char::is_control) && text.contains('é'));
+    };
+    for refused in reasons {
+        let mut world = World::new(1);
+        world.submit(1);
+        world.refuse(refused);
+        let kept = world.router.losses().next().expect("lost").cause.clone();
+        assert_eq!(kept, world.failure(1).cause);
+        match kept {
+            Cause::Unsupported { parameter, reason } => {
+                checked(&parameter, 64);
+                checked(&reason, 1_000);
+            }
+            Cause::ProviderInvalid { reason } => checked(&reason, 1_000),
+            other => panic!("{other}"),
+        }
+    }
+    // Nor is more of it logged where it fails.
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    let (account, attempt) = world.running[0];
+    let event = Generated::Failed { reason: long };
+    world.provider(account, provider::Input::Generated { attempt, event });
+    let warned = world.warnings.last().expect("warned");
+    assert!(warned.len() < 3_000 && !warned.contains(char::is_control));
+}
+
+#[test]
+fn a_prompt_beyond_the_models_own_context_is_no_lie_where_a_shorter_one_is_offered() {
+    let mut world = World::with_offers(1, |offer| offer.context = 256);
+    world.submit_of(account(), 1, long_request(1));
+    let provider = world.refuse(too_long());
+    let cause = Cause::ContextLength {
+        tokens: 2000,
+        context: 1024,
+    };
+    assert_eq!(world.failure(1).cause, cause);
+    assert_eq!(world.reputation(provider), 500_000);
+    // A context longer than the prompt, or shorter than was offered, is a lie as before.
+    for (tokens, context) in [(2000, 2000), (2000, 255), (4000, 1024)] {
+        let mut world = World::with_offers(1, |offer| offer.context = 256);
+        world.submit_of(account(), 1, long_request(1));
+        let liar = world.refuse(RefusalReason::ContextLength { tokens, context });
+        assert!(world.reputation(liar) < 500_000, "{tokens} of {context}");
+    }
+}
+
 #[test]
 fn a_prompt_beyond_the_context_is_believed_when_two_providers_say_so() {
     let mut world = World::new(3);

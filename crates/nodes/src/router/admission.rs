@@ -113,7 +113,8 @@ impl Router {
             attempt: 0,
             current: None,
             phase: Phase::Reserving,
-            last_failure: Cause::ProviderDown,
+            last_failure: None,
+            limit: None,
             undelivered: Vec::new(),
         }
     }

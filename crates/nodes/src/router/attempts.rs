@@ -3,7 +3,9 @@
 use super::admission::{parameters_digest, reserve};
 use super::{After, Current, Job, Keeping, Output, Phase, Router, reasoning, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
-use crate::message::{Dispatch, Final, RefusalReason, ToProvider, ToRouter};
+use crate::message::{
+    Dispatch, Final, REASON_CHARS_MAX, RefusalReason, ToProvider, ToRouter, clipped,
+};
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Prompt;
 use std::sync::Arc;
@@ -49,6 +51,9 @@ pub(super) enum Lost {
     CutOff(Cause),
     /// Nobody's fault, for example all its slots were taken meanwhile.
     Declined(Cause),
+    /// Nobody's fault: this provider has no room for the request, and another one's may. Told to the client only where no attempt ended by
+    /// something that may be otherwise in a moment.
+    Limited(Cause),
     /// The request's fault, says the provider: a second one is asked before it is believed, so that nobody fails calls for free.
     Blamed(Cause),
     /// Nobody could do better.
@@ -80,19 +85,20 @@ impl Router {
             }
             let Some(provider) = state.remaining.pop() else {
                 // Where nobody is left to contradict it, a blame is believed.
-                let cause = match state.blamed.take() {
-                    Some(blame) => blame.cause,
-                    None => state.last_failure.clone(),
-                };
+                let blame = state.blamed.take().map(|blame| blame.cause);
+                let cause = blame
+                    .or(state.last_failure.take())
+                    .or(state.limit.take())
+                    .unwrap_or(Cause::ProviderDown);
                 return self.give_up(job, cause, TokenAmount::ZERO, outputs);
             };
             if !self.stock.can_take(provider) {
                 // The provider may have taken work elsewhere since the call was admitted.
-                if state.attempt == 0 && self.stock.is_full(provider) {
+                if state.last_failure.is_none() && self.stock.is_full(provider) {
                     let model = state.request.model.clone();
                     let full = self.over_capacity(&model);
                     if let Some(state) = self.jobs.get_mut(&job) {
-                        state.last_failure = full;
+                        state.last_failure = Some(full);
                     }
                 }
                 continue;
@@ -223,7 +229,7 @@ impl Router {
                 reason,
             } => {
                 if self.is_current(provider, (job, attempt)) {
-                    let how = self.refusal(provider, job, reason);
+                    let how = self.refused_attempt(provider, job, reason);
                     self.lost(job, how, now, outputs);
                 }
             }
@@ -244,6 +250,7 @@ impl Router {
                 reason,
             } => {
                 if self.is_current(provider, (job, attempt)) {
+                    let reason = clipped(&reason, REASON_CHARS_MAX);
                     outputs.push(Output::Warn {
                         job: Some(job),
                         text: format!("provider {provider} failed {job}: {reason}"),
@@ -659,9 +666,10 @@ impl Router {
         let delivered = !current.output.is_empty();
         let cancelled = matches!(state.phase, Phase::Cancelling { .. });
         let claimable = matches!(how, Lost::Fault(_)) && !cancelled;
+        let limited = matches!(how, Lost::Limited(_));
         let (fault, hopeless, cause) = match how {
             Lost::Fault(cause) | Lost::CutOff(cause) => (true, false, cause),
-            Lost::Declined(cause) => (false, false, cause),
+            Lost::Declined(cause) | Lost::Limited(cause) => (false, false, cause),
             Lost::Hopeless(cause) => (false, true, cause),
             Lost::Blamed(cause) if state.blamed.is_some() => (false, true, cause),
             Lost::Blamed(cause) => {
@@ -695,7 +703,10 @@ impl Router {
             state.undelivered.push(undelivered.clone());
             outputs.push(Output::Undelivered(Box::new(undelivered)));
         }
-        state.last_failure = cause.clone();
+        match limited {
+            true => state.limit = Some(cause.clone()),
+            false => state.last_failure = Some(cause.clone()),
+        }
         if cancelled {
             self.give_up(job, cause, TokenAmount::ZERO, outputs);
         } else if delivered {
@@ -1045,6 +1056,22 @@ impl Current {
 }
 
 impl Router {
+    /// What a refusal makes of the attempt. A server behind a provider may refuse what the provider took, but nothing of the answer has come
+    /// then; whoever computes answers itself knows before it takes an order, and afterwards it fails.
+    fn refused_attempt(&self, provider: Address, job: JobId, reason: RefusalReason) -> Lost {
+        let state = self.jobs.get(&job);
+        let current = state.and_then(|state| state.current.as_ref());
+        let too_late = current.is_some_and(|current| {
+            let may_refuse = current.ticket.tier == Tier::None && current.output.is_empty();
+            current.taken.is_some() && !may_refuse
+        });
+        if too_late {
+            let reason = "it refused after it had accepted".to_owned();
+            return Lost::Fault(Cause::ProviderInvalid { reason });
+        }
+        self.refusal(provider, job, reason.clipped())
+    }
+
     fn refusal(&self, provider: Address, job: JobId, reason: RefusalReason) -> Lost {
         match reason {
             RefusalReason::Busy | RefusalReason::Draining => {
@@ -1059,7 +1086,7 @@ impl Router {
                 Lost::Blamed(Cause::Unsupported { parameter, reason })
             }
             RefusalReason::Limit { parameter, reason } => {
-                Lost::Declined(Cause::Unsupported { parameter, reason })
+                Lost::Limited(Cause::Unsupported { parameter, reason })
             }
             RefusalReason::TicketTooSmall { tokens } => self.above_bound(job, tokens),
             RefusalReason::UnknownModel => Lost::Fault(Cause::ProviderDown),
@@ -1100,7 +1127,8 @@ impl Router {
         })
     }
 
-    /// A prompt that is said not to fit: it must be possible by what the router knows itself.
+    /// A prompt that is said not to fit: it must be possible by what the router knows itself. The model's own context may be longer than the
+    /// one that is offered, and a longer one makes fewer prompts too long.
     fn context_refusal(&self, provider: Address, job: JobId, tokens: u64, context: u64) -> Lost {
         let state = self.jobs.get(&job);
         let bound = match self.written_freely(job) {
@@ -1109,12 +1137,12 @@ impl Router {
         };
         let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
         let offered = offer.map_or(0, |offer| u64::from(offer.context));
-        if context == offered && tokens > context && tokens <= bound {
+        if context >= offered && tokens > context && tokens <= bound {
             return Lost::Blamed(Cause::ContextLength { tokens, context });
         }
         let reason = format!(
-            "it refuses {tokens} input tokens for a context of {context}; the request has at most {bound} and its \
-             context is {offered}"
+            "it refuses {tokens} input tokens for a context of {context}; the request has at most {bound} and it \
+             offers {offered}"
         );
         Lost::Fault(Cause::ProviderInvalid { reason })
     }

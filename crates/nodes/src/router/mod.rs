@@ -352,7 +352,9 @@ struct Job {
     attempt: u32,
     current: Option<Current>,
     phase: Phase,
-    last_failure: Cause,
+    last_failure: Option<Cause>,
+    /// What the last provider said that had no room for the request: where nothing else went wrong, the request asks for too much.
+    limit: Option<Cause>,
     /// What providers took of it and did not deliver.
     undelivered: Vec<Undelivered>,
 }
