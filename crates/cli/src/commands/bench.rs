@@ -59,11 +59,18 @@ pub struct EngineArgs {
 const SHORT: u32 = 16;
 
 /// Seconds that some work took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Spent {
     wall: f64,
     /// Of all threads of the process.
     cpu: f64,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.cpu += other.cpu;
+    }
 }
 
 /// One round of one engine.
@@ -322,6 +329,11 @@ struct Ratios {
     prefill_ratio_to_llama_cpp: Option<f64>,
     /// Tokens a second of the prompt with all threads over those with one.
     prefill_ratio_to_one_thread: f64,
+    /// Tokens a second of as many prompts at once as there are threads, one thread each, over those of one prompt with one: the most that
+    /// so many threads of this machine give at the time.
+    prefill_ratio_apart: Option<f64>,
+    /// Of what the threads give apart, the part that they give one prompt.
+    prefill_ratio_to_apart: Option<f64>,
     /// Tokens a second of the answers, all threads and answers over one of each.
     decode_ratio_to_one: f64,
     /// The same of tokens per CPU second: what answering many at once saves.
@@ -338,11 +350,21 @@ impl Ratios {
             (!theirs.is_empty()).then(|| median(each.collect()))
         };
         let own = |ratio: fn(&OwnRound) -> f64| median(ours.iter().map(ratio).collect());
-        let batch = f64::from(args.batch);
+        let (batch, threads) = (f64::from(args.batch), f64::from(args.threads));
+        // `threads` prompts are read in the time of one apart.
+        let apart = |ratio: fn(&OwnRound, f64) -> f64| {
+            let rounds = ours.iter().filter_map(|r| Some(ratio(r, r.prefill_apart?)));
+            let each: Vec<_> = rounds.collect();
+            (!each.is_empty()).then(|| median(each))
+        };
         Self {
             decode_ratio_to_llama_cpp: to_peer(|r| r.decode.cpu),
             prefill_ratio_to_llama_cpp: to_peer(|r| r.prefill.cpu),
             prefill_ratio_to_one_thread: own(|r| r.one.prefill.wall / r.asked.prefill.wall),
+            prefill_ratio_apart: apart(|r, apart| r.one.prefill.wall / apart)
+                .map(|ratio| threads * ratio),
+            prefill_ratio_to_apart: apart(|r, apart| apart / r.asked.prefill.wall)
+                .map(|ratio| ratio / threads),
             decode_ratio_to_one: batch * own(|r| r.one.decode.wall / r.asked.decode.wall),
             decode_cpu_ratio_to_one: batch * own(|r| r.one.decode.cpu / r.asked.decode.cpu),
             first_token_cached_ratio: own(|r| r.first_token_cached / r.first_token),
@@ -368,6 +390,13 @@ impl std::fmt::Display for Ratios {
             self.decode_ratio_to_one,
             self.decode_cpu_ratio_to_one
         )?;
+        if let (Some(apart), Some(of_it)) = (self.prefill_ratio_apart, self.prefill_ratio_to_apart)
+        {
+            writeln!(
+                f,
+                "threads that share nothing, a prompt each: prefill {apart:.3} times one; with one prompt together {of_it:.3} of that"
+            )?;
+        }
         write!(
             f,
             "first token with nine tenths of the prompt cached: {:.3} of the time without",

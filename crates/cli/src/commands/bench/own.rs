@@ -1,9 +1,10 @@
 //! Rounds of the exact engine.
 
-use super::{EngineArgs, Round, SHORT, peak_bytes, spent};
+use super::{EngineArgs, Round, SHORT, Spent, peak_bytes, spent};
 use crate::commands::Outcome;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::Instant;
 use stoa_engine::{
     Ended, EngineError, Entry, Generation, Kernel, Model, ROWS, Request, Runner, Scheduler,
@@ -34,6 +35,9 @@ pub(super) struct OwnRound {
     pub asked: Round,
     /// With one thread and one answer.
     pub one: Round,
+    /// Seconds of as many prompts at once as there are threads, each read by one thread that shares nothing with the others: what the
+    /// machine gives so many threads. Where more than one was asked for.
+    pub prefill_apart: Option<f64>,
     /// Seconds from a request to its first token, through the scheduler.
     pub first_token: f64,
     /// The same of a prompt of which nine tenths were asked before.
@@ -43,7 +47,8 @@ pub(super) struct OwnRound {
 /// The exact engine, ready to be measured.
 pub(super) struct Own<'a> {
     args: &'a EngineArgs,
-    one: Runner,
+    /// As many as threads were asked for, of one thread each.
+    single: Vec<Runner>,
     /// Where more was asked for than one thread.
     many: Option<Runner>,
     scheduler: Scheduler,
@@ -55,7 +60,7 @@ impl<'a> Own<'a> {
         let runner = |threads| Ok::<_, EngineError>(Runner::new(model, Threads::new(threads)?));
         Ok(Self {
             args,
-            one: runner(1)?,
+            single: (0..threads).map(|_| runner(1)).collect::<Result<_, _>>()?,
             many: (threads > 1).then(|| runner(threads)).transpose()?,
             scheduler: Scheduler::start(
                 model,
@@ -70,15 +75,30 @@ impl<'a> Own<'a> {
         })
     }
 
+    fn model(&self) -> &Arc<Model> {
+        self.single[0].model()
+    }
+
     pub fn round(&mut self, number: u32) -> Outcome<OwnRound> {
         let args = self.args;
-        let one = round(&mut self.one, number, args, 1)?;
-        let asked = match &mut self.many {
-            Some(runner) => round(runner, number, args, args.batch)?,
-            None if args.batch > 1 => round(&mut self.one, number, args, args.batch)?,
-            None => one,
+        let whole = prompt(self.model(), number, args.prompt);
+        let prefill = self.prefill(&whole)?;
+        let decode = answer(&mut self.single[0], number, args, 1)?;
+        let one = Round {
+            prefill: prefill.one,
+            decode,
+            peak_bytes: peak_bytes(),
         };
-        let whole = prompt(self.one.model(), number, args.prompt);
+        let decode = match &mut self.many {
+            Some(runner) => answer(runner, number, args, args.batch)?,
+            None if args.batch > 1 => answer(&mut self.single[0], number, args, args.batch)?,
+            None => decode,
+        };
+        let asked = Round {
+            prefill: prefill.many.unwrap_or(prefill.one),
+            decode,
+            peak_bytes: peak_bytes(),
+        };
         let (known, fresh) = (&whole[..whole.len() * 9 / 10], tenants(number));
         let first_token = self.first_token(fresh[0], &whole)?;
         // Another tenant finds nothing of what this one asked.
@@ -86,9 +106,45 @@ impl<'a> Own<'a> {
         Ok(OwnRound {
             asked,
             one,
+            prefill_apart: prefill.apart,
             first_token,
             first_token_cached: self.first_token(fresh[1], &whole)?,
         })
+    }
+
+    /// The whole prompt with one thread, with all, and with each apart, part by part in turns: a machine whose speed changes within a
+    /// second changes it for all of them.
+    fn prefill(&mut self, whole: &[u32]) -> Outcome<Prefill> {
+        let model = Arc::clone(self.model());
+        let (one, others) = self.single.split_at_mut(1);
+        let mut reading = Reading::of(&model);
+        let mut many = self.many.as_mut().map(|many| (many, Reading::of(&model)));
+        let mut apart: Vec<Reading> = others.iter().map(|_| Reading::of(&model)).collect();
+        let (mut first, mut told) = (Reading::of(&model), Prefill::default());
+        for part in whole.chunks(ROWS) {
+            told.one += spent(|| reading.read(&mut one[0], part, whole.len()))?;
+            let Some((many, with_all)) = &mut many else {
+                continue;
+            };
+            let spent_by_all = spent(|| with_all.read(many, part, whole.len()))?;
+            *told.many.get_or_insert_default() += spent_by_all;
+            let at_once = spent(|| {
+                thread::scope(|scope| {
+                    let started: Vec<_> = others
+                        .iter_mut()
+                        .zip(&mut apart)
+                        .map(|(runner, own)| scope.spawn(|| own.read(runner, part, whole.len())))
+                        .collect();
+                    first.read(&mut one[0], part, whole.len())?;
+                    started.into_iter().try_for_each(|one| {
+                        one.join()
+                            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    })
+                })
+            })?;
+            *told.apart.get_or_insert_default() += at_once.wall;
+        }
+        Ok(told)
     }
 
     /// Seconds until the one token of an answer.
@@ -103,7 +159,7 @@ impl<'a> Own<'a> {
             tenant,
             prompt: prompt.to_vec(),
             generation: Generation::new(
-                self.one.model(),
+                self.model(),
                 prompt.len(),
                 &parameters,
                 TextOptions::default(),
@@ -160,53 +216,71 @@ fn prompt(model: &Model, seed: u32, count: u32) -> Vec<u32> {
     (0..count).map(id).collect()
 }
 
-/// One prompt, then `batch` answers at once.
-fn round(runner: &mut Runner, number: u32, args: &EngineArgs, batch: u32) -> Outcome<Round> {
-    let model = Arc::clone(runner.model());
-    let whole = prompt(&model, number, args.prompt);
-    let prefill = spent(|| read(runner, &whole).map(drop))?;
-    let mut answers = (0..batch)
-        .map(|i| read(runner, &prompt(&model, number + 1_000 * i, SHORT)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let decode = spent(|| (0..args.tokens).try_for_each(|_| step(runner, &mut answers)))?;
-    Ok(Round {
-        prefill,
-        decode,
-        peak_bytes: peak_bytes(),
-    })
+/// What reading the prompt took.
+#[derive(Default)]
+struct Prefill {
+    one: Spent,
+    many: Option<Spent>,
+    apart: Option<f64>,
 }
 
-/// A sequence and the logits after it.
-type Answering = (Sequence, Vec<i32>);
+/// `batch` answers at once, each after a short prompt.
+fn answer(runner: &mut Runner, number: u32, args: &EngineArgs, batch: u32) -> Outcome<Spent> {
+    let model = Arc::clone(runner.model());
+    let mut answers = Vec::new();
+    for i in 0..batch {
+        let mut reading = Reading::of(&model);
+        reading.read(
+            runner,
+            &prompt(&model, number + 1_000 * i, SHORT),
+            SHORT as usize,
+        )?;
+        answers.push(reading);
+    }
+    Ok(spent(|| {
+        (0..args.tokens).try_for_each(|_| step(runner, &mut answers))
+    })?)
+}
 
-fn read(runner: &mut Runner, prompt: &[u32]) -> Result<Answering, EngineError> {
-    let mut sequence = Sequence::new(runner.model().config());
-    let mut logits = Vec::new();
-    for part in prompt.chunks(ROWS) {
-        let last = sequence.len() + part.len() == prompt.len();
+/// A sequence and, once its prompt is read, the logits after it.
+struct Reading {
+    sequence: Sequence,
+    logits: Vec<i32>,
+}
+
+impl Reading {
+    fn of(model: &Model) -> Self {
+        Self {
+            sequence: Sequence::new(model.config()),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The next part of a prompt of `whole` tokens.
+    fn read(&mut self, runner: &mut Runner, part: &[u32], whole: usize) -> Result<(), EngineError> {
+        let last = self.sequence.len() + part.len() == whole;
         let wanted = if last {
-            Wanted::Last(&mut logits)
+            Wanted::Last(&mut self.logits)
         } else {
             Wanted::Nothing
         };
         runner.run(&mut [Entry {
-            sequence: &mut sequence,
+            sequence: &mut self.sequence,
             tokens: part,
             wanted,
-        }])?;
+        }])
     }
-    Ok((sequence, logits))
 }
 
 /// The likeliest next token of every answer.
-fn step(runner: &mut Runner, answers: &mut [Answering]) -> Result<(), EngineError> {
-    let next: Vec<[u32; 1]> = answers.iter().map(|(_, l)| [highest(l)]).collect();
+fn step(runner: &mut Runner, answers: &mut [Reading]) -> Result<(), EngineError> {
+    let next: Vec<[u32; 1]> = answers.iter().map(|a| [highest(&a.logits)]).collect();
     let entries = answers.iter_mut().zip(&next);
     let mut entries: Vec<_> = entries
-        .map(|((sequence, logits), token)| Entry {
-            sequence,
+        .map(|(answer, token)| Entry {
+            sequence: &mut answer.sequence,
             tokens: token,
-            wanted: Wanted::Last(logits),
+            wanted: Wanted::Last(&mut answer.logits),
         })
         .collect();
     runner.run(&mut entries)
