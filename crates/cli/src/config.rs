@@ -273,6 +273,18 @@ pub struct Engine {
     pub pinned: Vec<String>,
 }
 
+impl Engine {
+    /// Longest context that is offered, in tokens, where it is bounded.
+    pub fn context_max(&self) -> Option<u32> {
+        (self.context_max > 0).then_some(self.context_max)
+    }
+
+    /// Memory of all its models, in bytes, where it is bounded.
+    pub fn memory_limit(&self) -> Option<u64> {
+        (self.memory_mib > 0).then(|| self.memory_mib.saturating_mul(1 << 20))
+    }
+}
+
 /// Somebody else's inference server.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

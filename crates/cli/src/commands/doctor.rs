@@ -129,7 +129,7 @@ pub async fn doctor(data: &Path, args: &Args) -> Outcome {
         found.note(true, error.to_string(), "correct the settings");
     }
     if config.upstream.url.is_empty() {
-        look_at_engine(data, args.model.as_deref(), &mut found)?;
+        look_at_engine(data, &config, args.model.as_deref(), &mut found)?;
     } else {
         look_at_upstream(&config, &mut found).await;
     }
@@ -193,7 +193,12 @@ async fn look_at_upstream(config: &Config, found: &mut Found) {
     (found.model, found.upstream) = (Some(facts), Some(info));
 }
 
-fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outcome {
+fn look_at_engine(
+    data: &Path,
+    config: &Config,
+    model: Option<&Path>,
+    found: &mut Found,
+) -> Outcome {
     let named = model.map(|model| ModelFile::named(data, model));
     let model = match named.transpose() {
         Ok(model) => model,
@@ -207,8 +212,8 @@ fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outco
     let options = |name: Option<&str>| ExactOptions {
         name: name.map(str::to_owned),
         slots: found.slots,
-        context_max: None,
-        memory_limit: None,
+        context_max: config.engine.context_max(),
+        memory_limit: config.engine.memory_limit(),
         threads: 0,
         trust_root,
         templates: templates.clone(),
@@ -232,7 +237,7 @@ fn look_at_engine(data: &Path, model: Option<&Path>, found: &mut Found) -> Outco
             found.note(
                 true,
                 error.to_string(),
-                "choose another model, or serve through --upstream",
+                "choose another model, change [engine], or serve through --upstream",
             );
             return Ok(());
         }
@@ -496,14 +501,19 @@ mod tests {
 
     #[test]
     fn the_engine_s_speed_is_measured_on_a_real_answer() {
+        let (mut config, _) = settings();
+        config.engine.context_max = 300;
         let mut found = found(None);
-        look_at_engine(Path::new("."), None, &mut found).expect("the default model opens");
+        look_at_engine(Path::new("."), &config, None, &mut found).expect("it opens");
         let speed = found.speed.expect("measured");
         assert!(speed.tokens > 0 && speed.tokens_per_hour() > 0, "{speed:?}");
-        assert_eq!(found.model.expect("opened").model, DEFAULT_MODEL_NAME);
+        let facts = found.model.expect("opened");
+        assert_eq!(facts.model, DEFAULT_MODEL_NAME);
+        assert_eq!(facts.context, 300, "as it would be served");
         let mut missing = self::found(None);
         look_at_engine(
             Path::new("."),
+            &config,
             Some(Path::new("/no/such/model.gguf")),
             &mut missing,
         )

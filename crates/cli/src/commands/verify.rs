@@ -16,7 +16,7 @@ use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{GRAMMAR, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, ExactBackend, ExactOptions, Prepared, upstream_prompt_root,
+    Backend, CancelFlag, ExactBackend, ExactOptions, OpenError, Prepared, upstream_prompt_root,
 };
 use stoa_types::{Digest, FinishReason, Receipt, Tier, TokenAmount};
 use stoa_verify::{Bundle, Content, Outcome as Judged, Report, check_bundle};
@@ -51,7 +51,7 @@ pub async fn verify(data: &Path, args: &Args) -> Outcome {
     let model = args
         .rerun
         .as_deref()
-        .map(|model| open_model(data, model))
+        .map(|model| open_model(data, model, longest(&bundles)))
         .transpose()?;
     let mut outcome = Ok(());
     for bundle in &bundles {
@@ -201,8 +201,18 @@ fn check_seed(report: &mut Report, bundle: &Bundle) -> Option<(u32, u32)> {
     Some((choice?, request.choices))
 }
 
+/// Most tokens of prompt and answer together that an answer was ordered with.
+fn longest(bundles: &[Bundle]) -> u32 {
+    let of = |bundle: &Bundle| {
+        let units = bundle.receipt.receipt.input_units;
+        units.saturating_add(bundle.parameters.max_output_tokens.into())
+    };
+    let longest = bundles.iter().map(of).max().unwrap_or(0);
+    u32::try_from(longest).unwrap_or(u32::MAX)
+}
+
 /// A model that cannot be opened says nothing about the receipt: that is an error of its own.
-fn open_model(data: &Path, model: &Path) -> Outcome<ExactBackend> {
+fn open_model(data: &Path, model: &Path, longest: u32) -> Outcome<ExactBackend> {
     let model = ModelFile::named(data, model)?;
     let options = ExactOptions {
         name: None,
@@ -214,7 +224,19 @@ fn open_model(data: &Path, model: &Path) -> Outcome<ExactBackend> {
         templates: apart::templates()?,
         grammars: apart::grammars()?,
     };
-    Ok(ExactBackend::open(&model.path, &options)?)
+    Ok(open_for(&model.path, options, longest)?)
+}
+
+/// Opens a model with its whole context, or with as much of it as the `longest` answer needs where there is no memory for all.
+fn open_for(path: &Path, options: ExactOptions, longest: u32) -> Result<ExactBackend, OpenError> {
+    let bounded = ExactOptions {
+        context_max: Some(longest.max(1)),
+        ..options.clone()
+    };
+    match ExactBackend::open(path, &options) {
+        Err(OpenError::TooLarge { .. }) => ExactBackend::open(path, &bounded),
+        opened => opened,
+    }
 }
 
 fn check_rerun(report: &mut Report, bundle: &Bundle, model: Option<&ExactBackend>) {

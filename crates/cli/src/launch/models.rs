@@ -140,12 +140,11 @@ fn options(config: &Config, providers: u32) -> ExactOptions {
     let cores = std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let threads = policies.map(|policy| policy.usable(cores).max(1)).max();
-    let (memory, context) = (config.engine.memory_mib, config.engine.context_max);
     ExactOptions {
         name: None,
         slots,
-        context_max: (context > 0).then_some(context),
-        memory_limit: (memory > 0).then(|| memory.saturating_mul(1 << 20)),
+        context_max: config.engine.context_max(),
+        memory_limit: config.engine.memory_limit(),
         threads: threads.unwrap_or(0),
         trust_root: false,
         templates: Templates::Here,

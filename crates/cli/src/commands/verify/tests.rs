@@ -74,7 +74,7 @@ const HELLO: &str = r#"{"model":"stoa-tiny","messages":[{"role":"user","content"
 
 #[test]
 fn a_whole_and_a_cancelled_answer_are_recomputed_and_every_part_of_them_is_compared() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     for cut in [None, Some(5)] {
         let true_one = answered(&backend, HELLO, cut);
         assert_eq!(found_false(&true_one, &backend), [""; 0], "{cut:?}");
@@ -109,7 +109,7 @@ fn a_whole_and_a_cancelled_answer_are_recomputed_and_every_part_of_them_is_compa
 
 #[test]
 fn a_cancelled_answer_may_not_be_longer_than_the_whole_one() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     let mut told = answered(&backend, HELLO, Some(5));
     told.response.output_units = 10_000;
     assert_eq!(found_false(&told, &backend), [RECOMPUTED]);
@@ -117,7 +117,7 @@ fn a_cancelled_answer_may_not_be_longer_than_the_whole_one() {
 
 #[test]
 fn a_body_that_both_routes_can_read_is_taken_as_the_one_that_it_was_sent_to() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     let both =
         r#"{"model":"m","prompt":"Once upon","messages":[{"role":"user","content":"Hello"}]}"#;
     let as_chat = answered(&backend, both, Some(4));
@@ -131,7 +131,7 @@ fn a_body_that_both_routes_can_read_is_taken_as_the_one_that_it_was_sent_to() {
 
 #[test]
 fn another_model_says_nothing_about_a_receipt() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     let mut other = answered(&backend, HELLO, Some(4));
     other.receipt.receipt.model_root = Digest::ZERO;
     let mut report = Report::default();
@@ -143,7 +143,7 @@ fn another_model_says_nothing_about_a_receipt() {
 
 #[test]
 fn a_receipt_of_tier_none_is_for_the_prompt_of_the_request() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     let mut bundle = answered(&backend, HELLO, Some(1));
     let receipt = &mut bundle.receipt.receipt;
     (receipt.tier, receipt.model_root) = (Tier::None, Digest::ZERO);
@@ -161,7 +161,7 @@ fn a_receipt_of_tier_none_is_for_the_prompt_of_the_request() {
 
 #[test]
 fn vectors_are_recomputed_whole_or_cut_and_one_changed_bit_is_found() {
-    let backend = open_model(Path::new("."), Path::new(MODEL)).expect("opens");
+    let backend = open_model(Path::new("."), Path::new(MODEL), u32::MAX).expect("opens");
     let request = r#"{"model":"stoa-tiny","input":["a cat","the dog","x"],"dimensions":8}"#;
     for cut in [None, Some(2)] {
         let mut bundle = answered(&backend, request, cut);
@@ -179,4 +179,26 @@ fn vectors_are_recomputed_whole_or_cut_and_one_changed_bit_is_found() {
     let mut moved = answered(&backend, request, None);
     moved.request = request.replace("a cat", "a dog");
     assert_eq!(found_false(&moved, &backend), [PROMPT, RECOMPUTED]);
+}
+
+#[test]
+fn where_memory_has_no_room_for_the_whole_context_there_is_for_the_answers() {
+    let need = |context| {
+        let estimate = stoa_engine::Model::memory_estimate_within(MODEL, context).expect("a model");
+        estimate.weights + estimate.cache.max(estimate.loading)
+    };
+    let answers = need(Some(200));
+    assert!(answers < need(None));
+    let options = |memory| ExactOptions {
+        memory_limit: Some(memory),
+        ..ExactOptions::default()
+    };
+    let open = |memory| open_for(Path::new(MODEL), options(memory), 200);
+    let backend = open(answers).expect("room for 200 tokens");
+    assert_eq!(backend.facts().context, 200);
+    let made = answered(&backend, HELLO, None);
+    assert_eq!(found_false(&made, &backend), [""; 0]);
+    let error = open(answers - 1).expect_err("no room").to_string();
+    assert!(error.contains("bytes of memory"), "{error}");
+    assert!(open(need(None)).expect("room for all").facts().context > 200);
 }
