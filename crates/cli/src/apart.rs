@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use stoa_runtime::{Apart, Grammars, Templates, serve_grammars, serve_renderings};
 
 /// What such a process does.
@@ -40,12 +41,21 @@ impl Work {
         }
     }
 
-    /// Processor time of one piece of work. The steps that a template may take need some seconds at most; a grammar is made again where the
-    /// model is, in as much time.
+    /// Processor time of one piece of work, up to a second more. The steps that a template may take need some seconds at most; a grammar is
+    /// made again where the model is, in as much time.
     fn seconds(self) -> u64 {
         match self {
-            Self::Templates => 10,
-            Self::Grammars => 3,
+            Self::Templates => 4,
+            Self::Grammars => 1,
+        }
+    }
+
+    /// Time of one piece of work. To wait for a free process, this, and to make a grammar once more end before a router turns to the
+    /// next provider (`first_token_ms_max`): a caller's work that takes too long is then refused, and not the provider's fault.
+    fn wall(self) -> Duration {
+        match self {
+            Self::Templates => Duration::from_secs(6),
+            Self::Grammars => Duration::from_secs(3),
         }
     }
 }
@@ -57,7 +67,17 @@ pub fn templates() -> io::Result<Templates> {
 
 /// Tries the grammars of calls, which anybody may write.
 pub fn grammars() -> io::Result<Grammars> {
-    Ok(apart(Work::Grammars)?.map_or(Grammars::Trusted, |apart| Grammars::Apart(Arc::new(apart))))
+    let grammars = match apart(Work::Grammars)? {
+        Some(apart) => Grammars::Apart(Arc::new(apart)),
+        None => Grammars::Trusted,
+    };
+    // Or every schema of a caller would be refused, and nobody would know why.
+    grammars.check().map_err(|error| {
+        io::Error::other(format!(
+            "grammars of callers cannot be tried beside this program: {error}"
+        ))
+    })?;
+    Ok(grammars)
 }
 
 /// Nothing in unit tests: the program that runs them knows no such argument.
@@ -65,7 +85,8 @@ fn apart(work: Work) -> io::Result<Option<Apart>> {
     if cfg!(test) {
         return Ok(None);
     }
-    Ok(Some(Apart::new(this_program()?, [work.command().into()])))
+    let arguments = [work.command().into()];
+    Ok(Some(Apart::new(this_program()?, arguments, work.wall())))
 }
 
 /// This program as it runs, even where its file was replaced meanwhile.
@@ -80,7 +101,7 @@ fn this_program() -> io::Result<PathBuf> {
 /// Works until nobody asks any more.
 pub fn run(work: Work) -> ExitCode {
     let served = limit_memory(work).and_then(|()| {
-        let (input, output) = (io::stdin().lock(), io::stdout().lock());
+        let (input, output) = (io::stdin(), io::stdout());
         let limit = || limit_time(work);
         match work {
             Work::Templates => serve_renderings(input, output, limit),

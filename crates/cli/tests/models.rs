@@ -433,10 +433,15 @@ fn hostile_schemas() -> [(&'static str, Value); 3] {
     ]
 }
 
+/// Longer than a busy machine needs: the limits of processor time are what is tried.
+const APART: Duration = Duration::from_secs(120);
+
 #[test]
 fn a_schema_that_takes_all_time_or_memory_is_refused_and_costs_nothing_else() {
     let program = env!("CARGO_BIN_EXE_stoa").into();
-    let grammars = Grammars::Apart(Arc::new(Apart::new(program, ["try-grammars".into()])));
+    let apart = Apart::new(program, ["try-grammars".into()], APART);
+    let grammars = Grammars::Apart(Arc::new(apart));
+    grammars.check().expect("it can be tried");
     let of = |schema: Value, strict| Grammar::JsonSchema {
         schema: schema.to_string(),
         strict,
@@ -450,7 +455,7 @@ fn a_schema_that_takes_all_time_or_memory_is_refused_and_costs_nothing_else() {
     for (name, schema) in hostile_schemas() {
         let tried = grammars.try_out(&of(schema, name == "pairs"));
         assert!(
-            matches!(tried, Err(ApartError::Ended(_))),
+            matches!(tried, Err(ApartError::Limits(_))),
             "{name}: {tried:?}"
         );
         grammars.try_out(&honest).expect("in a new process");
@@ -463,7 +468,7 @@ fn a_schema_that_takes_all_time_or_memory_is_refused_and_costs_nothing_else() {
 #[test]
 fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
     let program = env!("CARGO_BIN_EXE_stoa").into();
-    let apart = Apart::new(program, ["render-templates".into()]);
+    let apart = Apart::new(program, ["render-templates".into()], APART);
     let templates = Templates::Apart(Arc::new(apart));
     let honest = rendering("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
     assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
@@ -486,7 +491,10 @@ fn a_template_that_takes_all_memory_costs_one_request_and_nothing_else() {
     );
     for template in [&doubled, &captured] {
         let lost = templates.render(&rendering(template));
-        assert!(matches!(lost, Err(RenderError::Lost(_))), "{lost:?}");
+        assert!(
+            matches!(lost, Err(RenderError::Lost(ApartError::Limits(_)))),
+            "{lost:?}"
+        );
         assert_eq!(templates.render(&honest).expect("a prompt"), "<user>hello");
     }
     let refused = templates.render(&rendering("{{ raise_exception('roles must alternate') }}"));

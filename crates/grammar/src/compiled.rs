@@ -5,6 +5,7 @@ use crate::error::{GrammarError, said};
 use crate::grammar::Grammar;
 use crate::marker::{Follow, Marker};
 use crate::schema::{self, Reading};
+use crate::sources::TRIAL_STACK_BYTES;
 use crate::vocabulary::{STEPS_MAX, Vocabulary};
 use crate::{SOURCE_BYTES_MAX, TOTAL_BYTES_MAX};
 use llguidance::Matcher;
@@ -44,26 +45,26 @@ impl Eq for Compiled {}
 
 impl Compiled {
     /// The library goes down along `$ref`s as long as they chain, some kilobytes a step. Memory is taken as it is reached.
-    pub(crate) const STACK_BYTES: usize = 256 << 20;
+    const STACK_BYTES: usize = 2 * TRIAL_STACK_BYTES;
 
     /// Made on a stack of its own.
-    pub(crate) fn on_stack(
+    pub(crate) fn on_own_stack(
         vocabulary: &Vocabulary,
         grammar: &Grammar,
-        bytes: usize,
     ) -> Result<Self, GrammarError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("stoa-grammar".to_owned())
-                .stack_size(bytes)
+                .stack_size(Self::STACK_BYTES)
                 .spawn_scoped(scope, || Self::new(vocabulary, grammar))
-                .map_err(|error| GrammarError::Compile(error.to_string()))?
+                .map_err(|error| GrammarError::Machine(error.to_string()))?
                 .join()
                 .map_err(|_| GrammarError::Compile("it broke the grammar library".to_owned()))?
         })
     }
 
-    fn new(vocabulary: &Vocabulary, grammar: &Grammar) -> Result<Self, GrammarError> {
+    /// Made on the caller's stack. May panic where the library does.
+    pub(crate) fn new(vocabulary: &Vocabulary, grammar: &Grammar) -> Result<Self, GrammarError> {
         check_sizes(grammar)?;
         // Of all schemas together: however many tools there are, few expressions are tried.
         let tried = Cell::new(0);

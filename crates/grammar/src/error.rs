@@ -37,6 +37,9 @@ pub enum GrammarError {
     /// The grammar cannot be made, or needs more steps than are allowed.
     #[error("no grammar can be made of it: {0}")]
     Compile(String),
+    /// This machine cannot make it now: it says nothing of the grammar.
+    #[error("no thread could be started to make the grammar: {0}")]
+    Machine(String),
     /// The model's vocabulary cannot be used.
     #[error("this model's answers cannot be held to a grammar: {0}")]
     Vocabulary(String),

@@ -22,7 +22,7 @@ pub use calls::CallSyntax;
 pub use compiled::Compiled;
 pub use error::GrammarError;
 pub use grammar::{Calls, Grammar, Tool};
-pub use sources::Sources;
+pub use sources::{Sources, TRIAL_STACK_BYTES};
 pub use vocabulary::Vocabulary;
 
 /// Name of these rules: which sets of tokens a grammar allows. It stands for llguidance 1.9.1, for the reader and writer of JSON that it and

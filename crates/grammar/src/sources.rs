@@ -6,6 +6,7 @@ use crate::error::GrammarError;
 use crate::grammar::{Calls, Grammar, Tool};
 use crate::vocabulary::Vocabulary;
 use serde::{Deserialize, Serialize};
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 /// The texts of a [`Grammar`].
@@ -36,14 +37,20 @@ impl Sources {
         Self(Kind::of(grammar))
     }
 
-    /// Makes the grammar over a vocabulary of single bytes, on half the stack that [`Vocabulary::compile`] has. How large a vocabulary is
-    /// has little say in what making a grammar takes.
+    /// Makes the grammar over a vocabulary of single bytes, on the stack of the caller, which has [`TRIAL_STACK_BYTES`]. How large a
+    /// vocabulary is has little say in what making a grammar takes.
     pub fn try_out(&self) -> Result<(), GrammarError> {
         let vocabulary = of_bytes()?;
         let grammar = self.0.grammar(vocabulary);
-        Compiled::on_stack(vocabulary, &grammar, Compiled::STACK_BYTES / 2).map(drop)
+        // Nothing that a panic leaves half done is looked at again.
+        let made = AssertUnwindSafe(|| Compiled::new(vocabulary, &grammar).map(drop));
+        std::panic::catch_unwind(made)
+            .unwrap_or_else(|_| Err(GrammarError::Compile("it broke the grammar library".into())))
     }
 }
+
+/// Stack of who calls [`Sources::try_out`]: half of what [`Vocabulary::compile`] has.
+pub const TRIAL_STACK_BYTES: usize = 128 << 20;
 
 impl Kind {
     fn of(grammar: &Grammar) -> Self {

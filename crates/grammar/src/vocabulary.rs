@@ -126,7 +126,7 @@ impl Vocabulary {
     /// what it copies and compares while it joins them: a schema of a stranger is tried apart first ([`crate::Sources::try_out`]), where
     /// memory and time have an end.
     pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
-        Compiled::on_stack(self, grammar, Compiled::STACK_BYTES)
+        Compiled::on_own_stack(self, grammar)
     }
 
     pub(crate) fn parser(

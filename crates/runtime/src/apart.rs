@@ -1,11 +1,12 @@
 //! Work on what strangers wrote, in processes whose memory and processor time are limited: the program runs once more and does it there
 //! ([`serve`]). What the work does to that process is an error of one request.
 
+use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,8 +19,6 @@ const MESSAGE_BYTES_MAX: u32 = 512 << 20;
 const MOST: usize = 2;
 /// How long it waits. Honest work takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a process may take: what it may compute, and as much again twice for a machine that is busy, or a disk that it waits for.
-const WALL: Duration = Duration::from_secs(30);
 
 /// Processes that do one kind of work.
 #[derive(Debug)]
@@ -45,21 +44,32 @@ pub enum ApartError {
     /// Of this machine.
     #[error("the process could not be started: {0}")]
     NotStarted(io::Error),
-    /// Of the work, as the limits are, or somebody stopped the process.
-    #[error("the process ended: {0}")]
-    Ended(io::Error),
-    /// Others work, each of them for seconds.
+    /// Of this machine: the process does not work here.
+    #[error("the process failed: {0}")]
+    Failed(io::Error),
+    /// Of the work, as the limits of memory, stack and processor time are.
+    #[error("the process ended at its limits: {0}")]
+    Limits(io::Error),
+    /// Of the moment: it gave no answer in time, or somebody stopped the process.
+    #[error("the process did not come to its end: {0}")]
+    Interrupted(io::Error),
+    /// Of the moment: others work, each of them for seconds.
     #[error("all its processes are at work")]
     Busy,
 }
 
 impl Apart {
-    /// Processes of `program`, which calls [`serve`] where it is given these arguments.
-    pub fn new(program: PathBuf, arguments: impl IntoIterator<Item = OsString>) -> Self {
+    /// Processes of `program`, which calls [`serve`] where it is given these arguments. `wall`: how long a piece of work may take, other
+    /// than what it may compute: the machine may be busy.
+    pub fn new(
+        program: PathBuf,
+        arguments: impl IntoIterator<Item = OsString>,
+        wall: Duration,
+    ) -> Self {
         Self {
             program,
             arguments: arguments.into_iter().collect(),
-            wall: WALL,
+            wall,
             pool: Mutex::default(),
             free: Condvar::new(),
         }
@@ -67,7 +77,7 @@ impl Apart {
 
     /// What a process answers. Waits for it.
     pub fn ask<A: DeserializeOwned>(&self, question: &impl Serialize) -> Result<A, ApartError> {
-        let message = serde_json::to_vec(question).map_err(|e| ApartError::Ended(e.into()))?;
+        let message = serde_json::to_vec(question).map_err(|e| ApartError::Failed(e.into()))?;
         let place = self.place()?;
         let mut worker = match self.kept() {
             Some(kept) => kept,
@@ -75,11 +85,11 @@ impl Apart {
         };
         let answer = match worker.ask(message, self.wall) {
             Ok(answer) => answer,
-            Err(error) => return Err(ApartError::Ended(worker.ended(&error))),
+            Err(error) => return Err(worker.ended(&error)),
         };
         self.pool().idle.push(worker);
         drop(place);
-        serde_json::from_slice(&answer).map_err(|e| ApartError::Ended(e.into()))
+        serde_json::from_slice(&answer).map_err(|e| ApartError::Failed(e.into()))
     }
 
     /// One that waits, and did not end meanwhile.
@@ -180,12 +190,22 @@ impl Worker {
         }
     }
 
-    /// Ends it, and says how it ended if it did so by itself.
-    fn ended(&mut self, error: &io::Error) -> io::Error {
+    /// Ends it, and tells how it ended if it did so by itself.
+    fn ended(&mut self, error: &io::Error) -> ApartError {
         let _ = self.child.kill();
-        match self.child.wait() {
-            Ok(status) => io::Error::other(format!("{status}; {error}")),
-            Err(_) => io::Error::other(error.to_string()),
+        let status = match self.child.wait() {
+            Ok(status) => status,
+            Err(other) => return ApartError::Failed(io::Error::other(format!("{error}; {other}"))),
+        };
+        let told = io::Error::other(format!("{status}; {error}"));
+        match Signal::from_named_raw(status.signal().unwrap_or_default()) {
+            // It left by itself.
+            None if status.signal().is_none() => ApartError::Failed(told),
+            // By this process when it was late, by the system when memory ended, or by a person.
+            Some(Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) => {
+                ApartError::Interrupted(told)
+            }
+            _ => ApartError::Limits(told),
         }
     }
 }
@@ -281,16 +301,30 @@ mod tests {
     #[test]
     fn a_process_that_ends_or_is_not_there_or_hangs_is_told_apart_and_keeps_no_place() {
         let ask = |apart: &Apart| apart.ask::<String>(&"a").expect_err("nobody answers");
-        let ended = Apart::new("/bin/false".into(), []);
-        assert!(matches!(ask(&ended), ApartError::Ended(_)));
-        let absent = Apart::new("/nowhere/at/all".into(), []);
+        let long = Duration::from_secs(600);
+        let shell = |script: &str| Apart::new("/bin/sh".into(), ["-c".into(), script.into()], long);
+        let leaves = shell("exit 3");
+        assert!(matches!(ask(&leaves), ApartError::Failed(_)));
+        for (signal, limits) in [
+            ("XCPU", true),
+            ("ABRT", true),
+            ("SEGV", true),
+            ("KILL", false),
+            ("TERM", false),
+        ] {
+            let found = ask(&shell(&format!("kill -{signal} $$")));
+            assert_eq!(matches!(found, ApartError::Limits(_)), limits, "{found}");
+            let interrupted = matches!(found, ApartError::Interrupted(_));
+            assert_ne!(interrupted, limits, "{found}");
+        }
+        let absent = Apart::new("/nowhere/at/all".into(), [], long);
         assert!(matches!(ask(&absent), ApartError::NotStarted(_)));
-        let hangs = Apart {
-            wall: Duration::from_millis(50),
-            ..Apart::new("/bin/sleep".into(), ["1000".into()])
-        };
+        let short = Duration::from_millis(50);
+        let hangs = Apart::new("/bin/sleep".into(), ["1000".into()], short);
         for _ in 0..3 {
-            let said = ask(&hangs).to_string();
+            let found = ask(&hangs);
+            assert!(matches!(found, ApartError::Interrupted(_)), "{found}");
+            let said = found.to_string();
             assert!(said.contains("no answer within 0.05 s"), "{said}");
         }
         assert_eq!(hangs.pool().at_work, 0);

@@ -7,7 +7,7 @@
 use crate::apart::{self, Apart, ApartError};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use stoa_grammar::{Grammar, Sources};
+use stoa_grammar::{Grammar, Sources, TRIAL_STACK_BYTES};
 
 /// Where grammars are tried.
 #[derive(Debug, Clone, Default)]
@@ -28,18 +28,34 @@ impl Grammars {
             _ => Ok(()),
         }
     }
+
+    /// Whether grammars can be tried at all.
+    pub fn check(&self) -> Result<(), ApartError> {
+        match self {
+            Self::Apart(apart) => apart.ask(&Sources::of(&Grammar::JsonObject)),
+            Self::Trusted => Ok(()),
+        }
+    }
 }
 
 /// Makes the grammars that come from `input` for nothing, until it ends: the main loop of the other process, which has limited its own
 /// memory before. `limit` is called before each: processor time is limited for each.
 pub fn serve_grammars(
-    input: impl Read,
-    output: impl Write,
-    limit: impl FnMut() -> io::Result<()>,
+    input: impl Read + Send,
+    output: impl Write + Send,
+    limit: impl FnMut() -> io::Result<()> + Send,
 ) -> io::Result<()> {
-    apart::serve(input, output, limit, |sources: &Sources| {
+    let tried = |sources: &Sources| {
         // What is wrong with it is found again, and said, where it is made for an answer.
         drop(sources.try_out());
         Ok(serde_json::to_vec(&())?)
+    };
+    // One stack for all of them, so that none begins without.
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(TRIAL_STACK_BYTES)
+            .spawn_scoped(scope, || apart::serve(input, output, limit, tried))?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

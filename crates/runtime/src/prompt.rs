@@ -12,6 +12,7 @@ use aho_corasick::BuildError;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 use stoa_engine::{EngineError, Model};
 use stoa_grammar::{CallSyntax, Calls, Compiled, Grammar, GrammarError, SEMANTICS, Vocabulary};
 use stoa_nodes::message::RefusalReason;
@@ -121,49 +122,46 @@ impl PromptMaker {
             AnswerShape::Regex(expression) => ("regex", Some(Grammar::Regex(expression.clone()))),
             _ => ("tools", None),
         };
-        let compile = |parameter, grammar: &Grammar| {
-            self.try_out(model, parameter, grammar)?;
-            let vocabulary = self.vocabulary(model);
-            let compiled = vocabulary.and_then(|vocabulary| vocabulary.compile(grammar));
-            compiled.map_err(|error| unsupported(parameter, error.to_string()))
-        };
         match (text, shape) {
             (text, Shape::Tools { .. }) => {
                 let calls = self.calls(model, shape, text.clone())?;
-                let compiled = compile("tools", &calls);
-                // Whose fault it is, if it is not the tools'.
-                if let (Err(_), Some(text)) = (&compiled, text) {
-                    compile(parameter, &text)?;
+                let begun = Instant::now();
+                let compiled = self.compile(model, "tools", &calls);
+                let at_fault = match (&compiled, text) {
+                    (Err(RefusalReason::Unsupported { .. }), Some(text))
+                        if begun.elapsed() < BLAME_MAX =>
+                    {
+                        self.compile(model, parameter, &text).err()
+                    }
+                    _ => None,
+                };
+                match at_fault {
+                    Some(unsupported @ RefusalReason::Unsupported { .. }) => Err(unsupported),
+                    _ => compiled.map(Some),
                 }
-                compiled.map(Some)
             }
-            (Some(text), _) => compile(parameter, &text).map(Some),
+            (Some(text), _) => self.compile(model, parameter, &text).map(Some),
             (None, _) => Ok(None),
         }
     }
 
-    /// Refuses what cannot be made within the limits of memory and time.
-    fn try_out(
+    /// Makes a grammar, if that keeps within the limits of memory and time.
+    fn compile(
         &self,
         model: &Model,
         parameter: &str,
         grammar: &Grammar,
-    ) -> Result<(), RefusalReason> {
-        let model = &model.info().name;
-        self.grammars.try_out(grammar).map_err(|error| match error {
-            ApartError::Ended(error) => {
-                tracing::warn!(%model, parameter, %error, "a grammar was not made");
-                let reason = "to make a grammar of it takes more memory or time than there is for one; make it simpler";
-                RefusalReason::Limit {
-                    parameter: parameter.to_owned(),
-                    reason: reason.to_owned(),
-                }
-            }
-            ApartError::NotStarted(error) => {
-                tracing::error!(%model, %error, "grammars cannot be tried");
+    ) -> Result<Compiled, RefusalReason> {
+        let tried = self.grammars.try_out(grammar);
+        tried.map_err(|error| not_made(model, "a grammar", parameter, &error))?;
+        let vocabulary = self.vocabulary(model);
+        let compiled = vocabulary.and_then(|vocabulary| vocabulary.compile(grammar));
+        compiled.map_err(|error| match error {
+            GrammarError::Machine(_) => {
+                tracing::error!(model = %model.info().name, %error, "a grammar was not made");
                 RefusalReason::UnknownModel
             }
-            ApartError::Busy => RefusalReason::Busy,
+            error => unsupported(parameter, error.to_string()),
         })
     }
 
@@ -265,15 +263,40 @@ fn without_strict(tools: &str) -> Cow<'_, str> {
     Cow::Owned(Value::from(list).to_string())
 }
 
-/// A limit of this machine is not the request's fault: elsewhere there may be more.
+/// How long a grammar of tools and JSON may have taken where it is found out which of the two is at fault: both together keep a caller from
+/// the first token.
+const BLAME_MAX: Duration = Duration::from_secs(1);
+
 fn not_rendered(model: &Model, error: RenderError) -> RefusalReason {
     match error {
         RenderError::Refused(error) => refusal("messages", error),
-        RenderError::Lost(_) => {
-            tracing::error!(model = %model.info().name, %error, "a prompt was not made");
+        RenderError::Lost(error) => not_made(model, "a prompt", "messages", &error),
+    }
+}
+
+/// What a process of limited memory and time did not make of a parameter. A limit of this machine is not the request's fault: elsewhere there
+/// may be more.
+fn not_made(model: &Model, what: &str, parameter: &str, error: &ApartError) -> RefusalReason {
+    let model = &model.info().name;
+    match error {
+        ApartError::Limits(error) => {
+            tracing::warn!(%model, parameter, %error, "{what} was not made");
+            RefusalReason::Limit {
+                parameter: parameter.to_owned(),
+                reason: format!(
+                    "to make {what} of it takes more memory or time than there is for one; make it simpler"
+                ),
+            }
+        }
+        ApartError::Interrupted(error) => {
+            tracing::warn!(%model, parameter, %error, "{what} was not made now");
+            RefusalReason::Busy
+        }
+        ApartError::Busy => RefusalReason::Busy,
+        ApartError::NotStarted(error) | ApartError::Failed(error) => {
+            tracing::error!(%model, parameter, %error, "{what} cannot be made here");
             RefusalReason::UnknownModel
         }
-        RenderError::Busy => RefusalReason::Busy,
     }
 }
 

@@ -28,23 +28,9 @@ pub enum RenderError {
     /// The template or what it was given is at fault: the same everywhere.
     #[error(transparent)]
     Refused(EngineError),
-    /// The process that renders could not be started, or ended: of this machine, as its limits are.
-    #[error(
-        "no template was rendered ({0}): the template took more memory or time than it may, or the process was killed"
-    )]
-    Lost(ApartError),
-    /// Others render with this model's template, each of them for seconds.
-    #[error("other prompts of this model are being made")]
-    Busy,
-}
-
-impl From<ApartError> for RenderError {
-    fn from(error: ApartError) -> Self {
-        match error {
-            ApartError::Busy => Self::Busy,
-            lost => Self::Lost(lost),
-        }
-    }
+    /// The process that renders gave no answer.
+    #[error("no template was rendered: {0}")]
+    Lost(#[from] ApartError),
 }
 
 /// What comes back from the other process.
@@ -94,6 +80,7 @@ fn short(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn rendering(template: &str) -> Rendering<'_> {
         Rendering {
@@ -137,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_is_of_this_machine_and_here_needs_none() {
-        let apart = Templates::Apart(Arc::new(Apart::new("/bin/false".into(), [])));
+        let program = Apart::new("/bin/false".into(), [], Duration::MAX);
+        let apart = Templates::Apart(Arc::new(program));
         let error = apart.render(&rendering("a")).expect_err("nobody renders");
         assert!(matches!(error, RenderError::Lost(_)), "{error}");
         let prompt = Templates::Here.render(&rendering("{{ 1 + 1 }}"));

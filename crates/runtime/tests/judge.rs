@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use stoa_crypto::token_root;
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
@@ -343,9 +344,10 @@ fn a_limit_of_the_judges_own_machine_convicts_nobody() {
         let model = ExactBackend::open(&file, &options).expect("opens");
         ExactJudge::new([Arc::new(model) as Arc<dyn Backend>])
     };
-    // Its processes that try grammars always end.
+    // Its processes that try grammars always end at their limits.
     let dying = judge(|options| {
-        let apart = Apart::new("/bin/false".into(), []);
+        let dies = ["-c".into(), "kill -XCPU $$".into()];
+        let apart = Apart::new("/bin/sh".into(), dies, Duration::from_secs(60));
         options.grammars = Grammars::Apart(Arc::new(apart));
     });
     let short = judge(|options| options.context_max = Some(32));
