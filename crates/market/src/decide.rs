@@ -1,6 +1,6 @@
 //! The decision of one call and its replayable record.
 
-use crate::score::{Score, rank};
+use crate::score::{PPM, Score, rank};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -39,6 +39,13 @@ pub struct Candidate {
     pub warm: bool,
     /// Whether it is connected and takes jobs.
     pub online: bool,
+    /// Context that it offers, in tokens; 0 in records of before there was one, which has room for everything.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub context: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Hard limits of one request.
@@ -112,6 +119,9 @@ pub struct Snapshot {
     pub input_units: u64,
     /// Output limit.
     pub output_units: u64,
+    /// Context that prompt and answer need together, in tokens, as far as the router can tell: an estimate that puts nobody out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub room: u64,
 }
 
 impl Snapshot {
@@ -130,7 +140,14 @@ impl Snapshot {
             weights,
             input_units,
             output_units,
+            room: 0,
         }
+    }
+
+    /// The same of a request that needs so much context.
+    #[must_use]
+    pub fn needing(self, room: u64) -> Self {
+        Self { room, ..self }
     }
 
     /// What the request would cost there at its limits, times 10^6. It is the price `p` of the score: one number for input and output
@@ -297,10 +314,17 @@ pub fn decide(
         return Err(no_match(&snapshot, &excluded));
     }
     let reference_cost = median(eligible.iter().map(|(_, cost)| *cost).collect());
+    let needed = context_needed(snapshot.room, eligible.iter().map(|(c, _)| c.context));
+    let short = |candidate: &Candidate| candidate.context != 0 && candidate.context < needed;
+    let some_short = eligible.iter().any(|(candidate, _)| short(candidate));
     let scores: Vec<_> = eligible
         .iter()
         .map(|(candidate, cost)| {
-            Score::of(candidate, *cost, reference_cost, &snapshot.weights, seed)
+            let score = Score::of(candidate, *cost, reference_cost, &snapshot.weights, seed);
+            // A long context is only claimed: whoever fails more than it delivers does not keep the others from a call by it.
+            let fails = score.reliability < PPM / 2;
+            let behind = short(candidate) || (some_short && fails);
+            Score { behind, ..score }
         })
         .collect();
     let ranking = rank(&scores, &snapshot.weights);
@@ -313,6 +337,13 @@ pub fn decide(
         scores,
         ranking,
     })
+}
+
+/// Below which a context is too short: what the request needs, where somebody offers that. Else nobody can serve it whole, and who offers
+/// less than half of the longest cuts it more than it must be.
+fn context_needed(room: u64, offered: impl Iterator<Item = u64>) -> u64 {
+    let longest = offered.max().unwrap_or(0);
+    if longest >= room { room } else { longest / 2 }
 }
 
 /// The candidate's cost, or the first rule that it misses.

@@ -57,6 +57,10 @@ pub struct Score {
     pub total: u32,
     /// Lot for ties: keccak of seed and provider; the lowest wins.
     pub lot: Digest,
+    /// Whether it comes after all others, warm or not: its context is too short for the request, or much shorter than another's where all
+    /// are; or another's is, and it has failed more than it delivered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
 }
 
 impl Score {
@@ -92,16 +96,18 @@ impl Score {
             reputation,
             total,
             lot: keccak256(lot.as_bytes()),
+            behind: false,
         }
     }
 }
 
-/// The order in which candidates are tried: warm ones first; in each group the best score, where all within `tie_bps` of the best draw
-/// lots; then the same among the rest.
+/// The order in which candidates are tried: those with room for the request first, and of these the warm ones; in each group the best score,
+/// where all within `tie_bps` of the best draw lots; then the same among the rest.
 pub(crate) fn rank(scores: &[Score], weights: &Weights) -> Vec<Address> {
     let mut ranking = Vec::with_capacity(scores.len());
-    for warm in [true, false] {
-        let mut rest: Vec<_> = scores.iter().filter(|score| score.warm == warm).collect();
+    for group in [(false, true), (false, false), (true, true), (true, false)] {
+        let of_group = |score: &&Score| (score.behind, score.warm) == group;
+        let mut rest: Vec<_> = scores.iter().filter(of_group).collect();
         while let Some(best) = rest.iter().map(|score| score.total).max() {
             let near = |score: &&&Score| {
                 u128::from(score.total) * BPS_WHOLE

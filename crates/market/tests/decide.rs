@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use stoa_market::{
-    Candidate, Constraints, Decision, NoMatch, PPM, Rule, Snapshot, Weights, decide, draw_seed,
-    price_score,
+    Candidate, Constraints, Decision, NoMatch, PPM, Rule, Score, Snapshot, Weights, decide,
+    draw_seed, price_score,
 };
 use stoa_types::{Address, Bps, Digest, NetworkProfile, Price, Region, Tier, TokenAmount};
 
@@ -33,6 +33,7 @@ fn candidate(id: u8) -> Candidate {
         free_slots: 2,
         warm: true,
         online: true,
+        context: 4_096,
     }
 }
 
@@ -74,6 +75,61 @@ fn a_warm_candidate_goes_before_a_better_cold_one() {
     let warm = with(2, |c| c.ttft_ms = 5_000);
     let decision = choose(vec![cold, warm]);
     assert_eq!(decision.ranking, [Address([2; 20]), Address([1; 20])]);
+}
+
+#[test]
+fn a_candidate_with_room_for_the_request_goes_before_a_better_one_without() {
+    let short = |id| with(id, |c| (c.context, c.input_price) = (256, price(1)));
+    let cold = with(3, |c| (c.context, c.warm) = (1_000, false));
+    let all = vec![short(1), short(2), cold];
+    let order = |room, all: &[Candidate]| {
+        let snapshot = snapshot(all.to_vec()).needing(room);
+        let decision = decide(&snapshot, &Constraints::default(), SEED).expect("matches");
+        let json = serde_json::to_string(&decision).expect("serializes");
+        let read: Decision = serde_json::from_str(&json).expect("reads back");
+        assert_eq!(read.replay(), Ok(()));
+        decision.ranking
+    };
+    assert_eq!(order(257, &all)[0], Address([3; 20]));
+    assert_eq!(order(257, &all).len(), 3, "the others stay to be tried");
+    // Where all have room it changes nothing; where nobody has, the longest goes first, and near ones are alike.
+    for room in [0, 256] {
+        assert_eq!(order(room, &all)[2], Address([3; 20]), "{room}");
+    }
+    assert_eq!(order(1_001, &all)[0], Address([3; 20]));
+    let near = with(2, |c| c.context = 500);
+    let alike = [with(1, |c| c.context = 1_000), near.clone()];
+    let ranked = order(1_001, &alike);
+    assert_eq!(order(0, &alike), ranked);
+    let one_token = with(3, |c| (c.context, c.input_price) = (1, price(1)));
+    assert_eq!(order(1_001, &[one_token, near])[1], Address([3; 20]));
+    // Nobody keeps the others from every call by a context that is only claimed.
+    let claims = with(4, |c| (c.context, c.ok, c.total) = (u64::MAX, 0, 1));
+    let newcomer = with(5, |c| (c.context, c.ok, c.total) = (u64::MAX, 0, 0));
+    assert_eq!(order(257, &[short(1), claims.clone()])[0], Address([1; 20]));
+    assert_eq!(
+        order(257, &[short(1), claims, newcomer])[0],
+        Address([5; 20])
+    );
+}
+
+#[test]
+fn a_record_of_before_there_were_contexts_replays() {
+    let decision = choose(vec![with(1, |c| c.context = 0), with(2, |c| c.context = 0)]);
+    let json = serde_json::to_string(&decision).expect("serializes");
+    for word in ["context", "room", "behind"] {
+        assert!(!json.contains(word), "{word}: {json}");
+    }
+    let read: Decision = serde_json::from_str(&json).expect("reads back");
+    assert_eq!(read.replay(), Ok(()));
+    let mut denied = decide(
+        &snapshot(vec![candidate(1), with(2, |c| c.context = 9)]).needing(10),
+        &Constraints::default(),
+        SEED,
+    )
+    .expect("matches");
+    denied.scores[1].behind = false;
+    assert!(denied.replay().is_err());
 }
 
 #[test]
@@ -253,12 +309,13 @@ prop_compose! {
         region in prop_oneof![Just(Region(*b"XA")), Just(Region(*b"XB"))],
         tier in (0u8..5).prop_map(|code| Tier::from_code(code).expect("a tier")),
         (free_slots, warm, online) in (0u32..3, any::<bool>(), any::<bool>()),
+        context in prop_oneof![Just(0u64), 1u64..2_000, Just(u64::MAX)],
     ) -> Candidate {
         Candidate {
             provider: Address([id; 20]),
             input_price: price(prices.0),
             output_price: price(prices.1),
-            ttft_ms, ok, total, reputation_ppm, region, tier, free_slots, warm, online,
+            ttft_ms, ok, total, reputation_ppm, region, tier, free_slots, warm, online, context,
         }
     }
 }
@@ -301,8 +358,9 @@ proptest! {
     fn everybody_is_scored_in_range_or_left_out_by_a_rule_and_the_log_replays(
         candidates in prop::collection::vec(any_candidate(), 0..20),
         constraints in any_constraints(),
+        room in prop_oneof![Just(0u64), 1u64..2_000],
     ) {
-        let snapshot = snapshot(candidates);
+        let snapshot = snapshot(candidates).needing(room);
         let known = snapshot.candidates.len();
         match decide(&snapshot, &constraints, SEED) {
             Ok(decision) => {
@@ -314,7 +372,9 @@ proptest! {
                     }
                     prop_assert!(decision.ranking.contains(&score.provider));
                 }
-                let best = decision.scores.iter().filter(|s| s.warm == decision.scores.iter().any(|s| s.warm))
+                let group = |s: &Score| (s.behind, !s.warm);
+                let first = decision.scores.iter().map(group).min().expect("somebody");
+                let best = decision.scores.iter().filter(|s| group(s) == first)
                     .map(|s| s.total).max().expect("somebody");
                 let chosen = decision.scores.iter().find(|s| s.provider == decision.choice()).expect("scored");
                 prop_assert!(u64::from(chosen.total) * 10_000 >= u64::from(best) * 9_500);

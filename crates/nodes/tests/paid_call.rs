@@ -2125,6 +2125,170 @@ fn a_prompt_beyond_the_models_own_context_is_no_lie_where_a_shorter_one_is_offer
     }
 }
 
+/// One provider with a context of 1,024, the dearest; the others have 256 and other weights.
+fn of_two_contexts(providers: u8) -> (World, Address) {
+    let world = World::with_offers(providers, |offer| {
+        if offer.input_price == price(100_000) {
+            (offer.input_price, offer.output_price) = (price(900_000), price(3_600_000));
+        } else {
+            offer.context = 256;
+            offer.model_root = keccak256("other weights");
+        }
+    });
+    (world, SecretKey::for_tests("provider 0").address())
+}
+
+fn asking(n: u8, output_tokens: u32) -> ClientRequest {
+    ClientRequest {
+        output_tokens_max: Some(output_tokens),
+        ..request(n)
+    }
+}
+
+#[test]
+fn a_short_context_of_one_provider_cuts_no_answer_of_another() {
+    // The longer context goes first although it is dear, with the whole limit.
+    let (mut world, long) = of_two_contexts(3);
+    world.submit_of(account(), 1, asking(1, 500));
+    assert_eq!(world.prepared[0].0, long);
+    world.prepare();
+    world.tokens(300);
+    world.end();
+    let done = world.done(1);
+    assert_eq!(done.parameters.max_output_tokens, 500);
+    assert_eq!((done.content.output_units, done.shortened), (300, false));
+    // Where it is lost, another answers within its own context.
+    world.submit_of(account(), 2, asking(2, 500));
+    world.refuse(RefusalReason::Busy);
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    let done = world.done(2);
+    assert_ne!(done.started.provider, long);
+    assert_eq!(done.parameters.max_output_tokens, 256);
+    assert!(!done.shortened, "it was no want of money");
+    check_signatures(&done.receipt).expect("both signed");
+    // Who offers room for one token gets no call that others have more room for, though none has enough.
+    let mut world = World::with_offers(2, |offer| {
+        if offer.input_price == price(100_000) {
+            (offer.context, offer.input_price) = (1, price(1));
+        }
+    });
+    world.submit_of(account(), 1, asking(1, 4_096));
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    let done = world.done(1);
+    assert_ne!(done.started.provider, long);
+    assert_eq!(done.parameters.max_output_tokens, 1_024);
+}
+
+#[test]
+fn tokens_of_a_prompt_that_are_known_leave_the_rest_of_the_context_to_the_answer() {
+    let mut world = World::with_offers(1, |offer| offer.context = 256);
+    let ids = ClientRequest {
+        prompt: Prompt::Tokens(vec![1; 200]),
+        body_bytes: 1_000,
+        ..asking(1, 500)
+    };
+    world.submit_of(account(), 1, ids);
+    world.input_units = 200;
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert_eq!(world.done(1).parameters.max_output_tokens, 56);
+    // And a long prompt goes where it fits.
+    for (n, length, first) in [(1, 100, false), (2, 300, true)] {
+        let (mut world, long) = of_two_contexts(3);
+        let ids = ClientRequest {
+            prompt: Prompt::Tokens(vec![1; length]),
+            ..asking(n, 8)
+        };
+        world.submit_of(account(), n, ids);
+        assert_eq!(world.prepared[0].0 == long, first, "{length}");
+    }
+}
+
+#[test]
+fn an_answer_that_money_and_then_a_context_cut_did_not_end_for_want_of_money() {
+    let shortened = |busy: bool| {
+        let (mut world, long) = of_two_contexts(2);
+        let mut asked = asking(1, 1_000);
+        let cost = (264 * 900_000 + 400 * 3_600_000_u128).div_ceil(1_000_000);
+        asked.constraints.cost_max = Some(TokenAmount::from_units(cost));
+        world.submit_of(account(), 1, asked);
+        assert_eq!(world.prepared[0].0, long);
+        if busy {
+            world.refuse(RefusalReason::Busy);
+        }
+        world.prepare();
+        world.tokens(1);
+        world.end();
+        let done = world.done(1);
+        (done.parameters.max_output_tokens, done.shortened)
+    };
+    let (by_money, short) = shortened(false);
+    assert!(short && (257..1_000).contains(&by_money), "{by_money}");
+    assert_eq!(shortened(true), (256, false));
+}
+
+#[test]
+fn while_a_longer_context_is_only_busy_nobody_hears_that_the_request_is_too_long() {
+    let refusals = [
+        room("max_tokens"),
+        RefusalReason::ContextLength {
+            tokens: 300,
+            context: 256,
+        },
+    ];
+    for refusal in refusals {
+        let (mut world, long) = of_two_contexts(2);
+        let status = |free_slots| Input::Provider {
+            provider: long,
+            message: ToRouter::Status {
+                free_slots,
+                draining: false,
+            },
+        };
+        world.input(status(0));
+        world.submit_of(account(), 1, long_request(1));
+        world.refuse(refusal.clone());
+        let cause = &world.failure(1).cause;
+        assert!(matches!(cause, Cause::OverCapacity { .. }), "{cause}");
+        // With it away for good the limit is told.
+        world.input(Input::ProviderDown(long));
+        world.submit_of(account(), 2, long_request(2));
+        world.refuse(refusal);
+        let cause = world.failure(2).cause.clone();
+        let told = matches!(
+            cause,
+            Cause::Unsupported { .. } | Cause::ContextLength { .. }
+        );
+        assert!(told, "{cause}");
+    }
+}
+
+#[test]
+fn two_short_contexts_do_not_speak_for_a_longer_one_of_other_weights() {
+    let (mut world, long) = of_two_contexts(3);
+    // By the length of its text it may fit everywhere.
+    world.submit_of(account(), 1, long_request(1));
+    for _ in 0..2 {
+        let refused = RefusalReason::ContextLength {
+            tokens: 300,
+            context: 256,
+        };
+        let short = world.refuse(refused);
+        assert_ne!(short, long);
+        assert_eq!(world.reputation(short), 500_000);
+    }
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert_eq!(world.done(1).started.provider, long);
+    assert!(world.warnings.is_empty(), "{:?}", world.warnings);
+}
+
 #[test]
 fn a_prompt_beyond_the_context_is_believed_when_two_providers_say_so() {
     let mut world = World::new(3);

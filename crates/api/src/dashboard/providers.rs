@@ -11,6 +11,7 @@ use crate::board::{
     LostChoice, MarketRecord, OfferRow, ProviderLine, ProviderOwn, ProviderView, Scored, StakeRow,
 };
 use maud::{Markup, html};
+use stoa_market::PPM;
 
 pub(super) fn list(lines: &[ProviderLine]) -> Vec<Section> {
     let columns: [Column; 10] = [
@@ -221,6 +222,13 @@ fn lost_table(lost: &[LostChoice]) -> Markup {
 /// Why another was first: the lots, or the parts in which it was better.
 fn difference(choice: &LostChoice) -> String {
     let (ours, theirs) = (&choice.ours, &choice.theirs);
+    if ours.behind && !theirs.behind {
+        return match ours.reliability < PPM / 2 {
+            true => "its context was too short, or it failed more than it delivered",
+            false => "its context was too short for the request",
+        }
+        .to_owned();
+    }
     if theirs.warm && !ours.warm {
         return "its model had to be loaded first".to_owned();
     }
@@ -261,6 +269,7 @@ mod tests {
             reputation: 500_000,
             total,
             lot: Digest::ZERO,
+            behind: false,
         }
     }
 
@@ -289,5 +298,8 @@ mod tests {
             ours,
         );
         assert!(difference(&cold).contains("loaded"));
+        let mut short = cold;
+        short.ours.behind = true;
+        assert!(difference(&short).contains("too short"));
     }
 }

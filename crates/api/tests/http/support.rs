@@ -582,6 +582,7 @@ fn decision() -> stoa_market::Decision {
         free_slots: 1,
         warm: true,
         online: true,
+        context: 4_096,
     };
     let other = candidate(
         SecretKey::for_tests("other provider").address(),

@@ -3,7 +3,7 @@
 use super::pool::{constraints, part};
 use super::vectors;
 use super::waiting::Call;
-use super::{After, Job, Output, Phase, Router, refused};
+use super::{After, Job, Output, Phase, Router, refused, room};
 use crate::client::{CHOICES_MAX, Cause, ClientRequest};
 use crate::message::ModelOffer;
 use crate::work::{Prompt, grammar_rules};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use stoa_crypto::{choice_seed, keccak256};
 use stoa_ledger::book::{CoverError, Entry};
 use stoa_ledger::fees::{self, Usage};
-use stoa_market::{Candidate, Decision, NoMatch, Snapshot, Weights, decide, draw_seed};
+use stoa_market::{Candidate, Decision, NoMatch, Rule, Snapshot, Weights, decide, draw_seed};
 use stoa_types::{Address, Digest, JobId, Millis, SamplingParameters, Timestamp, TokenAmount};
 
 /// Tokens that a prompt may gain beyond its bytes and per-message overhead: begin and end marks.
@@ -76,7 +76,10 @@ impl Router {
             if let Some(provider) = remaining.last() {
                 self.stock.claim(*provider);
             }
-            let state = self.job_of(&call, *job, index, remaining, &admitted);
+            let mut state = self.job_of(&call, *job, index, remaining, &admitted);
+            if longer_was_busy(decision) {
+                state.last_failure = Some(self.over_capacity(&call.request.model));
+            }
             self.jobs.insert(*job, state);
         }
         let entry = reservation(&call, &admitted);
@@ -99,6 +102,7 @@ impl Router {
                 seed: choice_seed(admitted.parameters.seed, index),
                 ..admitted.parameters.clone()
             },
+            output_units_max: admitted.parameters.max_output_tokens,
             shortened: admitted.shortened,
             submitted_at: call.since,
             first_token_at: None,
@@ -226,10 +230,7 @@ impl Router {
         if request.constraints.cost_max.is_some() && !whole {
             return None; // It shortens the answer until it fits.
         }
-        let output_units = match self.output_limit(request) {
-            vectors if whole => vectors,
-            tokens => tokens.min(shortest_context(offers)),
-        };
+        let output_units = self.output_limit(request);
         let least = |output_units| {
             let cost = |offer: &&ModelOffer| {
                 let offer = std::slice::from_ref(*offer);
@@ -320,14 +321,15 @@ impl Router {
         for candidate in &mut candidates {
             candidate.free_slots = free(candidate);
         }
-        let output_units = u64::from(self.output_limit(request));
+        let output_units = self.output_limit(request);
         let cheapest_input = candidates.iter().map(|c| c.input_price).min();
         let snapshot = Snapshot::new(
             candidates,
             Weights::from(routing),
             input_units,
-            output_units,
-        );
+            u64::from(output_units),
+        )
+        .needing(room::needed(&request.prompt, output_units));
         // Neither router nor provider controls the seed: the last anchored batch and the client's bytes (SPEC C.6.1).
         let seed = draw_seed(self.anchor(), request.request_digest);
         decide(
@@ -410,8 +412,11 @@ impl Router {
             self.within_budget(call, needed)?;
             return Ok((parameters(call, vectors), false));
         }
-        let context = offers.iter().map(|offer| offer.context).min().unwrap_or(0);
-        let asked = self.output_limit(request).min(context);
+        let limit = self.output_limit(request);
+        let each = offers
+            .iter()
+            .map(|offer| room::output_limit(offer, &request.prompt, limit));
+        let asked = each.max().unwrap_or(0);
         let mut most = asked;
         let choices = request.choices;
         if let Some(cost_max) = request.constraints.cost_max.map(|most| part(most, choices)) {
@@ -429,6 +434,20 @@ impl Router {
         }
         Ok((parameters(call, most), most < asked))
     }
+}
+
+/// Whether a longer context than those to choose from was only busy: where these have no room for the request, it may come again.
+fn longer_was_busy(decision: &Decision) -> bool {
+    let busy = |provider| decision.excluded.contains(&(provider, Rule::Busy));
+    let longest =
+        |candidates: &mut dyn Iterator<Item = &Candidate>| candidates.map(|c| c.context).max();
+    let all = &decision.snapshot.candidates;
+    let chosen = longest(
+        &mut all
+            .iter()
+            .filter(|c| decision.ranking.contains(&c.provider)),
+    );
+    longest(&mut all.iter().filter(|c| busy(c.provider))) > chosen
 }
 
 /// The entry that holds what the call may cost.
@@ -497,10 +516,6 @@ fn longest_context(offers: &[&ModelOffer]) -> u64 {
     contexts.max().unwrap_or(0)
 }
 
-fn shortest_context(offers: &[&ModelOffer]) -> u32 {
-    offers.iter().map(|offer| offer.context).min().unwrap_or(0)
-}
-
 /// Upper bounds of the prompt's tokens: whatever the models' contexts, and within the longest of them.
 fn input_bounds(request: &ClientRequest, offers: &[&ModelOffer]) -> (u64, u64) {
     let context = longest_context(offers);
@@ -548,7 +563,7 @@ fn spaces_of_json(prompt: &Prompt) -> u64 {
     separators(tools) + calls
 }
 
-/// The most that any of the offers can cost.
+/// The most that any of the offers can cost, each with what its context allows of the output.
 pub(super) fn reserve(
     offers: &[ModelOffer],
     prompt: &Prompt,
@@ -559,7 +574,7 @@ pub(super) fn reserve(
         fees::reserve(&Usage {
             input_units,
             input_price: offer.input_price,
-            output_units: u64::from(output_units),
+            output_units: u64::from(room::output_limit(offer, prompt, output_units)),
             output_price: offer.output_price_for(prompt),
         })
     };

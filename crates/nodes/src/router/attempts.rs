@@ -1,10 +1,10 @@
 //! One call on its way through providers: dispatch, tokens, receipt, fail-over before the first token, cancellation.
 
 use super::admission::{parameters_digest, reserve};
-use super::{After, Current, Job, Keeping, Output, Phase, Router, reasoning, vectors};
+use super::{After, Current, Job, Keeping, Output, Phase, Router, reasoning, room, vectors};
 use crate::client::{Cause, ClientEvent, Done, Failure, Started, Undelivered};
 use crate::message::{
-    Dispatch, Final, REASON_CHARS_MAX, RefusalReason, ToProvider, ToRouter, clipped,
+    Dispatch, Final, ModelOffer, REASON_CHARS_MAX, RefusalReason, ToProvider, ToRouter, clipped,
 };
 use crate::receipts::{Facts, expected_receipt};
 use crate::work::Prompt;
@@ -103,10 +103,22 @@ impl Router {
                 }
                 continue;
             }
+            self.limit_output(job, provider);
             let Some(ticket) = self.ticket(job, provider, now) else {
                 continue;
             };
             return self.order(job, ticket, now, outputs);
+        }
+    }
+
+    /// The order's output limit, by the provider's own context.
+    fn limit_output(&mut self, job: JobId, provider: Address) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if let Some(offer) = self.stock.offer(provider, &state.request.model) {
+            let (prompt, most) = (&state.request.prompt, state.output_units_max);
+            state.parameters.max_output_tokens = room::output_limit(offer, prompt, most);
         }
     }
 
@@ -892,6 +904,11 @@ impl Router {
     }
 }
 
+/// Whether two offers are of one model, as far as anyone can tell: the same weights have the same context.
+fn same_weights(offer: Option<&ModelOffer>, other: &ModelOffer) -> bool {
+    !other.model_root.is_zero() && offer.is_some_and(|o| o.model_root == other.model_root)
+}
+
 /// Whether a provider's word is for this order, by it, and within what was ordered.
 fn check_taken(domain: &Domain, ticket: &Ticket, taken: &Taken) -> Result<(), &'static str> {
     let SignedAcceptance {
@@ -943,7 +960,8 @@ fn done_of(state: &Job, key: &SecretKey, end: Final, started: Started, now: Time
         started,
         ttft_ms: first.since(state.submitted_at).0,
         refund: refund.unwrap_or(TokenAmount::ZERO),
-        shortened: state.shortened,
+        // Where the provider's context cut it further, that is why it ended.
+        shortened: state.shortened && state.parameters.max_output_tokens == state.output_units_max,
     }
 }
 
@@ -1138,7 +1156,16 @@ impl Router {
         let offer = state.and_then(|state| self.stock.offer(provider, &state.request.model));
         let offered = offer.map_or(0, |offer| u64::from(offer.context));
         if context >= offered && tokens > context && tokens <= bound {
-            return Lost::Blamed(Cause::ContextLength { tokens, context });
+            let cause = Cause::ContextLength { tokens, context };
+            let others = state.map(|state| self.stock.offers(&state.request.model));
+            let longer = |other: &&ModelOffer| {
+                u64::from(other.context) >= tokens && !same_weights(offer, other)
+            };
+            // Of other weights under this name the context may be longer: it says nothing about them.
+            return match others.iter().flatten().any(longer) {
+                true => Lost::Limited(cause),
+                false => Lost::Blamed(cause),
+            };
         }
         let reason = format!(
             "it refuses {tokens} input tokens for a context of {context}; the request has at most {bound} and it \

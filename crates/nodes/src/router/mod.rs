@@ -8,6 +8,7 @@ mod admission;
 mod attempts;
 mod pool;
 mod reasoning;
+mod room;
 mod settlement;
 mod spending;
 mod summary;
@@ -331,8 +332,11 @@ struct Job {
     key: crate::client::KeyId,
     /// Shared by the choices of one request.
     request: Arc<ClientRequest>,
+    /// Of the order under way: what is asked for, within the context of the provider that is tried.
     parameters: SamplingParameters,
-    /// Its output limit was lowered until it fitted its money.
+    /// Output limit of the call, whatever a provider's context.
+    output_units_max: u32,
+    /// That limit was lowered until it fitted its money.
     shortened: bool,
     submitted_at: Timestamp,
     first_token_at: Option<Timestamp>,

@@ -350,6 +350,8 @@ fn candidate(
         // Providers load their models before they say hello.
         warm: true,
         online: standing.online && !standing.draining,
+        // Nothing would count as no word about it.
+        context: u64::from(offer.context.max(1)),
     }
 }
 
