@@ -2269,6 +2269,42 @@ fn while_a_longer_context_is_only_busy_nobody_hears_that_the_request_is_too_long
 }
 
 #[test]
+fn a_request_that_a_fourth_provider_has_room_for_does_not_end_with_the_three_before_it() {
+    let attempts = profile().routing.attempts_max;
+    assert_eq!(attempts, 3);
+    let refusal = || RefusalReason::ContextLength {
+        tokens: 300,
+        context: 256,
+    };
+    // All but one are short; whose lot comes when is for the request to say.
+    for refused in [room("max_tokens"), refusal()] {
+        let served = |n: u8| {
+            let mut world = World::with_offers(6, |offer| {
+                if offer.input_price != price(100_000) {
+                    offer.context = 256;
+                    offer.model_root = keccak256("other weights");
+                }
+                (offer.input_price, offer.output_price) = (price(900_000), price(3_600_000));
+            });
+            let long = SecretKey::for_tests("provider 0").address();
+            world.submit_of(account(), n, long_request(n));
+            let mut before = 0;
+            while world.prepared.front().is_some_and(|(p, _)| *p != long) {
+                world.refuse(refused.clone());
+                before += 1;
+            }
+            world.prepare();
+            world.tokens(1);
+            world.end();
+            assert_eq!(world.done(n).started.provider, long);
+            before
+        };
+        let before: Vec<u32> = (1..=20).map(served).collect();
+        assert_eq!(before.iter().max(), Some(&attempts), "{before:?}");
+    }
+}
+
+#[test]
 fn two_short_contexts_do_not_speak_for_a_longer_one_of_other_weights() {
     let (mut world, long) = of_two_contexts(3);
     // By the length of its text it may fit everywhere.

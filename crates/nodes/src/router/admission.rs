@@ -77,6 +77,7 @@ impl Router {
                 self.stock.claim(*provider);
             }
             let mut state = self.job_of(&call, *job, index, remaining, &admitted);
+            state.longer = self.longer(decision);
             if longer_was_busy(decision) {
                 state.last_failure = Some(self.over_capacity(&call.request.model));
             }
@@ -112,6 +113,7 @@ impl Router {
             fee_version: admitted.fee_version,
             claimed: remaining.last().copied(),
             remaining,
+            longer: Vec::new(),
             read: 0,
             blamed: None,
             attempt: 0,
@@ -371,6 +373,20 @@ impl Router {
             .iter()
             .copied()
             .take(self.config.profile.routing.attempts_max as usize)
+    }
+
+    /// Of those that come after the ones to try, as many that offer more context than one of these.
+    fn longer(&self, decision: &Decision) -> Vec<Address> {
+        let all = &decision.snapshot.candidates;
+        let context = |provider: &Address| {
+            let known = all.iter().find(|c| c.provider == *provider);
+            known.map_or(0, |c| c.context)
+        };
+        let tried: Vec<_> = self.to_try(decision).collect();
+        let shortest = tried.iter().map(context).min().unwrap_or(0);
+        let others = decision.ranking.iter().skip(tried.len());
+        let longer = others.filter(|provider| context(provider) > shortest);
+        longer.copied().take(tried.len()).collect()
     }
 
     fn output_limit(&self, request: &ClientRequest) -> u32 {

@@ -732,7 +732,28 @@ impl Router {
             self.give_up(job, cause, TokenAmount::ZERO, outputs);
         } else {
             state.attempt += 1;
+            if limited {
+                self.try_longer(job, current.provider);
+            }
             self.dispatch(job, now, outputs);
+        }
+    }
+
+    /// One that offers more context than who had no room for the request is tried too, after those that are to be tried anyway.
+    fn try_longer(&mut self, job: JobId, short: Address) {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let model = &state.request.model;
+        let context = |provider| {
+            let offer = self.stock.offer(provider, model);
+            offer.map_or(0, |offer| offer.context)
+        };
+        let least = context(short);
+        let mut longer = state.longer.iter();
+        if let Some(place) = longer.position(|other| context(*other) > least) {
+            let other = state.longer.remove(place);
+            state.remaining.insert(0, other);
         }
     }
 
