@@ -265,7 +265,7 @@ pub struct ModelEntry {
     pub id: String,
     /// When it was first offered here.
     pub created: Timestamp,
-    /// Context in tokens.
+    /// Longest context among its providers, in tokens.
     pub context: u32,
     /// Most output tokens of one call.
     pub output_tokens_max: u32,

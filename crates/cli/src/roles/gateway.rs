@@ -16,6 +16,7 @@ use stoa_api::{
 use stoa_crypto::MerkleTree;
 use stoa_ledger::book::{BatchRecord, PayoutClaim, RouterBook};
 use stoa_nodes::client::{Cause, ClientRequest};
+use stoa_nodes::message::ModelOffer;
 use stoa_nodes::router::{JobSummary, Standing};
 use stoa_types::{
     Address, Digest, JobId, JobState, Millis, Price, Timestamp, TokenAmount, TraceParent,
@@ -332,8 +333,8 @@ impl Gateway for RouterGateway {
             entries.push(ModelEntry {
                 id: id.to_owned(),
                 created: view.first_offered.get(id).copied().unwrap_or_default(),
-                context: first.context,
-                output_tokens_max: limits.output_tokens_max.min(first.context),
+                context: longest_context(&offers),
+                output_tokens_max: limits.output_tokens_max.min(longest_context(&offers)),
                 input_price: offers
                     .iter()
                     .map(|(_, o)| o.input_price)
@@ -523,7 +524,7 @@ pub(super) fn account_row(
 }
 
 pub(super) fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
-    let prices = |price: fn(&stoa_nodes::message::ModelOffer) -> Price| {
+    let prices = |price: fn(&ModelOffer) -> Price| {
         standing
             .hello
             .models
@@ -550,6 +551,12 @@ pub(super) fn provider_row(id: Address, standing: &Standing) -> ProviderRow {
         jobs: standing.track.delivered,
         ttft_ms: standing.track.latency.predicted_ms(),
     }
+}
+
+/// What `/v1/models` says: requests go first to who has room for them.
+fn longest_context(offers: &[(Address, &ModelOffer)]) -> u32 {
+    let contexts = offers.iter().map(|(_, offer)| offer.context);
+    contexts.max().unwrap_or(0)
 }
 
 /// The newest jobs of all accounts.
@@ -654,6 +661,25 @@ pub(super) fn batch_row(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_is_listed_with_the_longest_context_whoever_comes_first() {
+        let offer = |context| ModelOffer {
+            model: "m".to_owned(),
+            model_root: Digest::ZERO,
+            runtime_digest: Digest::ZERO,
+            tier: stoa_types::Tier::None,
+            context,
+            input_price: Price::default(),
+            output_price: Price::default(),
+            quantization: String::new(),
+            reasons: false,
+            message_overhead: 0,
+        };
+        let (short, long) = (offer(256), offer(32_768));
+        let of = |n: u8, offer| (Address([n; 20]), offer);
+        assert_eq!(longest_context(&[of(1, &short), of(2, &long)]), 32_768);
+    }
 
     #[test]
     fn a_call_that_is_being_charged_is_one_row() {
