@@ -149,7 +149,8 @@ pub enum ToRouter {
         /// Number of prompt tokens: exact, or for tier `none` an upper bound of what the receipt may count.
         input_units: u64,
     },
-    /// The job will not be done here.
+    /// The job will not be done here. After an acceptance only for a server of others (tier `none`) and before the first token; whoever
+    /// computes answers itself says `Failed` then.
     Refused {
         /// The job.
         job: JobId,

@@ -624,7 +624,9 @@ impl Provider {
                 }
                 Vec::new()
             }
-            Generated::Refused { reason } if running.output.is_empty() => {
+            Generated::Refused { reason }
+                if running.output.is_empty() && running.ticket.tier == Tier::None =>
+            {
                 let refused = ToRouter::Refused {
                     job: attempt.0,
                     attempt: attempt.1,
@@ -633,7 +635,7 @@ impl Provider {
                 self.without_receipt(attempt, refused)
             }
             Generated::Refused { reason } => {
-                let reason = format!("refused after the answer had begun: {reason:?}");
+                let reason = format!("refused after the order was taken: {reason:?}");
                 self.on_generated(attempt, Generated::Failed { reason }, now)
             }
             Generated::Failed { reason } => {

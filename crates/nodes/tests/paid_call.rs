@@ -2060,6 +2060,19 @@ fn a_refusal_of_what_was_taken_is_a_lie_but_for_a_server_of_others_before_the_fi
 }
 
 #[test]
+fn a_provider_that_computes_answers_itself_fails_what_it_took_and_refuses_it_no_more() {
+    let mut world = World::new(1);
+    world.submit(1);
+    world.prepare();
+    let (account, attempt) = world.running[0];
+    let reason = RefusalReason::Busy;
+    let event = Generated::Refused { reason };
+    world.provider(account, provider::Input::Generated { attempt, event });
+    assert_eq!(world.failure(1).cause, Cause::ProviderDown);
+    assert_eq!(world.reputation(account), 500_000);
+}
+
+#[test]
 fn of_what_a_provider_writes_in_a_refusal_little_is_kept_and_told_and_on_one_line() {
     let long = "\n\u{1b}[31mé".repeat(200_000);
     let parameter = || long.clone();
@@ -2274,14 +2287,15 @@ fn a_request_that_a_fourth_provider_has_room_for_does_not_end_with_the_three_bef
     assert_eq!(attempts, 3);
     let refusal = || RefusalReason::ContextLength {
         tokens: 300,
-        context: 256,
+        context: 260,
     };
     // All but one are short; whose lot comes when is for the request to say.
     for refused in [room("max_tokens"), refusal()] {
         let served = |n: u8| {
-            let mut world = World::with_offers(6, |offer| {
+            let mut world = World::with_offers(9, |offer| {
                 if offer.input_price != price(100_000) {
-                    offer.context = 256;
+                    let odd = offer.input_price > price(140_000);
+                    offer.context = if odd { 260 } else { 256 };
                     offer.model_root = keccak256("other weights");
                 }
                 (offer.input_price, offer.output_price) = (price(900_000), price(3_600_000));

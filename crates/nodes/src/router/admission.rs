@@ -375,7 +375,7 @@ impl Router {
             .take(self.config.profile.routing.attempts_max as usize)
     }
 
-    /// Of those that come after the ones to try, as many that offer more context than one of these.
+    /// Of those that come after the ones to try, as many that offer more context than one of these, the longest first.
     fn longer(&self, decision: &Decision) -> Vec<Address> {
         let all = &decision.snapshot.candidates;
         let context = |provider: &Address| {
@@ -385,8 +385,10 @@ impl Router {
         let tried: Vec<_> = self.to_try(decision).collect();
         let shortest = tried.iter().map(context).min().unwrap_or(0);
         let others = decision.ranking.iter().skip(tried.len());
-        let longer = others.filter(|provider| context(provider) > shortest);
-        longer.copied().take(tried.len()).collect()
+        let mut longer: Vec<_> = others.copied().filter(|p| context(p) > shortest).collect();
+        longer.sort_by_key(|provider| std::cmp::Reverse(context(provider)));
+        longer.truncate(tried.len());
+        longer
     }
 
     fn output_limit(&self, request: &ClientRequest) -> u32 {

@@ -733,14 +733,14 @@ impl Router {
         } else {
             state.attempt += 1;
             if limited {
-                self.try_longer(job, current.provider);
+                self.try_longer(job, current.provider, &cause);
             }
             self.dispatch(job, now, outputs);
         }
     }
 
     /// One that offers more context than who had no room for the request is tried too, after those that are to be tried anyway.
-    fn try_longer(&mut self, job: JobId, short: Address) {
+    fn try_longer(&mut self, job: JobId, short: Address, cause: &Cause) {
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
@@ -749,9 +749,14 @@ impl Router {
             let offer = self.stock.offer(provider, model);
             offer.map_or(0, |offer| offer.context)
         };
-        let least = context(short);
-        let mut longer = state.longer.iter();
-        if let Some(place) = longer.position(|other| context(*other) > least) {
+        let counted = match cause {
+            Cause::ContextLength { tokens, .. } => *tokens,
+            _ => 0,
+        };
+        let has_room = |other: &Address| {
+            context(*other) > context(short) && u64::from(context(*other)) >= counted
+        };
+        if let Some(place) = state.longer.iter().position(has_room) {
             let other = state.longer.remove(place);
             state.remaining.insert(0, other);
         }

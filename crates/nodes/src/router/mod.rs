@@ -347,7 +347,7 @@ struct Job {
     fee_version: u16,
     /// Providers still to try, best last.
     remaining: Vec<Address>,
-    /// Providers with longer contexts than some of these, best first: one of them is tried for each that has no room for the request, where the
+    /// Providers with longer contexts than some of these, the longest first: one of them is tried for each that has no room for the request, where the
     /// reserve covers it.
     longer: Vec<Address>,
     /// Whose slot is kept free for it until it is dispatched.
