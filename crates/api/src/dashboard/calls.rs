@@ -155,8 +155,18 @@ fn rationale(decision: &Decision) -> Markup {
             (weights.reliability.get()) " and reputation × " (weights.reputation.get()) ", in ten-thousandths. Scores within "
             (weights.tie_bps.get()) " ten-thousandths of the best draw lots. " (replayed) }
         (score_table(decision, &scores))
+        @if scores.iter().any(|score| score.behind) { p { (behind(&scores)) } }
         (left_out(&decision.excluded))
     }
+}
+
+/// Who was not placed by its score.
+fn behind(scores: &[&Score]) -> String {
+    let last = scores.iter().filter(|score| score.behind).count();
+    format!(
+        "The last {last} were placed after all others: their context is too short for the request, or another's is and they failed more \
+         than they delivered."
+    )
 }
 
 fn score_table(decision: &Decision, scores: &[&Score]) -> Markup {

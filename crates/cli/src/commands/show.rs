@@ -278,6 +278,12 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
         ]);
     }
     say(table)?;
+    for score in decision.scores.iter().filter(|score| score.behind) {
+        say(format_args!(
+            "behind {}: its context is too short for the request, or another's is and it failed more than it delivered",
+            score.provider
+        ))?;
+    }
     for (provider, rule) in &decision.excluded {
         say(format_args!("left out {provider}: {rule}"))?;
     }
