@@ -303,3 +303,40 @@ pub(crate) fn checks(report: &Report) -> Markup {
         (command("stoa receipt FILE && stoa verify FILE --rpc RPC_URL --rerun MODEL"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoa_market::{Constraints, Snapshot, Weights, decide};
+    use stoa_types::{NetworkProfile, Price, Region, Tier};
+
+    #[test]
+    fn a_rationale_says_when_a_place_is_not_by_the_score() {
+        let candidate = |n: u8, context| Candidate {
+            provider: Address([n; 20]),
+            input_price: Price::default(),
+            output_price: Price::default(),
+            ttft_ms: 1,
+            ok: 1,
+            total: 1,
+            reputation_ppm: 900_000,
+            region: Region(*b"XA"),
+            tier: Tier::Exact,
+            free_slots: 1,
+            warm: true,
+            online: true,
+            context,
+        };
+        let profile = NetworkProfile::builtin_text("stoa").expect("built in");
+        let profile = NetworkProfile::parse(profile).expect("valid");
+        let both = [candidate(1, 256), candidate(2, 1_024)];
+        let snapshot = Snapshot::new(both, Weights::from(&profile.routing), 1, 1);
+        let said = |room| {
+            let snapshot = snapshot.clone().needing(room);
+            let decision = decide(&snapshot, &Constraints::default(), Digest([7; 32]));
+            rationale(&decision.expect("both match")).into_string()
+        };
+        assert!(said(300).contains("The last 1 were placed after all others"));
+        assert!(!said(256).contains("placed after all others"));
+    }
+}
