@@ -128,6 +128,47 @@ fn vectors_are_bought_and_computed_again_from_their_receipt() {
     up.stop();
 }
 
+#[test]
+fn a_provider_with_a_shorter_context_than_its_models_is_no_liar_about_a_prompt_beyond_both() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, settings) = (folder.path().join("data"), folder.path().join("up.toml"));
+    fs::write(&settings, "[engine]\ncontext_max = 300\n").expect("written");
+    let options = ["--config", settings.to_str().expect("a path")];
+    let up = Up::start_with(&data, 1, &folder.path().join("log"), &options, &[]);
+    let model = up.ready["models"][0].as_str().unwrap_or("stoa-tiny");
+    let ask = |words: usize| {
+        let text = "cat dog ".repeat(words / 2);
+        let body = json!({"model": model, "prompt": text, "max_tokens": 16}).to_string();
+        let (status, body) = send(&up, "POST", "/completions", "", &body);
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    let reputation = || {
+        let (_, body) = send(&up, "GET", "/stoa/providers", "", "");
+        let told: Value = serde_json::from_str(&body).expect("JSON");
+        told["data"][0]["reputation_ppm"].as_u64()
+    };
+    let before = reputation();
+    assert!(before.is_some());
+    // Beyond the model's own 1,024, and beyond the 300 that are offered.
+    for (words, code, said) in [
+        (2_000, "context_length_exceeded", "context is 1024"),
+        (400, "unsupported_parameter", "room for 300"),
+    ] {
+        let (status, told) = ask(words);
+        assert_eq!(
+            (status, &told["error"]["code"]),
+            (400, &json!(code)),
+            "{told}"
+        );
+        let message = told["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(said), "{message}");
+        assert_eq!(reputation(), before);
+    }
+    let (status, told) = ask(20);
+    assert_eq!(status, 200, "{told}");
+    up.stop();
+}
+
 const CHAT: &str = "/chat/completions";
 
 /// A body that asks for so many choices.
