@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use stoa_runtime::{Apart, Grammars, Templates, serve_grammars, serve_renderings};
+use stoa_runtime::{
+    Apart, ApartError, Grammars, Templates, Times, serve_grammars, serve_renderings,
+};
 
 /// What such a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,20 +47,25 @@ impl Work {
     /// made again where the model is, in as much time.
     fn seconds(self) -> u64 {
         match self {
-            Self::Templates => 4,
+            Self::Templates => 3,
             Self::Grammars => 1,
         }
     }
 
-    /// Time of one piece of work. To wait for a free process, this, and to make a grammar once more end before a router turns to the
-    /// next provider (`first_token_ms_max`): a caller's work that takes too long is then refused, and not the provider's fault.
-    fn wall(self) -> Duration {
-        match self {
-            Self::Templates => Duration::from_secs(6),
-            Self::Grammars => Duration::from_secs(3),
-        }
+    /// Time of one piece of work. One request's template and grammar, with the waiting for a process before each and the grammar made once
+    /// more, take 9 seconds at most: a router turns to the next provider after 10 (`first_token_ms_max`), which counts against the one before.
+    fn times(self) -> Times {
+        let wall = Duration::from_secs(match self {
+            Self::Templates => 3,
+            Self::Grammars => 2,
+        });
+        let patience = Duration::from_secs(1);
+        Times { patience, wall }
     }
 }
+
+/// How often a process is asked at the start that gives no answer: a machine that starts much at once is slow.
+const STARTS: u32 = 3;
 
 /// Renders in processes of their own, for models whose files are not this program's.
 pub fn templates() -> io::Result<Templates> {
@@ -72,11 +79,19 @@ pub fn grammars() -> io::Result<Grammars> {
         None => Grammars::Trusted,
     };
     // Or every schema of a caller would be refused, and nobody would know why.
-    grammars.check().map_err(|error| {
-        io::Error::other(format!(
-            "grammars of callers cannot be tried beside this program: {error}"
-        ))
-    })?;
+    for left in (0..STARTS).rev() {
+        match grammars.check() {
+            Ok(()) => break,
+            Err(error @ (ApartError::Interrupted(_) | ApartError::Busy)) if left == 0 => {
+                tracing::warn!(%error, "no process that tries grammars of callers has answered yet");
+            }
+            Err(ApartError::Interrupted(_) | ApartError::Busy) => {}
+            Err(error) => {
+                let what = "grammars of callers cannot be tried beside this program";
+                return Err(io::Error::other(format!("{what}: {error}")));
+            }
+        }
+    }
     Ok(grammars)
 }
 
@@ -86,7 +101,7 @@ fn apart(work: Work) -> io::Result<Option<Apart>> {
         return Ok(None);
     }
     let arguments = [work.command().into()];
-    Ok(Some(Apart::new(this_program()?, arguments, work.wall())))
+    Ok(Some(Apart::new(this_program()?, arguments, work.times())))
 }
 
 /// This program as it runs, even where its file was replaced meanwhile.

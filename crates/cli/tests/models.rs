@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_engine::{RandomModel, Rendering};
 use stoa_grammar::Grammar;
-use stoa_runtime::{Apart, ApartError, Grammars, RenderError, Templates};
+use stoa_runtime::{Apart, ApartError, Grammars, RenderError, Templates, Times};
 use support::{PATIENCE, Up, refused, stoa, told};
 
 const MODEL: &str = concat!(
@@ -434,7 +434,10 @@ fn hostile_schemas() -> [(&'static str, Value); 3] {
 }
 
 /// Longer than a busy machine needs: the limits of processor time are what is tried.
-const APART: Duration = Duration::from_secs(120);
+const APART: Times = Times {
+    patience: Duration::from_secs(120),
+    wall: Duration::from_secs(120),
+};
 
 #[test]
 fn a_schema_that_takes_all_time_or_memory_is_refused_and_costs_nothing_else() {

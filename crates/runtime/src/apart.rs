@@ -17,16 +17,22 @@ use std::time::Duration;
 const MESSAGE_BYTES_MAX: u32 = 512 << 20;
 /// Most processes: each may take its memory at the same time. Further work waits.
 const MOST: usize = 2;
-/// How long it waits. Honest work takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest times of a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Until a process is free. Honest work takes milliseconds.
+    pub patience: Duration,
+    /// From then on, whatever it may compute: the machine may be busy.
+    pub wall: Duration,
+}
 
 /// Processes that do one kind of work.
 #[derive(Debug)]
 pub struct Apart {
     program: PathBuf,
     arguments: Vec<OsString>,
-    /// Longest time of a piece of work.
-    wall: Duration,
+    times: Times,
     pool: Mutex<Pool>,
     /// One came back, or ended.
     free: Condvar,
@@ -59,17 +65,16 @@ pub enum ApartError {
 }
 
 impl Apart {
-    /// Processes of `program`, which calls [`serve`] where it is given these arguments. `wall`: how long a piece of work may take, other
-    /// than what it may compute: the machine may be busy.
+    /// Processes of `program`, which calls [`serve`] where it is given these arguments.
     pub fn new(
         program: PathBuf,
         arguments: impl IntoIterator<Item = OsString>,
-        wall: Duration,
+        times: Times,
     ) -> Self {
         Self {
             program,
             arguments: arguments.into_iter().collect(),
-            wall,
+            times,
             pool: Mutex::default(),
             free: Condvar::new(),
         }
@@ -83,7 +88,7 @@ impl Apart {
             Some(kept) => kept,
             None => self.start().map_err(ApartError::NotStarted)?,
         };
-        let answer = match worker.ask(message, self.wall) {
+        let answer = match worker.ask(message, self.times.wall) {
             Ok(answer) => answer,
             Err(error) => return Err(worker.ended(&error)),
         };
@@ -104,7 +109,9 @@ impl Apart {
     /// Waits a little until one more process may be at work.
     fn place(&self) -> Result<Place<'_>, ApartError> {
         let full = |pool: &mut Pool| pool.at_work >= MOST;
-        let waited = self.free.wait_timeout_while(self.pool(), PATIENCE, full);
+        let waited = self
+            .free
+            .wait_timeout_while(self.pool(), self.times.patience, full);
         let (mut pool, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if full(&mut pool) {
             return Err(ApartError::Busy);
@@ -301,7 +308,11 @@ mod tests {
     #[test]
     fn a_process_that_ends_or_is_not_there_or_hangs_is_told_apart_and_keeps_no_place() {
         let ask = |apart: &Apart| apart.ask::<String>(&"a").expect_err("nobody answers");
-        let long = Duration::from_secs(600);
+        let within = |wall| Times {
+            patience: Duration::from_secs(60),
+            wall,
+        };
+        let long = within(Duration::from_secs(600));
         let shell = |script: &str| Apart::new("/bin/sh".into(), ["-c".into(), script.into()], long);
         let leaves = shell("exit 3");
         assert!(matches!(ask(&leaves), ApartError::Failed(_)));
@@ -319,7 +330,7 @@ mod tests {
         }
         let absent = Apart::new("/nowhere/at/all".into(), [], long);
         assert!(matches!(ask(&absent), ApartError::NotStarted(_)));
-        let short = Duration::from_millis(50);
+        let short = within(Duration::from_millis(50));
         let hangs = Apart::new("/bin/sleep".into(), ["1000".into()], short);
         for _ in 0..3 {
             let found = ask(&hangs);

@@ -28,7 +28,7 @@ mod trial;
 mod upstream;
 mod vectors;
 
-pub use apart::{Apart, ApartError};
+pub use apart::{Apart, ApartError, Times};
 pub use backend::{
     Backend, CancelFlag, Emit, Generation, ModelFacts, Piece, Prepared, RerunError, RunError,
     run_to_end, run_unless,

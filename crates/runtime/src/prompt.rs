@@ -158,8 +158,8 @@ impl PromptMaker {
         let compiled = vocabulary.and_then(|vocabulary| vocabulary.compile(grammar));
         compiled.map_err(|error| match error {
             GrammarError::Machine(_) => {
-                tracing::error!(model = %model.info().name, %error, "a grammar was not made");
-                RefusalReason::UnknownModel
+                tracing::error!(model = %model.info().name, %error, "a grammar was not made now");
+                RefusalReason::Busy
             }
             error => unsupported(parameter, error.to_string()),
         })
@@ -265,7 +265,7 @@ fn without_strict(tools: &str) -> Cow<'_, str> {
 
 /// How long a grammar of tools and JSON may have taken where it is found out which of the two is at fault: both together keep a caller from
 /// the first token.
-const BLAME_MAX: Duration = Duration::from_secs(1);
+const BLAME_MAX: Duration = Duration::from_millis(200);
 
 fn not_rendered(model: &Model, error: RenderError) -> RefusalReason {
     match error {
@@ -293,7 +293,12 @@ fn not_made(model: &Model, what: &str, parameter: &str, error: &ApartError) -> R
             RefusalReason::Busy
         }
         ApartError::Busy => RefusalReason::Busy,
-        ApartError::NotStarted(error) | ApartError::Failed(error) => {
+        // For want of memory or processes, since it could be started before.
+        ApartError::NotStarted(error) => {
+            tracing::error!(%model, parameter, %error, "{what} was not made now");
+            RefusalReason::Busy
+        }
+        ApartError::Failed(error) => {
             tracing::error!(%model, parameter, %error, "{what} cannot be made here");
             RefusalReason::UnknownModel
         }

@@ -80,6 +80,7 @@ fn short(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apart::Times;
     use std::time::Duration;
 
     fn rendering(template: &str) -> Rendering<'_> {
@@ -124,7 +125,11 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_is_of_this_machine_and_here_needs_none() {
-        let program = Apart::new("/bin/false".into(), [], Duration::MAX);
+        let times = Times {
+            patience: Duration::ZERO,
+            wall: Duration::from_secs(60),
+        };
+        let program = Apart::new("/bin/false".into(), [], times);
         let apart = Templates::Apart(Arc::new(program));
         let error = apart.render(&rendering("a")).expect_err("nobody renders");
         assert!(matches!(error, RenderError::Lost(_)), "{error}");

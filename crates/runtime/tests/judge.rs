@@ -10,7 +10,7 @@ use stoa_nodes::work::{AnswerShape, Input, Prompt, Work};
 use stoa_runtime::{
     Apart, Backend, CancelFlag, Cheat, CheatingBackend, Emit, ExactBackend, ExactJudge,
     ExactOptions, Generation, Grammars, ModelFacts, Prepared, RunError, Script, ScriptedBackend,
-    run_to_end,
+    Times, run_to_end,
 };
 use stoa_types::*;
 use stoa_verify::judge::{Answered, Case, Judge, NotJudged};
@@ -347,7 +347,12 @@ fn a_limit_of_the_judges_own_machine_convicts_nobody() {
     // Its processes that try grammars always end at their limits.
     let dying = judge(|options| {
         let dies = ["-c".into(), "kill -XCPU $$".into()];
-        let apart = Apart::new("/bin/sh".into(), dies, Duration::from_secs(60));
+        let minute = Duration::from_secs(60);
+        let times = Times {
+            patience: minute,
+            wall: minute,
+        };
+        let apart = Apart::new("/bin/sh".into(), dies, times);
         options.grammars = Grammars::Apart(Arc::new(apart));
     });
     let short = judge(|options| options.context_max = Some(32));

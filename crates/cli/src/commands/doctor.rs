@@ -209,6 +209,10 @@ fn look_at_engine(
     };
     let trust_root = model.as_ref().is_some_and(|model| model.trusted);
     let templates = apart::templates()?;
+    if let Err(error) = apart::grammars() {
+        let remedy = "let this program start itself, with 384 MiB for what it starts";
+        found.note(true, error.to_string(), remedy);
+    }
     let options = |name: Option<&str>| ExactOptions {
         name: name.map(str::to_owned),
         slots: found.slots,

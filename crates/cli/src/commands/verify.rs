@@ -343,29 +343,39 @@ fn same(what: &str, found: Digest, said: Digest) -> Result<(), String> {
 
 /// Runs the first reading of the body that gives the receipt's prompt, or else the first one that can be run.
 fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, NotRerun> {
-    let (mut first, mut refused) = (None, None);
+    let (mut first, mut refused, mut here) = (None, None, None);
     for work in works(bundle)? {
         match backend.prepare(&work) {
             Ok(prepared) if token_root(&prepared.prompt) == bundle.receipt.receipt.prompt_root => {
                 return Ok(run(bundle, backend, &prepared)?);
             }
             Ok(prepared) => first = first.or(Some(prepared)),
+            // The context has room for what the receipt says ([`open_for`]).
+            Err(RefusalReason::Limit { parameter, reason })
+                if ["max_tokens", "input"].contains(&parameter.as_str()) =>
+            {
+                refused = Some(format!(
+                    "the request has more tokens than the receipt says: {reason}"
+                ));
+            }
             Err(
                 reason @ (RefusalReason::UnknownModel
                 | RefusalReason::Busy
                 | RefusalReason::Limit { .. }),
             ) => {
                 let reason = format!("the answer cannot be computed again here: {reason:?}");
-                return Err(NotRerun::Here(reason));
+                here = Some(NotRerun::Here(reason));
             }
             Err(reason) => {
                 refused = Some(format!("the model does not take the request: {reason:?}"))
             }
         }
     }
-    match first {
-        Some(prepared) => Ok(run(bundle, backend, &prepared)?),
-        None => {
+    match (first, here) {
+        (Some(prepared), None) => Ok(run(bundle, backend, &prepared)?),
+        // It may be the reading that gives the receipt's prompt.
+        (_, Some(here)) => Err(here),
+        (None, None) => {
             let unread = || "the request cannot be read".to_owned();
             Err(refused.unwrap_or_else(unread).into())
         }

@@ -198,6 +198,16 @@ fn where_memory_has_no_room_for_the_whole_context_there_is_for_the_answers() {
     assert_eq!(backend.facts().context, 200);
     let made = answered(&backend, HELLO, None);
     assert_eq!(found_false(&made, &backend), [""; 0]);
+    let mut understated = made;
+    let more = understated.request.replace("Hello", &"Hello ".repeat(200));
+    understated.request = more;
+    let mut report = Report::default();
+    check_rerun(&mut report, &understated, Some(&backend));
+    let said = report.to_string();
+    assert!(
+        said.contains("FALSE") && said.contains("more tokens than the receipt says"),
+        "{said}"
+    );
     let error = open(answers - 1).expect_err("no room").to_string();
     assert!(error.contains("bytes of memory"), "{error}");
     assert!(open(need(None)).expect("room for all").facts().context > 200);
