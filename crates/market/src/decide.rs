@@ -11,6 +11,10 @@ use stoa_types::{Address, Bps, Digest, Price, Region, RoutingParameters, Tier, T
 const RAW_COST_MAX: u128 = u128::MAX >> 24;
 const TOKENS_PER_PRICE: u128 = 1_000_000;
 
+/// Cost, in ten-thousandths of the median, up to which a longer context puts shorter ones behind: it is only claimed, and worth no more.
+const ROOM_COST_BPS_MAX: u32 = 15_000;
+const BPS_WHOLE: u128 = 10_000;
+
 /// What the router knows of one provider of the model at the moment of the call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +49,10 @@ pub struct Candidate {
 }
 
 fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_nothing(number: &u32) -> bool {
     *number == 0
 }
 
@@ -122,6 +130,9 @@ pub struct Snapshot {
     /// Context that prompt and answer need together, in tokens, as far as the router can tell: an estimate that puts nobody out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub room: u64,
+    /// Cost, in ten-thousandths of the median, above which a longer context puts nobody behind; 0 in records of before there was a bound.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub room_cost_bps_max: u32,
 }
 
 impl Snapshot {
@@ -141,13 +152,18 @@ impl Snapshot {
             input_units,
             output_units,
             room: 0,
+            room_cost_bps_max: 0,
         }
     }
 
     /// The same of a request that needs so much context.
     #[must_use]
     pub fn needing(self, room: u64) -> Self {
-        Self { room, ..self }
+        Self {
+            room,
+            room_cost_bps_max: ROOM_COST_BPS_MAX,
+            ..self
+        }
     }
 
     /// What the request would cost there at its limits, times 10^6. It is the price `p` of the score: one number for input and output
@@ -314,19 +330,13 @@ pub fn decide(
         return Err(no_match(&snapshot, &excluded));
     }
     let reference_cost = median(eligible.iter().map(|(_, cost)| *cost).collect());
-    let needed = context_needed(snapshot.room, eligible.iter().map(|(c, _)| c.context));
-    let short = |candidate: &Candidate| candidate.context != 0 && candidate.context < needed;
-    let some_short = eligible.iter().any(|(candidate, _)| short(candidate));
-    let scores: Vec<_> = eligible
+    let mut scores: Vec<_> = eligible
         .iter()
         .map(|(candidate, cost)| {
-            let score = Score::of(candidate, *cost, reference_cost, &snapshot.weights, seed);
-            // A long context is only claimed: whoever fails more than it delivers does not keep the others from a call by it.
-            let fails = score.reliability < PPM / 2;
-            let behind = short(candidate) || (some_short && fails);
-            Score { behind, ..score }
+            Score::of(candidate, *cost, reference_cost, &snapshot.weights, seed)
         })
         .collect();
+    place_by_room(&snapshot, &eligible, reference_cost, &mut scores);
     let ranking = rank(&scores, &snapshot.weights);
     Ok(Decision {
         snapshot,
@@ -337,6 +347,33 @@ pub fn decide(
         scores,
         ranking,
     })
+}
+
+/// Puts behind who has no room for the request. A long context is only claimed: whoever fails more than it delivers, or is dear, keeps nobody
+/// from a call by it.
+fn place_by_room(
+    snapshot: &Snapshot,
+    eligible: &[(&Candidate, u128)],
+    reference_cost: u128,
+    scores: &mut [Score],
+) {
+    let most = reference_cost.saturating_mul(u128::from(snapshot.room_cost_bps_max));
+    let bounded = snapshot.room_cost_bps_max != 0;
+    let dear = |cost: u128| bounded && cost.saturating_mul(BPS_WHOLE) > most;
+    let keeps_nobody: Vec<_> = eligible
+        .iter()
+        .zip(scores.iter())
+        .map(|((_, cost), score)| score.reliability < PPM / 2 || dear(*cost))
+        .collect();
+    let counted = eligible.iter().zip(&keeps_nobody);
+    let counted = counted.filter(|(_, keeps_nobody)| !bounded || !**keeps_nobody);
+    let needed = context_needed(snapshot.room, counted.map(|((c, _), _)| c.context));
+    let short = |candidate: &Candidate| candidate.context != 0 && candidate.context < needed;
+    let some_short = eligible.iter().any(|(candidate, _)| short(candidate));
+    for ((score, (candidate, _)), keeps_nobody) in scores.iter_mut().zip(eligible).zip(keeps_nobody)
+    {
+        score.behind = short(candidate) || (some_short && keeps_nobody);
+    }
 }
 
 /// Below which a context is too short: what the request needs, where somebody offers that. Else nobody can serve it whole, and who offers

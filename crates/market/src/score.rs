@@ -58,7 +58,7 @@ pub struct Score {
     /// Lot for ties: keccak of seed and provider; the lowest wins.
     pub lot: Digest,
     /// Whether it comes after all others, warm or not: its context is too short for the request, or much shorter than another's where all
-    /// are; or another's is, and it has failed more than it delivered.
+    /// are; or another's is, and it has failed more than it delivered or costs much more than the median.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub behind: bool,
 }

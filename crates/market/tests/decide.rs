@@ -79,7 +79,7 @@ fn a_warm_candidate_goes_before_a_better_cold_one() {
 
 #[test]
 fn a_candidate_with_room_for_the_request_goes_before_a_better_one_without() {
-    let short = |id| with(id, |c| (c.context, c.input_price) = (256, price(1)));
+    let short = |id| with(id, |c| (c.context, c.input_price) = (256, price(50_000)));
     let cold = with(3, |c| (c.context, c.warm) = (1_000, false));
     let all = vec![short(1), short(2), cold];
     let order = |room, all: &[Candidate]| {
@@ -111,6 +111,84 @@ fn a_candidate_with_room_for_the_request_goes_before_a_better_one_without() {
         order(257, &[short(1), claims, newcomer])[0],
         Address([5; 20])
     );
+}
+
+/// A request of 500 to which all of `short` are too short, with one whose context is `long`.
+fn with_room(short: Vec<Candidate>, long: impl FnOnce(&mut Candidate)) -> Decision {
+    let long = with(9, |c| {
+        c.context = u64::MAX;
+        long(c);
+    });
+    let snapshot = snapshot([short, vec![long]].concat()).needing(500);
+    decide(&snapshot, &Constraints::default(), SEED).expect("matches")
+}
+
+fn times(c: &mut Candidate, percent: u128) {
+    for asked in [&mut c.input_price, &mut c.output_price] {
+        *asked = price(asked.amount_per_million().units() * percent / 100);
+    }
+}
+
+#[test]
+fn a_longer_context_is_worth_half_the_median_more_and_no_more() {
+    let short = |count: u8| {
+        (1..=count)
+            .map(|id| with(id, |c| c.context = 256))
+            .collect()
+    };
+    let first = |count, percent| {
+        with_room(short(count), |c| times(c, percent)).choice() == Address([9; 20])
+    };
+    assert!(first(3, 150));
+    assert!(!first(3, 151) && !first(3, 900));
+    // The median of two is the middle between them.
+    assert!(first(1, 299));
+    assert!(!first(1, 301) && !first(1, 900));
+    // Price and score decide then: where it is better in all else and little dearer it may still be first.
+    let slow = |id| {
+        with(id, |c| {
+            (c.context, c.ttft_ms, c.ok, c.reputation_ppm) = (256, 5_000, 51, 500_000)
+        })
+    };
+    let better = with_room((1..=3).map(slow).collect(), |c| times(c, 151));
+    assert_eq!(better.choice(), Address([9; 20]));
+    assert!(!better.scores.iter().any(|score| score.behind));
+}
+
+#[test]
+fn a_context_that_nobody_would_pay_for_makes_no_other_too_short() {
+    // Nobody cheap has room for 500: who offers much less than another is behind as if the dear one were not there.
+    let offers = |context| move |c: &mut Candidate| c.context = context;
+    let others = vec![
+        with(1, offers(1)),
+        with(2, offers(400)),
+        with(3, offers(400)),
+    ];
+    let decision = with_room(others, |c| times(c, 900));
+    let behind = |id| {
+        decision
+            .scores
+            .iter()
+            .any(|s| s.provider == Address([id; 20]) && s.behind)
+    };
+    assert_eq!([1, 2, 3, 9].map(behind), [true, false, false, true]);
+}
+
+#[test]
+fn a_record_of_before_room_had_a_price_replays() {
+    let short = vec![with(1, |c| c.context = 256), with(2, |c| c.context = 256)];
+    let mut snapshot = with_room(short, |c| times(c, 900)).snapshot;
+    snapshot.room_cost_bps_max = 0;
+    let before = decide(&snapshot, &Constraints::default(), SEED).expect("matches");
+    assert_eq!(
+        before.choice(),
+        Address([9; 20]),
+        "room was worth any price"
+    );
+    let json = serde_json::to_string(&before).expect("serializes");
+    assert!(!json.contains("room_cost"));
+    let read: Decision = serde_json::from_str(&json).expect("reads back");
+    assert_eq!(read.replay(), Ok(()));
 }
 
 #[test]

@@ -2138,21 +2138,39 @@ fn a_prompt_beyond_the_models_own_context_is_no_lie_where_a_shorter_one_is_offer
     }
 }
 
-/// One provider with a context of 1,024, the dearest; the others have 256 and other weights.
+fn short_of_other_weights(offer: &mut ModelOffer) {
+    offer.context = 256;
+    offer.model_root = keccak256("other weights");
+}
+
+/// One provider with a context of 1,024, somewhat dearer than the others, which have 256 and other weights.
 fn of_two_contexts(providers: u8) -> (World, Address) {
     let world = World::with_offers(providers, |offer| {
         if offer.input_price == price(100_000) {
-            (offer.input_price, offer.output_price) = (price(900_000), price(3_600_000));
+            (offer.input_price, offer.output_price) = (price(160_000), price(640_000));
         } else {
-            offer.context = 256;
-            offer.model_root = keccak256("other weights");
+            short_of_other_weights(offer);
         }
     });
     (world, SecretKey::for_tests("provider 0").address())
 }
 
+/// The same, but the longer context costs nine times as much.
+fn of_two_contexts_and_prices(providers: u8) -> (World, Address) {
+    let world = World::with_offers(providers, |offer| {
+        if offer.input_price == price(100_000) {
+            (offer.input_price, offer.output_price) = (price(900_000), price(3_600_000));
+        } else {
+            short_of_other_weights(offer);
+        }
+    });
+    (world, SecretKey::for_tests("provider 0").address())
+}
+
+/// A prompt of some tokens, so that with an answer of usual length it is too long for a context of 256.
 fn asking(n: u8, output_tokens: u32) -> ClientRequest {
     ClientRequest {
+        prompt: Prompt::Text("hello, how are you?".to_owned()),
         output_tokens_max: Some(output_tokens),
         ..request(n)
     }
@@ -2160,7 +2178,7 @@ fn asking(n: u8, output_tokens: u32) -> ClientRequest {
 
 #[test]
 fn a_short_context_of_one_provider_cuts_no_answer_of_another() {
-    // The longer context goes first although it is dear, with the whole limit.
+    // The longer context goes first although it is dearer, with the whole limit.
     let (mut world, long) = of_two_contexts(3);
     world.submit_of(account(), 1, asking(1, 500));
     assert_eq!(world.prepared[0].0, long);
@@ -2227,7 +2245,7 @@ fn an_answer_that_money_and_then_a_context_cut_did_not_end_for_want_of_money() {
     let shortened = |busy: bool| {
         let (mut world, long) = of_two_contexts(2);
         let mut asked = asking(1, 1_000);
-        let cost = (264 * 900_000 + 400 * 3_600_000_u128).div_ceil(1_000_000);
+        let cost = (264 * 160_000 + 400 * 640_000_u128).div_ceil(1_000_000);
         asked.constraints.cost_max = Some(TokenAmount::from_units(cost));
         world.submit_of(account(), 1, asked);
         assert_eq!(world.prepared[0].0, long);
@@ -2318,9 +2336,181 @@ fn a_request_that_a_fourth_provider_has_room_for_does_not_end_with_the_three_bef
     }
 }
 
+/// Who is ordered from first, and with which limit.
+fn first_order(mut world: World, request: ClientRequest) -> (Address, u32) {
+    world.submit_of(account(), 1, request);
+    let provider = world.prepared[0].0;
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    (provider, world.done(1).parameters.max_output_tokens)
+}
+
+#[test]
+fn a_generous_output_limit_is_served_at_the_ordinary_price() {
+    // All ordinary ones have a context of 4,096; who asks for as much as that loses none of them.
+    let world = || {
+        World::with_offers(4, |offer| {
+            if offer.input_price == price(100_000) {
+                offer.context = 1 << 20;
+                (offer.input_price, offer.output_price) = (price(135_000), price(540_000));
+            } else {
+                offer.context = 4_096;
+            }
+        })
+    };
+    let long = SecretKey::for_tests("provider 0").address();
+    let firsts: Vec<_> = (1..=20)
+        .map(|n| {
+            let asked = ClientRequest {
+                request_digest: keccak256([n]),
+                ..asking(1, 4_096)
+            };
+            first_order(world(), asked)
+        })
+        .collect();
+    let taken = firsts.iter().filter(|(first, _)| *first == long).count();
+    assert!(taken < 10, "{taken} of 20");
+    assert!(firsts.iter().all(|(_, limit)| *limit == 4_096));
+    // A prompt that they have no room for goes to the longer context all the same.
+    let ids = ClientRequest {
+        prompt: Prompt::Tokens(vec![1; 4_000]),
+        body_bytes: 8_000,
+        ..asking(1, 4_096)
+    };
+    assert_eq!(first_order(world(), ids).0, long);
+}
+
+#[test]
+fn nobody_dear_takes_a_call_from_others_by_its_context() {
+    let (world, long) = of_two_contexts_and_prices(4);
+    assert_ne!(first_order(world, asking(1, 4_096)).0, long);
+}
+
+#[test]
+fn little_money_needs_little_room() {
+    // It buys some 90 tokens where that is cheapest, for which every context has room.
+    let (world, long) = of_two_contexts(4);
+    let mut asked = asking(1, 4_096);
+    assert_eq!(first_order(world, asked.clone()).0, long);
+    let cost = (264 * 110_000 + 90 * 440_000_u128).div_ceil(1_000_000);
+    asked.constraints.cost_max = Some(TokenAmount::from_units(cost));
+    let (world, _) = of_two_contexts(4);
+    let (first, limit) = first_order(world, asked.clone());
+    assert_ne!(first, long);
+    assert!(limit > 40, "{limit}");
+    // So does what is left of a key's budget.
+    let (world, _) = of_two_contexts(4);
+    asked.constraints.cost_max = None;
+    asked.constraints.budget = Some(Budget {
+        key: world.router.key_of(job(1)),
+        amount: TokenAmount::from_units(cost),
+        first_day: 0,
+        resets_at: None,
+    });
+    assert_ne!(first_order(world, asked).0, long);
+}
+
+/// Four providers without room for it are asked before the longest and dearest, as it seems to fit everywhere.
+fn seems_to_fit(n: u8) -> ClientRequest {
+    long_request(n)
+}
+
+fn no_room_for(tokens: u64) -> RefusalReason {
+    RefusalReason::ContextLength {
+        tokens,
+        context: 256,
+    }
+}
+
+#[test]
+fn a_prompt_that_only_a_dear_provider_has_room_for_is_served_where_the_allotment_covers_it() {
+    let (mut world, long) = of_two_contexts_and_prices(5);
+    world.submit_of(account(), 1, seems_to_fit(1));
+    let held = world.router.book().reservation(job(1)).expect("reserved");
+    let covers = (1_024 * 900_000 + 8 * 3_600_000_u128).div_ceil(1_000_000);
+    assert_eq!(held.amount, TokenAmount::from_units(covers));
+    for _ in 0..3 {
+        assert_ne!(world.refuse(no_room_for(300)), long);
+    }
+    world.input_units = 300;
+    world.prepare();
+    world.tokens(1);
+    world.end();
+    assert_eq!(world.done(1).started.provider, long);
+    check_signatures(&world.done(1).receipt).expect("both signed");
+    let paid = (300 * 900_000 + 3_600_000) / 1_000_000;
+    assert_eq!(
+        world.free(),
+        1_000_000 - paid,
+        "what it did not cost is free"
+    );
+}
+
+#[test]
+fn where_a_longer_context_is_too_dear_nobody_hears_that_no_context_is_long_enough() {
+    let poor = || SecretKey::for_tests("another developer").address();
+    let covers = (1_024 * 900_000 + 8 * 3_600_000_u128).div_ceil(1_000_000);
+    let told = |cap: u128, change: &dyn Fn(&mut ClientRequest, &World)| {
+        let (mut world, long) = of_two_contexts_and_prices(5);
+        world.allot_to(poor(), cap);
+        let mut asked = seems_to_fit(1);
+        change(&mut asked, &world);
+        world.submit_of(poor(), 1, asked);
+        let held = world.router.book().reservation(job(1)).expect("reserved");
+        assert!(held.amount < TokenAmount::from_units(covers));
+        for _ in 0..3 {
+            assert_ne!(world.refuse(no_room_for(300)), long);
+        }
+        assert!(world.prepared.is_empty());
+        assert!(world.router.book().reservation(job(1)).is_none());
+        world.failure(1).cause.clone()
+    };
+    let unchanged = |_: &mut ClientRequest, _: &World| {};
+    let cause = told(covers - 1, &unchanged);
+    assert!(matches!(cause, Cause::CapReached { .. }), "{cause}");
+    // It does not hold most of what other calls need.
+    let by_price = |cause: Cause| match cause {
+        Cause::NoProviderMatches { excluded } => {
+            assert_eq!(
+                excluded,
+                [("context".to_owned(), 3), ("price".to_owned(), 1)].into()
+            );
+        }
+        other => panic!("{other}"),
+    };
+    by_price(told(4 * covers - 1, &unchanged));
+    // Nor a shorter answer than the others would give.
+    let ceiling = TokenAmount::from_units(covers - 1);
+    by_price(told(1_000_000, &|asked, _| {
+        asked.constraints.cost_max = Some(ceiling)
+    }));
+    let budget = |asked: &mut ClientRequest, world: &World| {
+        asked.constraints.budget = Some(Budget {
+            key: world.router.key_of(job(1)),
+            amount: TokenAmount::from_units(4 * covers - 1),
+            first_day: 0,
+            resets_at: None,
+        });
+    };
+    by_price(told(1_000_000, &budget));
+    // Where its context would not suffice either it is the prompt.
+    let (mut world, _) = of_two_contexts_and_prices(5);
+    world.allot_to(poor(), covers - 1);
+    world.submit_of(poor(), 1, seems_to_fit(1));
+    for _ in 0..2 {
+        world.refuse(no_room_for(2_000));
+    }
+    let cause = &world.failure(1).cause;
+    assert!(
+        matches!(cause, Cause::ContextLength { tokens: 2_000, .. }),
+        "{cause}"
+    );
+}
+
 #[test]
 fn two_short_contexts_do_not_speak_for_a_longer_one_of_other_weights() {
-    let (mut world, long) = of_two_contexts(3);
+    let (mut world, long) = of_two_contexts_and_prices(3);
     // By the length of its text it may fit everywhere.
     world.submit_of(account(), 1, long_request(1));
     for _ in 0..2 {

@@ -165,7 +165,7 @@ fn behind(scores: &[&Score]) -> String {
     let last = scores.iter().filter(|score| score.behind).count();
     format!(
         "The last {last} were placed after all others: their context is too short for the request, or another's is and they failed more \
-         than they delivered."
+         than they delivered or cost much more than the median."
     )
 }
 

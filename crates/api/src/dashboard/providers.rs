@@ -224,8 +224,8 @@ fn difference(choice: &LostChoice) -> String {
     let (ours, theirs) = (&choice.ours, &choice.theirs);
     if ours.behind && !theirs.behind {
         return match ours.reliability < PPM / 2 {
-            true => "its context was too short, or it failed more than it delivered",
-            false => "its context was too short for the request",
+            true => "its context was too short, or another's was and it failed more than it delivered",
+            false => "its context was too short for the request, or another's was and it cost much more than the median",
         }
         .to_owned();
     }

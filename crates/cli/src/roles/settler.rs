@@ -35,6 +35,9 @@ pub struct Registered {
 /// Most tokens that a template may add per message: the bound enters every reserve.
 const MESSAGE_OVERHEAD_MAX: u32 = 1024;
 
+/// Longest context that is taken: the engine's own bound. It decides who is asked first, and bounds what is reserved for a prompt.
+const CONTEXT_MAX: u32 = 1 << 20;
+
 impl Registered {
     /// What a provider offers by its word on chain; nothing while it has not the stake for it.
     fn published(&self, provider: Address) -> Vec<(String, Tier)> {
@@ -82,10 +85,16 @@ fn as_published(model: &ModelOffer, loadout: &[Offer]) -> Result<(), String> {
             model.model
         ));
     }
-    if model.context == 0 || model.message_overhead > MESSAGE_OVERHEAD_MAX {
+    if !(1..=CONTEXT_MAX).contains(&model.context) {
         return Err(format!(
-            "`{}` has context {} and {} tokens of template per message: at least 1 and at most {MESSAGE_OVERHEAD_MAX} are taken",
-            model.model, model.context, model.message_overhead
+            "`{}` has a context of {} tokens: at least 1 and at most {CONTEXT_MAX} are taken; offer a shorter one",
+            model.model, model.context
+        ));
+    }
+    if model.message_overhead > MESSAGE_OVERHEAD_MAX {
+        return Err(format!(
+            "`{}` has {} tokens of template per message: at most {MESSAGE_OVERHEAD_MAX} are taken",
+            model.model, model.message_overhead
         ));
     }
     Ok(())
@@ -733,7 +742,12 @@ mod tests {
         );
         assert!(refused(|m, _, _| m.model_root = Digest::ZERO).is_some());
         assert!(refused(|m, _, _| m.tier = Tier::Zk).is_some());
-        assert!(refused(|m, _, _| m.context = 0).is_some_and(|e| e.contains("context 0")));
+        for context in [0, CONTEXT_MAX + 1, u32::MAX] {
+            let error = refused(|m, _, _| m.context = context);
+            let told = format!("context of {context} tokens");
+            assert!(error.is_some_and(|e| e.contains(&told)), "{context}");
+        }
+        assert_eq!(refused(|m, _, _| m.context = CONTEXT_MAX), None);
         assert!(refused(|m, _, _| m.message_overhead = u32::MAX).is_some());
     }
 

@@ -22,17 +22,36 @@ const PROMPT_MARGIN_TOKENS: u64 = 64;
 pub(super) struct Admitted {
     /// One for each choice, made in their order: each takes a slot that the next one does not see.
     decisions: Vec<Decision>,
-    /// Of the first choice: the others differ in the seed alone.
-    parameters: SamplingParameters,
-    shortened: bool,
+    priced: Priced,
     input_units_max: u64,
     prompt_bound: u64,
-    /// Of each choice.
-    reserve: TokenAmount,
+    /// Why the reserve does not cover all with longer contexts, where it does not.
+    uncovered: Option<Cause>,
     generation: u32,
     fee_version: u16,
     until: Timestamp,
 }
+
+/// What a call asks of any of its providers, and holds for it.
+struct Priced {
+    /// Of the first choice: the others differ in the seed alone.
+    parameters: SamplingParameters,
+    shortened: bool,
+    /// Of each choice.
+    reserve: TokenAmount,
+}
+
+impl Priced {
+    /// Whether the reserve suffices for one more.
+    fn covers(&self, offer: &ModelOffer, prompt: &Prompt, input_units: u64) -> bool {
+        let most = self.parameters.max_output_tokens;
+        reserve(std::slice::from_ref(offer), prompt, input_units, most)
+            .is_ok_and(|cost| cost <= self.reserve)
+    }
+}
+
+/// Part of what is free that a reserve may take for the sake of a longer context: other calls of the account and the key need the rest.
+const LONGER_SHARE: u32 = 4;
 
 impl Router {
     pub(super) fn submit(
@@ -77,7 +96,15 @@ impl Router {
                 self.stock.claim(*provider);
             }
             let mut state = self.job_of(&call, *job, index, remaining, &admitted);
-            state.longer = self.longer(decision);
+            let covered = |provider: &Address| {
+                let offer = self.stock.offer(*provider, &call.request.model);
+                let (prompt, most) = (&call.request.prompt, admitted.input_units_max);
+                offer.is_some_and(|offer| admitted.priced.covers(offer, prompt, most))
+            };
+            let (longer, dear): (Vec<_>, Vec<_>) =
+                self.longer(decision).into_iter().partition(covered);
+            state.longer = longer;
+            state.too_dear = admitted.uncovered.clone().map(|cause| (dear, cause));
             if longer_was_busy(decision) {
                 state.last_failure = Some(self.over_capacity(&call.request.model));
             }
@@ -100,20 +127,21 @@ impl Router {
             key: self.key_of(job),
             request: call.request.clone(),
             parameters: SamplingParameters {
-                seed: choice_seed(admitted.parameters.seed, index),
-                ..admitted.parameters.clone()
+                seed: choice_seed(admitted.priced.parameters.seed, index),
+                ..admitted.priced.parameters.clone()
             },
-            output_units_max: admitted.parameters.max_output_tokens,
-            shortened: admitted.shortened,
+            output_units_max: admitted.priced.parameters.max_output_tokens,
+            shortened: admitted.priced.shortened,
             submitted_at: call.since,
             first_token_at: None,
             input_units_max: admitted.input_units_max,
             prompt_bound: admitted.prompt_bound,
-            reserve: admitted.reserve,
+            reserve: admitted.priced.reserve,
             fee_version: admitted.fee_version,
             claimed: remaining.last().copied(),
             remaining,
             longer: Vec::new(),
+            too_dear: None,
             read: 0,
             blamed: None,
             attempt: 0,
@@ -160,7 +188,7 @@ impl Router {
         let offered = self.stock.offers(&request.model);
         let (prompt_bound, input_units_max) = input_bounds(request, &offered);
         let decisions =
-            self.decide_all(request, input_units_max, now)
+            self.decide_all(call, input_units_max, now)
                 .map_err(|cause| match cause {
                     // Nobody waits in line for what he cannot pay for.
                     Cause::OverCapacity { .. } => self
@@ -173,29 +201,23 @@ impl Router {
             .into_iter()
             .filter_map(|p| self.stock.offer(p, &request.model).cloned())
             .collect();
-        let (parameters, shortened) = self.parameters(call, &offers, input_units_max)?;
-        let reserve = reserve(
+        let priced = self.priced(call, &offers, input_units_max, cover.amount)?;
+        let longer = self.longer_offers(&decisions, &request.model);
+        let (priced, uncovered) = self.covering_longer(
+            call,
+            priced,
             &offers,
-            &request.prompt,
+            &longer,
             input_units_max,
-            parameters.max_output_tokens,
-        )?;
-        let needed = of_all(reserve, request.choices)?;
-        if needed > cover.amount {
-            return Err(Cause::CapReached {
-                needed,
-                choices: request.choices,
-                available: cover.amount,
-            });
-        }
+            cover.amount,
+        );
         let (generation, fee_version) = (cover.generation, cover.fee_version);
         Ok(Admitted {
             decisions,
-            parameters,
-            shortened,
+            priced,
             input_units_max,
             prompt_bound,
-            reserve,
+            uncovered,
             generation,
             fee_version,
             until: now.plus(lifetime),
@@ -261,20 +283,24 @@ impl Router {
     /// Who gets each choice. All run at once, so each takes a slot that the next one does not see.
     fn decide_all(
         &self,
-        request: &ClientRequest,
+        call: &Call,
         input_units: u64,
         now: Timestamp,
     ) -> Result<Vec<Decision>, Cause> {
+        let request = &*call.request;
+        let room = self.room_needed(call, input_units);
         let (mut decisions, mut taken) = (Vec::new(), BTreeMap::<_, u32>::new());
         for _ in 0..request.choices.max(1) {
             let free = |c: &Candidate| {
                 let taken = taken.get(&c.provider).copied().unwrap_or(0);
                 c.free_slots.saturating_sub(taken)
             };
-            let decision = match self.decide(request, input_units, free, now) {
+            let decision = match self.decide(request, (input_units, room), free, now) {
                 Ok(decision) => decision,
                 Err(cause @ Cause::OverCapacity { .. }) => {
-                    return Err(self.never_room(request, input_units, now).unwrap_or(cause));
+                    return Err(self
+                        .never_room(request, (input_units, room), now)
+                        .unwrap_or(cause));
                 }
                 Err(cause) => return Err(cause),
             };
@@ -291,14 +317,14 @@ impl Router {
     fn never_room(
         &self,
         request: &ClientRequest,
-        input_units: u64,
+        needs: (u64, u64),
         now: Timestamp,
     ) -> Option<Cause> {
         if request.choices <= 1 {
             return None;
         }
         let all = |c: &Candidate| self.stock.slots_of(&[c.provider]);
-        let idle = self.decide(request, input_units, all, now).ok()?;
+        let idle = self.decide(request, needs, all, now).ok()?;
         let slots = self.stock.slots_of(&idle.ranking);
         (slots < request.choices).then(|| Cause::Unsupported {
             parameter: "n".to_owned(),
@@ -312,7 +338,7 @@ impl Router {
     fn decide(
         &self,
         request: &ClientRequest,
-        input_units: u64,
+        (input_units, room): (u64, u64),
         free: impl Fn(&Candidate) -> u32,
         now: Timestamp,
     ) -> Result<Decision, Cause> {
@@ -331,7 +357,7 @@ impl Router {
             input_units,
             u64::from(output_units),
         )
-        .needing(room::needed(&request.prompt, output_units));
+        .needing(room);
         // Neither router nor provider controls the seed: the last anchored batch and the client's bytes (SPEC C.6.1).
         let seed = draw_seed(self.anchor(), request.request_digest);
         decide(
@@ -357,6 +383,32 @@ impl Router {
             },
             NoMatch::AllBusy { .. } => self.over_capacity(&request.model),
         })
+    }
+
+    /// Context that the call needs, as far as can be told: no more than its money buys of an answer where that is cheapest.
+    fn room_needed(&self, call: &Call, input_units: u64) -> u64 {
+        let request = &*call.request;
+        let output_units = self.output_limit(request);
+        let offers = self.stock.offers(&request.model);
+        let each = |amount| part(amount, request.choices);
+        let ceilings = [request.constraints.cost_max, self.left_of_budget(call)];
+        let money = ceilings.into_iter().flatten().map(each).min();
+        let bought = money.map(|money| {
+            let of = |offer: &&ModelOffer| {
+                let offer = std::slice::from_ref(*offer);
+                affordable(offer, &request.prompt, input_units, output_units, money)
+            };
+            let each = offers.iter().filter_map(|offer| of(offer).ok().flatten());
+            each.max().unwrap_or(0)
+        });
+        let usual = self.config.profile.limits.output_tokens_default;
+        let contexts = offers.iter().map(|offer| u64::from(offer.context));
+        room::needed(
+            &request.prompt,
+            bought.unwrap_or(output_units),
+            usual,
+            contexts.collect(),
+        )
     }
 
     /// Head of the chain of batches that the vault holds.
@@ -389,6 +441,82 @@ impl Router {
         longer.sort_by_key(|provider| std::cmp::Reverse(context(provider)));
         longer.truncate(tried.len());
         longer
+    }
+
+    /// What those offer that may be tried where the prompt has no room, for any of the choices.
+    fn longer_offers(&self, decisions: &[Decision], model: &str) -> Vec<ModelOffer> {
+        let mut longer: Vec<_> = decisions.iter().flat_map(|d| self.longer(d)).collect();
+        let mut seen = BTreeSet::new();
+        longer.retain(|provider| seen.insert(*provider));
+        let offer = |provider| self.stock.offer(provider, model).cloned();
+        longer.into_iter().filter_map(offer).collect()
+    }
+
+    /// The same with the first of those with longer contexts that the call can pay for as well, where the prompt may not fit without it; and
+    /// why not with each of them. It gets no shorter answer by that, and leaves the account and the key most of what is free.
+    fn covering_longer(
+        &self,
+        call: &Call,
+        priced: Priced,
+        offers: &[ModelOffer],
+        longer: &[ModelOffer],
+        input_units: u64,
+        available: TokenAmount,
+    ) -> (Priced, Option<Cause>) {
+        let shortest = offers.iter().map(|offer| u64::from(offer.context)).min();
+        let may_not_fit = shortest.is_some_and(|shortest| shortest < input_units);
+        let free = self
+            .left_of_budget(call)
+            .map_or(available, |left| left.min(available));
+        let share = part(part(free, LONGER_SHARE), call.request.choices);
+        let too_dear = too_dear_for_room(offers);
+        let mut uncovered = None;
+        for offer in longer {
+            if priced.covers(offer, &call.request.prompt, input_units) {
+                continue;
+            }
+            let with: Vec<_> = offers.iter().chain([offer]).cloned().collect();
+            let most = priced.parameters.max_output_tokens;
+            let wider = self.priced(call, &with, input_units, available);
+            let fits = |wider: &Priced| {
+                let whole = wider.parameters.max_output_tokens >= most;
+                may_not_fit && whole && wider.reserve <= share
+            };
+            let cause = match wider {
+                Ok(wider) if fits(&wider) => return (wider, uncovered.or(Some(too_dear))),
+                Ok(_) => too_dear.clone(),
+                Err(cause) => cause,
+            };
+            uncovered.get_or_insert(cause);
+        }
+        (priced, uncovered)
+    }
+
+    /// Parameters and reserve of a call that any of these may answer.
+    fn priced(
+        &self,
+        call: &Call,
+        offers: &[ModelOffer],
+        input_units: u64,
+        available: TokenAmount,
+    ) -> Result<Priced, Cause> {
+        let request = &*call.request;
+        let (parameters, shortened) = self.parameters(call, offers, input_units)?;
+        let most = parameters.max_output_tokens;
+        let reserve = reserve(offers, &request.prompt, input_units, most)?;
+        let needed = of_all(reserve, request.choices)?;
+        if needed > available {
+            return Err(Cause::CapReached {
+                needed,
+                choices: request.choices,
+                available,
+            });
+        }
+        Ok(Priced {
+            parameters,
+            shortened,
+            reserve,
+        })
     }
 
     fn output_limit(&self, request: &ClientRequest) -> u32 {
@@ -454,6 +582,15 @@ impl Router {
     }
 }
 
+/// What a request without room in these is told where one with room asks more than is held for it.
+fn too_dear_for_room(offers: &[ModelOffer]) -> Cause {
+    let short = u32::try_from(offers.len()).unwrap_or(u32::MAX);
+    let excluded = [("context".to_owned(), short), ("price".to_owned(), 1)];
+    Cause::NoProviderMatches {
+        excluded: excluded.into(),
+    }
+}
+
 /// Whether a longer context than those to choose from was only busy: where these have no room for the request, it may come again.
 fn longer_was_busy(decision: &Decision) -> bool {
     let busy = |provider| decision.excluded.contains(&(provider, Rule::Busy));
@@ -471,7 +608,7 @@ fn longer_was_busy(decision: &Decision) -> bool {
 /// The entry that holds what the call may cost.
 fn reservation(call: &Call, admitted: &Admitted) -> Entry {
     let (account, generation) = (call.account, admitted.generation);
-    let (amount, until) = (admitted.reserve, admitted.until);
+    let (amount, until) = (admitted.priced.reserve, admitted.until);
     match call.jobs.as_slice() {
         [job] => Entry::Reserved {
             job: *job,

@@ -759,6 +759,10 @@ impl Router {
         if let Some(place) = state.longer.iter().position(has_room) {
             let other = state.longer.remove(place);
             state.remaining.insert(0, other);
+        } else if let Some((dear, why)) = &state.too_dear
+            && dear.iter().any(has_room)
+        {
+            state.limit = Some(why.clone());
         }
     }
 

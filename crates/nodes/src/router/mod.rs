@@ -347,9 +347,11 @@ struct Job {
     fee_version: u16,
     /// Providers still to try, best last.
     remaining: Vec<Address>,
-    /// Providers with longer contexts than some of these, the longest first: one of them is tried for each that has no room for the request, where the
-    /// reserve covers it.
+    /// Providers with longer contexts than some of these that the reserve covers, the longest first: one of them is tried for each that has
+    /// no room for the request.
     longer: Vec<Address>,
+    /// Those that the reserve does not cover, and why: what the client hears where only these would have room.
+    too_dear: Option<(Vec<Address>, Cause)>,
     /// Whose slot is kept free for it until it is dispatched.
     claimed: Option<Address>,
     /// Tokens that the client is known to have got.
