@@ -45,22 +45,25 @@ impl Work {
 
     /// Processor time of one piece of work, up to a second more. The steps that a template may take need some seconds at most; a grammar is
     /// made again where the model is, in as much time.
-    fn seconds(self) -> u64 {
-        match self {
-            Self::Templates => 3,
+    fn processor(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Templates => 2,
             Self::Grammars => 1,
-        }
+        })
     }
 
     /// Time of one piece of work. One request's template and grammar, with the waiting for a process before each and the grammar made once
-    /// more, take 9 seconds at most: a router turns to the next provider after 10 (`first_token_ms_max`), which counts against the one before.
+    /// more, take less than 10 seconds: then a router turns to the next provider (`first_token_ms_max`), which counts against the one before.
     fn times(self) -> Times {
-        let wall = Duration::from_secs(match self {
-            Self::Templates => 3,
-            Self::Grammars => 2,
-        });
-        let patience = Duration::from_secs(1);
-        Times { patience, wall }
+        let wall = match self {
+            Self::Templates => Duration::from_millis(3_500),
+            Self::Grammars => Duration::from_millis(2_500),
+        };
+        Times {
+            patience: Duration::from_millis(700),
+            wall,
+            processor: self.processor(),
+        }
     }
 }
 
@@ -141,7 +144,10 @@ fn limit_memory(work: Work) -> io::Result<()> {
 
 fn limit_time(work: Work) -> io::Result<()> {
     let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec;
-    limit(Resource::Cpu, used.unsigned_abs() + 1 + work.seconds())
+    limit(
+        Resource::Cpu,
+        used.unsigned_abs() + 1 + work.processor().as_secs(),
+    )
 }
 
 /// Lowers the soft limit: the hard one may be lower already.

@@ -437,6 +437,7 @@ fn hostile_schemas() -> [(&'static str, Value); 3] {
 const APART: Times = Times {
     patience: Duration::from_secs(120),
     wall: Duration::from_secs(120),
+    processor: Duration::from_secs(120),
 };
 
 #[test]

@@ -23,8 +23,10 @@ const MOST: usize = 2;
 pub struct Times {
     /// Until a process is free. Honest work takes milliseconds.
     pub patience: Duration,
-    /// From then on, whatever it may compute: the machine may be busy.
+    /// From then on, whatever it has computed: the machine may be busy.
     pub wall: Duration,
+    /// Processor time that it may take: who is late and had it is at its limits, and not the machine. The process ends itself at no less.
+    pub processor: Duration,
 }
 
 /// Processes that do one kind of work.
@@ -90,7 +92,7 @@ impl Apart {
         };
         let answer = match worker.ask(message, self.times.wall) {
             Ok(answer) => answer,
-            Err(error) => return Err(worker.ended(&error)),
+            Err(error) => return Err(worker.ended(&error, self.times.processor)),
         };
         self.pool().idle.push(worker);
         drop(place);
@@ -138,6 +140,7 @@ impl Apart {
             child,
             asked,
             answered,
+            begun: Duration::ZERO,
         };
         let (input, output) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
         std::thread::Builder::new()
@@ -181,10 +184,13 @@ struct Worker {
     child: Child,
     asked: Sender<Vec<u8>>,
     answered: Receiver<io::Result<Vec<u8>>>,
+    /// Its processor time when the last piece of work began.
+    begun: Duration,
 }
 
 impl Worker {
     fn ask(&mut self, message: Vec<u8>, wall: Duration) -> io::Result<Vec<u8>> {
+        self.begun = processor_time(self.child.id());
         // Nobody there to take it: nobody to answer either.
         let _ = self.asked.send(message);
         match self.answered.recv_timeout(wall) {
@@ -197,8 +203,14 @@ impl Worker {
         }
     }
 
-    /// Ends it, and tells how it ended if it did so by itself.
-    fn ended(&mut self, error: &io::Error) -> ApartError {
+    /// Ends it, and tells how it ended if it did so by itself. One that was late and had its processor time is at its limits as one that
+    /// the system ended for that.
+    fn ended(&mut self, error: &io::Error, processor: Duration) -> ApartError {
+        let used = processor_time(self.child.id()).saturating_sub(self.begun);
+        if error.kind() == io::ErrorKind::TimedOut && used >= processor {
+            let _ = self.child.kill();
+            return ApartError::Limits(io::Error::other(format!("{error}, at work for {used:?}")));
+        }
         let _ = self.child.kill();
         let status = match self.child.wait() {
             Ok(status) => status,
@@ -215,6 +227,23 @@ impl Worker {
             _ => ApartError::Limits(told),
         }
     }
+}
+
+/// Processor time of another process and all its threads; zero where the system does not tell it like Linux.
+fn processor_time(process: u32) -> Duration {
+    /// Of the fields that follow the program's name, which may hold anything: proc_pid_stat(5).
+    const USER_AND_SYSTEM: std::ops::Range<usize> = 11..13;
+    /// `USER_HZ`, in milliseconds.
+    const TICK_MS: u64 = 10;
+    let told = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = told.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(USER_AND_SYSTEM.start)
+        .take(USER_AND_SYSTEM.len())
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * TICK_MS)
 }
 
 impl Drop for Worker {
@@ -311,6 +340,7 @@ mod tests {
         let within = |wall| Times {
             patience: Duration::from_secs(60),
             wall,
+            processor: Duration::from_millis(20),
         };
         let long = within(Duration::from_secs(600));
         let shell = |script: &str| Apart::new("/bin/sh".into(), ["-c".into(), script.into()], long);
@@ -339,5 +369,11 @@ mod tests {
             assert!(said.contains("no answer within 0.05 s"), "{said}");
         }
         assert_eq!(hangs.pool().at_work, 0);
+        // One that is late since it computes.
+        let second = within(Duration::from_secs(1));
+        let endless = ["-c".into(), "while :; do :; done".into()];
+        let computes = Apart::new("/bin/sh".into(), endless, second);
+        let found = ask(&computes);
+        assert!(matches!(found, ApartError::Limits(_)), "{found}");
     }
 }

@@ -128,6 +128,7 @@ mod tests {
         let times = Times {
             patience: Duration::ZERO,
             wall: Duration::from_secs(60),
+            processor: Duration::from_secs(60),
         };
         let program = Apart::new("/bin/false".into(), [], times);
         let apart = Templates::Apart(Arc::new(program));

@@ -351,6 +351,7 @@ fn a_limit_of_the_judges_own_machine_convicts_nobody() {
         let times = Times {
             patience: minute,
             wall: minute,
+            processor: minute,
         };
         let apart = Apart::new("/bin/sh".into(), dies, times);
         options.grammars = Grammars::Apart(Arc::new(apart));

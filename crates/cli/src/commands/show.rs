@@ -280,7 +280,7 @@ pub async fn explain(data: &Path, args: &ExplainArgs) -> Outcome {
     say(table)?;
     for score in decision.scores.iter().filter(|score| score.behind) {
         say(format_args!(
-            "behind {}: its context is too short for the request, or another's is and it failed more than it delivered",
+            "behind {}: its context is too short for the request, or another's is and it failed more than it delivered or costs much more than the median",
             score.provider
         ))?;
     }
