@@ -2412,6 +2412,44 @@ fn little_money_needs_little_room() {
 }
 
 /// Four providers without room for it are asked before the longest and dearest, as it seems to fit everywhere.
+#[test]
+fn an_answer_that_needs_a_longer_context_than_those_asked_first_is_neither_refused_nor_cut() {
+    let long = SecretKey::for_tests("provider 0").address();
+    fn short(offer: &mut ModelOffer) {
+        short_of_other_weights(offer);
+        (offer.input_price, offer.output_price) = (price(100_000), price(400_000));
+        offer.context = 512;
+    }
+    let asked_last: fn(&mut ModelOffer) = |offer| match offer.input_price == price(100_000) {
+        true => (offer.input_price, offer.output_price) = (price(160_000), price(640_000)),
+        false => short(offer),
+    };
+    let by_lot: fn(&mut ModelOffer) = |offer| {
+        if offer.input_price != price(100_000) {
+            short(offer);
+        }
+    };
+    for (offered, n) in (1..=8).map(|n| (by_lot, n)).chain([(asked_last, 1)]) {
+        let mut world = World::with_offers(5, offered);
+        // By the estimate it has room in most contexts, so these are asked as well.
+        world.submit_of(account(), 1, asking(n, 600));
+        while world.prepared[0].0 != long {
+            world.refuse(RefusalReason::Limit {
+                parameter: "max_tokens".to_owned(),
+                reason: "room for 512".to_owned(),
+            });
+        }
+        world.prepare();
+        world.tokens(550);
+        world.end();
+        let done = world.done(1);
+        assert_eq!(done.started.provider, long);
+        assert_eq!(done.parameters.max_output_tokens, 600);
+        assert_eq!((done.content.output_units, done.shortened), (550, false));
+        check_signatures(&done.receipt).expect("both signed");
+    }
+}
+
 fn seems_to_fit(n: u8) -> ClientRequest {
     long_request(n)
 }

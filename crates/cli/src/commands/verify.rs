@@ -16,7 +16,8 @@ use stoa_ledger::fees::{self, Usage};
 use stoa_nodes::message::RefusalReason;
 use stoa_nodes::work::{GRAMMAR, Work};
 use stoa_runtime::{
-    Backend, CancelFlag, ExactBackend, ExactOptions, OpenError, Prepared, upstream_prompt_root,
+    Backend, CancelFlag, ExactBackend, ExactOptions, OpenError, Prepared, RunError,
+    upstream_prompt_root,
 };
 use stoa_types::{Digest, FinishReason, Receipt, Tier, TokenAmount};
 use stoa_verify::{Bundle, Content, Outcome as Judged, Report, check_bundle};
@@ -347,7 +348,7 @@ fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, NotRerun> {
     for work in works(bundle)? {
         match backend.prepare(&work) {
             Ok(prepared) if token_root(&prepared.prompt) == bundle.receipt.receipt.prompt_root => {
-                return Ok(run(bundle, backend, &prepared)?);
+                return run(bundle, backend, &prepared);
             }
             Ok(prepared) => first = first.or(Some(prepared)),
             // The context has room for what the receipt says ([`open_for`]).
@@ -372,7 +373,7 @@ fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, NotRerun> {
         }
     }
     match (first, here) {
-        (Some(prepared), None) => Ok(run(bundle, backend, &prepared)?),
+        (Some(prepared), None) => run(bundle, backend, &prepared),
         // It may be the reading that gives the receipt's prompt.
         (_, Some(here)) => Err(here),
         (None, None) => {
@@ -383,7 +384,7 @@ fn rerun(bundle: &Bundle, backend: &dyn Backend) -> Result<Rerun, NotRerun> {
 }
 
 /// Generates the answer. One that was cancelled is the beginning of the whole one: it is cut where the receipt's is.
-fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Rerun, String> {
+fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Rerun, NotRerun> {
     let said = &bundle.response;
     let cancelled = said.finish_reason == FinishReason::Cancelled;
     let (mut output, mut text) = (Vec::new(), String::new());
@@ -395,7 +396,10 @@ fn run(bundle: &Bundle, backend: &dyn Backend, prepared: &Prepared) -> Result<Re
         }
         ControlFlow::Continue(())
     });
-    let made = made.map_err(|error| error.to_string())?;
+    let made = made.map_err(|error| match error {
+        RunError::Failed(reason) => NotRerun::False(reason),
+        other => NotRerun::Here(format!("the answer was not computed again here: {other}")),
+    })?;
     let cut = cancelled && output.len() as u64 == said.output_units;
     let content = Content {
         text,

@@ -53,6 +53,10 @@ impl Priced {
 /// Part of what is free that a reserve may take for the sake of a longer context: other calls of the account and the key need the rest.
 const LONGER_SHARE: u32 = 4;
 
+/// So many times what the others need may be reserved for the sake of a longer context: three that refuse what they could take must not make a
+/// fourth one's price the call's.
+const LONGER_TIMES: u32 = 16;
+
 impl Router {
     pub(super) fn submit(
         &mut self,
@@ -464,7 +468,10 @@ impl Router {
         available: TokenAmount,
     ) -> (Priced, Option<Cause>) {
         let shortest = offers.iter().map(|offer| u64::from(offer.context)).min();
-        let may_not_fit = shortest.is_some_and(|shortest| shortest < input_units);
+        let limit = u64::from(self.output_limit(&call.request));
+        // An answer may have to fit beside its prompt to its limit (`engine.context_max` of the exact engine).
+        let together = input_units.saturating_add(limit);
+        let may_not_fit = shortest.is_some_and(|shortest| shortest < together);
         let free = self
             .left_of_budget(call)
             .map_or(available, |left| left.min(available));
@@ -480,11 +487,13 @@ impl Router {
             let wider = self.priced(call, &with, input_units, available);
             let fits = |wider: &Priced| {
                 let whole = wider.parameters.max_output_tokens >= most;
-                may_not_fit && whole && wider.reserve <= share
+                let within = part(wider.reserve, LONGER_TIMES) <= priced.reserve;
+                may_not_fit && whole && within && wider.reserve <= share
             };
             let cause = match wider {
                 Ok(wider) if fits(&wider) => return (wider, uncovered.or(Some(too_dear))),
-                Ok(_) => too_dear.clone(),
+                // The lowest price is theirs, which is not too high.
+                Ok(_) | Err(Cause::PriceCeiling { .. }) => too_dear.clone(),
                 Err(cause) => cause,
             };
             uncovered.get_or_insert(cause);
@@ -562,8 +571,9 @@ impl Router {
         let each = offers
             .iter()
             .map(|offer| room::output_limit(offer, &request.prompt, limit));
+        // What these could give. Who has a longer context and comes after them is not held to it: each order is cut by its own (`reserve`).
         let asked = each.max().unwrap_or(0);
-        let mut most = asked;
+        let mut most = limit;
         let choices = request.choices;
         if let Some(cost_max) = request.constraints.cost_max.map(|most| part(most, choices)) {
             most = affordable(offers, &request.prompt, input_units, most, cost_max)?
