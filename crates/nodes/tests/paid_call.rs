@@ -2450,6 +2450,36 @@ fn an_answer_that_needs_a_longer_context_than_those_asked_first_is_neither_refus
     }
 }
 
+#[test]
+fn money_that_buys_no_whole_answer_of_a_longer_context_buys_what_the_others_would_give() {
+    let mut world = World::with_offers(5, |offer| {
+        if offer.input_price == price(100_000) {
+            (offer.input_price, offer.output_price) = (price(160_000), price(640_000));
+        } else {
+            short_of_other_weights(offer);
+            (offer.input_price, offer.output_price) = (price(100_000), price(400_000));
+        }
+    });
+    let long = SecretKey::for_tests("provider 0").address();
+    let mut request = asking(1, 1_000);
+    // More than 256 tokens there, and less than 1,000.
+    request.constraints.cost_max = Some(TokenAmount::from_units(400));
+    world.submit_of(account(), 1, request);
+    while world.prepared[0].0 != long {
+        world.refuse(RefusalReason::Limit {
+            parameter: "max_tokens".to_owned(),
+            reason: "room for 256".to_owned(),
+        });
+    }
+    world.prepare();
+    world.tokens(260);
+    world.end();
+    let done = world.done(1);
+    assert_eq!(done.started.provider, long);
+    let limit = done.parameters.max_output_tokens;
+    assert!((257..1_000).contains(&limit), "{limit}");
+}
+
 fn seems_to_fit(n: u8) -> ClientRequest {
     long_request(n)
 }

@@ -477,18 +477,26 @@ impl Router {
             .map_or(available, |left| left.min(available));
         let share = part(part(free, LONGER_SHARE), call.request.choices);
         let too_dear = too_dear_for_room(offers);
+        let prompt = &call.request.prompt;
+        // What those asked first give at most.
+        let limit = priced.parameters.max_output_tokens;
+        let each = offers
+            .iter()
+            .map(|offer| room::output_limit(offer, prompt, limit));
+        let most = each.max().unwrap_or(0);
         let mut uncovered = None;
         for offer in longer {
-            if priced.covers(offer, &call.request.prompt, input_units) {
+            if priced.covers(offer, prompt, input_units) {
                 continue;
             }
             let with: Vec<_> = offers.iter().chain([offer]).cloned().collect();
-            let most = priced.parameters.max_output_tokens;
             let wider = self.priced(call, &with, input_units, available);
             let fits = |wider: &Priced| {
-                let whole = wider.parameters.max_output_tokens >= most;
-                let within = part(wider.reserve, LONGER_TIMES) <= priced.reserve;
-                may_not_fit && whole && within && wider.reserve <= share
+                let whole = wider.parameters.max_output_tokens;
+                // By the price, not by how much shorter the answers of the others are.
+                let others = dearest(offers, prompt, input_units, |_| whole);
+                let within = others.is_ok_and(|others| part(wider.reserve, LONGER_TIMES) <= others);
+                may_not_fit && whole >= most && within && wider.reserve <= share
             };
             let cause = match wider {
                 Ok(wider) if fits(&wider) => return (wider, uncovered.or(Some(too_dear))),
@@ -735,11 +743,22 @@ pub(super) fn reserve(
     input_units: u64,
     output_units: u32,
 ) -> Result<TokenAmount, Cause> {
+    let within = |offer: &ModelOffer| room::output_limit(offer, prompt, output_units);
+    dearest(offers, prompt, input_units, within)
+}
+
+/// The most that any of the offers costs for so much of the output of each.
+fn dearest(
+    offers: &[ModelOffer],
+    prompt: &Prompt,
+    input_units: u64,
+    output_units: impl Fn(&ModelOffer) -> u32,
+) -> Result<TokenAmount, Cause> {
     let cost = |offer: &ModelOffer| {
         fees::reserve(&Usage {
             input_units,
             input_price: offer.input_price,
-            output_units: u64::from(room::output_limit(offer, prompt, output_units)),
+            output_units: u64::from(output_units(offer)),
             output_price: offer.output_price_for(prompt),
         })
     };
