@@ -1,6 +1,6 @@
 //! The decision of one call and its replayable record.
 
-use crate::score::{PPM, Score, rank};
+use crate::score::{BPS_WHOLE, PPM, Score, rank};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,6 @@ const TOKENS_PER_PRICE: u128 = 1_000_000;
 
 /// Cost, in ten-thousandths of the median, up to which a longer context puts shorter ones behind: it is only claimed, and worth no more.
 const ROOM_COST_BPS_MAX: u32 = 15_000;
-const BPS_WHOLE: u128 = 10_000;
 
 /// What the router knows of one provider of the model at the moment of the call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,12 +47,8 @@ pub struct Candidate {
     pub context: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-fn is_nothing(number: &u32) -> bool {
-    *number == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 /// Hard limits of one request.
@@ -131,7 +126,7 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub room: u64,
     /// Cost, in ten-thousandths of the median, above which a longer context puts nobody behind; 0 in records of before there was a bound.
-    #[serde(default, skip_serializing_if = "is_nothing")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub room_cost_bps_max: u32,
 }
 

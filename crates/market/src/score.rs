@@ -7,7 +7,7 @@ use stoa_types::{Address, Digest};
 
 /// The whole, in parts per million.
 pub const PPM: u32 = 1_000_000;
-const BPS_WHOLE: u128 = 10_000;
+pub(crate) const BPS_WHOLE: u128 = 10_000;
 
 /// `whole / part` in ppm for `part >= whole`; full when both are zero. Values that large that the product would not fit are brought into
 /// range together, which keeps their ratio.

@@ -2412,6 +2412,16 @@ fn little_money_needs_little_room() {
 }
 
 /// Four providers without room for it are asked before the longest and dearest, as it seems to fit everywhere.
+/// Whoever is asked before `provider` has no room for prompt and answer together.
+fn refuse_for_room_until(world: &mut World, provider: Address) {
+    while world.prepared[0].0 != provider {
+        world.refuse(RefusalReason::Limit {
+            parameter: "max_tokens".to_owned(),
+            reason: "prompt and answer have no room together".to_owned(),
+        });
+    }
+}
+
 #[test]
 fn an_answer_that_needs_a_longer_context_than_those_asked_first_is_neither_refused_nor_cut() {
     let long = SecretKey::for_tests("provider 0").address();
@@ -2433,12 +2443,7 @@ fn an_answer_that_needs_a_longer_context_than_those_asked_first_is_neither_refus
         let mut world = World::with_offers(5, offered);
         // By the estimate it has room in most contexts, so these are asked as well.
         world.submit_of(account(), 1, asking(n, 600));
-        while world.prepared[0].0 != long {
-            world.refuse(RefusalReason::Limit {
-                parameter: "max_tokens".to_owned(),
-                reason: "room for 512".to_owned(),
-            });
-        }
+        refuse_for_room_until(&mut world, long);
         world.prepare();
         world.tokens(550);
         world.end();
@@ -2465,12 +2470,7 @@ fn money_that_buys_no_whole_answer_of_a_longer_context_buys_what_the_others_woul
     // More than 256 tokens there, and less than 1,000.
     request.constraints.cost_max = Some(TokenAmount::from_units(400));
     world.submit_of(account(), 1, request);
-    while world.prepared[0].0 != long {
-        world.refuse(RefusalReason::Limit {
-            parameter: "max_tokens".to_owned(),
-            reason: "room for 256".to_owned(),
-        });
-    }
+    refuse_for_room_until(&mut world, long);
     world.prepare();
     world.tokens(260);
     world.end();

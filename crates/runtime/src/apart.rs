@@ -208,7 +208,6 @@ impl Worker {
     fn ended(&mut self, error: &io::Error, processor: Duration) -> ApartError {
         let used = processor_time(self.child.id()).saturating_sub(self.begun);
         if error.kind() == io::ErrorKind::TimedOut && used >= processor {
-            let _ = self.child.kill();
             return ApartError::Limits(io::Error::other(format!("{error}, at work for {used:?}")));
         }
         let _ = self.child.kill();
